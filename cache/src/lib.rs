@@ -1,0 +1,20 @@
+//! The store: what kiln remembers from one build to the next.
+//!
+//! Here: blobs, layers, step records, image names, cache mounts, locks; contents digests of trees; the file-hash index
+//! of contexts; source trees to copy from.
+//! Not here: what a step key is made of (`kiln-solver`), how a step runs (`kiln-sandbox`).
+//!
+//! Invariant: a [`Record`] names complete layers only; whatever is visible was renamed in whole.
+//! Start at [`Store::find_or_claim`] and [`Claim::commit`].
+#![forbid(unsafe_code)]
+
+mod store;
+mod tree;
+mod tree_digest;
+
+pub use store::{
+    BlobWriter, CacheMount, CacheMountRequest, Claim, ImageRecord, Layer, LayerDraft, LayerId, Lookup,
+    MountSharing, NewRecord, Record, StepKey, Store, StoreError,
+};
+pub use tree::{ContextTree, Entry, EntryKind, LayerTree, PathFilter, SourceTree, TreeError, Verdict};
+pub use tree_digest::{TreeDigest, selection_digest, tree_digest};

@@ -1,0 +1,338 @@
+//! One build: what it is asked for, and the way from there to an image.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kiln_image::{Digest, ImageRef, Platform};
+use kiln_solver::event::{Event, EventSink};
+use kiln_solver::graph::NetworkMode;
+
+use crate::Error;
+
+/// Where the context comes from.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum ContextSource {
+    /// A directory.
+    Directory(PathBuf),
+    /// A tar stream, compressed or not, or (when it is no archive) a Dockerfile with an empty context.
+    Stream(Arc<std::sync::Mutex<dyn std::io::Read + Send>>),
+    /// Nothing.
+    Empty,
+    /// A git or HTTP(S) URL.
+    Url(String),
+}
+
+impl std::fmt::Debug for ContextSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(path) => f.debug_tuple("Directory").field(path).finish(),
+            Self::Stream(_) => f.write_str("Stream"),
+            Self::Empty => f.write_str("Empty"),
+            Self::Url(url) => f.debug_tuple("Url").field(url).finish(),
+        }
+    }
+}
+
+/// Where the Dockerfile comes from.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum DockerfileSource {
+    /// `Dockerfile` (or `dockerfile`) in the context.
+    Default,
+    /// A path on the host, relative to the current directory; for a streamed context, in the context.
+    Path(PathBuf),
+    /// The text itself (`-f -`).
+    Text(Vec<u8>),
+}
+
+/// A secret.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SecretSource {
+    /// Read from a file.
+    File(PathBuf),
+    /// Read from a variable of the engine's environment.
+    Env(String),
+    /// Given.
+    Value(Vec<u8>),
+}
+
+/// `--output`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum OutputSpec {
+    /// Into the store, under the tags and these names.
+    Image {
+        /// Further names.
+        names: Vec<String>,
+    },
+    /// An OCI layout as tar or directory.
+    Oci {
+        /// File or directory; `None` is standard output.
+        dest: Option<PathBuf>,
+        /// A tar and not a directory.
+        tar: bool,
+        /// Further settings (`rewrite-timestamp`, `compression`, …), as given.
+        attrs: Vec<(String, String)>,
+    },
+    /// A docker archive (`docker load`).
+    Docker {
+        /// File; `None` is standard output.
+        dest: Option<PathBuf>,
+        /// Further settings.
+        attrs: Vec<(String, String)>,
+    },
+    /// The root file system as a directory.
+    Local {
+        /// The directory.
+        dest: PathBuf,
+    },
+    /// The root file system as one tar.
+    Tar {
+        /// File; `None` is standard output.
+        dest: Option<PathBuf>,
+    },
+    /// Nothing but the cache.
+    CacheOnly,
+}
+
+/// A build to be run. Nothing is checked before [`Build::run`].
+#[must_use]
+pub struct Build {
+    pub(crate) context: ContextSource,
+    pub(crate) dockerfile: DockerfileSource,
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) args: Vec<(String, String)>,
+    pub(crate) target: Option<String>,
+    pub(crate) tags: Vec<String>,
+    pub(crate) labels: Vec<(String, String)>,
+    pub(crate) platform: Option<String>,
+    pub(crate) no_cache: bool,
+    pub(crate) no_cache_stages: Vec<String>,
+    pub(crate) pull: bool,
+    pub(crate) offline: bool,
+    pub(crate) network: NetworkMode,
+    pub(crate) extra_hosts: Vec<(String, IpAddr)>,
+    pub(crate) shm_bytes: Option<u64>,
+    pub(crate) ulimits: Vec<(String, u64, u64)>,
+    pub(crate) allow: Vec<String>,
+    pub(crate) contexts: Vec<(String, String)>,
+    pub(crate) secrets: Vec<(String, SecretSource)>,
+    pub(crate) ssh: Vec<(String, PathBuf)>,
+    pub(crate) outputs: Vec<OutputSpec>,
+    pub(crate) events: Arc<EventSink>,
+    pub(crate) cancel: Arc<AtomicBool>,
+}
+
+/// Stops a build from another thread.
+#[derive(Clone, Debug)]
+pub struct CancelHandle(Arc<AtomicBool>);
+
+impl CancelHandle {
+    /// Stops it: running steps are killed, nothing half-made stays.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a build made.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BuildResult {
+    /// The image id.
+    pub config_digest: Digest,
+    /// Digest of the manifest, where one was made.
+    pub manifest_digest: Option<Digest>,
+    /// The names it has in the store.
+    pub names: Vec<ImageRef>,
+    /// Its platform.
+    pub platform: Platform,
+    /// Steps that were found.
+    pub steps_cached: usize,
+    /// Steps that ran.
+    pub steps_run: usize,
+}
+
+impl Build {
+    /// A build of the directory `context`.
+    pub fn from_context(context: impl AsRef<Path>) -> Self {
+        Self::new(ContextSource::Directory(context.as_ref().to_owned()))
+    }
+
+    /// A build of any kind of context.
+    pub fn new(context: ContextSource) -> Self {
+        Self {
+            context,
+            dockerfile: DockerfileSource::Default,
+            root: None,
+            args: Vec::new(),
+            target: None,
+            tags: Vec::new(),
+            labels: Vec::new(),
+            platform: None,
+            no_cache: false,
+            no_cache_stages: Vec::new(),
+            pull: false,
+            offline: false,
+            network: NetworkMode::Default,
+            extra_hosts: Vec::new(),
+            shm_bytes: None,
+            ulimits: Vec::new(),
+            allow: Vec::new(),
+            contexts: Vec::new(),
+            secrets: Vec::new(),
+            ssh: Vec::new(),
+            outputs: Vec::new(),
+            events: Arc::new(|_| {}),
+            cancel: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// The Dockerfile's path.
+    pub fn file(mut self, path: impl AsRef<Path>) -> Self {
+        self.dockerfile = DockerfileSource::Path(path.as_ref().to_owned());
+        self
+    }
+
+    /// Where the Dockerfile comes from.
+    pub fn dockerfile(mut self, source: DockerfileSource) -> Self {
+        self.dockerfile = source;
+        self
+    }
+
+    /// The store's directory (default: `KILN_ROOT`, else as the design says).
+    pub fn root(mut self, root: impl AsRef<Path>) -> Self {
+        self.root = Some(root.as_ref().to_owned());
+        self
+    }
+
+    /// A build argument.
+    pub fn arg(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.args.push((name.into(), value.into()));
+        self
+    }
+
+    /// The stage to build.
+    pub fn target(mut self, stage: impl Into<String>) -> Self {
+        self.target = Some(stage.into());
+        self
+    }
+
+    /// A name for the image; several may be given.
+    pub fn tag(mut self, name: impl Into<String>) -> Self {
+        self.tags.push(name.into());
+        self
+    }
+
+    /// A label.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.push((key.into(), value.into()));
+        self
+    }
+
+    /// The platform to build for, such as `linux/amd64`.
+    pub fn platform(mut self, platform: impl Into<String>) -> Self {
+        self.platform = Some(platform.into());
+        self
+    }
+
+    /// Runs every step anew.
+    pub fn no_cache(mut self, yes: bool) -> Self {
+        self.no_cache = yes;
+        self
+    }
+
+    /// Runs the steps of these stages anew.
+    pub fn no_cache_stage(mut self, stage: impl Into<String>) -> Self {
+        self.no_cache_stages.push(stage.into());
+        self
+    }
+
+    /// Asks the registry for every base although the store knows the name.
+    pub fn pull(mut self, yes: bool) -> Self {
+        self.pull = yes;
+        self
+    }
+
+    /// Never asks a registry.
+    pub fn offline(mut self, yes: bool) -> Self {
+        self.offline = yes;
+        self
+    }
+
+    /// Network of RUN steps.
+    pub fn network(mut self, network: NetworkMode) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// A line for `/etc/hosts` of RUN steps.
+    pub fn add_host(mut self, name: impl Into<String>, address: IpAddr) -> Self {
+        self.extra_hosts.push((name.into(), address));
+        self
+    }
+
+    /// Size of `/dev/shm` in bytes.
+    pub fn shm_size(mut self, bytes: u64) -> Self {
+        self.shm_bytes = Some(bytes);
+        self
+    }
+
+    /// A resource limit of RUN steps: name as docker has it, soft, hard.
+    pub fn ulimit(mut self, name: impl Into<String>, soft: u64, hard: u64) -> Self {
+        self.ulimits.push((name.into(), soft, hard));
+        self
+    }
+
+    /// A permission: `network.host`, `security.insecure`.
+    pub fn allow(mut self, entitlement: impl Into<String>) -> Self {
+        self.allow.push(entitlement.into());
+        self
+    }
+
+    /// A named context: a directory, `docker-image://…`, `oci-layout://…`, a URL.
+    pub fn named_context(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.contexts.push((name.into(), value.into()));
+        self
+    }
+
+    /// A secret for `RUN --mount=type=secret`.
+    pub fn secret(mut self, id: impl Into<String>, source: SecretSource) -> Self {
+        self.secrets.push((id.into(), source));
+        self
+    }
+
+    /// An ssh agent's socket for `RUN --mount=type=ssh`.
+    pub fn ssh(mut self, id: impl Into<String>, socket: impl AsRef<Path>) -> Self {
+        self.ssh.push((id.into(), socket.as_ref().to_owned()));
+        self
+    }
+
+    /// An output; without any the image goes into the store.
+    pub fn output(mut self, output: OutputSpec) -> Self {
+        self.outputs.push(output);
+        self
+    }
+
+    /// Who is told what happens; called from several threads.
+    pub fn on_event(mut self, sink: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        self.events = Arc::new(sink);
+        self
+    }
+
+    /// A handle that stops this build.
+    pub fn cancel_handle(&self) -> CancelHandle {
+        CancelHandle(Arc::clone(&self.cancel))
+    }
+
+    /// Builds.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing half-made stays.
+    pub fn run(self) -> Result<BuildResult, Error> {
+        todo!()
+    }
+}

@@ -1,0 +1,35 @@
+//! kiln, the Dockerfile build engine, as a library.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), kiln::Error> {
+//! let image = kiln::Build::from_context(".")
+//!     .file("Dockerfile.dev")
+//!     .arg("UID", "1000")
+//!     .tag("name")
+//!     .on_event(|event| println!("{event:?}"))
+//!     .run()?;
+//! println!("{}", image.config_digest);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Here: builds, their outputs, the commands on images and containers. Not here: displays and arguments (`kiln-cli`).
+#![forbid(unsafe_code)]
+
+mod build;
+mod error;
+pub mod images;
+pub mod run;
+
+pub use build::{
+    Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource,
+};
+pub use error::{Error, ErrorKind};
+pub use kiln_cache::{ImageRecord, Store, StoreError};
+pub use kiln_image::registry::{Registry, RegistryConfig};
+pub use kiln_image::{Digest, ImageRef, Platform, oci};
+pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};
+pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
+pub use kiln_solver::graph::NetworkMode;
+pub use kiln_solver::plan::PlanError;
+pub use kiln_solver::solve::SolveError;

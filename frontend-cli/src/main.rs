@@ -1,0 +1,3 @@
+//! The `kiln` binary: arguments to a request, events to the screen. No build logic.
+
+fn main() {}

@@ -1,0 +1,18 @@
+//! Images as the OCI describes them, and the ways in and out.
+//!
+//! Here: names and digests, OCI types, registries (pull and push), OCI layouts and docker archives, layer tars in
+//! (unpack) and out (pack).
+//! Not here: where images are kept (`kiln-cache`), how they are made (`kiln-solver`, `kiln`).
+//!
+//! Start at [`registry::Registry::resolve`], [`layer::unpack`], [`layer::pack`].
+
+mod digest;
+pub mod layer;
+pub mod oci;
+mod platform;
+mod reference;
+pub mod registry;
+
+pub use digest::{ContentsDigest, DiffId, Digest, InvalidDigest};
+pub use platform::{InvalidPlatform, Platform};
+pub use reference::{ImageRef, InvalidReference};

@@ -1,0 +1,39 @@
+//! Dockerfile text to typed instructions with source spans.
+//!
+//! Here: the lexer (directives, continuations, heredocs), one parser a family of instructions, word expansion
+//! (`${VAR}`), the patterns of `.dockerignore` and `COPY`, and what can be said about mistakes.
+//! Not here: any I/O or clock; what a build does with an instruction (`kiln-solver`).
+//!
+//! Start at [`parse`]; [`Dockerfile`] is what it returns and [`expand::expand`] is how a word gets its value.
+#![forbid(unsafe_code)]
+
+mod ast;
+mod error;
+pub mod expand;
+pub mod ignore;
+pub mod pattern;
+mod span;
+
+pub use ast::*;
+pub use error::{ParseError, ParseErrors, Warning};
+pub use span::{Span, Spanned};
+
+/// Parses a whole Dockerfile.
+///
+/// Goes on after a mistake where it can, so that several are reported at once.
+///
+/// # Errors
+/// Every mistake found, in the order of the file; never empty.
+pub fn parse(text: &[u8]) -> Result<Dockerfile, ParseErrors> {
+    let _ = text;
+    todo!()
+}
+
+/// Parses the text of an `ONBUILD` trigger (or any single instruction) as the instruction it stands for.
+///
+/// # Errors
+/// As [`parse`]; `FROM`, `ONBUILD` and `MAINTAINER` are refused (Dockerfile reference, ONBUILD).
+pub fn parse_trigger(text: &str) -> Result<Instruction, ParseErrors> {
+    let _ = text;
+    todo!()
+}

@@ -1,0 +1,244 @@
+//! All that a sandbox is made of, decided before anything is started.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Identity;
+
+/// What to run, where, as whom.
+#[derive(Debug)]
+pub struct Spec {
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// The command; `argv[0]` is looked up in `PATH` of `env` inside the root.
+    pub argv: Vec<OsString>,
+    /// `NAME=value`; all there is.
+    pub env: Vec<OsString>,
+    /// Working directory inside, made if absent (0755, owned by the user).
+    pub cwd: PathBuf,
+    /// User and groups.
+    pub identity: Identity,
+    /// Host name inside.
+    pub hostname: String,
+    /// Mounts beyond the standard ones, in order.
+    pub mounts: Vec<Mount>,
+    /// Network.
+    pub network: Network,
+    /// Further lines of `/etc/hosts`.
+    pub extra_hosts: Vec<HostEntry>,
+    /// Privileges.
+    pub security: Security,
+    /// Limits.
+    pub limits: Limits,
+    /// Standard streams.
+    pub io: Io,
+}
+
+/// The root: layers of overlayfs.
+#[derive(Debug)]
+pub struct Rootfs {
+    /// Layer directories, bottom first; may be empty (scratch).
+    pub layers: Vec<PathBuf>,
+    /// Where changes go. Mount stubs that kiln made are removed from it afterwards.
+    pub upper: PathBuf,
+    /// overlayfs' work directory, empty, on the same file system as `upper`.
+    pub work: PathBuf,
+}
+
+/// A mount inside.
+#[derive(Debug)]
+pub struct Mount {
+    /// Absolute path inside, resolved within the root; missing parts are made and removed afterwards.
+    pub target: PathBuf,
+    /// What is mounted.
+    pub kind: MountKind,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub enum MountKind {
+    /// A directory or file of the host's, by path (from the engine itself, never from the Dockerfile), and a path
+    /// inside it that is resolved within it.
+    Bind {
+        /// On the host.
+        source: PathBuf,
+        /// Below `source`; resolved with that as root. Empty: itself.
+        subpath: PathBuf,
+        /// Read-only.
+        read_only: bool,
+    },
+    /// A path of a tree made of layers. Writes, where allowed, go to `scratch` and are lost.
+    Layers {
+        /// Bottom first.
+        layers: Vec<PathBuf>,
+        /// In the tree; resolved within it.
+        subpath: PathBuf,
+        /// Upper and work directories for a writable mount.
+        scratch: Option<(PathBuf, PathBuf)>,
+    },
+    /// An empty tmpfs.
+    Tmpfs {
+        /// Bytes.
+        size: Option<u64>,
+        /// Mode of its root.
+        mode: u32,
+    },
+    /// A file with these bytes, on a tmpfs that no other process sees (secrets).
+    File {
+        /// Contents.
+        contents: Vec<u8>,
+        /// Mode.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// A Unix socket of the host's (ssh agent) shown with this mode and owner.
+    Socket {
+        /// On the host.
+        source: PathBuf,
+        /// Mode.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+}
+
+/// What the sandbox reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Loopback only.
+    None,
+    /// The host's network.
+    Host,
+}
+
+/// Privileges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Docker's defaults.
+    Sandbox,
+    /// All capabilities, no seccomp, nothing masked (needs the user's permission, checked by the caller).
+    Insecure,
+}
+
+/// A line of `/etc/hosts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostEntry {
+    /// Name.
+    pub name: String,
+    /// Address.
+    pub address: IpAddr,
+}
+
+/// Limits of the whole sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Size of `/dev/shm` in bytes; `None` is 64 MiB.
+    pub shm_bytes: Option<u64>,
+    /// `--ulimit`: name as docker has it (`nofile`), soft, hard.
+    pub ulimits: Vec<(String, u64, u64)>,
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Number of tasks.
+    pub pids: Option<u64>,
+}
+
+/// Standard streams.
+#[derive(Debug)]
+pub enum Io {
+    /// stdin is `/dev/null`, stdout and stderr are captured (RUN).
+    Captured,
+    /// The process gets these descriptors (`kiln run`).
+    Inherit {
+        /// stdin; `None` is `/dev/null`.
+        stdin: Option<OwnedFd>,
+        /// stdout.
+        stdout: OwnedFd,
+        /// stderr.
+        stderr: OwnedFd,
+    },
+    /// A new terminal inside; the engine copies between it and the user's (`kiln run -t`).
+    Terminal(Terminal),
+}
+
+/// The user's end of a terminal.
+#[derive(Debug)]
+pub struct Terminal {
+    /// Read and put into raw mode when it is a terminal; `None`: no input.
+    pub input: Option<OwnedFd>,
+    /// Written to.
+    pub output: OwnedFd,
+}
+
+/// Which stream captured output came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Status of the command.
+    pub status: ExitStatus,
+    /// What it used.
+    pub usage: Usage,
+    /// A process of it was killed for memory.
+    pub oom_killed: bool,
+}
+
+/// Status of the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It exited.
+    Code(i32),
+    /// It was killed by this signal.
+    Signal(i32),
+}
+
+/// What it used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time, user and system.
+    pub cpu: Duration,
+    /// Peak resident memory of the largest process, bytes.
+    pub max_rss_bytes: u64,
+}
+
+/// Why nothing could be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// The command is not in the image (docker's exit status 127).
+    #[error("{0}: command not found in the image")]
+    CommandNotFound(String),
+    /// It is there but cannot be executed (docker's exit status 126).
+    #[error("{command}: cannot be executed: {source}")]
+    NotExecutable {
+        /// The command.
+        command: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The cancel flag went up.
+    #[error("canceled")]
+    Canceled,
+    /// A step of the set-up failed.
+    #[error("sandbox: {step}: {source}")]
+    Setup {
+        /// What was being done.
+        step: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
