@@ -1,0 +1,136 @@
+//! Mistakes and accidents: each message names what is wrong, where, and the way out.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use kiln_fixtures::{Context, redact};
+
+use crate::kiln::{Ended, Kiln};
+
+/// Builds a context that must fail; the report without what changes from run to run.
+#[track_caller]
+fn fails(kiln: &Kiln, context: &Context, words: &[&str]) -> (Ended, String) {
+    let mut line = vec!["build", "--progress=plain", "-t", "bad"];
+    line.extend(words);
+    line.push(".");
+    let ended = kiln.call(context.path(), &line);
+    assert_ne!(ended.status, 0, "{}", ended.stderr);
+    let report = ended.stderr.find("error: ").map_or("", |at| &ended.stderr[at..]);
+    let report = redact(report, &[(context.path(), "context"), (&kiln.root(), "store")]);
+    (ended, report)
+}
+
+#[test]
+fn an_unknown_instruction_is_shown_with_the_nearest_one() {
+    let Some(kiln) = Kiln::new("unknown instruction") else { return };
+    let context = Context::with_dockerfile("FROM busybox\nCPOY a b\n");
+    let (_, report) = fails(&kiln, &context, &[]);
+    insta::assert_snapshot!(report, @"");
+}
+
+#[test]
+fn a_missing_copy_source_lists_near_names() {
+    let Some(kiln) = Kiln::new("missing source") else { return };
+    let context = Context::with_dockerfile("FROM busybox\nCOPY requirement.txt /\n").file("requirements.txt", "x");
+    let (_, report) = fails(&kiln, &context, &[]);
+    insta::assert_snapshot!(report, @"");
+}
+
+#[test]
+fn an_ignored_copy_source_says_that_dockerignore_hid_it() {
+    let Some(kiln) = Kiln::new("ignored source") else { return };
+    let context = Context::with_dockerfile("FROM busybox\nCOPY app.log /\n")
+        .file("app.log", "x")
+        .file(".dockerignore", "*.log\n");
+    let (_, report) = fails(&kiln, &context, &[]);
+    insta::assert_snapshot!(report, @"");
+}
+
+#[test]
+fn a_base_that_no_registry_has_is_named() {
+    let Some(kiln) = Kiln::new("missing base") else { return };
+    let context = Context::with_dockerfile(&format!("FROM {}/no-such-image:1\n", kiln.bases().registry()));
+    let (_, report) = fails(&kiln, &context, &[]);
+    insta::assert_snapshot!(report, @"");
+}
+
+#[test]
+fn a_registry_that_is_down_is_named_with_its_address() {
+    let Some(kiln) = Kiln::new("registry down") else { return };
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let context = Context::with_dockerfile(&format!("FROM 127.0.0.1:{port}/app\n"));
+    let (_, report) = fails(&kiln, &context, &[]);
+    insta::assert_snapshot!(report, @"");
+}
+
+#[test]
+fn a_base_pinned_to_a_digest_that_is_not_served_is_refused() {
+    let Some(kiln) = Kiln::new("wrong digest") else { return };
+    let digest = "0".repeat(64);
+    let image = format!("{}/busybox@sha256:{digest}", kiln.bases().registry());
+    let context = Context::with_dockerfile(&format!("FROM {image}\n"));
+    let (_, report) = fails(&kiln, &context, &[]);
+    insta::assert_snapshot!(report, @"");
+}
+
+#[test]
+fn a_failed_run_shows_its_exit_code_line_and_last_output() {
+    let Some(kiln) = Kiln::new("exit 7") else { return };
+    let context = Context::with_dockerfile("FROM busybox\nRUN echo about to fail && \\\n    exit 7\n");
+    let (ended, report) = fails(&kiln, &context, &[]);
+    ended.says("about to fail");
+    insta::assert_snapshot!(report, @"");
+}
+
+#[test]
+fn a_required_variable_that_is_unset_fails_with_its_message() {
+    let Some(kiln) = Kiln::new("required variable") else { return };
+    let context = Context::with_dockerfile("FROM busybox\nARG VERSION\nWORKDIR /opt/${VERSION:?give --build-arg VERSION}\n");
+    let (_, report) = fails(&kiln, &context, &[]);
+    insta::assert_snapshot!(report, @"");
+}
+
+#[test]
+fn stages_that_need_each_other_are_named() {
+    let Some(kiln) = Kiln::new("circular stages") else { return };
+    let text = "FROM scratch AS a\nCOPY --from=b /x /x\nFROM scratch AS b\nCOPY --from=a /x /x\n";
+    let (_, report) = fails(&kiln, &Context::with_dockerfile(text), &[]);
+    insta::assert_snapshot!(report, @"");
+}
+
+#[test]
+fn a_context_that_does_not_exist_is_named() {
+    let Some(kiln) = Kiln::new("missing context") else { return };
+    let ended = kiln.call(Path::new("/"), &["build", "--progress=plain", "no/such/folder"]);
+    assert_ne!(ended.status, 0);
+    insta::assert_snapshot!(ended.stderr, @"");
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_named() {
+    let Some(kiln) = Kiln::new("store not writable") else { return };
+    let context = Context::with_dockerfile("FROM busybox\n");
+    // A file where a directory must be is not writable for root either.
+    let (ended, _) = fails(&kiln, &context, &["--root", "Dockerfile/store"]);
+    insta::assert_snapshot!(redact(&ended.stderr, &[(context.path(), "context")]), @"");
+}
+
+#[test]
+fn a_full_disk_is_told_as_such_and_leaves_a_store_that_works() {
+    let Some(kiln) = Kiln::new("disk full") else { return };
+    std::fs::create_dir(kiln.root()).unwrap();
+    let mount = |words: &[&str]| assert!(Command::new("mount").args(words).arg(kiln.root()).status().unwrap().success());
+    mount(&["-t", "tmpfs", "-o", "size=24m,mode=0700", "tmpfs"]);
+    let context = Context::with_dockerfile("FROM busybox\nRUN head -c 64m /dev/zero > /big\n");
+    let (_, report) = fails(&kiln, &context, &[]);
+    let copied = Context::with_dockerfile("FROM busybox\nCOPY big /\n").file("big", vec![0; 64 << 20]);
+    let (_, copy_report) = fails(&kiln, &copied, &[]);
+    let small = Context::with_dockerfile("FROM busybox\nRUN echo small > /small\n");
+    kiln.build(small.path(), &["-t", "small", "."]);
+    let output = kiln.run(&["small", "cat", "/small"]);
+    assert!(Command::new("umount").arg("-l").arg(kiln.root()).status().unwrap().success());
+    assert_eq!(output, "small\n");
+    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(copy_report, @"");
+}

@@ -1,0 +1,9 @@
+//! The `kiln` binary against real base images, registries, kernels and other tools.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod bad_input;
+mod crash;
+mod interop;
+mod kiln;
+mod sharing;
+mod tutorials;
