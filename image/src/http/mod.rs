@@ -106,6 +106,9 @@ impl HttpError {
                 io::ErrorKind::ConnectionRefused => "is the server running, and the port right?",
                 io::ErrorKind::NotFound => "check the name, and your DNS or proxy settings (HTTPS_PROXY)",
                 io::ErrorKind::TimedOut => "check your network, firewall and proxy settings (HTTPS_PROXY)",
+                _ if is_untrusted(source) => {
+                    "add the authority that signed it to your system's certificates, or name a bundle in SSL_CERT_FILE"
+                }
                 _ => return None,
             },
             Self::Status { status: 401 | 403, .. } => "the server wants other credentials",
@@ -345,6 +348,16 @@ pub(crate) fn is_transient(error: &io::Error) -> bool {
             | Kind::UnexpectedEof
             | Kind::NotConnected
     )
+}
+
+/// Whether the server's certificate is what went wrong.
+pub(crate) fn is_untrusted(error: &io::Error) -> bool {
+    let cause = error.get_ref();
+    let tls = cause.and_then(|cause| match cause.downcast_ref::<ureq::Error>() {
+        Some(ureq::Error::Rustls(error)) => Some(error),
+        _ => cause.downcast_ref::<rustls::Error>(),
+    });
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
