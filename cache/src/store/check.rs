@@ -141,8 +141,7 @@ impl Store {
         let known: Vec<[u8; 32]> = self.db().read(|connection| {
             connection.prepare_cached("SELECT digest FROM blobs")?.query_map([], |row| row.get(0))?.collect()
         })?;
-        let missing =
-            known.into_iter().map(Digest::from_bytes).filter(|digest| !self.has_blob(digest));
+        let missing = known.into_iter().map(Digest::from_bytes).filter(|digest| !self.has_blob(digest));
         problems.extend(missing.map(Problem::MissingBlob));
         let dir = blobs::dir(self.root());
         for entry in std::fs::read_dir(&dir).at(&dir)? {
@@ -166,7 +165,8 @@ impl Store {
         let layers: HashSet<LayerId> = layers::rows(self.db())?.into_iter().map(|(id, _)| id).collect();
         for image in self.images()? {
             let config = image.config;
-            let missing = [Some(config), image.manifest].into_iter().flatten().filter(|blob| !self.has_blob(blob));
+            let missing =
+                [Some(config), image.manifest].into_iter().flatten().filter(|blob| !self.has_blob(blob));
             problems.extend(missing.map(|blob| Problem::ImageWithoutBlob { config, blob }));
             if image.manifest.is_none() {
                 let missing = image.layers.into_iter().filter(|layer| !layers.contains(layer));
@@ -178,8 +178,10 @@ impl Store {
 }
 
 fn check_database(connection: &Connection) -> rusqlite::Result<Vec<Problem>> {
-    let words: Vec<String> =
-        connection.prepare("PRAGMA quick_check")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let words: Vec<String> = connection
+        .prepare("PRAGMA quick_check")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     Ok(words.into_iter().filter(|word| word != "ok").map(Problem::Database).collect())
 }
 

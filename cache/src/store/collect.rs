@@ -130,7 +130,8 @@ impl Store {
             }
             std::fs::rename(&path, trash.path().join(format!("blob-{}", digest.hex()))).at(&path)?;
             tx.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?.execute(params![digest.as_bytes()])?;
-            tx.prepare_cached("DELETE FROM compressed WHERE blob = ?1")?.execute(params![digest.as_bytes()])?;
+            tx.prepare_cached("DELETE FROM compressed WHERE blob = ?1")?
+                .execute(params![digest.as_bytes()])?;
             freed.blobs += 1;
             freed.size_bytes += found.len();
         }

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use kiln_image::Digest;
 use rustix::fs::{FlockOperation, OFlags, flock};
 
+use super::Store;
 use super::error::{At, StoreError};
 use super::layers::LayerId;
 use super::locks::is_at;
-use super::Store;
 
 /// In a draft: the id of the layer it is about to become, where that is not the draft's own.
 pub(super) const BECOMES: &str = "becomes";
@@ -121,7 +121,8 @@ pub(super) fn take_over(file: File, path: &Path) -> Result<Option<File>, StoreEr
 pub(super) fn random_name(root: &Path) -> Result<(LayerId, PathBuf), StoreError> {
     let work = root.join("work");
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| StoreError::io(&work, std::io::Error::other(error.to_string())))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| StoreError::io(&work, std::io::Error::other(error.to_string())))?;
     let id = LayerId::from(kiln_image::DiffId(Digest::from_bytes(bytes)));
     Ok((id, work.join(id.to_string())))
 }

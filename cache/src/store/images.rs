@@ -172,11 +172,13 @@ const COLUMNS: &str =
     "seq, name, os, architecture, variant, config, manifest, remote_digest, tagged_at, size_bytes";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<(i64, ImageRecord)> {
-    let digest = |index| Ok::<_, rusqlite::Error>(row.get::<_, Option<[u8; 32]>>(index)?.map(Digest::from_bytes));
+    let digest =
+        |index| Ok::<_, rusqlite::Error>(row.get::<_, Option<[u8; 32]>>(index)?.map(Digest::from_bytes));
     let name: Option<String> = row.get(1)?;
-    let name = name.map(|name| name.parse::<ImageRef>()).transpose().map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(1, Type::Text, Box::new(error))
-    })?;
+    let name = name
+        .map(|name| name.parse::<ImageRef>())
+        .transpose()
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, Box::new(error)))?;
     Ok((
         row.get(0)?,
         ImageRecord {

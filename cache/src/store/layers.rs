@@ -154,7 +154,8 @@ impl Store {
             return Err(StoreError::DigestMismatch { expected: diff_id.0, actual: actual.0 }.into());
         }
         let layer = Layer { id, contents: diff_id.into() };
-        let made = New { layer, origin: Origin::Pulled, size_bytes: Some(size_bytes), diff_id: Some(diff_id) };
+        let made =
+            New { layer, origin: Origin::Pulled, size_bytes: Some(size_bytes), diff_id: Some(diff_id) };
         self.keep(&draft, &made, |_| Ok(()))?;
         Ok(layer)
     }
@@ -252,7 +253,10 @@ pub(super) struct New {
 
 impl New {
     /// What `draft` becomes; reads the whole tree if nobody knows its contents.
-    pub(super) fn from_draft(draft: &LayerDraft, contents: Option<ContentsDigest>) -> Result<Self, StoreError> {
+    pub(super) fn from_draft(
+        draft: &LayerDraft,
+        contents: Option<ContentsDigest>,
+    ) -> Result<Self, StoreError> {
         let (contents, origin, size_bytes) = match contents {
             Some(contents) => (contents, Origin::Given, None),
             None => {

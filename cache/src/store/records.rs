@@ -122,7 +122,8 @@ impl Store {
                 .prepare_cached("SELECT EXISTS(SELECT 1 FROM record_layers WHERE key = ?1 AND layer = ?2)")?
                 .query_row(params![key.0.as_bytes(), gone.as_bytes()], |row| row.get::<_, bool>(0))?;
             if still_so {
-                tx.prepare_cached("DELETE FROM records WHERE key = ?1")?.execute(params![key.0.as_bytes()])?;
+                tx.prepare_cached("DELETE FROM records WHERE key = ?1")?
+                    .execute(params![key.0.as_bytes()])?;
                 tx.prepare_cached("DELETE FROM record_layers WHERE key = ?1")?
                     .execute(params![key.0.as_bytes()])?;
             }
@@ -183,7 +184,10 @@ impl Claim {
 type LayerOfRecord = (LayerId, Option<ContentsDigest>);
 
 /// The record without its layers, and these with their contents where the layer is known.
-fn read_record(connection: &Connection, key: &StepKey) -> rusqlite::Result<Option<(Record, Vec<LayerOfRecord>)>> {
+fn read_record(
+    connection: &Connection,
+    key: &StepKey,
+) -> rusqlite::Result<Option<(Record, Vec<LayerOfRecord>)>> {
     // One statement, so that both come from the same state of the database. A record without layers is one row of nulls.
     let mut statement = connection.prepare_cached(
         "SELECT r.name, r.duration_ns, r.log, rl.layer, l.contents FROM records r
@@ -230,4 +234,3 @@ fn write_record(connection: &Connection, record: &Record) -> Result<(), TxError>
     }
     Ok(())
 }
-

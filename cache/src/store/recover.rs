@@ -93,7 +93,9 @@ fn recover_blobs(root: &Path, db: &Db) -> Result<(), StoreError> {
     })?;
     for digest in known.into_iter().map(Digest::from_bytes) {
         if !blobs::path_of(root, &digest).is_file() {
-            db.write(|tx| Ok(tx.execute("DELETE FROM blobs WHERE digest = ?1", params![digest.as_bytes()])?))?;
+            db.write(
+                |tx| Ok(tx.execute("DELETE FROM blobs WHERE digest = ?1", params![digest.as_bytes()])?),
+            )?;
         }
     }
     Ok(())
@@ -124,7 +126,8 @@ fn recover_blob(db: &Db, entry: &DirEntry) -> Result<(), StoreError> {
     }
     db.write(|tx| {
         blobs::insert(tx, &digest, size_bytes)?;
-        tx.prepare_cached("UPDATE blobs SET settled = 1 WHERE digest = ?1")?.execute(params![digest.as_bytes()])?;
+        tx.prepare_cached("UPDATE blobs SET settled = 1 WHERE digest = ?1")?
+            .execute(params![digest.as_bytes()])?;
         Ok::<(), TxError>(())
     })
 }
