@@ -88,6 +88,6 @@ impl Store {
     }
 
     fn wake_settler(&self) {
-        self.inner.settler.wake(self.root(), self.db().path());
+        self.inner.settler.wake(settle::Wake::Soon, self.root(), self.db().path());
     }
 }
