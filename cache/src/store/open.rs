@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::Access;
 
@@ -61,7 +62,7 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
     } else if has_unsettled(&db)? {
         settler.wake(Wake::Soon, &root, &db_path);
     }
-    Ok(Store { inner: Arc::new(Inner { root, db, in_use, settler }) })
+    Ok(Store { inner: Arc::new(Inner { root, db, in_use, has_given: AtomicBool::new(false), settler }) })
 }
 
 /// The database if it has its schema, and whether the machine was started anew since it was last opened.
