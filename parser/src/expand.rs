@@ -99,6 +99,21 @@ pub struct Expanded {
 
 /// Expands one word: variables replaced, quotes and escapes removed. `escape` is the file's escape character.
 ///
+/// ```
+/// use kiln_parser::expand::{Variables, expand};
+///
+/// struct Version;
+/// impl Variables for Version {
+///     fn get(&self, name: &str) -> Option<&str> {
+///         (name == "VERSION").then_some("1.2.3")
+///     }
+/// }
+/// let expanded = expand("app-${VERSION%.*}-${ARCH:-any}", &Version, '\\')?;
+/// assert_eq!(expanded.value, "app-1.2-any");
+/// assert_eq!(expanded.unset, ["ARCH"]);
+/// # Ok::<(), kiln_parser::expand::ExpandError>(())
+/// ```
+///
 /// # Errors
 /// See [`ExpandError`].
 pub fn expand(word: &str, variables: &dyn Variables, escape: char) -> Result<Expanded, ExpandError> {
@@ -121,6 +136,8 @@ pub fn expand_to_words(
 }
 
 /// Expands the variables in the body of an unquoted COPY/ADD heredoc; quotes stay (FEATURES LX33).
+///
+/// BuildKit escapes with `\` in bodies, whatever the file's escape character is.
 ///
 /// # Errors
 /// See [`ExpandError`].

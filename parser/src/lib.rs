@@ -4,6 +4,10 @@
 //! (`${VAR}`), the patterns of `.dockerignore` and `COPY`, and what can be said about mistakes.
 //! Not here: any I/O or clock; what a build does with an instruction (`kiln-solver`).
 //!
+//! The text is read in two steps, each in one pass: the lexer joins physical lines into logical ones that remember where
+//! each of their bytes came from, and `instruction` reads a logical line by its keyword. A word is not expanded here: what
+//! it means depends on the build's arguments, and the planner asks for it.
+//!
 //! Start at [`parse`]; [`Dockerfile`] is what it returns and [`expand::expand`] is how a word gets its value.
 #![forbid(unsafe_code)]
 
@@ -31,7 +35,17 @@ pub use span::{Span, Spanned};
 
 /// Parses a whole Dockerfile.
 ///
-/// Goes on after a mistake where it can, so that several are reported at once.
+/// Goes on after a mistake where it can, so that several are reported at once; gives up after twenty. Takes time in
+/// proportion to the text.
+///
+/// ```
+/// let text = "FROM debian:stable AS build\nCOPY --chown=1000 src \\\n  /src/\n";
+/// let file = kiln_parser::parse(text.as_bytes())?;
+/// let kiln_parser::InstructionKind::Copy(copy) = &file.stages[0].instructions[0].kind else { unreachable!() };
+/// assert_eq!(copy.dest.value, "/src/");
+/// assert_eq!(copy.dest.span.line, 3);
+/// # Ok::<(), kiln_parser::ParseErrors>(())
+/// ```
 ///
 /// # Errors
 /// Every mistake found, in the order of the file; never empty.

@@ -17,6 +17,7 @@ pub(crate) fn closest(
     let word = word.to_lowercase();
     candidates
         .into_iter()
+        .filter(|candidate| candidate.len().abs_diff(word.len()) <= MAX_DISTANCE)
         .map(|candidate| (distance(&word, &candidate.to_lowercase()), candidate))
         // Where every letter would change, nothing is near.
         .filter(|(edits, candidate)| {

@@ -189,7 +189,7 @@ impl Options {
             ("mode", self.mode.is_some(), is_file || kind == "cache"),
             ("uid", self.uid.is_some(), is_file || kind == "cache"),
             ("gid", self.gid.is_some(), is_file || kind == "cache"),
-            ("from", self.from.is_some(), matches!(kind, "bind" | "cache")),
+            ("from", self.from.is_some(), kind != "secret"),
         ];
         if let Some((key, ..)) = rules.into_iter().find(|(_, given, allowed)| *given && !allowed) {
             return Err(MountProblem::KeyNotForType { key, kind });

@@ -192,13 +192,13 @@ fn flags_end_where_arguments_begin() {
 
 #[test]
 fn healthchecks_have_times_and_a_command() {
-    insta::assert_snapshot!(shown("FROM scratch\nHEALTHCHECK --interval=1m30s --timeout=500ms --retries=3 cmd curl  x\nHEALTHCHECK CMD [\"a\"]\nHEALTHCHECK none\n"), @r#"
+    insta::assert_snapshot!(shown("FROM scratch\nHEALTHCHECK --interval=1m30s --timeout=500ms --retries=3 cmd curl  x\nHEALTHCHECK CMD [\"a\"]\nHEALTHCHECK --interval=x none\n"), @r#"
 1-1 | FROM scratch
 2-2 | HEALTHCHECK --interval=1m30s --timeout=500ms --retries=3 cmd curl  x
   Healthcheck(Check { command: Shell("curl  x"), interval: 90000000000, timeout: 500000000, start_period: 0, start_interval: 0, retries: 3 })
 3-3 | HEALTHCHECK CMD ["a"]
   Healthcheck(Check { command: Exec(["a"]), interval: 0, timeout: 0, start_period: 0, start_interval: 0, retries: 0 })
-4-4 | HEALTHCHECK none
+4-4 | HEALTHCHECK --interval=x none
   Healthcheck(None)
 "#);
 }

