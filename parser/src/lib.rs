@@ -4,29 +4,53 @@
 //! (`${VAR}`), the patterns of `.dockerignore` and `COPY`, and what can be said about mistakes.
 //! Not here: any I/O or clock; what a build does with an instruction (`kiln-solver`).
 //!
+//! The text is read in two steps, each in one pass: the lexer joins physical lines into logical ones that remember where
+//! each of their bytes came from, and `instruction` reads a logical line by its keyword. A word is not expanded here: what
+//! it means depends on the build's arguments, and the planner asks for it.
+//!
 //! Start at [`parse`]; [`Dockerfile`] is what it returns and [`expand::expand`] is how a word gets its value.
 #![forbid(unsafe_code)]
 
 mod ast;
+mod checks;
+mod dockerfile;
 mod error;
 pub mod expand;
+mod flags;
+mod glob;
+mod heredoc;
 pub mod ignore;
+mod instruction;
+mod lexer;
+mod lint;
 pub mod pattern;
 mod span;
+mod suggest;
+mod words;
 
 pub use ast::*;
-pub use error::{ParseError, ParseErrors, Warning};
+pub use checks::{BadCheck, Checks};
+pub use error::{MountProblem, ParseError, ParseErrors, Warning};
 pub use span::{Span, Spanned};
 
 /// Parses a whole Dockerfile.
 ///
-/// Goes on after a mistake where it can, so that several are reported at once.
+/// Goes on after a mistake where it can, so that several are reported at once; gives up after twenty. Takes time in
+/// proportion to the text.
+///
+/// ```
+/// let text = "FROM debian:stable AS build\nCOPY --chown=1000 src \\\n  /src/\n";
+/// let file = kiln_parser::parse(text.as_bytes())?;
+/// let kiln_parser::InstructionKind::Copy(copy) = &file.stages[0].instructions[0].kind else { unreachable!() };
+/// assert_eq!(copy.dest.value, "/src/");
+/// assert_eq!(copy.dest.span.line, 3);
+/// # Ok::<(), kiln_parser::ParseErrors>(())
+/// ```
 ///
 /// # Errors
 /// Every mistake found, in the order of the file; never empty.
 pub fn parse(text: &[u8]) -> Result<Dockerfile, ParseErrors> {
-    let _ = text;
-    todo!()
+    dockerfile::parse(text)
 }
 
 /// Parses the text of an `ONBUILD` trigger (or any single instruction) as the instruction it stands for.
@@ -34,6 +58,5 @@ pub fn parse(text: &[u8]) -> Result<Dockerfile, ParseErrors> {
 /// # Errors
 /// As [`parse`]; `FROM`, `ONBUILD` and `MAINTAINER` are refused (Dockerfile reference, ONBUILD).
 pub fn parse_trigger(text: &str) -> Result<Instruction, ParseErrors> {
-    let _ = text;
-    todo!()
+    dockerfile::parse_trigger(text)
 }
