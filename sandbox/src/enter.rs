@@ -76,7 +76,8 @@ fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<
     // Umask zero, so that modes below are as written; the command gets its own.
     rustix::process::umask(Mode::empty());
     // Nothing mounted below may travel to the host.
-    mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).at(Step::PrivateMounts)?;
+    mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .at(Step::PrivateMounts)?;
     let upper = open_directory(&plan.upper).at(Step::Root)?;
     let root = plan.root.mount(root_attributes(plan.security))?;
     // pivot_root wants a mount point; this one is at hand, and nobody else sees what covers it.
@@ -423,7 +424,9 @@ fn mask(
             other => other?,
         };
         let cover = match target_kind(target.as_fd())? {
-            TargetKind::Directory => new_mount(c"tmpfs", &[(c"mode", c"555"), (c"size", c"4k")], read_only_mount)?,
+            TargetKind::Directory => {
+                new_mount(c"tmpfs", &[(c"mode", c"555"), (c"size", c"4k")], read_only_mount)?
+            }
             // kiln's own node, never the image's /dev/null, which may be a link to anything.
             TargetKind::File => clone_mount(files, c"null")?,
         };
@@ -607,7 +610,8 @@ fn runs_own_program(path: &CStr, own: (u64, u64)) -> bool {
         let Some(rest) = line.get(..length).and_then(|line| line.strip_prefix(b"#!")) else { return false };
         let end = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
         let interpreter = rest[..end].trim_ascii();
-        let end = interpreter.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(interpreter.len());
+        let end =
+            interpreter.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(interpreter.len());
         name = [0; libc::PATH_MAX as usize];
         name[..end].copy_from_slice(&interpreter[..end]);
     }

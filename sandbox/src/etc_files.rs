@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn loopback_servers_are_left_out() {
-        let conf = b"search lan\nnameserver 127.0.0.1\nnameserver 10.0.0.2\nnameserver ::1\noptions ndots:2\n";
+        let conf =
+            b"search lan\nnameserver 127.0.0.1\nnameserver 10.0.0.2\nnameserver ::1\noptions ndots:2\n";
         assert_eq!(without_loopback(conf), b"search lan\nnameserver 10.0.0.2\noptions ndots:2\n");
     }
 

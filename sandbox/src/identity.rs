@@ -149,7 +149,8 @@ mod tests {
 
     const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n1000:x:0:0:trap:/trap:/bin/sh\n\
         # comment\nbroken line\nweb:x:33:33:web:/var/www:/bin/false\nhomeless:x:7:7:::\n";
-    const GROUP: &[u8] = b"root:x:0:\nweb:x:33:\nadm:x:4:syslog,web\ntty:x:5:web\ndouble:x:5:web\n44:x:9:web\n";
+    const GROUP: &[u8] =
+        b"root:x:0:\nweb:x:33:\nadm:x:4:syslog,web\ntty:x:5:web\ndouble:x:5:web\n44:x:9:web\n";
 
     fn resolve(text: &str) -> Result<Identity, IdentityError> {
         resolve_user(text, PASSWD, GROUP)

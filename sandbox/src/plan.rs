@@ -74,11 +74,27 @@ pub(crate) struct PlannedMount {
 pub(crate) enum PlannedSource {
     /// A private file, by its place in the list.
     File(usize),
-    Bind { source: CString, subpath: CString, read_only: bool },
-    Layers { overlay: Overlay, subpath: CString, read_only: bool },
-    Tmpfs { size: Option<CString>, mode: CString },
+    Bind {
+        source: CString,
+        subpath: CString,
+        read_only: bool,
+    },
+    Layers {
+        overlay: Overlay,
+        subpath: CString,
+        read_only: bool,
+    },
+    Tmpfs {
+        size: Option<CString>,
+        mode: CString,
+    },
     /// A listening socket is made in the private tmpfs and handed to the parent.
-    Socket { name: CString, mode: u32, uid: u32, gid: u32 },
+    Socket {
+        name: CString,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
 }
 
 impl Plan {
@@ -112,7 +128,8 @@ impl Plan {
             }
             mounts.push(PlannedMount::new(mount, mounts.len(), &mut files)?);
         }
-        let program = std::fs::metadata("/proc/self/exe").map_err(|source| setup("the engine's program", source))?;
+        let program =
+            std::fs::metadata("/proc/self/exe").map_err(|source| setup("the engine's program", source))?;
         let root = &spec.rootfs;
         Ok(Plan {
             root: overlay(&root.layers, Some((&root.upper, &root.work)))?,
@@ -171,7 +188,9 @@ impl Plan {
             Step::MountTarget => mount("mounting"),
             Step::Mask => "masking paths of /proc and /sys".into(),
             Step::Pivot => "changing the root".into(),
-            Step::WorkingDirectory => format!("entering the working directory /{}", self.cwd.to_string_lossy()),
+            Step::WorkingDirectory => {
+                format!("entering the working directory /{}", self.cwd.to_string_lossy())
+            }
             Step::Terminal => "making the terminal".into(),
             Step::Fork => "starting the process".into(),
             Step::Keyring => "making a session keyring".into(),

@@ -37,7 +37,10 @@ pub(crate) enum LayerApi {
     /// One by one (Linux 6.5), else as a list.
     Append,
     /// As one list in a page of options.
-    #[cfg_attr(not(test), allow(dead_code, reason = "old kernels come here through Append; tests come directly"))]
+    #[cfg_attr(
+        not(test),
+        allow(dead_code, reason = "old kernels come here through Append; tests come directly")
+    )]
     List,
 }
 
@@ -114,7 +117,8 @@ pub(crate) const OVERLAY_OPTIONS: [(&CStr, &CStr); 3] =
     [(c"index", c"off"), (c"metacopy", c"off"), (c"redirect_dir", c"nofollow")];
 
 fn set_directory(context: BorrowedFd<'_>, option: &CStr, path: &CStr) -> Result<(), Errno> {
-    let directory = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let directory =
+        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut buffer = DescriptorPath::new();
     fsconfig_set_string(context, option, buffer.of(directory.as_fd()))
 }
@@ -314,7 +318,12 @@ impl Maker<'_> {
                 Mode::from_raw_mode(0o644),
             )?),
         }
-        let made = rustix::fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let made = rustix::fs::openat(
+            parent,
+            name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         if (self.uid, self.gid) != (0, 0) {
             rustix::fs::chownat(
                 made.as_fd(),

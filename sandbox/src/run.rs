@@ -43,7 +43,8 @@ pub fn run(
     }
     let plan = Plan::new(spec)?;
     let group = ControlGroup::create(&spec.limits).map_err(|error| setup("making a control group", error))?;
-    let mut sandbox = Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
+    let mut sandbox =
+        Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
     let streamed = sandbox.stream(spec, &plan, output, cancel);
     let ended = sandbox.init.end();
     let reports = Report::parse_all(&sandbox.reports);
@@ -66,7 +67,12 @@ pub fn run(
 }
 
 /// Makes the result of what the child reported.
-fn conclude(spec: &Spec, plan: &Plan, reports: &[Report<'_>], oom_killed: bool) -> Result<Exit, SandboxError> {
+fn conclude(
+    spec: &Spec,
+    plan: &Plan,
+    reports: &[Report<'_>],
+    oom_killed: bool,
+) -> Result<Exit, SandboxError> {
     let mut ended = None;
     for report in reports {
         match *report {

@@ -54,14 +54,11 @@ enum Verdict {
 }
 
 fn conditional_rules() -> Vec<Rule> {
-    let rule = |number: libc::c_long, mask, verdict| Rule { number: number as u32, argument: 0, mask, verdict };
+    let rule =
+        |number: libc::c_long, mask, verdict| Rule { number: number as u32, argument: 0, mask, verdict };
     vec![
         // AF_ALG has reached page-cache bugs; AF_VSOCK is not namespaced and reaches the host of a VM.
-        rule(
-            libc::SYS_socket,
-            u32::MAX,
-            Verdict::AllowExcept(&[libc::AF_ALG as u32, libc::AF_VSOCK as u32]),
-        ),
+        rule(libc::SYS_socket, u32::MAX, Verdict::AllowExcept(&[libc::AF_ALG as u32, libc::AF_VSOCK as u32])),
         // Linux, UNAME26, PER_LINUX32, both, and "tell me"; others weaken the process, as ADDR_NO_RANDOMIZE does.
         rule(libc::SYS_personality, u32::MAX, Verdict::AllowOnly(&[0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff])),
         // New namespaces would give a process full capabilities over new, less tested code.
@@ -169,7 +166,8 @@ mod tests {
         loop {
             let instruction = DEFAULT_FILTER[at];
             at += 1;
-            let skip = |holds: bool| usize::from(if holds { instruction.jump_true } else { instruction.jump_false });
+            let skip =
+                |holds: bool| usize::from(if holds { instruction.jump_true } else { instruction.jump_false });
             match instruction.code {
                 0x20 => {
                     accumulator = match instruction.operand {

@@ -318,4 +318,5 @@ pub(crate) const ALLOWED: &[(&str, u16, u16)] = &[
     ("wait4", 61, 260),
     ("waitid", 247, 95),
     ("write", 1, 64),
-    ("writev", 20, 66),];
+    ("writev", 20, 66),
+];

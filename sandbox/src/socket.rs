@@ -31,11 +31,18 @@ pub(crate) fn listen_in(
     uid: u32,
     gid: u32,
 ) -> Result<OwnedFd, Errno> {
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     // An address is a path of at most 108 bytes, and there is no bindat(2).
     rustix::process::fchdir(directory)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(name)?)?;
-    rustix::fs::chownat(directory, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::empty())?;
+    rustix::fs::chownat(
+        directory,
+        name,
+        Some(Uid::from_raw(uid)),
+        Some(Gid::from_raw(gid)),
+        AtFlags::empty(),
+    )?;
     rustix::fs::chmodat(directory, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)

@@ -43,9 +43,8 @@ pub(crate) fn fork(namespaces: i32, end: EndSignal, child: impl FnOnce() -> i32)
     // SAFETY: without CLONE_VM and with no stack given the child goes on upon a copy of this stack and of all memory,
     // as after fork(2), so nothing of the parent can be touched. `pidfd` outlives the call. That other threads' locks
     // stay held in the copy is why `child` may only make system calls, which is its contract above.
-    let pid = check(unsafe {
-        libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
-    })?;
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) })?;
     if pid == 0 {
         // An unwinding child would run the parent's code a second time.
         let _never_return = ExitOnDrop;
@@ -106,13 +105,7 @@ fn wait4(pid: i32, options: i32) -> io::Result<Dead> {
     let mut status = 0;
     // SAFETY: `status` outlives the call and is all that the kernel writes; a null rusage is allowed.
     let pid = check(unsafe {
-        libc::syscall(
-            libc::SYS_wait4,
-            pid,
-            &raw mut status,
-            options,
-            std::ptr::null_mut::<libc::rusage>(),
-        )
+        libc::syscall(libc::SYS_wait4, pid, &raw mut status, options, std::ptr::null_mut::<libc::rusage>())
     })?;
     Ok(Dead { pid: pid as i32, status })
 }
@@ -241,9 +234,12 @@ pub(crate) fn forget_arguments() {
     let here = 0_u8;
     let address = (&raw const here) as libc::c_ulong;
     // The start first: the stack of any thread lies below the environment, and the kernel wants start <= end.
-    for field in
-        [libc::PR_SET_MM_ENV_START, libc::PR_SET_MM_ENV_END, libc::PR_SET_MM_ARG_START, libc::PR_SET_MM_ARG_END]
-    {
+    for field in [
+        libc::PR_SET_MM_ENV_START,
+        libc::PR_SET_MM_ENV_END,
+        libc::PR_SET_MM_ARG_START,
+        libc::PR_SET_MM_ARG_END,
+    ] {
         // SAFETY: these fields only say what procfs shows; the address is mapped, and nothing in this process reads
         // its environment through them.
         unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_MM, field, address, 0, 0) };
@@ -265,13 +261,7 @@ pub(crate) fn set_raw_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<
     let limit = [soft, hard];
     // SAFETY: `limit` has the layout of the kernel's rlimit64, is only read; a null old limit is allowed.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_prlimit64,
-            0,
-            resource,
-            limit.as_ptr(),
-            std::ptr::null_mut::<u64>(),
-        )
+        libc::syscall(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), std::ptr::null_mut::<u64>())
     })?;
     Ok(())
 }

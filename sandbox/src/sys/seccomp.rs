@@ -26,8 +26,6 @@ pub(crate) fn load_filter(program: &[Instruction]) -> io::Result<()> {
     let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: `Instruction` has the layout of `sock_filter` (repr(C), the same four fields), `filter` covers exactly
     // `program`, both live through the call, and the kernel only reads them.
-    check(unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter)
-    })?;
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) })?;
     Ok(())
 }

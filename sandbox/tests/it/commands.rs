@@ -109,7 +109,8 @@ fn root_has_dockers_capabilities_and_no_other_sets() {
 #[test]
 fn another_user_has_its_ids_and_no_capabilities() {
     let Some(store) = store() else { return };
-    let mut spec = store.shell("grep -E '^(Uid|Gid|Groups|CapPrm|CapEff|CapAmb)' /proc/self/status; pwd; stat -c %u:%g:%a .");
+    let mut spec = store
+        .shell("grep -E '^(Uid|Gid|Groups|CapPrm|CapEff|CapAmb)' /proc/self/status; pwd; stat -c %u:%g:%a .");
     spec.identity = Identity { uid: 1000, gid: 100, groups: vec![4, 44], home: "/".into() };
     spec.cwd = "/made/here".into();
     let none = "0000000000000000";
@@ -134,11 +135,8 @@ fn an_insecure_step_has_all_capabilities_and_no_filter() {
 fn limits_are_seen_from_inside() {
     let Some(store) = store() else { return };
     let mut spec = store.shell("ulimit -n; umask; df -k /dev/shm | tail -n 1 | awk '{print $2}'");
-    spec.limits = Limits {
-        ulimits: vec![("nofile".into(), 77, 99)],
-        shm_bytes: Some(1 << 20),
-        ..Limits::default()
-    };
+    spec.limits =
+        Limits { ulimits: vec![("nofile".into(), 77, 99)], shm_bytes: Some(1 << 20), ..Limits::default() };
     assert_eq!(go(&spec).unwrap().stdout, "77\n0022\n1024\n");
 }
 
@@ -196,11 +194,10 @@ fn several_threads_run_at_once() {
     let Some(store) = store() else { return };
     std::thread::scope(|scope| {
         for index in 0..8 {
-            let store = &store;
+            let mut spec = store.shell(&format!("echo {index}"));
+            spec.rootfs.upper = store.layer(&format!("upper-{index}"));
+            spec.rootfs.work = store.layer(&format!("work-{index}"));
             scope.spawn(move || {
-                let mut spec = store.shell(&format!("echo {index}"));
-                spec.rootfs.upper = store.layer(&format!("upper-{index}"));
-                spec.rootfs.work = store.layer(&format!("work-{index}"));
                 assert_eq!(go(&spec).unwrap().stdout, format!("{index}\n"));
             });
         }

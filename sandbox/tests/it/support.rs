@@ -8,8 +8,8 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
-    Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError, Security,
-    Spec, run,
+    Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
+    Security, Spec, run,
 };
 
 /// Directories of one test's store.
@@ -130,6 +130,9 @@ impl Store {
 }
 
 pub fn go(spec: &Spec) -> Result<Ran, SandboxError> {
+    // overlayfs refuses a work directory that a volatile mount has used.
+    let _ = fs::remove_dir_all(&spec.rootfs.work);
+    fs::create_dir_all(&spec.rootfs.work).unwrap();
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let exit = run(
         spec,
