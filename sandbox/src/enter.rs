@@ -56,7 +56,9 @@ fn report_failure(failure: Failure, descriptors: &ChildDescriptors<'_>) {
 fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<'_>) -> Entered<i32> {
     // First, so that no descriptor, environment or memory of the engine can be reached from inside, whatever follows.
     keep_only(descriptors).at(Step::Descriptors)?;
-    sys::forget_arguments();
+    if let Some(strings) = plan.start_strings {
+        strings.wipe();
+    }
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .at(Step::Descriptors)?;
     // Signals to the engine's process group are not for the sandbox.
