@@ -49,7 +49,9 @@ pub fn run(
         Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
     let streamed = sandbox.stream(spec, &plan, output, cancel);
     let ended = match &streamed {
-        Ok(Streamed::ToTheEnd) => sandbox.init.end_in_background(),
+        // A control group can only be removed when the init has left it.
+        Ok(Streamed::ToTheEnd) if group.joins.is_empty() => sandbox.init.end_in_background(),
+        Ok(Streamed::ToTheEnd) => sandbox.init.end(),
         _ => {
             sandbox.init.kill();
             sandbox.init.end()
