@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use kiln_sandbox::{Io, MountKind, Network, SandboxError};
+use kiln_sandbox::{MountKind, SandboxError};
 
-use crate::support::{Store, go, mount, store};
+use crate::support::{Store, go, mount, own_program, store};
 
 /// A file outside whose bytes and existence must not change.
 fn sentinel(store: &Store) -> std::path::PathBuf {
@@ -191,5 +191,66 @@ fn nothing_of_the_hosts_mounts_is_seen() {
     let mounts = store.sh("cat /proc/self/mountinfo");
     assert!(mounts.lines().all(|line| !line.contains(" /sandboxing")), "{mounts}");
     assert_eq!(mounts.lines().filter(|line| line.split(' ').nth(4) == Some("/")).count(), 1, "{mounts}");
-    let _ = (Network::Host, Io::Captured);
+}
+
+#[test]
+fn the_filter_refuses_kernel_crypto_sockets() {
+    let Some(store) = store() else { return };
+    let (mounts, program) = own_program("attacks::a_program_that_opens_sockets");
+    let mut spec = store.shell(&program);
+    spec.env.push("KILN_TEST_SOCKETS=1".into());
+    spec.mounts = mounts;
+    let ran = go(&spec).unwrap();
+    assert!(ran.stdout.contains("alg PERM unix ok"), "{ran:?}");
+}
+
+/// Not a test but the program that the one above runs inside.
+#[test]
+fn a_program_that_opens_sockets() {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    if std::env::var_os("KILN_TEST_SOCKETS").is_none() {
+        return;
+    }
+    let alg = socket(AddressFamily::from_raw(38), SocketType::SEQPACKET, None);
+    let unix = socket(AddressFamily::UNIX, SocketType::STREAM, None);
+    let alg = if alg.err() == Some(rustix::io::Errno::PERM) { "PERM" } else { "not refused" };
+    println!("alg {alg} unix {}", if unix.is_ok() { "ok" } else { "no" });
+}
+
+#[test]
+fn a_mount_point_that_is_swapped_for_a_link_never_leads_out() {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let Some(store) = store() else { return };
+    let outside = store.layer("outside");
+    let cache = store.layer("cache");
+    fs::create_dir(cache.join("sub")).unwrap();
+    let up = "../".repeat(20);
+    symlink(format!("{up}{}", outside.display()), cache.join("link")).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let (a, b) = (cache.join("sub"), cache.join("link"));
+                renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        for _ in 0..20 {
+            let bind = |subpath: &str| MountKind::Bind {
+                source: cache.clone(),
+                subpath: subpath.into(),
+                read_only: false,
+            };
+            let mut spec = store.shell("touch /cache/sub/made/BREAKOUT /source/BREAKOUT");
+            spec.mounts = vec![
+                mount("/cache", bind("")),
+                mount("/cache/sub/made", MountKind::Tmpfs { size: None, mode: 0o755 }),
+                mount("/source", bind("sub")),
+            ];
+            // Either it works inside or it fails; what matters is outside.
+            let _ = go(&spec);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 
 use kiln_sandbox::{MountKind, Security};
 
-use crate::support::{go, mount, store};
+use crate::support::{go, mount, own_program, store};
 
 #[test]
 fn a_bind_shows_a_host_directory_or_a_part_of_it() {
@@ -108,29 +108,14 @@ fn a_socket_has_the_owner_asked_for_and_reaches_the_hosts() {
         stream.write_all(&request).unwrap();
     });
     // The client is this very test binary, with the host's libraries.
-    let own = std::env::current_exe().unwrap();
-    let client = format!(
-        "/client/{} --exact mounts::a_client_of_a_socket --nocapture",
-        own.file_name().unwrap().display()
-    );
+    let (mounts, client) = own_program("mounts::a_client_of_a_socket");
     let mut spec = store.shell(&format!("stat -c %u:%g:%a /run/agent; {client}"));
     spec.env.push("KILN_TEST_SOCKET=/run/agent".into());
     spec.identity.uid = 1000;
     spec.identity.gid = 1000;
-    let host = |source: &std::path::Path| MountKind::Bind {
-        source: source.to_owned(),
-        subpath: "".into(),
-        read_only: true,
-    };
-    spec.mounts = vec![
-        mount("/run/agent", MountKind::Socket { source: path.clone(), mode: 0o600, uid: 1000, gid: 1000 }),
-        mount("/client", host(own.parent().unwrap())),
-        mount("/usr", host("/usr".as_ref())),
-        mount("/lib", host("/lib".as_ref())),
-    ];
-    if fs::exists("/lib64").unwrap() {
-        spec.mounts.push(mount("/lib64", host("/lib64".as_ref())));
-    }
+    let kind = MountKind::Socket { source: path.clone(), mode: 0o600, uid: 1000, gid: 1000 };
+    spec.mounts = mounts;
+    spec.mounts.push(mount("/run/agent", kind));
     let ran = go(&spec).unwrap();
     assert!(ran.stdout.starts_with("1000:1000:600\n"), "{ran:?}");
     assert!(ran.stdout.contains("answer to ping"), "{ran:?}");

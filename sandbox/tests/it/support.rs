@@ -146,6 +146,23 @@ pub fn go(spec: &Spec) -> Result<Ran, SandboxError> {
     Ok(Ran { exit, stdout: text(&stdout), stderr: text(&stderr) })
 }
 
+/// Lets a shell script run a test of this very binary as a program inside: the mounts that it needs, and its command.
+pub fn own_program(test: &str) -> (Vec<Mount>, String) {
+    let own = std::env::current_exe().unwrap();
+    let bind =
+        |source: &Path| MountKind::Bind { source: source.to_owned(), subpath: "".into(), read_only: true };
+    let mut mounts = vec![
+        mount("/client", bind(own.parent().unwrap())),
+        mount("/usr", bind("/usr".as_ref())),
+        mount("/lib", bind("/lib".as_ref())),
+    ];
+    if fs::exists("/lib64").unwrap() {
+        mounts.push(mount("/lib64", bind("/lib64".as_ref())));
+    }
+    let command = format!("/client/{} --exact {test} --nocapture", own.file_name().unwrap().display());
+    (mounts, command)
+}
+
 pub fn mount(target: &str, kind: MountKind) -> Mount {
     Mount { target: target.into(), kind }
 }
