@@ -510,12 +510,18 @@ fn become_command(
         }
         (ChildStdio::Terminal, None) => [&descriptors.null; 3],
     };
+    for stream in streams {
+        give_pipe(stream.as_fd(), plan.uid).at(Step::Descriptors)?;
+    }
     rustix::stdio::dup2_stdin(streams[0]).at(Step::Descriptors)?;
     rustix::stdio::dup2_stdout(streams[1]).at(Step::Descriptors)?;
     rustix::stdio::dup2_stderr(streams[2]).at(Step::Descriptors)?;
     // All others are close-on-exec; the report pipe must live until then.
     match sys::new_session_keyring() {
-        Err(error) if error.raw_os_error() != Some(libc::ENOSYS) => return Err(error).at(Step::Keyring)?,
+        // Refused inside another container; the filter then keeps the keys out of reach.
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+            return Err(error).at(Step::Keyring)?;
+        }
         _ => {}
     }
     for limit in &plan.rlimits {
@@ -543,6 +549,15 @@ fn become_command(
     }
     sys::reset_signals();
     execute(plan, execution)
+}
+
+/// Makes a pipe the user's: `/dev/stdout` opens it by its inode, whose owner is the engine's user.
+fn give_pipe(stream: BorrowedFd<'_>, uid: u32) -> Result<(), Errno> {
+    let mode = rustix::fs::fstat(stream)?.st_mode;
+    if rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::Fifo {
+        rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), None)?;
+    }
+    Ok(())
 }
 
 fn drop_bounding() -> Result<(), Errno> {

@@ -124,6 +124,15 @@ fn another_user_has_its_ids_and_no_capabilities() {
 }
 
 #[test]
+fn another_user_can_open_its_streams_by_name() {
+    let Some(store) = store() else { return };
+    let mut spec = store.shell("echo out >/dev/stdout; echo err >/dev/stderr");
+    spec.identity.uid = 1000;
+    let ran = go(&spec).unwrap();
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("out\n", "err\n"));
+}
+
+#[test]
 fn an_insecure_step_has_all_capabilities_and_no_filter() {
     let Some(store) = store() else { return };
     let mut spec = store.shell("mount -t tmpfs none /tmp && grep Seccomp: /proc/self/status");
