@@ -3,8 +3,11 @@
 //! Here: overlayfs, namespaces, mounts, capabilities, seccomp, limits, network, signals, terminals; users of an image.
 //! Not here: what to run and why (`kiln-solver`), where layers are kept (`kiln-cache`).
 //!
-//! Everything that allocates is prepared before the fork ([`Spec`]); the child makes raw system calls only.
-//! Start at [`run`].
+//! Everything that allocates is prepared before the fork (`plan`); the child makes raw system calls only (`enter`, the
+//! steps in their order) and reports what fails through a pipe (`report`), so that a host program with threads is safe.
+//!
+//! Invariants: nothing is mounted that the host sees; a killed engine leaves no process and no mount; mount points that
+//! kiln made are not in the upper directory afterwards. Start at [`run`].
 
 mod capabilities;
 mod enter;
