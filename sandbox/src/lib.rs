@@ -3,30 +3,32 @@
 //! Here: overlayfs, namespaces, mounts, capabilities, seccomp, limits, network, signals, terminals; users of an image.
 //! Not here: what to run and why (`kiln-solver`), where layers are kept (`kiln-cache`).
 //!
-//! Everything that allocates is prepared before the fork ([`Spec`]); the child makes raw system calls only.
-//! Start at [`run`].
+//! Everything that allocates is prepared before the fork (`plan`); the child makes raw system calls only (`enter`, the
+//! steps in their order) and reports what fails through a pipe (`report`), so that a host program with threads is safe.
+//!
+//! Invariants: nothing is mounted that the host sees; a killed engine leaves no process and no mount; mount points that
+//! kiln made are not in the upper directory afterwards. Start at [`run`].
 
+mod capabilities;
+mod enter;
+mod etc_files;
 mod identity;
+mod limits;
+mod plan;
+mod report;
+mod rootfs;
+mod run;
+mod seccomp;
+mod seccomp_table;
+mod socket;
 mod spec;
+mod stubs;
+mod sys;
+mod terminal;
 
 pub use identity::{Identity, IdentityError, resolve_user};
+pub use run::run;
 pub use spec::{
     Exit, ExitStatus, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
     Security, Spec, Terminal, Usage,
 };
-
-use std::sync::atomic::AtomicBool;
-
-/// Runs `spec` to its end. Output is given to `output` as it comes; when `cancel` goes up everything in the sandbox is
-/// killed and [`SandboxError::Canceled`] returned.
-///
-/// # Errors
-/// See [`SandboxError`]; a command that ran and failed is no error but an [`Exit`].
-pub fn run(
-    spec: &Spec,
-    output: &mut dyn FnMut(Output, &[u8]),
-    cancel: &AtomicBool,
-) -> Result<Exit, SandboxError> {
-    let _ = (spec, output, cancel);
-    todo!()
-}

@@ -15,7 +15,7 @@ pub struct Spec {
     pub rootfs: Rootfs,
     /// The command; `argv[0]` is looked up in `PATH` of `env` inside the root.
     pub argv: Vec<OsString>,
-    /// `NAME=value`; all there is.
+    /// `NAME=value`; all there is, but that `HOME` is added from the identity where it is missing.
     pub env: Vec<OsString>,
     /// Working directory inside, made if absent (0755, owned by the user).
     pub cwd: PathBuf,
@@ -44,7 +44,8 @@ pub struct Rootfs {
     pub layers: Vec<PathBuf>,
     /// Where changes go. Mount stubs that kiln made are removed from it afterwards.
     pub upper: PathBuf,
-    /// overlayfs' work directory, empty, on the same file system as `upper`.
+    /// overlayfs' work directory, empty, on the same file system as `upper`. Not to be used twice: a volatile mount
+    /// leaves a mark in it that the next one refuses.
     pub work: PathBuf,
 }
 
