@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::tree::{
-    At as _, Entry, EntryKind, TreeError, has_opaque_mark, hash_file, list_dir, open_beneath, open_file,
-    open_root, stat_at, stat_entry,
+    At as _, Entry, EntryKind, TreeError, depth_first, has_opaque_mark, hash_file, list_dir, list_levels,
+    open_beneath, open_file, open_root, stat_at, stat_entry,
 };
 
 /// A layer directory's contents.
@@ -40,7 +40,7 @@ pub struct TreeDigest {
 pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
     let root = open_root(tree)?;
     let mut found = vec![root_entry(&root, tree)?];
-    found.extend(walk(root.as_fd(), Path::new(""))?);
+    found.extend(walk(root.as_fd())?);
     // Names of one file are hashed once: which of them, does not matter.
     let mut seen = std::collections::HashSet::new();
     let hashed: Vec<(usize, Digest, u64)> = found
@@ -72,7 +72,7 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
 /// those of `entries`; their order does not matter.
 pub fn selection_digest(entries: &[Entry], digests: &[Option<Digest>]) -> ContentsDigest {
     let mut selected: Vec<_> = entries.iter().zip(digests).collect();
-    selected.sort_by(|(a, _), (b, _)| a.path.iter().cmp(b.path.iter()));
+    selected.sort_by(|(a, _), (b, _)| depth_first(&a.path, &b.path));
     let mut encoder = Encoder::new(b"kiln selection 1");
     for (entry, digest) in selected {
         encoder.entry(entry, false, digest.as_ref());
@@ -90,12 +90,22 @@ fn root_entry(root: &OwnedFd, tree: &Path) -> Result<LayerEntry, TreeError> {
     Ok((entry, has_opaque_mark(root.as_fd(), dot).at(tree)?))
 }
 
-/// All below the directory `path`, depth first, sorted by components.
-fn walk(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<LayerEntry>, TreeError> {
+/// All below the root, depth first, sorted by components.
+fn walk(root: BorrowedFd<'_>) -> Result<Vec<LayerEntry>, TreeError> {
+    let mut found = list_levels(PathBuf::new(), |path| {
+        let entries = list(root, path)?;
+        let dirs = entries.iter().filter(|(entry, _)| entry.kind == EntryKind::Dir);
+        let dirs = dirs.map(|(entry, _)| entry.path.clone()).collect();
+        Ok((entries, dirs))
+    })?;
+    found.par_sort_unstable_by(|(a, _), (b, _)| depth_first(&a.path, &b.path));
+    Ok(found)
+}
+
+fn list(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<LayerEntry>, TreeError> {
     let dir = open_beneath(root, path, OFlags::RDONLY | OFlags::DIRECTORY).at(path)?;
-    let names = list_dir(dir.as_fd(), path)?;
-    let mut entries = Vec::with_capacity(names.len());
-    for name in names {
+    let mut entries = Vec::new();
+    for name in list_dir(dir.as_fd(), path)? {
         let child = path.join(&name);
         let stat = stat_at(dir.as_fd(), &name).at(&child)?.ok_or(Errno::NOENT).at(&child)?;
         let Some(mut entry) = stat_entry(dir.as_fd(), &name, child, &stat)? else { continue };
@@ -107,22 +117,7 @@ fn walk(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<LayerEntry>, TreeError>
         }
         entries.push((entry, is_opaque));
     }
-    drop(dir);
-    let below = entries
-        .into_par_iter()
-        .with_min_len(WALK_MIN_ENTRIES)
-        .map(|(entry, is_opaque)| {
-            let below = match entry.kind {
-                EntryKind::Dir => walk(root, &entry.path)?,
-                _ => Vec::new(),
-            };
-            let mut found = Vec::with_capacity(below.len() + 1);
-            found.push((entry, is_opaque));
-            found.extend(below);
-            Ok(found)
-        })
-        .collect::<Result<Vec<_>, TreeError>>()?;
-    Ok(below.into_iter().flatten().collect())
+    Ok(entries)
 }
 
 /// Writes entries into a hash.
@@ -202,9 +197,6 @@ impl Encoder {
     }
 }
 
-/// Fewer entries than this are not worth a second thread.
-const WALK_MIN_ENTRIES: usize = 8;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,6 +272,21 @@ mod tests {
             assert!(seen.iter().all(|(_, other)| *other != digest), "{what} is like one of {seen:?}");
             seen.push((what, digest));
         }
+    }
+
+    #[test]
+    fn a_tree_as_deep_as_a_path_is_long_is_no_danger() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = "d/".repeat(1000);
+        let mut at = rustix::fs::open(dir.path(), OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+        for _ in 0..1000 {
+            rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "d", OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+        }
+        assert_eq!(tree_digest(dir.path()).unwrap().entries, 1000);
+        let tree = crate::LayerTree::open(&[dir.path()]).unwrap();
+        let last = crate::SourceTree::walk(&tree, Path::new("")).unwrap().pop().unwrap();
+        assert_eq!(last.path, Path::new(&deep));
     }
 
     fn entry(path: &str, kind: EntryKind) -> Entry {

@@ -14,7 +14,9 @@ use rustix::io::Errno;
 use super::beneath::{hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry};
 use super::file_index::{FileIndex, SETTLED_NS, Stamp, now_ns};
 use super::resolve::{Follow, Step, resolve};
-use super::{At as _, Entry, EntryKind, PathFilter, SourceTree, TreeError, Verdict};
+use super::{
+    At as _, Entry, EntryKind, PathFilter, SourceTree, TreeError, Verdict, depth_first, list_levels,
+};
 
 /// A directory of the host's as a build context; owners are 0:0, filtered by the ignore file's rules.
 ///
@@ -142,22 +144,26 @@ impl ContextTree {
     }
 
     fn walk_dir(&self, real: &Path, shown: &Path) -> Result<Vec<Entry>, TreeError> {
-        let below = self
-            .list(real, shown)?
-            .into_par_iter()
-            .with_min_len(WALK_MIN_ENTRIES)
-            .map(|(entry, verdict)| {
-                let mut found = match (&entry.kind, entry.path.file_name()) {
-                    (EntryKind::Dir, Some(name)) => self.walk_dir(&real.join(name), &entry.path)?,
-                    _ => Vec::new(),
-                };
-                if verdict == Verdict::Keep || !found.is_empty() {
-                    found.insert(0, entry);
-                }
-                Ok(found)
-            })
-            .collect::<Result<Vec<_>, TreeError>>()?;
-        Ok(below.into_iter().flatten().collect())
+        let mut found = list_levels((real.to_path_buf(), shown.to_path_buf()), |(real, shown)| {
+            let entries = self.list(real, shown)?;
+            let dirs = entries
+                .iter()
+                .filter(|(entry, _)| entry.kind == EntryKind::Dir)
+                .filter_map(|(entry, _)| Some((real.join(entry.path.file_name()?), entry.path.clone())));
+            let dirs = dirs.collect();
+            Ok((entries, dirs))
+        })?;
+        found.par_sort_unstable_by(|(a, _), (b, _)| depth_first(&a.path, &b.path));
+        // From the end: what is below a directory comes right behind it.
+        let mut kept: Vec<Entry> = Vec::with_capacity(found.len());
+        for (entry, verdict) in found.into_iter().rev() {
+            let has_kept = || kept.last().is_some_and(|next| next.path.starts_with(&entry.path));
+            if verdict == Verdict::Keep || has_kept() {
+                kept.push(entry);
+            }
+        }
+        kept.reverse();
+        Ok(kept)
     }
 
     fn real_path(&self, path: &Path, follow: Follow) -> Result<PathBuf, TreeError> {
@@ -264,9 +270,6 @@ fn owned_by_root(entry: Entry) -> Entry {
 fn clean(path: &Path) -> PathBuf {
     super::clean(path)
 }
-
-/// Fewer entries than this are not worth a second thread.
-const WALK_MIN_ENTRIES: usize = 8;
 
 #[cfg(test)]
 mod tests {

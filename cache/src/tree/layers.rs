@@ -16,7 +16,7 @@ use super::beneath::{
     has_opaque_mark, hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry,
 };
 use super::resolve::{Follow, Step, resolve};
-use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean};
+use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean, depth_first, list_levels};
 
 /// The merged view of unpacked layers in overlayfs' format, without mounting anything.
 ///
@@ -131,25 +131,21 @@ impl LayerTree {
         Ok(names.into_values().filter_map(|state| state.found).collect())
     }
 
-    fn walk_dir(&self, at: &Path, shown: &Path, stack: &[usize]) -> Result<Vec<Entry>, TreeError> {
-        let below = self
-            .children(at, shown, stack)?
-            .into_par_iter()
-            .with_min_len(WALK_MIN_ENTRIES)
-            .map(|merged| {
-                let below = match (&merged.entry.kind, merged.entry.path.file_name()) {
-                    (EntryKind::Dir, Some(name)) => {
-                        self.walk_dir(&at.join(name), &merged.entry.path, &merged.stack)?
-                    }
-                    _ => Vec::new(),
-                };
-                let mut found = Vec::with_capacity(below.len() + 1);
-                found.push(merged.entry);
-                found.extend(below);
-                Ok(found)
-            })
-            .collect::<Result<Vec<_>, TreeError>>()?;
-        Ok(below.into_iter().flatten().collect())
+    fn walk_dir(&self, at: &Path, shown: &Path, stack: Stack) -> Result<Vec<Entry>, TreeError> {
+        let top = (at.to_path_buf(), shown.to_path_buf(), stack);
+        let mut found = list_levels(top, |(at, shown, stack)| {
+            let mut entries = Vec::new();
+            let mut dirs = Vec::new();
+            for merged in self.children(at, shown, stack)? {
+                if let (EntryKind::Dir, Some(name)) = (&merged.entry.kind, merged.entry.path.file_name()) {
+                    dirs.push((at.join(name), merged.entry.path.clone(), merged.stack));
+                }
+                entries.push(merged.entry);
+            }
+            Ok((entries, dirs))
+        })?;
+        found.par_sort_unstable_by(|a, b| depth_first(&a.path, &b.path));
+        Ok(found)
     }
 
     fn open_dir(&self, layer: usize, at: &Path) -> Result<OwnedFd, TreeError> {
@@ -231,7 +227,7 @@ impl SourceTree for LayerTree {
         let Some(found) = self.find(&real)? else { return Ok(Vec::new()) };
         let shown = clean(path);
         let below = match found.entry.kind {
-            EntryKind::Dir => self.walk_dir(&real, &shown, &found.stack)?,
+            EntryKind::Dir => self.walk_dir(&real, &shown, found.stack)?,
             _ => Vec::new(),
         };
         let mut entries = Vec::with_capacity(below.len() + 1);
@@ -269,9 +265,6 @@ fn empty_root() -> Merged {
     };
     Merged { entry, layer: 0, stack: Stack::new() }
 }
-
-/// Fewer entries than this are not worth a second thread.
-const WALK_MIN_ENTRIES: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ mod resolve;
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use kiln_image::Digest;
@@ -170,4 +171,34 @@ fn digests_in_parallel(tree: &dyn SourceTree, entries: &[Entry]) -> Result<Vec<O
             _ => Ok(None),
         })
         .collect()
+}
+
+/// Lists directories level by level, those of one level in parallel, and returns what all of them held. `list` gives a
+/// directory's entries and the directories to go on with. Not a recursion: a hostile tree may be as deep as a path is long,
+/// and neither the pool's stacks nor the number of open files shall depend on it.
+pub(crate) fn list_levels<D: Sync + Send, E: Send>(
+    top: D,
+    list: impl Fn(&D) -> Result<(Vec<E>, Vec<D>), TreeError> + Sync,
+) -> Result<Vec<E>, TreeError> {
+    let mut found = Vec::new();
+    let mut level = vec![top];
+    while !level.is_empty() {
+        let listed = match level.as_slice() {
+            // Not worth the way to another thread.
+            [only] => vec![list(only)?],
+            level => level.par_iter().map(&list).collect::<Result<Vec<_>, TreeError>>()?,
+        };
+        level = Vec::new();
+        for (entries, dirs) in listed {
+            found.extend(entries);
+            level.extend(dirs);
+        }
+    }
+    Ok(found)
+}
+
+/// The order of clean paths by their components' bytes: depth first, as a slash sorts before all else.
+pub(crate) fn depth_first(a: &Path, b: &Path) -> std::cmp::Ordering {
+    let rank = |&byte: &u8| if byte == b'/' { 0 } else { byte };
+    a.as_os_str().as_bytes().iter().map(rank).cmp(b.as_os_str().as_bytes().iter().map(rank))
 }
