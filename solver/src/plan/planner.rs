@@ -381,7 +381,11 @@ impl<'a> Planner<'a> {
         }
         let environment = &mut state.environment;
         for (name, value) in state.config_env.iter() {
-            environment.set(name, value);
+            // An ARG of the parent stage that stands over an ENV ends with that stage. What is unchanged keeps its
+            // place, so that equal steps of parent and child stay equal.
+            if environment.get(name) != Some(value) {
+                environment.set(name, value);
+            }
         }
         let directory = &mut state.image.config.working_dir;
         if !directory.is_empty() {
