@@ -12,7 +12,7 @@ use nom::{IResult, Parser};
 use std::ops::Range;
 
 use crate::heredoc::{self, Delimiter};
-use crate::{Directives, Heredoc, ParseError, Span, Spanned};
+use crate::{Checks, Directives, Heredoc, ParseError, Span, Spanned};
 
 /// Longest physical line, without its line feed; BuildKit's scanner has the same limit.
 pub(crate) const MAX_LINE_BYTES: usize = 65_535;
@@ -239,7 +239,11 @@ impl<'a> Lexer<'a> {
             if trimmed.is_empty() {
                 continue;
             }
-            return self.logical(line, trimmed.len(), start).map(Some);
+            let logical = self.logical(line, trimmed.len(), start)?;
+            // An escape character alone, and then the end of the file.
+            if !logical.text().is_empty() {
+                return Ok(Some(logical));
+            }
         }
         Ok(None)
     }
@@ -349,7 +353,10 @@ impl<'a> Lexer<'a> {
         let value = Spanned { value: value.to_owned(), span };
         match name {
             DirectiveName::Syntax => self.directives.syntax = Some(value),
-            DirectiveName::Check => self.directives.check = Some(value),
+            DirectiveName::Check => {
+                Checks::parse(&value.value).map_err(|problem| ParseError::InvalidCheck { problem, span })?;
+                self.directives.check = Some(value);
+            }
             DirectiveName::Escape => match value.value.as_str() {
                 "\\" => self.directives.escape = '\\',
                 "`" => self.directives.escape = '`',
@@ -408,11 +415,10 @@ fn trim_newline(line: &[u8]) -> &[u8] {
 }
 
 fn trim_start(line: &[u8]) -> &[u8] {
-    let start = line
-        .iter()
-        .position(|byte| !matches!(byte, b' ' | b'\t' | b'\x0b' | b'\x0c' | b'\r' | b'\n'))
-        .unwrap_or(line.len());
-    line.get(start..).unwrap_or_default()
+    match std::str::from_utf8(line) {
+        Ok(text) => text.trim_start().as_bytes(),
+        Err(_) => line.trim_ascii_start(),
+    }
 }
 
 fn trim_tabs(line: &[u8]) -> &[u8] {
