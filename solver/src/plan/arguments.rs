@@ -117,7 +117,7 @@ pub(super) fn proxies(build_args: &BTreeMap<String, String>) -> Vec<(String, Str
     let mut proxies = Vec::new();
     for name in PROXIES {
         // A BTreeMap has upper case before lower case.
-        let given = build_args.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).last();
+        let given = build_args.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
         if let Some((_, value)) = given.filter(|(_, value)| !value.is_empty()) {
             proxies.push((name.to_owned(), value.clone()));
             proxies.push((name.to_ascii_lowercase(), value.clone()));

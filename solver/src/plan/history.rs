@@ -7,7 +7,7 @@ use kiln_image::oci::{Healthcheck, History};
 /// What a Dockerfile's entries carry as `comment`.
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
-/// At most so many bytes of text in all entries. Every variable that is used ends up in one of them, so this also
+/// At most so many bytes of text in all entries of all stages; an image's config may have half of it. Every variable that is used ends up in one of them, so this also
 /// bounds what `ENV A=$A$A` or `EXPOSE 0-65535`, written often enough, can make of a small file.
 pub(super) const MAX_HISTORY_BYTES: usize = 16 << 20;
 

@@ -154,14 +154,14 @@ impl<'a> Planner<'a> {
         let mut needed = self.find_needed(wanted)?;
         // A parent's state moves to its last child; before that it is cloned.
         let mut children = vec![0_usize; needed.len()];
-        for number in 0..needed.len() {
-            if let (Some(_), Some(parent)) = (&needed[number], self.parent(StageIndex(number))) {
+        for (number, stage) in needed.iter().enumerate() {
+            if let (Some(_), Some(parent)) = (stage, self.parent(StageIndex(number))) {
                 children[parent.0] += 1;
             }
         }
         let mut states: Vec<Option<StageState>> = vec![None; needed.len()];
-        for number in 0..needed.len() {
-            let Some(stage) = needed[number].take() else { continue };
+        for (number, stage) in needed.iter_mut().enumerate() {
+            let Some(stage) = stage.take() else { continue };
             let index = StageIndex(number);
             let inherited = self.parent(index).and_then(|parent| {
                 children[parent.0] -= 1;
