@@ -75,6 +75,14 @@ impl Images {
         let _ = name;
         todo!()
     }
+    /// Whether `find` would find it.
+    pub fn has(&self, name: &str) -> Result<bool, Error> {
+        todo!()
+    }
+    /// history
+    pub fn history(&self, image: &ImageRecord) -> Result<Vec<HistoryEntry>, Error> {
+        todo!()
+    }
     /// Gives an image another name.
     ///
     /// # Errors
@@ -108,3 +116,6 @@ impl Images {
         todo!()
     }
 }
+
+#[derive(Clone, Debug)]
+pub struct HistoryEntry { pub created: Option<String>, pub created_by: String, pub comment: String, pub size_bytes: u64 }

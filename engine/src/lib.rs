@@ -24,10 +24,10 @@ pub mod run;
 pub use build::{
     Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource,
 };
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, ErrorLabel};
 pub use kiln_cache::{ImageRecord, Store, StoreError};
 pub use kiln_image::registry::{Registry, RegistryConfig};
-pub use kiln_image::{Digest, ImageRef, Platform, oci};
+pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
 pub use kiln_solver::graph::NetworkMode;

@@ -47,3 +47,6 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
     let _ = (request, events, cancel);
     todo!()
 }
+
+pub enum CommandFailure { NotFound, NotExecutable }
+pub fn command_failure(error: &Error) -> Option<CommandFailure> { None }
