@@ -7,11 +7,13 @@
 //! Start at [`registry::Registry::resolve`], [`layer::unpack`], [`layer::pack`].
 
 mod digest;
+pub mod http;
 pub mod layer;
 pub mod oci;
 mod platform;
 mod reference;
 pub mod registry;
+mod resolve;
 
 pub use digest::{ContentsDigest, DiffId, Digest, InvalidDigest};
 pub use platform::{InvalidPlatform, Platform};
