@@ -180,11 +180,11 @@ impl RegistryDocuments<'_> {
             return Err(RegistryError::TooLarge { what, limit });
         }
         let limit = size.unwrap_or(limit);
+        let headers = if path.starts_with("manifests/") { vec![accept_manifests()] } else { Vec::new() };
         let mut attempt = 0;
         let (bytes, announced) = loop {
             attempt += 1;
-            let mut response =
-                self.client.get(self.endpoint, self.image, path, &[accept_manifests()], self.cancel)?;
+            let mut response = self.client.get(self.endpoint, self.image, path, &headers, self.cancel)?;
             let announced = http::text(&response.headers, &header::CONTENT_TYPE).map(str::to_owned);
             match response.body.read_to_limit(limit, self.cancel) {
                 Ok(bytes) => break (bytes, announced),
