@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest as _, Sha256};
 
 use super::Store;
-use super::db::TxError;
+use super::db::{Db, TxError};
 use super::draft::{random_name, take_over};
 use super::error::{At, StoreError};
 
@@ -56,8 +56,9 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        self.note_use();
         let digest = Digest::of(bytes);
-        if self.has_blob(&digest) {
+        if self.has_blob(&digest) && is_known(self.db(), &digest)? {
             refresh(&self.blob_path(&digest));
             return Ok(digest);
         }
@@ -137,14 +138,18 @@ impl BlobWriter {
         if let Some(expected) = expected.filter(|expected| *expected != actual) {
             return Err(StoreError::DigestMismatch { expected, actual });
         }
+        self.store.note_use();
         let place = self.store.blob_path(&actual);
-        if place.is_file() {
-            refresh(&place);
-        } else if let Some(path) = &self.path {
-            std::fs::rename(path, &place).at(&place)?;
-            self.path = None;
-        }
-        self.store.db().write(|tx| insert(tx, &actual, self.size_bytes))?;
+        let path = &mut self.path;
+        self.store.db().write(|tx| {
+            // Within the transaction: garbage collection, which is one too, cannot take the blob before it has its row.
+            if place.is_file() {
+                refresh(&place);
+            } else if let Some(from) = path.take() {
+                std::fs::rename(&from, &place).at(&place)?;
+            }
+            insert(tx, &actual, self.size_bytes)
+        })?;
         self.store.wake_settler();
         Ok((actual, self.size_bytes))
     }
@@ -176,6 +181,14 @@ pub(super) fn insert(connection: &Connection, digest: &Digest, size_bytes: u64) 
         .prepare_cached("INSERT OR IGNORE INTO blobs(digest, size_bytes) VALUES(?1, ?2)")?
         .execute(params![digest.as_bytes(), size_bytes.cast_signed()])?;
     Ok(())
+}
+
+fn is_known(db: &Db, digest: &Digest) -> Result<bool, StoreError> {
+    db.read(|connection| {
+        connection
+            .prepare_cached("SELECT EXISTS(SELECT 1 FROM blobs WHERE digest = ?1)")?
+            .query_row(params![digest.as_bytes()], |row| row.get(0))
+    })
 }
 
 /// Hashes a file to its end; returns the size too.

@@ -2,7 +2,7 @@
 //!
 //! A layer is needed by records and images; a blob by images (config, manifest, and what these name) and by the memo of a
 //! needed layer's compression. Whatever a build has just found or made may be in no record yet, so what was used within
-//! [`SPARED_SECONDS`] stays, unless nobody else uses the store.
+//! [`SPARED_SECONDS`] stays, unless nobody can be using any.
 //!
 //! Everything happens in one write transaction: a build that finds a layer notes its use first (see
 //! `layers::USE_GRAIN_SECONDS`), and either this sees the note or the build sees the layer gone.
@@ -12,6 +12,7 @@ use std::fs::{DirEntry, File};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use kiln_image::{DiffId, Digest};
@@ -43,26 +44,31 @@ pub struct Freed {
 }
 
 impl Store {
-    /// Removes layers and blobs that no image, record or build needs. Safe while others build; what they may be using
-    /// then stays. Disk space is given back in the background.
+    /// Removes layers and blobs that no image, record or build needs. Disk space is given back in the background.
+    ///
+    /// Safe while others build: as long as any other handle on the store is open, or this one has found or made
+    /// anything, what was used within a day stays. So open the store anew to remove all that can go.
     ///
     /// # Errors
     /// I/O.
     pub fn remove_unreferenced(&self) -> Result<Freed, StoreError> {
         let _alone = FileLock::take_now(&self.lock_path("collect"), Mode::Exclusive, Kind::Kept)?;
         let use_path = self.lock_path("use");
-        let is_only_user =
-            Arc::strong_count(&self.inner) == 1 && self.inner.in_use.try_exclusive(&use_path)?;
-        let result = self.remove_unused_since(if is_only_user { 0 } else { SPARED_SECONDS });
-        if is_only_user {
+        let is_alone = Arc::strong_count(&self.inner) == 1 && self.inner.in_use.try_exclusive(&use_path)?;
+        let result = self.remove_unused(is_alone);
+        if is_alone {
             self.inner.in_use.shared_again(&use_path)?;
         }
         result
     }
 
-    fn remove_unused_since(&self, spared_seconds: i64) -> Result<Freed, StoreError> {
+    fn remove_unused(&self, is_alone: bool) -> Result<Freed, StoreError> {
         let trash = LayerDraft::new(self.root())?;
         let freed = self.db().write(|tx| {
+            // Asked with the connection in hand: another thread of this process either noted its use before it looked
+            // for something, or looks after this transaction.
+            let spares = !is_alone || self.inner.has_given.load(Ordering::SeqCst);
+            let spared_seconds = if spares { SPARED_SECONDS } else { 0 };
             let mut freed = Freed::default();
             self.remove_layers(tx, spared_seconds, &trash, &mut freed)?;
             self.remove_blobs(tx, spared_seconds, &trash, &mut freed)?;
@@ -94,9 +100,7 @@ impl Store {
             freed.layers += 1;
             freed.size_bytes += size_bytes.map_or(0, i64::cast_unsigned);
         }
-        if spared_seconds > 0 {
-            return Ok(()); // A directory without a row may be one that is being committed.
-        }
+        // Directories without a row: a commit has its own within its transaction, so these are of killed processes.
         let known: HashSet<[u8; 32]> = tx
             .prepare_cached("SELECT id FROM layers")?
             .query_map([], |row| row.get(0))?

@@ -17,8 +17,13 @@ use super::error::StoreError;
 pub(super) const FORMAT: u32 = 1;
 /// Another process' transaction takes milliseconds; this long means it is stuck.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-/// 40 MB of log, should no settling thread ever live long enough to checkpoint.
-const BACKSTOP_PAGES: u32 = 10_000;
+/// 16 MB of log, should no settling thread ever live long enough to checkpoint.
+const BACKSTOP_PAGES: u32 = 4_000;
+/// The first to open the database reads the whole log (some 2 ms for each MB): above this it is worth two fsyncs in the
+/// background to fold it in.
+const LARGE_LOG_BYTES: u64 = 1 << 20;
+/// Builds go first: a checkpoint that finds them at work leaves the log's end for the next time.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
 /// All statements of this crate stay prepared.
 const CACHED_STATEMENTS: usize = 64;
 
@@ -50,7 +55,7 @@ CREATE TABLE records(
     duration_ns INTEGER NOT NULL,
     log BLOB NOT NULL,
     made_at INTEGER NOT NULL
-);
+) WITHOUT ROWID;
 CREATE TABLE record_layers(
     key BLOB NOT NULL,
     position INTEGER NOT NULL,
@@ -184,6 +189,25 @@ impl Db {
         run().map_err(|error| match error {
             TxError::Sql(error) => failure(&self.path, &error),
             TxError::Store(error) => error,
+        })
+    }
+
+    /// Whether the log is long enough to slow the next opening down.
+    pub(super) fn has_large_log(&self) -> bool {
+        let [log, _] = companions(&self.path);
+        std::fs::metadata(&log).is_ok_and(|found| found.len() > LARGE_LOG_BYTES)
+    }
+
+    /// Folds the log into the database and empties it. Waits for two fsyncs; other connections write on meanwhile, but
+    /// for the last moment.
+    pub(super) fn checkpoint(&self) -> Result<(), StoreError> {
+        self.read(|connection| {
+            connection.busy_timeout(CHECKPOINT_TIMEOUT)?;
+            // The bulk without a lock; then what came meanwhile, and the emptying, with one.
+            for pragma in ["PRAGMA wal_checkpoint(PASSIVE)", "PRAGMA wal_checkpoint(TRUNCATE)"] {
+                connection.query_row(pragma, [], |_| Ok(()))?;
+            }
+            connection.busy_timeout(BUSY_TIMEOUT)
         })
     }
 

@@ -1,7 +1,6 @@
 //! Image names and what they point at.
 
 use kiln_image::{Digest, ImageRef, Platform};
-use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Store;
@@ -175,14 +174,11 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(i64, ImageRecord)> {
     let digest =
         |index| Ok::<_, rusqlite::Error>(row.get::<_, Option<[u8; 32]>>(index)?.map(Digest::from_bytes));
     let name: Option<String> = row.get(1)?;
-    let name = name
-        .map(|name| name.parse::<ImageRef>())
-        .transpose()
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, Box::new(error)))?;
     Ok((
         row.get(0)?,
         ImageRecord {
-            name,
+            // A name that a later kiln's grammar refuses must not count as damage to the database.
+            name: name.and_then(|name| name.parse().ok()),
             platform: Platform { os: row.get(2)?, architecture: row.get(3)?, variant: row.get(4)? },
             config: Digest::from_bytes(row.get(5)?),
             manifest: digest(6)?,

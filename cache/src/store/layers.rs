@@ -112,8 +112,9 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn layer(&self, id: LayerId) -> Result<Option<Layer>, StoreError> {
+        self.note_use();
         match row(self.db(), id)? {
-            Some(row) if self.layer_path(id).is_dir() && self.touch(id, &row)? => {
+            Some(row) if self.layer_path(id).is_dir() && self.touch(id, row.used_at)? => {
                 Ok(Some(Layer { id, contents: row.contents }))
             }
             _ => Ok(None),
@@ -206,15 +207,17 @@ impl Store {
         made: &New,
         also: impl FnOnce(&Connection) -> Result<(), TxError>,
     ) -> Result<(), StoreError> {
+        self.note_use();
         let (fs, path) = (draft.fs(), self.layer_path(made.layer.id));
         if made.layer.id != draft.id() {
             // So that a sweep knows where to look if this process is killed after the rename.
             let becomes = draft.path().join(BECOMES);
             std::fs::write(&becomes, made.layer.id.to_string()).at(&becomes)?;
-            discard(self.root(), made.layer.id, draft)?;
         }
-        std::fs::rename(&fs, &path).at(&path)?;
         let recorded = self.db().write(|tx| {
+            // Within the transaction: garbage collection, which is one too, never sees a layer without its row.
+            discard(self.root(), made.layer.id, draft)?;
+            std::fs::rename(&fs, &path).at(&path)?;
             insert(tx, made)?;
             also(tx)
         });
@@ -228,9 +231,9 @@ impl Store {
     }
 
     /// Notes that the layer was used. `false`: garbage collection was faster.
-    fn touch(&self, id: LayerId, row: &LayerRow) -> Result<bool, StoreError> {
+    pub(super) fn touch(&self, id: LayerId, used_at: i64) -> Result<bool, StoreError> {
         let now = db::now();
-        if now - row.used_at < USE_GRAIN_SECONDS {
+        if now - used_at < USE_GRAIN_SECONDS {
             return Ok(true);
         }
         self.db().write(|tx| {

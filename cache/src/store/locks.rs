@@ -146,6 +146,8 @@ impl Drop for FileLock {
             // Before the lock goes with the descriptor: nobody else can have made another file here yet.
             let _ = std::fs::remove_file(path);
         }
+        // Closing is not enough while a child that another thread is just starting still has a copy of the descriptor.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 

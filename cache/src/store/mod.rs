@@ -28,6 +28,7 @@ mod sweep;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_image::Digest;
 
@@ -53,6 +54,8 @@ struct Inner {
     db: db::Db,
     /// Shared for as long as any clone lives: garbage collection and a rebuild want it alone.
     in_use: locks::FileLock,
+    /// Whether this handle ever found or made a layer or blob, that is, whether its holder may be using one.
+    has_given: AtomicBool,
     settler: settle::Settler,
 }
 
@@ -87,7 +90,12 @@ impl Store {
         self.root().join("locks").join(name)
     }
 
+    /// To be called before a look at the database that may find something for the caller to use.
+    fn note_use(&self) {
+        self.inner.has_given.store(true, Ordering::SeqCst);
+    }
+
     fn wake_settler(&self) {
-        self.inner.settler.wake(self.root(), self.db().path());
+        self.inner.settler.wake(settle::Wake::Soon, self.root(), self.db().path());
     }
 }

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::Access;
 
@@ -13,7 +14,7 @@ use super::draft::LayerDraft;
 use super::error::{At, StoreError};
 use super::locks::{FileLock, Kind, Mode};
 use super::recover::{needs_recovery, recover};
-use super::settle::{Settler, has_unsettled};
+use super::settle::{Settler, Wake, has_unsettled};
 use super::{Inner, Store, sweep};
 
 /// The last one's presence says that all are there.
@@ -55,12 +56,13 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
         recover(&root, &db)?;
     }
     sweep::sweep(&root, &db)?;
-    let unsettled = has_unsettled(&db)?;
-    let store = Store { inner: Arc::new(Inner { root, db, in_use, settler: Settler::default() }) };
-    if unsettled {
-        store.wake_settler();
+    let settler = Settler::default();
+    if db.has_large_log() {
+        settler.wake(Wake::Now, &root, &db_path);
+    } else if has_unsettled(&db)? {
+        settler.wake(Wake::Soon, &root, &db_path);
     }
-    Ok(store)
+    Ok(Store { inner: Arc::new(Inner { root, db, in_use, has_given: AtomicBool::new(false), settler }) })
 }
 
 /// The database if it has its schema, and whether the machine was started anew since it was last opened.

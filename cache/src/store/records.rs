@@ -66,12 +66,15 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn find(&self, key: &StepKey) -> Result<Option<Record>, StoreError> {
+        self.note_use();
         let Some((mut record, layers)) = self.db().read(|connection| read_record(connection, key))? else {
             return Ok(None);
         };
-        for (id, contents) in layers {
-            match contents {
-                Some(contents) if self.layer_path(id).is_dir() => record.layers.push(Layer { id, contents }),
+        for (id, known) in layers {
+            match known {
+                Some((contents, used_at)) if self.layer_path(id).is_dir() && self.touch(id, used_at)? => {
+                    record.layers.push(Layer { id, contents });
+                }
                 _ => return self.drop_record(key, id).map(|()| None),
             }
         }
@@ -152,6 +155,8 @@ impl Claim {
         let made = New::from_draft(&draft, contents)?;
         let record = self.record_of(vec![made.layer], record);
         self.store.keep(&draft, &made, |tx| write_record(tx, &record))?;
+        // Waiters go before what is left of the draft is removed.
+        drop(self);
         Ok(record)
     }
 
@@ -181,16 +186,17 @@ impl Claim {
     }
 }
 
-type LayerOfRecord = (LayerId, Option<ContentsDigest>);
+/// With contents and last use where the layer is known.
+type LayerOfRecord = (LayerId, Option<(ContentsDigest, i64)>);
 
-/// The record without its layers, and these with their contents where the layer is known.
+/// The record without its layers, and these.
 fn read_record(
     connection: &Connection,
     key: &StepKey,
 ) -> rusqlite::Result<Option<(Record, Vec<LayerOfRecord>)>> {
     // One statement, so that both come from the same state of the database. A record without layers is one row of nulls.
     let mut statement = connection.prepare_cached(
-        "SELECT r.name, r.duration_ns, r.log, rl.layer, l.contents FROM records r
+        "SELECT r.name, r.duration_ns, r.log, rl.layer, l.contents, l.used_at FROM records r
          LEFT JOIN record_layers rl ON rl.key = r.key LEFT JOIN layers l ON l.id = rl.layer
          WHERE r.key = ?1 ORDER BY rl.position",
     )?;
@@ -208,11 +214,11 @@ fn read_record(
             found = Some((record, Vec::new()));
         }
         if let (Some((_, layers)), Some(layer)) = (found.as_mut(), row.get::<_, Option<[u8; 32]>>(3)?) {
-            let contents: Option<[u8; 32]> = row.get(4)?;
-            layers.push((
-                LayerId::from_bytes(layer),
-                contents.map(|bytes| ContentsDigest(Digest::from_bytes(bytes))),
-            ));
+            let known = match row.get::<_, Option<[u8; 32]>>(4)? {
+                Some(contents) => Some((ContentsDigest(Digest::from_bytes(contents)), row.get(5)?)),
+                None => None,
+            };
+            layers.push((LayerId::from_bytes(layer), known));
         }
     }
     Ok(found)

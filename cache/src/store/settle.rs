@@ -20,19 +20,26 @@ use super::error::{At, StoreError};
 const QUIET: Duration = Duration::from_millis(200);
 /// A build that never pauses is synced this often.
 const AT_MOST: Duration = Duration::from_secs(5);
-/// The write-ahead log is folded into the database when it is larger.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
 
 /// Wakes the thread; the thread ends when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Settler {
-    thread: Mutex<Option<Sender<()>>>,
+    thread: Mutex<Option<Sender<Wake>>>,
+}
+
+/// When to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// In the next quiet moment.
+    Soon,
+    /// Now: the log is long, and a process that finds everything done does not live until a quiet moment.
+    Now,
 }
 
 impl Settler {
-    pub(super) fn wake(&self, root: &Path, db: &Path) {
+    pub(super) fn wake(&self, when: Wake, root: &Path, db: &Path) {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if thread.as_ref().is_some_and(|sender| sender.send(()).is_ok()) {
+        if thread.as_ref().is_some_and(|sender| sender.send(when).is_ok()) {
             return;
         }
         let (sender, receiver) = channel();
@@ -40,7 +47,7 @@ impl Settler {
         let started =
             std::thread::Builder::new().name("kiln-settle".into()).spawn(move || run(&root, db, &receiver));
         // Without a thread nothing gets settled now: slower after a power cut, never wrong.
-        if started.is_ok() && sender.send(()).is_ok() {
+        if started.is_ok() && sender.send(when).is_ok() {
             *thread = Some(sender);
         }
     }
@@ -68,26 +75,23 @@ pub(super) fn has_unsettled(db: &Db) -> Result<bool, StoreError> {
     })
 }
 
-fn run(root: &Path, db: PathBuf, wakes: &Receiver<()>) {
-    while wakes.recv().is_ok() {
+fn run(root: &Path, db: PathBuf, wakes: &Receiver<Wake>) {
+    while let Ok(wake) = wakes.recv() {
         let latest = Instant::now() + AT_MOST;
-        let ends = loop {
-            match wakes.recv_timeout(QUIET) {
-                Ok(()) if Instant::now() < latest => {}
-                Ok(()) | Err(RecvTimeoutError::Timeout) => break false,
-                Err(RecvTimeoutError::Disconnected) => break true,
-            }
-        };
+        let mut wake = Ok(wake);
+        while wake == Ok(Wake::Soon) && Instant::now() < latest {
+            wake = wakes.recv_timeout(QUIET);
+        }
         // A connection of its own: a checkpoint's fsync must not hold the one that builds use.
         let result = match Db::open(&db) {
-            Ok(Opened::Ready(db)) => settle(root, &db).and_then(|()| checkpoint(&db)),
+            Ok(Opened::Ready(db)) => settle(root, &db),
             Ok(Opened::Unformatted) => Ok(()),
             Err(error) => Err(error),
         };
         if let Err(error) = result {
             tracing::debug!(%error, "layers stay unsettled");
         }
-        if ends {
+        if wake == Err(RecvTimeoutError::Disconnected) {
             return;
         }
     }
@@ -105,13 +109,9 @@ fn settle(root: &Path, db: &Db) -> Result<(), StoreError> {
         tx.prepare_cached("UPDATE blobs SET settled = 1 WHERE settled = 0 AND seq <= ?1")?
             .execute(params![blobs.unwrap_or(0)])?;
         Ok(())
-    })
-}
-
-fn checkpoint(db: &Db) -> Result<(), StoreError> {
-    let [log, _] = super::db::companions(db.path());
-    if std::fs::metadata(&log).is_ok_and(|found| found.len() > CHECKPOINT_BYTES) {
-        db.read(|connection| connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))?;
+    })?;
+    if db.has_large_log() {
+        db.checkpoint()?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod blobs;
 mod collect;
+mod digests;
 mod failures;
 mod images;
 mod layers;

@@ -70,15 +70,24 @@ fn role() {
                 std::thread::park();
             }
         }
+        "stop digested" => {
+            for name in ["good", "bad"] {
+                claim(&store, name).commit(draft(&store, name), None, NewRecord::default()).unwrap();
+            }
+            eprintln!("made");
+            loop {
+                std::thread::park();
+            }
+        }
         other => panic!("no role {other}"),
     }
 }
 
 /// A store whose only user was killed, and whose settling thread is dead with it.
-pub(crate) fn stopped_store() -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn stopped_store(role: &str) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");
-    let mut child = start("stop", &root);
+    let mut child = start(role, &root);
     wait_for(&mut child, "made");
     child.kill().unwrap();
     child.wait().unwrap();

@@ -7,7 +7,7 @@ const REBOOT: &str = "UPDATE meta SET value = 'another boot' WHERE name = 'boot_
 
 /// What the disk looks like after a stop, before the store is opened again.
 fn stopped(also: &str) -> (tempfile::TempDir, std::path::PathBuf) {
-    let (dir, root) = stopped_store();
+    let (dir, root) = stopped_store("stop");
     tamper(&root, REBOOT);
     tamper(&root, also);
     (dir, root)
