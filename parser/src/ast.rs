@@ -1,7 +1,12 @@
 //! What a Dockerfile says, typed. Words are kept **unexpanded**: expansion needs the values in effect and is done by
 //! the planner with [`crate::expand`].
 
-use crate::{Span, Spanned, Warning};
+use std::borrow::Cow;
+
+use crate::expand::ExpandError;
+use crate::heredoc;
+use crate::instruction::mount;
+use crate::{MountProblem, Span, Spanned, Warning};
 
 /// A parsed file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +59,7 @@ pub struct Instruction {
     /// The whole instruction, heredoc bodies included.
     pub span: Span,
     /// Its text with continuations joined, keyword as written, comments and heredoc bodies left out. This is what
-    /// progress shows, and (with upper-case keyword) what ONBUILD stores.
+    /// progress shows.
     pub original: String,
     /// The comment block right above, without `#`.
     pub comment: Vec<String>,
@@ -139,6 +144,8 @@ pub struct Heredoc {
     pub chomp: bool,
     /// The body, tabs already removed for `<<-`.
     pub body: String,
+    /// The body as written: what the shell of `RUN cat <<-EOF` is given.
+    pub raw: String,
     /// The body's place.
     pub span: Span,
 }
@@ -160,6 +167,37 @@ pub struct Run {
     pub devices: Vec<Spanned<String>>,
     /// The flags as written (for the step's name).
     pub flags: Vec<String>,
+}
+
+impl Run {
+    /// Returns the heredoc whose body is the script: the command is a sole `<<EOF` word.
+    pub fn script(&self) -> Option<&Heredoc> {
+        match (&self.command, self.heredocs.as_slice()) {
+            (Command::Shell(text), [heredoc]) if heredoc::in_word(text).is_some() => Some(heredoc),
+            _ => None,
+        }
+    }
+
+    /// Returns the text for SHELL, also the one that history keeps; `None` for the exec form.
+    ///
+    /// A script that begins with `#!` is not the shell's but a program of its own: see [`Run::script`] before this.
+    pub fn shell_text(&self) -> Option<Cow<'_, str>> {
+        let Command::Shell(text) = &self.command else { return None };
+        if let Some(script) = self.script() {
+            return Some(Cow::Borrowed(&script.body));
+        }
+        if self.heredocs.is_empty() {
+            return Some(Cow::Borrowed(text));
+        }
+        // The shell reads the heredocs itself, so their bodies go back to where they were.
+        let mut full = text.clone();
+        for heredoc in &self.heredocs {
+            full.push('\n');
+            full.push_str(&heredoc.raw);
+            full.push_str(&heredoc.name);
+        }
+        Some(Cow::Owned(full))
+    }
 }
 
 /// `RUN --network=`.
@@ -189,6 +227,23 @@ pub struct Mount {
     pub kind: MountKind,
     /// `target`/`dst`/`destination`; may be relative to WORKDIR. `None` for a secret or ssh without one.
     pub target: Option<String>,
+    /// The flag's value as written.
+    pub written: String,
+}
+
+impl Mount {
+    /// Parses the mount again, every value passed through `expand` first.
+    ///
+    /// Until then a value of a typed option (`mode=$MODE`, `type=$TYPE`) that has a variable in it counts as absent.
+    ///
+    /// # Errors
+    /// What `expand` returns, and what is wrong with the values it made.
+    pub fn expanded(
+        &self,
+        mut expand: impl FnMut(&str) -> Result<String, ExpandError>,
+    ) -> Result<Self, MountProblem> {
+        mount::parse_expanded(&self.written, &mut expand)
+    }
 }
 
 /// The kinds of mounts.

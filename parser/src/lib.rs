@@ -8,14 +8,25 @@
 #![forbid(unsafe_code)]
 
 mod ast;
+mod checks;
+mod dockerfile;
 mod error;
 pub mod expand;
+mod flags;
+mod glob;
+mod heredoc;
 pub mod ignore;
+mod instruction;
+mod lexer;
+mod lint;
 pub mod pattern;
 mod span;
+mod suggest;
+mod words;
 
 pub use ast::*;
-pub use error::{ParseError, ParseErrors, Warning};
+pub use checks::{BadCheck, Checks};
+pub use error::{MountProblem, ParseError, ParseErrors, Warning};
 pub use span::{Span, Spanned};
 
 /// Parses a whole Dockerfile.
@@ -25,8 +36,7 @@ pub use span::{Span, Spanned};
 /// # Errors
 /// Every mistake found, in the order of the file; never empty.
 pub fn parse(text: &[u8]) -> Result<Dockerfile, ParseErrors> {
-    let _ = text;
-    todo!()
+    dockerfile::parse(text)
 }
 
 /// Parses the text of an `ONBUILD` trigger (or any single instruction) as the instruction it stands for.
@@ -34,6 +44,5 @@ pub fn parse(text: &[u8]) -> Result<Dockerfile, ParseErrors> {
 /// # Errors
 /// As [`parse`]; `FROM`, `ONBUILD` and `MAINTAINER` are refused (Dockerfile reference, ONBUILD).
 pub fn parse_trigger(text: &str) -> Result<Instruction, ParseErrors> {
-    let _ = text;
-    todo!()
+    dockerfile::parse_trigger(text)
 }

@@ -1,0 +1,149 @@
+//! From lines to stages: what stands where, and which rules of style it meets.
+
+use crate::instruction::{self, Parsed, Request};
+use crate::lexer::{Lexer, Logical};
+use crate::lint::Linter;
+use crate::{Dockerfile, Instruction, InstructionKind, ParseError, ParseErrors, Spanned, Stage, heredoc};
+
+/// Largest file that is read; BuildKit's limit for what a client may send it in one message is of the same order.
+pub(crate) const MAX_FILE_BYTES: usize = 16 << 20;
+
+/// Most mistakes reported for one file: after that many it is no Dockerfile.
+const MAX_ERRORS: usize = 20;
+
+pub(crate) fn parse(text: &[u8]) -> Result<Dockerfile, ParseErrors> {
+    if text.is_empty() {
+        return Err(ParseError::EmptyFile.into());
+    }
+    if text.len() > MAX_FILE_BYTES {
+        return Err(ParseError::FileTooLong { limit: MAX_FILE_BYTES }.into());
+    }
+    let mut lexer = Lexer::new(text);
+    let mut reader = Reader::default();
+    while reader.errors.len() < MAX_ERRORS {
+        match lexer.next_logical() {
+            Ok(Some(line)) => reader.instruction(&mut lexer, line),
+            Ok(None) => break,
+            Err(error) => {
+                reader.seen = true;
+                reader.errors.push(error);
+            }
+        }
+    }
+    reader.finish(lexer)
+}
+
+pub(crate) fn parse_trigger(text: &str) -> Result<Instruction, ParseErrors> {
+    if text.is_empty() {
+        return Err(ParseError::EmptyFile.into());
+    }
+    let mut lexer = Lexer::new(text.as_bytes());
+    let Some(mut line) = lexer.next_logical()? else {
+        return Err(ParseError::NoInstructions { span: lexer.end() }.into());
+    };
+    let bodies = heredocs(&mut lexer, &mut line)?;
+    let mut request = instruction::request(&line, lexer.escape())?;
+    instruction::refuse_trigger(&request)?;
+    request.heredocs = bodies;
+    let Parsed::Other(kind) = request.parse()? else {
+        return Err(ParseError::ForbiddenTrigger { instruction: "FROM", span: line.span }.into());
+    };
+    if let Some(more) = lexer.next_logical()? {
+        return Err(ParseError::SeveralInstructions { span: more.span }.into());
+    }
+    let original = line.text().as_str().to_owned();
+    Ok(Instruction { kind, span: line.span, original, comment: line.comment })
+}
+
+/// Reads the bodies of the heredocs that `line` opens.
+fn heredocs(lexer: &mut Lexer<'_>, line: &mut Logical) -> Result<Vec<crate::Heredoc>, ParseError> {
+    let request = instruction::request(line, lexer.escape());
+    if !request.is_ok_and(|request| request.may_have_heredocs()) {
+        return Ok(Vec::new());
+    }
+    let delimiters = heredoc::in_line(line.text().as_str());
+    delimiters.into_iter().map(|delimiter| lexer.heredoc(delimiter, line)).collect()
+}
+
+/// What has been read so far.
+#[derive(Debug, Default)]
+struct Reader {
+    global_args: Vec<Spanned<Vec<crate::ArgPair>>>,
+    stages: Vec<Stage>,
+    errors: Vec<ParseError>,
+    linter: Linter,
+    /// Whether there was any instruction, right or wrong.
+    seen: bool,
+    /// Whether a FROM was wrong, so that what follows is no stage's.
+    lost_stage: bool,
+}
+
+impl Reader {
+    fn instruction(&mut self, lexer: &mut Lexer<'_>, mut line: Logical) {
+        self.seen = true;
+        let result = heredocs(lexer, &mut line).and_then(|bodies| {
+            let mut request = Request::new(line.text(), lexer.escape())?;
+            request.heredocs = bodies;
+            let is_from = request.keyword == "FROM";
+            self.linter.line(&line, &request);
+            request.parse().inspect_err(|_| self.lost_stage |= is_from)
+        });
+        match result {
+            Ok(parsed) => self.take(parsed, &mut line),
+            Err(error) => self.errors.push(error),
+        }
+    }
+
+    fn take(&mut self, parsed: Parsed, line: &mut Logical) {
+        let span = line.span;
+        let original = line.text().as_str().to_owned();
+        let comment = std::mem::take(&mut line.comment);
+        let kind = match parsed {
+            Parsed::From(from) => {
+                self.linter.from(&from, line, &self.stages);
+                self.stages.push(Stage {
+                    name: from.name,
+                    base: from.base,
+                    platform: from.platform,
+                    original,
+                    comment,
+                    span,
+                    instructions: Vec::new(),
+                });
+                return;
+            }
+            Parsed::Other(kind) => kind,
+        };
+        match (self.stages.last_mut(), kind) {
+            (Some(stage), kind) => {
+                self.linter.instruction(&kind, span);
+                stage.instructions.push(Instruction { kind, span, original, comment });
+            }
+            (None, InstructionKind::Arg(value)) => self.global_args.push(Spanned { value, span }),
+            (None, _) if self.lost_stage => {}
+            (None, _) => {
+                self.lost_stage = true;
+                let instruction = Request::new(line.text(), '\\').map_or("RUN", |request| request.keyword);
+                self.errors.push(ParseError::BeforeFirstStage { instruction, span });
+            }
+        }
+    }
+
+    fn finish(mut self, lexer: Lexer<'_>) -> Result<Dockerfile, ParseErrors> {
+        let span = lexer.end();
+        if self.errors.is_empty() && !self.seen {
+            self.errors.push(ParseError::NoInstructions { span });
+        } else if self.errors.is_empty() && self.stages.is_empty() {
+            self.errors.push(ParseError::NoStages { span });
+        }
+        if !self.errors.is_empty() {
+            return Err(ParseErrors(self.errors));
+        }
+        Ok(Dockerfile {
+            directives: lexer.into_directives(),
+            global_args: self.global_args,
+            warnings: self.linter.finish(),
+            stages: self.stages,
+        })
+    }
+}

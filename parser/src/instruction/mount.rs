@@ -1,0 +1,366 @@
+//! `RUN --mount=` (FEATURES RN16–RN31): one line of comma-separated `key=value` fields.
+
+use nom::branch::alt;
+use nom::bytes::complete::{tag, take_while, take_while1};
+use nom::character::complete::char;
+use nom::combinator::{all_consuming, map, value};
+use nom::multi::{fold_many0, separated_list1};
+use nom::sequence::delimited;
+use nom::{IResult, Parser};
+
+use crate::expand::ExpandError;
+use crate::suggest::closest;
+use crate::{CacheSharing, Mount, MountKind, MountProblem};
+
+const KEYS: [&str; 18] = [
+    "type",
+    "from",
+    "source",
+    "src",
+    "target",
+    "dst",
+    "destination",
+    "readonly",
+    "ro",
+    "readwrite",
+    "rw",
+    "required",
+    "size",
+    "id",
+    "sharing",
+    "mode",
+    "uid",
+    "gid",
+];
+
+const KINDS: [&str; 5] = ["bind", "cache", "secret", "ssh", "tmpfs"];
+
+/// Parses a mount as it is written. A value with a variable in it is checked no further than the text allows.
+pub(crate) fn parse(text: &str) -> Result<Mount, MountProblem> {
+    Options::read(text, &mut |value| Ok(value.to_owned()))?.mount(text)
+}
+
+/// Parses a mount after expanding each value.
+pub(crate) fn parse_expanded(
+    text: &str,
+    expand: &mut dyn FnMut(&str) -> Result<String, ExpandError>,
+) -> Result<Mount, MountProblem> {
+    let mut options = Options::read(text, expand)?;
+    options.is_expanded = true;
+    options.mount(text)
+}
+
+/// The fields as read, before they are judged together.
+#[derive(Debug, Default)]
+struct Options {
+    is_expanded: bool,
+    kind: Option<String>,
+    from: Option<String>,
+    source: Option<String>,
+    target: Option<String>,
+    read_only: Option<bool>,
+    required: Option<bool>,
+    size: Option<String>,
+    id: Option<String>,
+    env: Option<String>,
+    sharing: Option<String>,
+    mode: Option<String>,
+    uid: Option<String>,
+    gid: Option<String>,
+}
+
+impl Options {
+    fn read(
+        text: &str,
+        expand: &mut dyn FnMut(&str) -> Result<String, ExpandError>,
+    ) -> Result<Self, MountProblem> {
+        let (_, fields) =
+            all_consuming(fields).parse(text).map_err(|_| MountProblem::NotCsv { text: text.to_owned() })?;
+        let mut options = Self::default();
+        for field in &fields {
+            match field.split_once('=') {
+                None => options.switch(field)?,
+                Some((key, "")) if key.eq_ignore_ascii_case("from") => {}
+                // Stages are found before anything is expanded (FEATURES VX16).
+                Some((key, from)) if key.eq_ignore_ascii_case("from") && from.contains('$') => {
+                    return Err(MountProblem::FromVariable);
+                }
+                Some((key, value)) => options.set(key, expand(value)?, field)?,
+            }
+        }
+        Ok(options)
+    }
+
+    /// Takes a field without a value.
+    fn switch(&mut self, field: &str) -> Result<(), MountProblem> {
+        match field.to_lowercase().as_str() {
+            "readonly" | "ro" => self.read_only = Some(true),
+            "readwrite" | "rw" => self.read_only = Some(false),
+            "required" => self.required = Some(true),
+            _ => return Err(MountProblem::NotPair { field: field.to_owned() }),
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: &str, value: String, field: &str) -> Result<(), MountProblem> {
+        match key.to_lowercase().as_str() {
+            "type" => self.kind = Some(value.to_lowercase()),
+            "from" => self.from = Some(value),
+            "source" | "src" => self.source = Some(value),
+            "target" | "dst" | "destination" => self.target = Some(value),
+            "readonly" | "ro" => self.read_only = self.boolean("readonly", &value)?.or(self.read_only),
+            "readwrite" | "rw" => {
+                self.read_only =
+                    self.boolean("readwrite", &value)?.map(|writable| !writable).or(self.read_only);
+            }
+            "required" => self.required = self.boolean("required", &value)?.or(self.required),
+            "size" => self.size = Some(value),
+            "id" => self.id = Some(value),
+            "env" => self.env = Some(value),
+            "sharing" => self.sharing = Some(value),
+            "mode" => self.mode = Some(value),
+            "uid" => self.uid = Some(value),
+            "gid" => self.gid = Some(value),
+            other => {
+                return Err(MountProblem::UnknownKey {
+                    key: key.to_owned(),
+                    field: field.to_owned(),
+                    closest: closest(other, KEYS.into_iter().chain(["env"])),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn mount(self, text: &str) -> Result<Mount, MountProblem> {
+        let word = self.kind.as_deref().unwrap_or("bind");
+        // An unexpanded type says nothing yet; the expanded text is parsed again.
+        let word = if self.is_open(word) { "bind" } else { word };
+        let Some(kind) = KINDS.into_iter().find(|kind| *kind == word) else {
+            return Err(MountProblem::UnknownType { kind: word.to_owned(), closest: closest(word, KINDS) });
+        };
+        if !self.is_open(self.kind.as_deref().unwrap_or("")) {
+            self.check_keys(kind)?;
+        }
+        let target = self.target.clone().filter(|target| !target.is_empty());
+        if !matches!(kind, "secret" | "ssh") && is_root(target.as_deref().unwrap_or("/")) {
+            return Err(MountProblem::InvalidTarget { target: "/".to_owned() });
+        }
+        Ok(Mount { kind: self.kind(kind)?, target, written: text.to_owned() })
+    }
+
+    fn kind(self, kind: &str) -> Result<MountKind, MountProblem> {
+        let mode = self.number("mode", &self.mode, 8)?;
+        let uid = self.number("uid", &self.uid, 10)?;
+        let gid = self.number("gid", &self.gid, 10)?;
+        let required = self.required.unwrap_or(false);
+        Ok(match kind {
+            "cache" => MountKind::Cache {
+                sharing: self.sharing()?,
+                id: self.id,
+                from: self.from,
+                source: self.source.unwrap_or_else(|| "/".to_owned()),
+                read_only: self.read_only.unwrap_or(false),
+                mode,
+                uid,
+                gid,
+            },
+            "tmpfs" => MountKind::Tmpfs { size: self.size()? },
+            "secret" => {
+                MountKind::Secret { id: self.id.or(self.source), env: self.env, required, mode, uid, gid }
+            }
+            "ssh" => MountKind::Ssh { id: self.id.or(self.source), required, mode, uid, gid },
+            _ => MountKind::Bind {
+                from: self.from,
+                source: self.source.unwrap_or_else(|| "/".to_owned()),
+                writable: self.read_only == Some(false),
+            },
+        })
+    }
+
+    /// Refuses keys that the type does not have.
+    fn check_keys(&self, kind: &'static str) -> Result<(), MountProblem> {
+        let is_file = matches!(kind, "secret" | "ssh");
+        let rules = [
+            ("size", self.size.is_some(), kind == "tmpfs"),
+            ("required", self.required.is_some(), is_file),
+            ("sharing", self.sharing.is_some(), kind == "cache"),
+            ("env", self.env.is_some(), kind == "secret"),
+            ("mode", self.mode.is_some(), is_file || kind == "cache"),
+            ("uid", self.uid.is_some(), is_file || kind == "cache"),
+            ("gid", self.gid.is_some(), is_file || kind == "cache"),
+            ("from", self.from.is_some(), matches!(kind, "bind" | "cache")),
+        ];
+        if let Some((key, ..)) = rules.into_iter().find(|(_, given, allowed)| *given && !allowed) {
+            return Err(MountProblem::KeyNotForType { key, kind });
+        }
+        if kind == "secret" {
+            if self.id.is_some() && self.source.is_some() {
+                return Err(MountProblem::SecretIdTwice);
+            }
+            if self.id.is_none() && self.source.is_none() && self.target.is_none() {
+                return Err(MountProblem::SecretWithoutId);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `value` still waits for its variables.
+    fn is_open(&self, value: &str) -> bool {
+        !self.is_expanded && value.contains('$')
+    }
+
+    fn boolean(&self, key: &'static str, value: &str) -> Result<Option<bool>, MountProblem> {
+        match value {
+            "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(Some(true)),
+            "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(Some(false)),
+            open if self.is_open(open) => Ok(None),
+            _ => Err(MountProblem::InvalidValue { key, value: value.to_owned() }),
+        }
+    }
+
+    fn number(
+        &self,
+        key: &'static str,
+        value: &Option<String>,
+        radix: u32,
+    ) -> Result<Option<u32>, MountProblem> {
+        match value {
+            Some(value) if !self.is_open(value) => match u32::from_str_radix(value, radix) {
+                Ok(number) if !value.starts_with('+') => Ok(Some(number)),
+                _ => Err(MountProblem::InvalidValue { key, value: value.clone() }),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    fn sharing(&self) -> Result<CacheSharing, MountProblem> {
+        match self.sharing.as_deref() {
+            None | Some("shared") => Ok(CacheSharing::Shared),
+            Some("private") => Ok(CacheSharing::Private),
+            Some("locked") => Ok(CacheSharing::Locked),
+            Some(open) if self.is_open(open) => Ok(CacheSharing::Shared),
+            Some(other) => Err(MountProblem::UnknownSharing { value: other.to_owned() }),
+        }
+    }
+
+    fn size(&self) -> Result<Option<u64>, MountProblem> {
+        match self.size.as_deref() {
+            Some(text) if !self.is_open(text) => match bytes(text) {
+                Some(size) => Ok(Some(size)),
+                None => Err(MountProblem::InvalidValue { key: "size", value: text.to_owned() }),
+            },
+            _ => Ok(None),
+        }
+    }
+}
+
+fn is_root(target: &str) -> bool {
+    target.starts_with('/') && target.split('/').all(|part| matches!(part, "" | "." | ".."))
+}
+
+/// Reads a size with a binary unit: `64m`, `1.5GiB`, `4096`.
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|ch: char| !ch.is_ascii_digit() && ch != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(digits)?;
+    let number: f64 = number.parse().ok()?;
+    let power = match unit.trim_start().to_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        "p" | "pb" | "pib" => 50,
+        _ => return None,
+    };
+    let size = number * (1u64 << power) as f64;
+    // Above 2^63 no kernel takes it, and the conversion would clip in silence.
+    (size < i64::MAX as f64).then_some(size as u64)
+}
+
+/// One line of CSV (RFC 4180): a field with a comma is quoted as a whole, `""` inside quotes is a quote.
+fn fields(text: &str) -> IResult<&str, Vec<String>> {
+    let part = alt((map(take_while1(|ch| ch != '"'), str::to_owned), value("\"".to_owned(), tag("\"\""))));
+    let inner = fold_many0(part, String::new, |mut text, part| {
+        text.push_str(&part);
+        text
+    });
+    let quoted = delimited(char('"'), inner, char('"'));
+    let plain = map(take_while(|ch| ch != ',' && ch != '"'), str::to_owned);
+    separated_list1(char(','), alt((quoted, plain))).parse(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_mount_without_a_type_binds_the_context_read_only() {
+        let mount = parse("target=/ctx").unwrap();
+        assert_eq!(mount.target.as_deref(), Some("/ctx"));
+        assert_eq!(mount.kind, MountKind::Bind { from: None, source: "/".into(), writable: false });
+    }
+
+    #[test]
+    fn keys_are_case_insensitive_and_fields_may_be_quoted() {
+        let mount = parse("TYPE=secret,\"id=a,\"\"b\",Required").unwrap();
+        let MountKind::Secret { id, required, .. } = mount.kind else { unreachable!() };
+        assert_eq!((id.as_deref(), required), (Some("a,\"b"), true));
+    }
+
+    #[test]
+    fn values_with_variables_wait_for_the_expansion() {
+        let text = "type=cache,id=${ID},target=$T,mode=$M,sharing=${S},ro=$R";
+        let open = parse(text).unwrap();
+        assert_eq!(open.target.as_deref(), Some("$T"));
+        let values = |word: &str| -> Result<String, ExpandError> {
+            Ok(match word {
+                "${ID}" => "pip",
+                "$T" => "/t",
+                "$M" => "0700",
+                "${S}" => "locked",
+                "$R" => "true",
+                other => other,
+            }
+            .to_owned())
+        };
+        let mount = open.expanded(values).unwrap();
+        assert_eq!(mount.target.as_deref(), Some("/t"));
+        let MountKind::Cache { id, sharing, read_only, mode, .. } = mount.kind else { unreachable!() };
+        assert_eq!(
+            (id.as_deref(), sharing, read_only, mode),
+            (Some("pip"), CacheSharing::Locked, true, Some(0o700))
+        );
+    }
+
+    #[test]
+    fn wrong_mounts_are_named_as_buildkit_names_them() {
+        assert_eq!(problem("type=bind,target"), "invalid field 'target' must be a key=value pair");
+        assert_eq!(problem("type=volume,target=/x"), "unsupported mount type \"volume\"");
+        assert_eq!(problem("target=/x,colour=red"), "unexpected key 'colour' in 'colour=red'");
+        assert_eq!(problem("type=cache"), "invalid mount target \"/\"");
+        assert_eq!(problem("type=cache,target=/c,sharing=some"), "unsupported sharing value \"some\"");
+        assert_eq!(problem("target=/c,size=1g"), "unexpected key 'size' for mount type 'bind'");
+        assert_eq!(
+            problem("target=/c,from=$x"),
+            "'from' doesn't support variable expansion, define alias stage instead"
+        );
+        assert_eq!(
+            problem("target=/c,\"a\"b"),
+            "the mount options are not comma-separated fields: target=/c,\"a\"b"
+        );
+    }
+
+    #[test]
+    fn sizes_take_binary_units() {
+        assert_eq!(bytes("4194304"), Some(4 << 20));
+        assert_eq!(bytes("64m"), Some(64 << 20));
+        assert_eq!(bytes("1.5GiB"), Some(3 << 29));
+        assert_eq!(bytes("1x"), None);
+        assert_eq!(bytes("99999999999p"), None);
+    }
+}
