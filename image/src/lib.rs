@@ -4,15 +4,21 @@
 //! (unpack) and out (pack).
 //! Not here: where images are kept (`kiln-cache`), how they are made (`kiln-solver`, `kiln`).
 //!
-//! Start at [`registry::Registry::resolve`], [`layer::unpack`], [`layer::pack`].
+//! Start at [`registry::Registry::resolve`], [`layout::Layout`], [`archive::Archive`], [`layer::unpack`], [`layer::pack`].
 
+pub mod archive;
 mod digest;
+pub mod http;
 pub mod layer;
+pub mod layout;
 pub mod oci;
 mod platform;
 mod reference;
 pub mod registry;
+mod resolve;
+mod verify;
 
 pub use digest::{ContentsDigest, DiffId, Digest, InvalidDigest};
 pub use platform::{InvalidPlatform, Platform};
 pub use reference::{ImageRef, InvalidReference};
+pub use verify::Mismatch;

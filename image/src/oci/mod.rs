@@ -1,8 +1,17 @@
 //! The OCI image-spec's documents. What has a digest is kept as raw bytes beside these and never serialised again.
+//!
+//! What comes from outside is read by [`Document::parse`] and [`parse_config`], which refuse what two readers could
+//! understand differently. Go's writers put `null` where they mean "none": it counts as absent everywhere.
+
+mod document;
+pub mod media_type;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use document::{Document, DocumentError, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, parse_config};
+pub(crate) use document::{escape, list};
 
 use crate::{DiffId, Digest};
 
@@ -17,7 +26,7 @@ pub struct Descriptor {
     /// Bytes.
     pub size: u64,
     /// Notes on it.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// In an index: what it runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,7 +41,7 @@ pub struct PlatformSpec {
     /// GOOS.
     pub os: String,
     /// CPU variant.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub variant: String,
 }
 
@@ -48,10 +57,10 @@ pub struct Manifest {
     /// The image config.
     pub config: Descriptor,
     /// Bottom first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub layers: Vec<Descriptor>,
     /// Notes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -65,10 +74,10 @@ pub struct Index {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
     /// The entries.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub manifests: Vec<Descriptor>,
     /// Notes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -79,22 +88,24 @@ pub struct ImageConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// MAINTAINER.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub author: String,
-    /// GOARCH.
+    /// GOARCH; images made by hand may lack it.
+    #[serde(default, deserialize_with = "null_as_default")]
     pub architecture: String,
-    /// GOOS.
+    /// GOOS; images made by hand may lack it.
+    #[serde(default, deserialize_with = "null_as_default")]
     pub os: String,
     /// CPU variant.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub variant: String,
     /// What a container is started with.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub config: ContainerConfig,
     /// The layers.
     pub rootfs: RootFs,
     /// How it was made.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
 }
 
@@ -105,7 +116,7 @@ pub struct RootFs {
     #[serde(rename = "type")]
     pub kind: String,
     /// Bottom first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub diff_ids: Vec<DiffId>,
 }
 
@@ -122,25 +133,25 @@ pub struct History {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// The instruction.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub created_by: String,
     /// MAINTAINER.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub author: String,
     /// `buildkit.dockerfile.v0` for what a Dockerfile made.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub comment: String,
     /// Made no layer.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
     pub empty_layer: bool,
 }
 
-/// `config` of the config: JSON `null` counts as absent. Unknown fields are kept in `other`.
+/// `config` of the config: JSON `null` counts as absent, unknown fields are passed over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ContainerConfig {
     /// USER.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub user: String,
     /// EXPOSE, `80/tcp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,19 +169,19 @@ pub struct ContainerConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes: Option<BTreeMap<String, Empty>>,
     /// WORKDIR.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
     /// LABEL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
     /// STOPSIGNAL.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
     /// Docker: HEALTHCHECK.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
     /// Docker: Windows' word for a shell-form CMD.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
     pub args_escaped: bool,
     /// Docker: ONBUILD.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -185,22 +196,22 @@ pub struct ContainerConfig {
 #[serde(rename_all = "PascalCase")]
 pub struct Healthcheck {
     /// `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", …]`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,
     /// Nanoseconds.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub interval: u64,
     /// Nanoseconds.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub timeout: u64,
     /// Nanoseconds.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub start_period: u64,
     /// Nanoseconds.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub start_interval: u64,
     /// Count.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub retries: u64,
 }
 
@@ -208,6 +219,42 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// `{}`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// `{}`; whatever else stands there means the same, as for docker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Empty {}
+
+impl<'de> Deserialize<'de> for Empty {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self {})
+    }
+}
+
+fn null_as_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl PlatformSpec {
+    /// In containerd's normal form.
+    pub fn to_platform(&self) -> crate::Platform {
+        crate::Platform::new(&self.os, &self.architecture, &self.variant)
+    }
+}
+
+impl From<&crate::Platform> for PlatformSpec {
+    fn from(platform: &crate::Platform) -> Self {
+        Self {
+            architecture: platform.architecture.clone(),
+            os: platform.os.clone(),
+            variant: platform.variant.clone(),
+        }
+    }
+}
+
+impl ImageConfig {
+    /// What the image runs on, in containerd's normal form.
+    pub fn platform(&self) -> crate::Platform {
+        crate::Platform::new(&self.os, &self.architecture, &self.variant)
+    }
+}

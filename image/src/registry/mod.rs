@@ -1,44 +1,37 @@
 //! The registry client (distribution-spec): resolve names, read manifests and blobs, everything verified as it streams.
+//!
+//! Invariants: what was asked for by digest is verified by kiln, whatever the server's headers say; a login goes to
+//! the registry's own origin and to the token server that it names, nowhere else; every length has a limit.
+
+mod auth;
+mod blob;
+mod client;
+mod config;
+mod credentials;
+mod error;
+mod mirrors;
 
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::oci::{Descriptor, ImageConfig, Manifest};
-use crate::{Digest, ImageRef, Platform};
+use ureq::http::header;
 
-/// Mirrors, insecure registries and credentials: `registries.conf`, `auth.json`, `~/.docker/config.json`.
-#[derive(Clone, Debug, Default)]
-pub struct RegistryConfig {}
+pub use config::RegistryConfig;
+pub use error::RegistryError;
 
-impl RegistryConfig {
-    /// Reads `CONTAINERS_REGISTRIES_CONF` (else `$XDG_CONFIG_HOME/containers/registries.conf`, else
-    /// `/etc/containers/registries.conf`) and docker's credentials (`DOCKER_CONFIG`). `env` looks variables up.
-    ///
-    /// # Errors
-    /// A file that exists and cannot be read or parsed.
-    pub fn load(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, RegistryError> {
-        let _ = env("CONTAINERS_REGISTRIES_CONF");
-        todo!()
-    }
-}
+use blob::BlobReader;
+use client::{Client, accept_manifests};
+use mirrors::Endpoint;
 
-/// What went wrong between here and a registry.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RegistryError {
-    /// No such repository or tag.
-    #[error("{image}: not found")]
-    NotFound {
-        /// What was asked for.
-        image: String,
-    },
-}
+use crate::oci::{Descriptor, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest};
+use crate::resolve::{Documents, resolve};
+use crate::{Digest, ImageRef, Platform, http};
 
 /// A client with pooled connections; cheap to clone, shared by threads.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    _config: Arc<RegistryConfig>,
+    client: Arc<Client>,
 }
 
 /// An image as a registry (or layout) describes it, before any layer is read.
@@ -61,15 +54,23 @@ pub struct RemoteImage {
 }
 
 impl Registry {
-    /// A client.
+    /// A client. Nothing is read or connected before it is needed.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
+    /// None at present: TLS is set up with the first connection that needs it.
     pub fn new(config: RegistryConfig) -> Result<Self, RegistryError> {
-        Ok(Self { _config: Arc::new(config) })
+        Ok(Self { client: Arc::new(Client::new(config)) })
+    }
+
+    /// The HTTP client beneath, with the same proxies and retries, for `ADD https://…`.
+    pub fn http(&self) -> &http::Client {
+        &self.client.http
     }
 
     /// Looks `image` up and reads its manifest and config for `platform`; no layers.
+    ///
+    /// Two requests for an image that is no index, three for one that is. Mirrors are asked first, in order; the error
+    /// is that of the image's own registry.
     ///
     /// # Errors
     /// See [`RegistryError`]; [`RegistryError::NotFound`] when no such name exists.
@@ -79,11 +80,11 @@ impl Registry {
         platform: &Platform,
         cancel: &AtomicBool,
     ) -> Result<RemoteImage, RegistryError> {
-        let _ = (image, platform, cancel);
-        todo!()
+        self.at_endpoints(image, |endpoint| self.resolve_at(endpoint, image, platform, cancel))
     }
 
-    /// Opens a blob. The reader verifies size and digest: it gives an error instead of end of file when they differ.
+    /// Opens a blob. The reader verifies size and digest: it gives an error instead of end of file when they differ
+    /// ([`RegistryError::from_read`] has it), and goes on after a broken connection.
     ///
     /// # Errors
     /// See [`RegistryError`].
@@ -93,7 +94,136 @@ impl Registry {
         blob: &Descriptor,
         cancel: &Arc<AtomicBool>,
     ) -> Result<Box<dyn Read + Send>, RegistryError> {
-        let _ = (image, blob, cancel);
-        todo!()
+        self.at_endpoints(image, |endpoint| {
+            let (client, cancel) = (Arc::clone(&self.client), Arc::clone(cancel));
+            let reader = BlobReader::open(client, endpoint.clone(), image.clone(), blob.clone(), cancel)?;
+            Ok(Box::new(reader) as Box<dyn Read + Send>)
+        })
+    }
+
+    fn at_endpoints<T>(
+        &self,
+        image: &ImageRef,
+        ask: impl Fn(&Endpoint) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let endpoints = self.client.config.mirrors.endpoints(image)?;
+        let last = endpoints.len() - 1;
+        for endpoint in &endpoints[..last] {
+            match ask(endpoint) {
+                Err(error) if error.is_worth_another_endpoint() => {
+                    tracing::debug!(mirror = endpoint.host, %error, "going on to the next");
+                }
+                decided => return decided,
+            }
+        }
+        ask(&endpoints[last])
+    }
+
+    fn resolve_at(
+        &self,
+        endpoint: &Endpoint,
+        image: &ImageRef,
+        platform: &Platform,
+        cancel: &AtomicBool,
+    ) -> Result<RemoteImage, RegistryError> {
+        let documents = RegistryDocuments { client: &self.client, endpoint, image, cancel };
+        let (bytes, announced) = documents.named()?;
+        let digest = Digest::of(&bytes);
+        let found =
+            resolve(&documents, bytes, announced.as_deref(), platform).map_err(|error| match error {
+                // The name was not known where the document was read.
+                RegistryError::Document { source, .. } => RegistryError::document(&image.familiar(), source),
+                RegistryError::NoMatchingPlatform { wanted, available, .. } => {
+                    RegistryError::NoMatchingPlatform { image: image.familiar(), wanted, available }
+                }
+                other => other,
+            })?;
+        Ok(RemoteImage {
+            reference: image.clone(),
+            digest,
+            manifest_digest: found.manifest_digest,
+            manifest_bytes: found.manifest_bytes,
+            manifest: found.manifest,
+            config_bytes: found.config_bytes,
+            config: found.config,
+        })
+    }
+}
+
+/// The small documents of one repository at one endpoint.
+struct RegistryDocuments<'a> {
+    client: &'a Arc<Client>,
+    endpoint: &'a Endpoint,
+    image: &'a ImageRef,
+    cancel: &'a AtomicBool,
+}
+
+impl RegistryDocuments<'_> {
+    /// What the image's name points at, and its `Content-Type`.
+    fn named(&self) -> Result<(Vec<u8>, Option<String>), RegistryError> {
+        let (reference, expected) = match (self.image.digest(), self.image.tag()) {
+            (Some(digest), _) => (digest.to_string(), Some(*digest)),
+            (None, tag) => (tag.unwrap_or("latest").to_owned(), None),
+        };
+        self.fetch(&format!("manifests/{reference}"), expected, None, MAX_MANIFEST_BYTES)
+    }
+
+    fn fetch(
+        &self,
+        path: &str,
+        expected: Option<Digest>,
+        size: Option<u64>,
+        limit: u64,
+    ) -> Result<(Vec<u8>, Option<String>), RegistryError> {
+        let what = format!("{} ({path})", self.image.familiar_name());
+        if size.is_some_and(|size| size > limit) {
+            return Err(RegistryError::TooLarge { what, limit });
+        }
+        let limit = size.unwrap_or(limit);
+        let headers = if path.starts_with("manifests/") { vec![accept_manifests()] } else { Vec::new() };
+        let mut attempt = 0;
+        let (bytes, announced) = loop {
+            attempt += 1;
+            let mut response = self.client.get(self.endpoint, self.image, path, &headers, self.cancel)?;
+            let announced = http::text(&response.headers, &header::CONTENT_TYPE).map(str::to_owned);
+            match response.body.read_to_limit(limit, self.cancel) {
+                Ok(bytes) => break (bytes, announced),
+                Err(error) if http::is_canceled(&error) => return Err(RegistryError::Canceled),
+                Err(error) if http::is_transient(&error) && attempt < self.client.retry().attempts => {
+                    self.client.retry().wait(attempt, None, self.cancel)?;
+                }
+                Err(source) => {
+                    return Err(RegistryError::Unreachable { host: self.endpoint.host.clone(), source });
+                }
+            }
+        };
+        let got = bytes.len() as u64;
+        match size {
+            Some(expected) if got != expected => {
+                return Err(RegistryError::SizeMismatch { what, expected, got });
+            }
+            None if got > limit => return Err(RegistryError::TooLarge { what, limit }),
+            _ => {}
+        }
+        match expected {
+            Some(expected) if Digest::of(&bytes) != expected => {
+                Err(RegistryError::DigestMismatch { what, expected, got: Digest::of(&bytes) })
+            }
+            _ => Ok((bytes, announced)),
+        }
+    }
+}
+
+impl Documents for RegistryDocuments<'_> {
+    type Error = RegistryError;
+
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, RegistryError> {
+        let path = format!("manifests/{}", descriptor.digest);
+        Ok(self.fetch(&path, Some(descriptor.digest), Some(descriptor.size), MAX_MANIFEST_BYTES)?.0)
+    }
+
+    fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, RegistryError> {
+        let path = format!("blobs/{}", descriptor.digest);
+        Ok(self.fetch(&path, Some(descriptor.digest), Some(descriptor.size), MAX_CONFIG_BYTES)?.0)
     }
 }

@@ -1,0 +1,324 @@
+//! One request and its answer, on a thread of its own.
+//!
+//! ureq blocks, in name resolution, connecting and reading. A build that is cancelled must not wait for that, so the
+//! thread does the blocking and hands over what arrives; the caller looks at its flag while it waits. It also means
+//! that a blob is received while the part before is hashed and unpacked.
+
+use std::io::{self, Read};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use ureq::http::{self, HeaderMap, Method};
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+
+use super::HttpError;
+use super::proxy::ProxyRules;
+use super::url::Url;
+
+/// Time for name resolution, connecting and TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// A connection on which nothing comes for so long is dead.
+const STALL_TIMEOUT: Duration = Duration::from_secs(45);
+/// How often a waiting caller looks whether it is cancelled.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
+/// Read at once from a connection.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Chunks received ahead of the reader.
+const CHUNKS_AHEAD: usize = 16;
+/// Idle connections kept for each host.
+const IDLE_CONNECTIONS: usize = 8;
+
+/// A request for one address.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: Vec<(http::HeaderName, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) tls: Tls,
+}
+
+/// Whether the server must prove its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tls {
+    /// Against the host's root certificates.
+    Verified,
+    /// For registries that the user declared insecure, and for loopback.
+    Unverified,
+}
+
+/// An answer whose body is still coming.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    /// Where it came from, after redirects.
+    pub(crate) url: Url,
+    pub(crate) body: Body,
+}
+
+/// A body as sent: nothing is decompressed.
+#[derive(Debug)]
+pub(crate) struct Body {
+    messages: Receiver<Message>,
+    chunk: Vec<u8>,
+    at: usize,
+    state: BodyState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyState {
+    Open,
+    Ended,
+    Failed,
+}
+
+enum Message {
+    Head(Result<(u16, HeaderMap), HttpError>),
+    Data(Vec<u8>),
+    End,
+    Failed(io::Error),
+}
+
+/// The connections: one pool for each way to reach a server.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    proxies: ProxyRules,
+    agents: [OnceLock<ureq::Agent>; 6],
+}
+
+impl Request {
+    pub(crate) fn get(url: Url) -> Self {
+        Self { method: Method::GET, url, headers: Vec::new(), body: Vec::new(), tls: Tls::Verified }
+    }
+
+    pub(crate) fn header(mut self, name: http::HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
+impl Connections {
+    pub(crate) fn new(proxies: ProxyRules) -> Self {
+        Self { proxies, agents: Default::default() }
+    }
+
+    /// Sends the request and waits for the head of the answer. Redirects and error statuses are answers.
+    pub(crate) fn exchange(&self, request: &Request, cancel: &AtomicBool) -> Result<Response, HttpError> {
+        let agent = self.agent(request)?.clone();
+        let (sender, messages) = sync_channel(CHUNKS_AHEAD);
+        let sent = request.clone();
+        let host = request.url.origin().to_string();
+        std::thread::Builder::new()
+            .name("kiln-http".into())
+            .spawn(move || run(&agent, &sent, &sender))
+            .map_err(|source| HttpError::Unreachable { host: host.clone(), source })?;
+        let mut body = Body { messages, chunk: Vec::new(), at: 0, state: BodyState::Open };
+        match body.next(cancel) {
+            Ok(Message::Head(head)) => {
+                let (status, headers) = head?;
+                Ok(Response { status, headers, url: request.url.clone(), body })
+            }
+            Ok(_) => Err(HttpError::Unreachable { host, source: thread_ended() }),
+            Err(source) if is_canceled(&source) => Err(HttpError::Canceled),
+            Err(source) => Err(HttpError::Unreachable { host, source }),
+        }
+    }
+
+    fn agent(&self, request: &Request) -> Result<&ureq::Agent, HttpError> {
+        let origin = request.url.origin();
+        let proxy = self.proxies.proxy_for(origin);
+        let index = match (proxy.is_some(), origin.https, request.tls) {
+            (false, _, Tls::Verified) if origin.https => 0,
+            (false, _, _) if !origin.https => 1,
+            (false, _, _) => 2,
+            (true, true, Tls::Verified) => 3,
+            (true, true, Tls::Unverified) => 4,
+            (true, false, _) => 5,
+        };
+        if let Some(agent) = self.agents[index].get() {
+            return Ok(agent);
+        }
+        let proxy = match proxy {
+            Some(address) => Some(ureq::Proxy::new(address).map_err(|_| HttpError::InvalidProxy)?),
+            None => None,
+        };
+        let tls = if origin.https { tls_config(request.tls)? } else { TlsConfig::builder().build() };
+        let config = ureq::Agent::config_builder()
+            .tls_config(tls)
+            .proxy(proxy)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .accept_encoding("identity")
+            .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_per_read(Some(STALL_TIMEOUT))
+            .timeout_per_write(Some(STALL_TIMEOUT))
+            .max_idle_connections(4 * IDLE_CONNECTIONS)
+            .max_idle_connections_per_host(IDLE_CONNECTIONS)
+            .build();
+        Ok(self.agents[index].get_or_init(|| config.new_agent()))
+    }
+}
+
+/// ring is named here, so that neither an embedder's nor a process-wide choice of provider matters.
+fn tls_config(tls: Tls) -> Result<TlsConfig, HttpError> {
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let builder =
+        TlsConfig::builder().provider(TlsProvider::Rustls).unversioned_rustls_crypto_provider(provider);
+    Ok(match tls {
+        Tls::Verified => builder.root_certs(root_certificates()?).build(),
+        Tls::Unverified => builder.disable_verification(true).build(),
+    })
+}
+
+fn root_certificates() -> Result<RootCerts, HttpError> {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::debug!(%error, "root certificates");
+    }
+    if found.certs.is_empty() {
+        return Err(HttpError::NoRootCertificates { source: found.errors.into_iter().next().map(Box::new) });
+    }
+    let owned =
+        |certificate: &CertificateDer<'static>| Certificate::from_der(certificate.as_ref()).to_owned();
+    Ok(RootCerts::new_with_certs(&found.certs.iter().map(owned).collect::<Vec<_>>()))
+}
+
+/// The thread. It ends when the body has ended or nobody reads it any more.
+fn run(agent: &ureq::Agent, request: &Request, sender: &SyncSender<Message>) {
+    let answer = match send(agent, request) {
+        Ok(answer) => answer,
+        Err(error) => {
+            let _ = sender.send(Message::Head(Err(error)));
+            return;
+        }
+    };
+    let (head, body) = answer.into_parts();
+    if sender.send(Message::Head(Ok((head.status.as_u16(), head.headers)))).is_err() {
+        return;
+    }
+    let mut reader = body.into_with_config().limit(u64::MAX).reader();
+    loop {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let message = match reader.read(&mut chunk) {
+            Ok(0) => Message::End,
+            Ok(read) => {
+                chunk.truncate(read);
+                Message::Data(chunk)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Message::Failed(plain(error)),
+        };
+        let last = !matches!(message, Message::Data(_));
+        if sender.send(message).is_err() || last {
+            return;
+        }
+    }
+}
+
+fn send(agent: &ureq::Agent, request: &Request) -> Result<http::Response<ureq::Body>, HttpError> {
+    let host = || request.url.origin().to_string();
+    let invalid =
+        |error: http::Error| HttpError::Unreachable { host: host(), source: io::Error::other(error) };
+    let mut builder = http::Request::builder().method(request.method.clone()).uri(request.url.uri().clone());
+    for (name, value) in &request.headers {
+        builder = builder.header(name, value);
+    }
+    let answer = if request.method == Method::GET {
+        agent.run(builder.body(()).map_err(invalid)?)
+    } else {
+        agent.run(builder.body(request.body.clone()).map_err(invalid)?)
+    };
+    answer.map_err(|error| HttpError::Unreachable { host: host(), source: plain(error.into_io()) })
+}
+
+/// Keeps the kind that ureq's time-outs and resolver errors have, so that callers can tell what to try again.
+fn plain(error: io::Error) -> io::Error {
+    let kind = match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
+        Some(ureq::Error::Timeout(_)) => io::ErrorKind::TimedOut,
+        Some(ureq::Error::HostNotFound) => io::ErrorKind::NotFound,
+        Some(ureq::Error::Protocol(_)) => io::ErrorKind::InvalidData,
+        _ => return error,
+    };
+    let text = match kind {
+        io::ErrorKind::TimedOut => "no answer in time".to_owned(),
+        io::ErrorKind::NotFound => "the host's name is not known".to_owned(),
+        _ => error.to_string(),
+    };
+    io::Error::new(kind, text)
+}
+
+impl Body {
+    /// Reads some bytes, 0 at the end. Gives up when `cancel` is set ([`is_canceled`]).
+    pub(crate) fn read(&mut self, buffer: &mut [u8], cancel: &AtomicBool) -> io::Result<usize> {
+        while self.at == self.chunk.len() {
+            match self.state {
+                BodyState::Open => {}
+                BodyState::Ended => return Ok(0),
+                BodyState::Failed => return Err(thread_ended()),
+            }
+            match self.next(cancel)? {
+                Message::Data(chunk) => (self.chunk, self.at) = (chunk, 0),
+                Message::End => self.state = BodyState::Ended,
+                Message::Failed(error) => {
+                    self.state = BodyState::Failed;
+                    return Err(error);
+                }
+                Message::Head(_) => return Err(thread_ended()),
+            }
+        }
+        let read = buffer.len().min(self.chunk.len() - self.at);
+        buffer[..read].copy_from_slice(&self.chunk[self.at..self.at + read]);
+        self.at += read;
+        Ok(read)
+    }
+
+    /// Reads all, but at most `limit` bytes and one more.
+    pub(crate) fn read_to_limit(&mut self, limit: u64, cancel: &AtomicBool) -> io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let room = (limit + 1).saturating_sub(all.len() as u64).min(buffer.len() as u64) as usize;
+            match self.read(&mut buffer[..room], cancel)? {
+                0 => return Ok(all),
+                read => all.extend_from_slice(&buffer[..read]),
+            }
+        }
+    }
+
+    fn next(&mut self, cancel: &AtomicBool) -> io::Result<Message> {
+        loop {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(canceled());
+            }
+            match self.messages.recv_timeout(CANCEL_POLL) {
+                Ok(message) => return Ok(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(thread_ended()),
+            }
+        }
+    }
+}
+
+/// The cause inside of an [`io::Error`] when the caller's flag was set.
+#[derive(Debug, thiserror::Error)]
+#[error("canceled")]
+struct CanceledRead;
+
+fn canceled() -> io::Error {
+    io::Error::other(CanceledRead)
+}
+
+/// Whether a read ended because of the caller's flag.
+pub(crate) fn is_canceled(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<CanceledRead>())
+}
+
+fn thread_ended() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the connection ended unexpectedly")
+}

@@ -1,0 +1,466 @@
+//! HTTP for registries and `ADD https://…`: blocking calls that can be cancelled.
+//!
+//! Redirects are followed by hand, so that `Authorization` never reaches another origin than the one it is meant for
+//! and an encrypted request never goes on in the clear (THREATS C5, C6). What fails for a moment is tried again.
+
+mod exchange;
+mod proxy;
+mod url;
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use ureq::http::header;
+use ureq::http::{HeaderMap, HeaderName};
+
+pub(crate) use exchange::{Body, Connections, Request, Response, Tls, is_canceled};
+pub(crate) use proxy::ProxyRules;
+pub(crate) use url::{Origin, Url, is_loopback};
+
+use crate::oci::escape;
+
+/// Most redirects that are followed.
+const MAX_REDIRECTS: usize = 10;
+/// Longest part of an error's body that is read.
+const MAX_ERROR_BODY_BYTES: u64 = 64 << 10;
+/// Longest wait between two attempts.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
+/// How often a wait looks whether it is cancelled.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
+/// A file name is no longer on Linux.
+const MAX_NAME_BYTES: usize = 255;
+
+/// Why something could not be fetched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HttpError {
+    /// The user gave up.
+    #[error("canceled")]
+    Canceled,
+    /// No http or https address.
+    #[error("invalid address `{url}`: {reason}")]
+    InvalidUrl {
+        /// Without user name and password.
+        url: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// `HTTP_PROXY` or `HTTPS_PROXY` is no proxy's address. The address may hold a password and is not repeated.
+    #[error("the proxy's address in the environment is malformed or of an unsupported kind")]
+    InvalidProxy,
+    /// The host has no root certificates to check servers against.
+    #[error("no root certificates found on this machine")]
+    NoRootCertificates {
+        /// What went wrong with the first of them.
+        source: Option<Box<rustls_native_certs::Error>>,
+    },
+    /// No connection, or it broke too often.
+    #[error("{host} cannot be reached: {source}")]
+    Unreachable {
+        /// The host and port.
+        host: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server says no.
+    #[error("{host} answered {status}{}", words(.detail))]
+    Status {
+        /// The host and port.
+        host: String,
+        /// HTTP's number.
+        status: u16,
+        /// The server's words, escaped; may be empty.
+        detail: String,
+    },
+    /// The server sends the request somewhere it must not go.
+    #[error("redirect from {from} to {to} refused: {reason}")]
+    RedirectRefused {
+        /// The host that redirects.
+        from: String,
+        /// Where to.
+        to: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A circle, most likely.
+    #[error("{host} redirects more than {limit} times")]
+    TooManyRedirects {
+        /// Where it began.
+        host: String,
+        /// How many are followed.
+        limit: usize,
+    },
+}
+
+impl HttpError {
+    /// What the user can do, in one sentence.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::InvalidProxy => "check HTTPS_PROXY and HTTP_PROXY; http:// proxies are supported",
+            Self::NoRootCertificates { .. } => {
+                "install your system's ca-certificates, or name a bundle in SSL_CERT_FILE"
+            }
+            Self::Unreachable { source, .. } => match source.kind() {
+                io::ErrorKind::ConnectionRefused => "is the server running, and the port right?",
+                io::ErrorKind::NotFound => "check the name, and your DNS or proxy settings (HTTPS_PROXY)",
+                io::ErrorKind::TimedOut => "check your network, firewall and proxy settings (HTTPS_PROXY)",
+                _ => return None,
+            },
+            Self::Status { status: 401 | 403, .. } => "the server wants other credentials",
+            Self::Status { status: 404 | 410, .. } => "check the address",
+            Self::Status { status: 429, .. } => "the server limits how often it is asked; wait, or log in",
+            Self::RedirectRefused { .. } => "use the address that it leads to, if you trust it",
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+fn words(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
+/// How often, and after what time, something that failed for a moment is tried again.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// Attempts in all, at least 1.
+    pub attempts: u32,
+    /// Wait before the second attempt; it doubles with each further one.
+    pub first_delay: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 5, first_delay: Duration::from_millis(500) }
+    }
+}
+
+impl Retry {
+    pub(crate) const ONCE: Self = Self { attempts: 1, first_delay: Duration::ZERO };
+
+    /// Waits before attempt `attempt` (counted from 0), or as long as the server asks.
+    pub(crate) fn wait(
+        &self,
+        attempt: u32,
+        asked: Option<Duration>,
+        cancel: &AtomicBool,
+    ) -> Result<(), HttpError> {
+        let doubled = self.first_delay.saturating_mul(1 << attempt.saturating_sub(1).min(16));
+        let mut left = asked.unwrap_or(doubled).min(MAX_RETRY_DELAY);
+        while !left.is_zero() {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(HttpError::Canceled);
+            }
+            let nap = left.min(CANCEL_POLL);
+            std::thread::sleep(nap);
+            left -= nap;
+        }
+        Ok(())
+    }
+}
+
+/// A client with pooled connections; cheap to clone, shared by threads.
+#[derive(Clone, Debug, Default)]
+pub struct Client {
+    connections: Arc<Connections>,
+    retry: Retry,
+}
+
+/// A download that has begun.
+pub struct Download {
+    /// The body as sent. Reading fails when it ends early, stalls, or the build is cancelled.
+    pub reader: Box<dyn Read + Send>,
+    /// `Last-Modified`.
+    pub last_modified: Option<SystemTime>,
+    /// The file name in `Content-Disposition`: one path component, never `.` or `..`.
+    pub content_disposition_name: Option<String>,
+    /// `ETag`, as sent.
+    pub etag: Option<String>,
+    /// `Content-Length`.
+    pub len: Option<u64>,
+}
+
+impl std::fmt::Debug for Download {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Download").field("etag", &self.etag).field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client that uses the proxies of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`; `env` looks variables up.
+    pub fn from_env(env: &dyn Fn(&str) -> Option<String>, retry: Retry) -> Self {
+        Self::new(ProxyRules::from_env(env), retry)
+    }
+
+    pub(crate) fn new(proxies: ProxyRules, retry: Retry) -> Self {
+        Self { connections: Arc::new(Connections::new(proxies)), retry }
+    }
+
+    /// Begins to fetch an http or https address. User name and password in it go to its own origin only.
+    ///
+    /// # Errors
+    /// See [`HttpError`]; [`HttpError::Status`] for whatever is no success.
+    pub fn fetch_url(&self, url: &str, cancel: &Arc<AtomicBool>) -> Result<Download, HttpError> {
+        let request = Request::get(Url::parse(url)?);
+        let authorization = request.url.basic().map(str::to_owned);
+        let response = self.follow(&request, authorization.as_deref(), self.retry, cancel)?;
+        if response.status != 200 {
+            return Err(status_error(response, cancel));
+        }
+        let headers = &response.headers;
+        Ok(Download {
+            last_modified: text(headers, &header::LAST_MODIFIED).and_then(http_date),
+            content_disposition_name: text(headers, &header::CONTENT_DISPOSITION).and_then(disposition_name),
+            etag: text(headers, &header::ETAG).map(str::to_owned),
+            len: content_length(headers),
+            reader: Box::new(DownloadReader { body: response.body, cancel: Arc::clone(cancel) }),
+        })
+    }
+
+    pub(crate) fn retry(&self) -> Retry {
+        self.retry
+    }
+
+    /// Sends a GET, follows redirects and tries again what may succeed later. `authorization` is for the request's
+    /// own origin. Statuses other than redirects are answers; so are 429 and 5xx when all attempts ended so.
+    pub(crate) fn follow(
+        &self,
+        request: &Request,
+        authorization: Option<&str>,
+        retry: Retry,
+        cancel: &AtomicBool,
+    ) -> Result<Response, HttpError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let result = self.follow_once(request, authorization, cancel);
+            let asked = match &result {
+                Ok(response) if is_transient_status(response.status) => retry_after(&response.headers),
+                Err(HttpError::Unreachable { source, .. }) if is_transient(source) => None,
+                _ => return result,
+            };
+            if attempt >= retry.attempts {
+                return result;
+            }
+            tracing::debug!(url = %request.url, attempt, "trying again");
+            drop(result);
+            retry.wait(attempt, asked, cancel)?;
+        }
+    }
+
+    fn follow_once(
+        &self,
+        request: &Request,
+        authorization: Option<&str>,
+        cancel: &AtomicBool,
+    ) -> Result<Response, HttpError> {
+        let home = request.url.origin();
+        let mut hop = request.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut sent = hop.clone();
+            if hop.url.origin() == home
+                && let Some(authorization) = authorization
+            {
+                sent = sent.header(header::AUTHORIZATION, authorization);
+            }
+            let mut response = self.connections.exchange(&sent, cancel)?;
+            let location = match response.status {
+                301 | 302 | 303 | 307 | 308 => text(&response.headers, &header::LOCATION),
+                _ => None,
+            };
+            let Some(location) = location else { return Ok(response) };
+            let refused = |to: String, reason| HttpError::RedirectRefused {
+                from: hop.url.origin().to_string(),
+                to,
+                reason,
+            };
+            if request.method != ureq::http::Method::GET {
+                return Err(refused(escape(location), "the request carries data meant for the first server"));
+            }
+            let next = hop.url.join(location)?;
+            if hop.url.origin().https && !next.origin().https {
+                return Err(refused(next.to_string(), "it leaves https"));
+            }
+            // Read to its end, the connection can serve again.
+            let _ = response.body.read_to_limit(MAX_ERROR_BODY_BYTES, cancel);
+            // Insecurity was granted to one host, not to where it points.
+            if next.origin() != home {
+                hop.tls = Tls::Verified;
+            } else {
+                hop.tls = request.tls;
+            }
+            hop.url = next;
+        }
+        Err(HttpError::TooManyRedirects { host: home.to_string(), limit: MAX_REDIRECTS })
+    }
+}
+
+/// Turns an answer that is no success into an error, with the server's words.
+pub(crate) fn status_error(mut response: Response, cancel: &AtomicBool) -> HttpError {
+    let words = response.body.read_to_limit(MAX_ERROR_BODY_BYTES, cancel).unwrap_or_default();
+    HttpError::Status {
+        host: response.url.origin().to_string(),
+        status: response.status,
+        detail: error_words(&words),
+    }
+}
+
+/// The messages of a registry's JSON error (distribution-spec, "Error Codes"), else the first line of plain text.
+fn error_words(body: &[u8]) -> String {
+    if let Ok(json) = serde_json::from_slice::<serde_json::Value>(body) {
+        let errors = json.get("errors").and_then(serde_json::Value::as_array);
+        let word = |error: &serde_json::Value, key: &str| Some(error.get(key)?.as_str()?.to_owned());
+        let one = |error: &serde_json::Value| {
+            word(error, "message").filter(|text| !text.is_empty()).or_else(|| word(error, "code"))
+        };
+        let words: Vec<String> = errors.into_iter().flatten().filter_map(one).collect();
+        let words = if words.is_empty() {
+            one(&json).or_else(|| word(&json, "details")).into_iter().collect()
+        } else {
+            words
+        };
+        return escape(&words.join(", "));
+    }
+    let text = String::from_utf8_lossy(body);
+    let line = text.trim().lines().next().unwrap_or_default();
+    if line.starts_with('<') { String::new() } else { escape(line) }
+}
+
+fn is_transient_status(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// Refused connections and unknown names are answers; time-outs and broken connections are accidents.
+pub(crate) fn is_transient(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::TimedOut
+            | Kind::WouldBlock
+            | Kind::ConnectionReset
+            | Kind::ConnectionAborted
+            | Kind::BrokenPipe
+            | Kind::UnexpectedEof
+            | Kind::NotConnected
+    )
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    text(headers, &header::RETRY_AFTER)?.trim().parse().ok().map(Duration::from_secs)
+}
+
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    text(headers, &header::CONTENT_LENGTH)?.parse().ok()
+}
+
+fn http_date(text: &str) -> Option<SystemTime> {
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok().map(SystemTime::from)
+}
+
+/// The file name of a `Content-Disposition` (RFC 6266), if it is one harmless component.
+fn disposition_name(header: &str) -> Option<String> {
+    let mut plain = None;
+    let mut extended = None;
+    for parameter in split_parameters(header).into_iter().skip(1) {
+        let Some((key, value)) = parameter.split_once('=') else { continue };
+        let value = value.trim();
+        match key.trim().to_ascii_lowercase().as_str() {
+            "filename" => {
+                let unquoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+                plain = Some(unquoted.map_or_else(|| value.to_owned(), |text| text.replace("\\\"", "\"")));
+            }
+            "filename*" => {
+                let mut parts = value.splitn(3, '\'');
+                let charset = parts.next().unwrap_or_default();
+                if charset.eq_ignore_ascii_case("utf-8")
+                    && let Some(encoded) = parts.nth(1)
+                {
+                    extended = String::from_utf8(url::decode(encoded)).ok();
+                }
+            }
+            _ => {}
+        }
+    }
+    let name = extended.or(plain)?;
+    let harmless = !matches!(name.as_str(), "" | "." | "..")
+        && name.len() <= MAX_NAME_BYTES
+        && !name.chars().any(|c| matches!(c, '/' | '\\') || c.is_control());
+    harmless.then_some(name)
+}
+
+/// Splits at semicolons outside of quotes.
+fn split_parameters(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let (mut start, mut quoted, mut escaped) = (0, false, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            ';' if !quoted => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+struct DownloadReader {
+    body: Body,
+    cancel: Arc<AtomicBool>,
+}
+
+impl Read for DownloadReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.body.read(buffer, &self.cancel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_download_is_named_by_one_harmless_component_or_not_at_all() {
+        for (header, name) in [
+            ("attachment; filename=\"a b.tar\"", Some("a b.tar")),
+            ("attachment; filename=a.tar; size=3", Some("a.tar")),
+            ("attachment; filename=\"a;b\"", Some("a;b")),
+            ("attachment; filename=\"x\"; filename*=UTF-8''%c3%a4.txt", Some("ä.txt")),
+            ("attachment; filename=\"../../x\"", None),
+            ("attachment; filename=\"a/b\"", None),
+            ("attachment; filename=\"..\"", None),
+            ("attachment; filename=\"\"", None),
+            ("attachment; filename*=UTF-8''a%00b", None),
+            ("attachment", None),
+        ] {
+            assert_eq!(disposition_name(header).as_deref(), name, "{header}");
+        }
+    }
+
+    #[test]
+    fn an_http_date_is_read() {
+        let date = http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        assert_eq!(date.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(), 784_111_777);
+    }
+
+    #[test]
+    fn a_servers_words_are_escaped_and_pages_are_left_out() {
+        assert_eq!(
+            error_words(br#"{"errors":[{"code":"DENIED","message":"no \u001b[2K"}]}"#),
+            "no \\u{1b}[2K"
+        );
+        assert_eq!(error_words(br#"{"errors":[{"code":"DENIED"}]}"#), "DENIED");
+        assert_eq!(error_words(b"<html>"), "");
+        assert_eq!(error_words(b"busy\r\nmore"), "busy");
+    }
+}
