@@ -13,8 +13,8 @@ mod tree;
 mod tree_digest;
 
 pub use store::{
-    BlobWriter, CacheMount, CacheMountRequest, Claim, ImageRecord, Layer, LayerDraft, LayerId, Lookup,
-    MountSharing, NewRecord, Record, StepKey, Store, StoreError,
+    BlobWriter, CacheMount, CacheMountRequest, CheckDepth, Claim, Freed, ImageRecord, InvalidLayerId, Layer,
+    LayerDraft, LayerId, Lookup, MountSharing, NewRecord, Problem, Record, StepKey, Store, StoreError,
 };
 pub use tree::{ContextTree, Entry, EntryKind, LayerTree, PathFilter, SourceTree, TreeError, Verdict};
 pub use tree_digest::{TreeDigest, selection_digest, tree_digest};

@@ -1,0 +1,146 @@
+//! What can go wrong with the store, and what the user can do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kiln_image::Digest;
+use kiln_image::layer::LayerError;
+
+use crate::tree::TreeError;
+
+/// What is wrong with the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The system said no.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No space, no inodes or no quota left where the store is.
+    #[error("{path}: no space left on the store's file system")]
+    DiskFull {
+        /// What was written.
+        path: PathBuf,
+    },
+    /// The store is on a read-only file system, or its permissions say no.
+    #[error("{path}: the store is not writable")]
+    NotWritable {
+        /// What was to be written.
+        path: PathBuf,
+    },
+    /// Somebody else made this directory or link.
+    #[error("{path}: the store belongs to user {owner}, not to user {user}")]
+    ForeignOwner {
+        /// The store's root.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who is asking.
+        user: u32,
+    },
+    /// A newer kiln wrote it.
+    #[error("{path}: the store has format {found}, this kiln knows formats up to {known}")]
+    NewerFormat {
+        /// The database.
+        path: PathBuf,
+        /// What it says.
+        found: u32,
+        /// The newest known here.
+        known: u32,
+    },
+    /// SQLite's shared memory and file locks are not safe there.
+    #[error("{path}: the store cannot be on a network file system ({kind})")]
+    NetworkFileSystem {
+        /// The store's root.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// A file of the store's holds what kiln never wrote.
+    #[error("{path}: damaged: {reason}")]
+    Corrupt {
+        /// What.
+        path: PathBuf,
+        /// How it shows.
+        reason: String,
+    },
+    /// Bytes that are not what their digest promised.
+    #[error("digest mismatch: expected {expected}, got {actual}")]
+    DigestMismatch {
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// The database said no for a reason of its own.
+    #[error("{path}: {reason}")]
+    Database {
+        /// The database.
+        path: PathBuf,
+        /// Its words.
+        reason: String,
+    },
+    /// There is no such layer.
+    #[error("layer {id} is not in the store")]
+    NoSuchLayer {
+        /// Which.
+        id: super::LayerId,
+    },
+    /// A layer's tree could not be read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A layer could not be packed.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The caller's cancel flag went up while waiting.
+    #[error("canceled")]
+    Canceled,
+}
+
+impl StoreError {
+    /// What the user can do, in one sentence.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::DiskFull { .. } => {
+                Some("free some space (`kiln prune` removes what no image needs), or choose another store with `--root`".into())
+            }
+            Self::NotWritable { .. } | Self::ForeignOwner { .. } => {
+                Some("choose a store of your own with `--root` or KILN_ROOT".into())
+            }
+            Self::NewerFormat { .. } => {
+                Some("use the newer kiln, or choose another store with `--root`".into())
+            }
+            Self::NetworkFileSystem { .. } => {
+                Some("choose a directory on a local disk with `--root` or KILN_ROOT".into())
+            }
+            Self::Corrupt { .. } => {
+                Some("when no other build is running, the next kiln command moves the damaged database aside and starts anew".into())
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            io::ErrorKind::ReadOnlyFilesystem => Self::NotWritable { path },
+            _ => Self::Io { path, source },
+        }
+    }
+}
+
+/// Gives a system error its path.
+pub(super) trait At<T> {
+    fn at(self, path: &Path) -> Result<T, StoreError>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+    fn at(self, path: &Path) -> Result<T, StoreError> {
+        self.map_err(|error| StoreError::io(path, error.into()))
+    }
+}

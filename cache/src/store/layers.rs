@@ -1,0 +1,368 @@
+//! Unpacked layers: directories that overlayfs takes as they are.
+
+use std::fmt;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::AtomicBool;
+
+use kiln_image::layer::OverlayXattrs;
+use kiln_image::{ContentsDigest, DiffId, Digest};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::Store;
+use super::db::{self, Db, TxError};
+use super::draft::{BECOMES, LayerDraft};
+use super::error::{At, StoreError};
+use super::locks::{FileLock, Kind, Mode};
+
+/// How long the note that a layer was used may lag behind, so that finding one is seldom a write.
+pub(super) const USE_GRAIN_SECONDS: i64 = 3600;
+
+/// The name of one unpacked layer directory, unique to it. A pulled layer's is made of its DiffId (so it is known
+/// before anything is downloaded), a built layer's is random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LayerId([u8; 32]);
+
+impl From<DiffId> for LayerId {
+    fn from(diff_id: DiffId) -> Self {
+        Self(*diff_id.0.as_bytes())
+    }
+}
+
+impl LayerId {
+    /// The raw bytes, as the database keeps them.
+    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+/// The text is no layer id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a layer id (64 lower-case hex digits)")]
+pub struct InvalidLayerId(pub String);
+
+impl FromStr for LayerId {
+    type Err = InvalidLayerId;
+    fn from_str(text: &str) -> Result<Self, InvalidLayerId> {
+        Digest::from_hex(text).map(|digest| Self(*digest.as_bytes())).map_err(|error| InvalidLayerId(error.0))
+    }
+}
+
+/// 64 hex digits, as on disk.
+impl fmt::Display for LayerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&Digest::from_bytes(self.0).hex())
+    }
+}
+
+/// A layer as results name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Layer {
+    /// Which directory.
+    pub id: LayerId,
+    /// What is in it.
+    pub contents: ContentsDigest,
+}
+
+/// Where a layer's contents digest comes from; stored as the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Taken from the whole tree, and can be taken again.
+    Digested = 0,
+    /// A step's own knowledge of what it made.
+    Given = 1,
+    /// Its DiffId.
+    Pulled = 2,
+}
+
+/// What the database says of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LayerRow {
+    pub(super) contents: ContentsDigest,
+    pub(super) origin: Origin,
+    pub(super) settled: bool,
+    pub(super) diff_id: Option<DiffId>,
+    pub(super) size_bytes: Option<u64>,
+    used_at: i64,
+}
+
+impl Store {
+    /// The directory of a layer, in overlayfs' format.
+    pub fn layer_path(&self, id: LayerId) -> PathBuf {
+        path_of(self.root(), id)
+    }
+
+    /// Whether the layer is there (unpacked and complete).
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn has_layer(&self, id: LayerId) -> Result<bool, StoreError> {
+        Ok(self.layer(id)?.is_some())
+    }
+
+    /// The layer, if it is there.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn layer(&self, id: LayerId) -> Result<Option<Layer>, StoreError> {
+        self.note_use();
+        match row(self.db(), id)? {
+            Some(row) if self.layer_path(id).is_dir() && self.touch(id, row.used_at)? => {
+                Ok(Some(Layer { id, contents: row.contents }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Bytes of file data in the layer, where known.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn layer_size(&self, id: LayerId) -> Result<Option<u64>, StoreError> {
+        Ok(row(self.db(), id)?.and_then(|row| row.size_bytes))
+    }
+
+    /// Unpacks a pulled layer once, however many threads and processes want it: `unpack` fills the draft and returns
+    /// the DiffId it streamed and the bytes of file data; if that is not `diff_id` the layer is refused.
+    ///
+    /// # Errors
+    /// The DiffId differs; whatever `unpack` says; I/O.
+    pub fn add_pulled_layer<E: From<StoreError>>(
+        &self,
+        diff_id: DiffId,
+        cancel: &AtomicBool,
+        unpack: impl FnOnce(&LayerDraft) -> Result<(DiffId, u64), E>,
+    ) -> Result<Layer, E> {
+        let id = LayerId::from(diff_id);
+        if let Some(layer) = self.layer(id)? {
+            return Ok(layer);
+        }
+        let path = self.lock_path(&pull_lock(id));
+        let _alone = FileLock::take(&path, Mode::Exclusive, Kind::Transient, &mut |_| {}, cancel)?;
+        if let Some(layer) = self.layer(id)? {
+            return Ok(layer);
+        }
+        let draft = self.draft_layer()?;
+        let (actual, size_bytes) = unpack(&draft)?;
+        if actual != diff_id {
+            return Err(StoreError::DigestMismatch { expected: diff_id.0, actual: actual.0 }.into());
+        }
+        let layer = Layer { id, contents: diff_id.into() };
+        let made =
+            New { layer, origin: Origin::Pulled, size_bytes: Some(size_bytes), diff_id: Some(diff_id) };
+        self.keep(&draft, &made, |_| Ok(()))?;
+        Ok(layer)
+    }
+
+    /// Keeps a layer that no record names (an imported one, `kiln run`'s…). Otherwise as [`Claim::commit`](super::Claim::commit).
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn commit_layer(&self, draft: LayerDraft) -> Result<Layer, StoreError> {
+        let made = New::from_draft(&draft, None)?;
+        self.keep(&draft, &made, |_| Ok(()))?;
+        Ok(made.layer)
+    }
+
+    /// The DiffId of a layer: remembered, or computed by packing it into SHA-256 now. Call from a worker thread as soon
+    /// as the layer is there. Whoever asks while it is computed waits for that.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn diff_id(&self, id: LayerId) -> Result<DiffId, StoreError> {
+        let remembered = || match row(self.db(), id)? {
+            Some(row) => Ok(row.diff_id),
+            None => Err(StoreError::NoSuchLayer { id }),
+        };
+        if let Some(diff_id) = remembered()? {
+            return Ok(diff_id);
+        }
+        let lock = self.lock_path(&format!("diff-{id}"));
+        let _alone = FileLock::take_now(&lock, Mode::Exclusive, Kind::Transient)?;
+        if let Some(diff_id) = remembered()? {
+            return Ok(diff_id);
+        }
+        let path = self.layer_path(id);
+        let tree = File::open(&path).at(&path)?;
+        let packed = kiln_image::layer::pack(tree.as_fd(), overlay_xattrs(), &mut std::io::sink())?;
+        self.db().write(|tx| {
+            tx.prepare_cached("UPDATE layers SET diff_id = ?2 WHERE id = ?1")?
+                .execute(params![id.as_bytes(), packed.diff_id.0.as_bytes()])?;
+            Ok(())
+        })?;
+        Ok(packed.diff_id)
+    }
+
+    /// Makes `draft` the layer `made` says, and runs `also` in the same transaction: both are visible, or neither.
+    pub(super) fn keep(
+        &self,
+        draft: &LayerDraft,
+        made: &New,
+        also: impl FnOnce(&Connection) -> Result<(), TxError>,
+    ) -> Result<(), StoreError> {
+        self.note_use();
+        let (fs, path) = (draft.fs(), self.layer_path(made.layer.id));
+        if made.layer.id != draft.id() {
+            // So that a sweep knows where to look if this process is killed after the rename.
+            let becomes = draft.path().join(BECOMES);
+            std::fs::write(&becomes, made.layer.id.to_string()).at(&becomes)?;
+        }
+        let recorded = self.db().write(|tx| {
+            // Within the transaction: garbage collection, which is one too, never sees a layer without its row.
+            discard(self.root(), made.layer.id, draft)?;
+            std::fs::rename(&fs, &path).at(&path)?;
+            insert(tx, made)?;
+            also(tx)
+        });
+        if let Err(error) = recorded {
+            // The draft's drop removes it.
+            let _ = std::fs::rename(&path, &fs);
+            return Err(error);
+        }
+        self.wake_settler();
+        Ok(())
+    }
+
+    /// Notes that the layer was used. `false`: garbage collection was faster.
+    pub(super) fn touch(&self, id: LayerId, used_at: i64) -> Result<bool, StoreError> {
+        let now = db::now();
+        if now - used_at < USE_GRAIN_SECONDS {
+            return Ok(true);
+        }
+        self.db().write(|tx| {
+            let rows = tx
+                .prepare_cached("UPDATE layers SET used_at = ?2 WHERE id = ?1")?
+                .execute(params![id.as_bytes(), now])?;
+            Ok(rows == 1)
+        })
+    }
+}
+
+/// A layer about to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct New {
+    pub(super) layer: Layer,
+    origin: Origin,
+    size_bytes: Option<u64>,
+    diff_id: Option<DiffId>,
+}
+
+impl New {
+    /// What `draft` becomes; reads the whole tree if nobody knows its contents.
+    pub(super) fn from_draft(
+        draft: &LayerDraft,
+        contents: Option<ContentsDigest>,
+    ) -> Result<Self, StoreError> {
+        let (contents, origin, size_bytes) = match contents {
+            Some(contents) => (contents, Origin::Given, None),
+            None => {
+                let found = crate::tree_digest(&draft.fs())?;
+                (found.contents, Origin::Digested, Some(found.size_bytes))
+            }
+        };
+        Ok(Self { layer: Layer { id: draft.id(), contents }, origin, size_bytes, diff_id: None })
+    }
+}
+
+/// How layers' opaque marks are spelled by and for this user.
+fn overlay_xattrs() -> OverlayXattrs {
+    if rustix::process::geteuid().is_root() { OverlayXattrs::Trusted } else { OverlayXattrs::User }
+}
+
+pub(super) fn path_of(root: &Path, id: LayerId) -> PathBuf {
+    root.join("layers").join(id.to_string())
+}
+
+/// The name of the lock under which a pulled layer is made.
+pub(super) fn pull_lock(id: LayerId) -> String {
+    format!("layer-{id}")
+}
+
+/// Moves what is at the layer's place, if anything, into `trash`.
+pub(super) fn discard(root: &Path, id: LayerId, trash: &LayerDraft) -> Result<(), StoreError> {
+    let path = path_of(root, id);
+    match std::fs::rename(&path, trash.path().join(format!("layer-{id}"))) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => result.at(&path),
+    }
+}
+
+const COLUMNS: &str = "contents, origin, settled, diff_id, size_bytes, used_at";
+
+pub(super) fn row(db: &Db, id: LayerId) -> Result<Option<LayerRow>, StoreError> {
+    db.read(|connection| {
+        connection
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM layers WHERE id = ?1"))?
+            .query_row(params![id.as_bytes()], |row| LayerRow::read(row, 0))
+            .optional()
+    })
+}
+
+/// All layers.
+pub(super) fn rows(db: &Db) -> Result<Vec<(LayerId, LayerRow)>, StoreError> {
+    db.read(|connection| {
+        connection
+            .prepare_cached(&format!("SELECT id, {COLUMNS} FROM layers ORDER BY seq"))?
+            .query_map([], |row| Ok((LayerId(row.get(0)?), LayerRow::read(row, 1)?)))?
+            .collect()
+    })
+}
+
+impl LayerRow {
+    fn read(row: &Row<'_>, from: usize) -> rusqlite::Result<Self> {
+        let digest = |bytes: [u8; 32]| Digest::from_bytes(bytes);
+        Ok(Self {
+            contents: ContentsDigest(digest(row.get(from)?)),
+            origin: match row.get(from + 1)? {
+                0 => Origin::Digested,
+                1 => Origin::Given,
+                2 => Origin::Pulled,
+                other => return Err(rusqlite::Error::IntegralValueOutOfRange(from + 1, other)),
+            },
+            settled: row.get(from + 2)?,
+            diff_id: row.get::<_, Option<[u8; 32]>>(from + 3)?.map(|bytes| DiffId(digest(bytes))),
+            size_bytes: row.get::<_, Option<i64>>(from + 4)?.map(i64::cast_unsigned),
+            used_at: row.get(from + 5)?,
+        })
+    }
+}
+
+fn insert(connection: &Connection, made: &New) -> Result<(), TxError> {
+    // `OR REPLACE`: a pulled layer whose directory was lost is pulled again.
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO layers(id, contents, origin, size_bytes, diff_id, used_at)
+             VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            made.layer.id.as_bytes(),
+            made.layer.contents.0.as_bytes(),
+            made.origin as i64,
+            made.size_bytes.map(u64::cast_signed),
+            made.diff_id.map(|diff_id| *diff_id.0.as_bytes()),
+            db::now(),
+        ])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_id_is_read_as_it_is_written() {
+        let id = LayerId([0xab; 32]);
+        assert_eq!(id.to_string(), "ab".repeat(32));
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert!("ab".parse::<LayerId>().is_err());
+        assert!("AB".repeat(32).parse::<LayerId>().is_err());
+        assert!("../../x".parse::<LayerId>().is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! Cache mounts (`RUN --mount=type=cache`): directories that outlive steps.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use kiln_image::Digest;
+use rusqlite::params;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::Store;
+use super::db;
+use super::draft::LayerDraft;
+use super::error::{At, StoreError};
+use super::locks::{FileLock, Kind, Mode};
+
+/// Siblings of one private mount; more steps than that at once do not exist.
+const MAX_SIBLINGS: u32 = 4096;
+
+/// Who may use a cache mount at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MountSharing {
+    /// Everybody.
+    Shared,
+    /// A directory of its own if this one is in use.
+    Private,
+    /// One after another.
+    Locked,
+}
+
+/// What a step wants of a cache mount.
+#[derive(Clone, Debug)]
+pub struct CacheMountRequest {
+    /// Namespace and id as the Dockerfile gives them; hashed before they become a name on disk.
+    pub id: String,
+    /// Sharing.
+    pub sharing: MountSharing,
+    /// Mode of a new directory.
+    pub mode: u32,
+    /// Owner of a new directory.
+    pub uid: u32,
+    /// Group of a new directory.
+    pub gid: u32,
+}
+
+/// A cache mount in use.
+#[derive(Debug)]
+pub struct CacheMount {
+    path: PathBuf,
+    is_new: bool,
+    _lock: FileLock,
+}
+
+impl CacheMount {
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    /// Whether it was made just now (and wants its seed).
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+}
+
+impl Store {
+    /// The directory of a cache mount, held as `sharing` says until the guard is dropped; waits for a locked one.
+    ///
+    /// Sharing is among those that ask for the same id: a `Shared` user waits while a `Locked` or the first `Private`
+    /// one is in, and the other way round.
+    ///
+    /// # Errors
+    /// [`StoreError::Canceled`]; I/O.
+    pub fn cache_mount(
+        &self,
+        request: &CacheMountRequest,
+        on_wait: &mut dyn FnMut(Option<u32>),
+        cancel: &AtomicBool,
+    ) -> Result<CacheMount, StoreError> {
+        let name = Digest::of(request.id.as_bytes()).hex();
+        match request.sharing {
+            MountSharing::Shared => {
+                let lock = self.lock_mount(&name, Mode::Shared, on_wait, cancel)?;
+                self.mount(&name, request, lock)
+            }
+            MountSharing::Locked => {
+                let lock = self.lock_mount(&name, Mode::Exclusive, on_wait, cancel)?;
+                self.mount(&name, request, lock)
+            }
+            MountSharing::Private => {
+                for sibling in 0..MAX_SIBLINGS {
+                    let name = if sibling == 0 { name.clone() } else { format!("{name}.{sibling}") };
+                    let path = self.mount_lock(&name);
+                    if let Some(lock) = FileLock::try_take(&path, Mode::Exclusive, Kind::Kept)? {
+                        return self.mount(&name, request, lock);
+                    }
+                }
+                let lock = self.lock_mount(&name, Mode::Exclusive, on_wait, cancel)?;
+                self.mount(&name, request, lock)
+            }
+        }
+    }
+
+    fn mount_lock(&self, name: &str) -> PathBuf {
+        self.lock_path(&format!("mount-{name}"))
+    }
+
+    fn lock_mount(
+        &self,
+        name: &str,
+        mode: Mode,
+        on_wait: &mut dyn FnMut(Option<u32>),
+        cancel: &AtomicBool,
+    ) -> Result<FileLock, StoreError> {
+        FileLock::take(&self.mount_lock(name), mode, Kind::Kept, on_wait, cancel)
+    }
+
+    fn mount(
+        &self,
+        name: &str,
+        request: &CacheMountRequest,
+        lock: FileLock,
+    ) -> Result<CacheMount, StoreError> {
+        let path = self.root().join("mounts").join(name);
+        let is_new = !path.is_dir() && self.make_mount(name, &path, request)?;
+        Ok(CacheMount { path, is_new, _lock: lock })
+    }
+
+    /// Makes the directory with owner and mode at once. `false`: another shared user was faster.
+    fn make_mount(&self, name: &str, path: &Path, request: &CacheMountRequest) -> Result<bool, StoreError> {
+        let draft = LayerDraft::new(self.root())?;
+        let fs = draft.fs();
+        super::open::make_dir(&fs)?;
+        let us = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        if (request.uid, request.gid) != us {
+            std::os::unix::fs::chown(&fs, Some(request.uid), Some(request.gid)).at(&fs)?;
+        }
+        // After chown, which takes the set-id bits away.
+        std::fs::set_permissions(&fs, Permissions::from_mode(request.mode & 0o7777)).at(&fs)?;
+        match renameat_with(CWD, &fs, CWD, path, RenameFlags::NOREPLACE) {
+            Err(rustix::io::Errno::EXIST) => return Ok(false),
+            result => result.at(path)?,
+        }
+        self.db().write(|tx| {
+            tx.prepare_cached("INSERT OR REPLACE INTO mounts(name, id, made_at) VALUES(?1, ?2, ?3)")?
+                .execute(params![name, request.id, db::now()])?;
+            Ok(())
+        })?;
+        Ok(true)
+    }
+}

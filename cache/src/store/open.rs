@@ -1,0 +1,212 @@
+//! Opening: the root and its rules, the database, recovery, the sweep.
+
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rustix::fs::Access;
+
+use super::db::{self, Db, Opened};
+use super::draft::LayerDraft;
+use super::error::{At, StoreError};
+use super::locks::{FileLock, Kind, Mode};
+use super::recover::{needs_recovery, recover};
+use super::settle::{Settler, Wake, has_unsettled};
+use super::{Inner, Store, sweep};
+
+/// The last one's presence says that all are there.
+const DIRECTORIES: [&str; 7] = ["blobs", "blobs/sha256", "layers", "mounts", "contexts", "work", "locks"];
+
+/// `statfs` types of file systems on which SQLite's shared memory and flock do not hold between machines.
+const NETWORK_FILE_SYSTEMS: [(u32, &str); 8] = [
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x00c3_6400, "Ceph"),
+    (0x5346_414f, "AFS"),
+    (0x7375_7245, "Coda"),
+    (0x0102_1997, "9P"),
+];
+
+pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
+    let root = prepare_root(root)?;
+    let use_path = root.join("locks/use");
+    let db_path = root.join("db.sqlite");
+    let mut in_use = FileLock::take_now(&use_path, Mode::Shared, Kind::Kept)?;
+    let (db, recovers) = match ready(&db_path) {
+        Ok(Some(ready)) => ready,
+        Ok(None) | Err(StoreError::Corrupt { .. }) => {
+            // A rebuild needs the store alone; whoever waits for that must not itself be in the way.
+            drop(in_use);
+            format_or_rebuild(&root, &db_path)?;
+            in_use = FileLock::take_now(&use_path, Mode::Shared, Kind::Kept)?;
+            ready(&db_path)?.ok_or_else(|| StoreError::Corrupt {
+                path: db_path.clone(),
+                reason: "the database vanished while it was opened".into(),
+            })?
+        }
+        Err(error) => return Err(error),
+    };
+    if recovers {
+        let _alone = FileLock::take_now(&root.join("locks/open"), Mode::Exclusive, Kind::Kept)?;
+        recover(&root, &db)?;
+    }
+    sweep::sweep(&root, &db)?;
+    let settler = Settler::default();
+    if db.has_large_log() {
+        settler.wake(Wake::Now, &root, &db_path);
+    } else if has_unsettled(&db)? {
+        settler.wake(Wake::Soon, &root, &db_path);
+    }
+    Ok(Store { inner: Arc::new(Inner { root, db, in_use, has_given: AtomicBool::new(false), settler }) })
+}
+
+/// The database if it has its schema, and whether the machine was started anew since it was last opened.
+fn ready(path: &Path) -> Result<Option<(Db, bool)>, StoreError> {
+    match Db::open(path)? {
+        Opened::Ready(db) => needs_recovery(&db).map(|recovers| Some((db, recovers))),
+        Opened::Unformatted => Ok(None),
+    }
+}
+
+fn format_or_rebuild(root: &Path, path: &Path) -> Result<(), StoreError> {
+    let _opening = FileLock::take_now(&root.join("locks/open"), Mode::Exclusive, Kind::Kept)?;
+    let damage = match ready(path) {
+        // Another process was faster.
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => match Db::format(path) {
+            Ok(_) => return Ok(()),
+            Err(StoreError::Corrupt { reason, .. }) => reason,
+            Err(error) => return Err(error),
+        },
+        Err(StoreError::Corrupt { reason, .. }) => reason,
+        Err(error) => return Err(error),
+    };
+    let Some(_alone) = FileLock::try_take(&root.join("locks/use"), Mode::Exclusive, Kind::Kept)? else {
+        return Err(StoreError::Corrupt { path: path.into(), reason: damage });
+    };
+    tracing::debug!(path = %path.display(), damage, "rebuilding the store's database");
+    rebuild(root, path)
+}
+
+/// Moves the database aside and starts with an empty one. Blobs stay: their names say what they must contain, and the
+/// recovery that follows looks whether they do.
+fn rebuild(root: &Path, path: &Path) -> Result<(), StoreError> {
+    // Layers first: should this be interrupted, the damaged database is still there to say that work is left.
+    let trash = LayerDraft::new(root)?;
+    let layers = root.join("layers");
+    match std::fs::rename(&layers, trash.path().join("layers")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        result => result.at(&layers)?,
+    }
+    make_dir(&layers)?;
+    for companion in db::companions(path) {
+        remove_if_there(&companion)?;
+    }
+    match std::fs::rename(path, db::aside(path)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        result => result.at(path)?,
+    }
+    drop(Db::format(path)?);
+    remove_if_there(&db::damage_mark(path))?;
+    sweep::remove_in_background(vec![trash]);
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => result.at(path),
+    }
+}
+
+fn prepare_root(root: &Path) -> Result<PathBuf, StoreError> {
+    let user = rustix::process::geteuid().as_raw();
+    match std::fs::symlink_metadata(root) {
+        // In a directory that others can write to, a link may be somebody's trap.
+        Ok(found) if found.uid() != user && !(found.is_symlink() && found.uid() == 0) => {
+            return Err(StoreError::ForeignOwner { path: root.into(), owner: found.uid(), user });
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            make_root(root)?;
+        }
+        Err(error) => return Err(denied(root, error)),
+    }
+    let root = root.canonicalize().map_err(|error| denied(root, error))?;
+    let found = std::fs::metadata(&root).at(&root)?;
+    if found.uid() != user {
+        return Err(StoreError::ForeignOwner { path: root, owner: found.uid(), user });
+    }
+    if !found.is_dir() {
+        return Err(StoreError::io(&root, ErrorKind::NotADirectory.into()));
+    }
+    refuse_network(&root)?;
+    rustix::fs::access(&root, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| denied(&root, error.into()))?;
+    if found.mode() & 0o077 != 0 {
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700)).at(&root)?;
+    }
+    if !root.join(DIRECTORIES[DIRECTORIES.len() - 1]).is_dir() {
+        for name in DIRECTORIES {
+            make_dir(&root.join(name))?;
+        }
+    }
+    Ok(root)
+}
+
+fn make_root(root: &Path) -> Result<(), StoreError> {
+    if let Some(parent) = root.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| denied(parent, error))?;
+    }
+    make_dir(root).map_err(|error| match error {
+        StoreError::Io { path, source } => denied(&path, source),
+        other => other,
+    })
+}
+
+/// Makes a directory of the store's own, if it is not there.
+pub(super) fn make_dir(path: &Path) -> Result<(), StoreError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        result => result.at(path),
+    }
+}
+
+fn denied(path: &Path, error: std::io::Error) -> StoreError {
+    match error.kind() {
+        ErrorKind::PermissionDenied => StoreError::NotWritable { path: path.into() },
+        _ => StoreError::io(path, error),
+    }
+}
+
+fn refuse_network(root: &Path) -> Result<(), StoreError> {
+    let found = rustix::fs::statfs(root).at(root)?;
+    match network_kind(found.f_type) {
+        Some(kind) => Err(StoreError::NetworkFileSystem { path: root.into(), kind }),
+        None => Ok(()),
+    }
+}
+
+/// The kernel's magic numbers have 32 bits; `f_type` has the machine's word.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unnecessary_cast)]
+fn network_kind(f_type: rustix::fs::FsWord) -> Option<&'static str> {
+    let magic = f_type as u32;
+    NETWORK_FILE_SYSTEMS.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_known_by_their_magic() {
+        assert_eq!(network_kind(0x6969), Some("NFS"));
+        assert_eq!(network_kind(0xff53_4d42), Some("CIFS"));
+        assert_eq!(network_kind(0xef53), None);
+    }
+}

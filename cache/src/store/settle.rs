@@ -1,0 +1,117 @@
+//! Getting layers and blobs to the disk, out of everybody's way.
+//!
+//! A step's commit syncs nothing. A background thread, one a store and started by the first commit, waits for a quiet
+//! moment, calls syncfs(2) once for all that was written, and marks what was there *before* the call as settled. After a
+//! power cut, [`recover`](super::recover) trusts what is settled and looks at the rest.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::params;
+
+use super::Store;
+use super::db::{Db, Opened};
+use super::error::{At, StoreError};
+
+/// So long without a commit is a quiet moment.
+const QUIET: Duration = Duration::from_millis(200);
+/// A build that never pauses is synced this often.
+const AT_MOST: Duration = Duration::from_secs(5);
+
+/// Wakes the thread; the thread ends when this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Settler {
+    thread: Mutex<Option<Sender<Wake>>>,
+}
+
+/// When to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// In the next quiet moment.
+    Soon,
+    /// Now: the log is long, and a process that finds everything done does not live until a quiet moment.
+    Now,
+}
+
+impl Settler {
+    pub(super) fn wake(&self, when: Wake, root: &Path, db: &Path) {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.as_ref().is_some_and(|sender| sender.send(when).is_ok()) {
+            return;
+        }
+        let (sender, receiver) = channel();
+        let (root, db) = (root.to_path_buf(), db.to_path_buf());
+        let started =
+            std::thread::Builder::new().name("kiln-settle".into()).spawn(move || run(&root, db, &receiver));
+        // Without a thread nothing gets settled now: slower after a power cut, never wrong.
+        if started.is_ok() && sender.send(when).is_ok() {
+            *thread = Some(sender);
+        }
+    }
+}
+
+impl Store {
+    /// Waits until everything committed so far is on the disk. No build needs to: it happens in the background; a
+    /// process that wants to be sure before it ends may.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        settle(self.root(), self.db())
+    }
+}
+
+/// Whether a process before this one left something to do.
+pub(super) fn has_unsettled(db: &Db) -> Result<bool, StoreError> {
+    db.read(|connection| {
+        connection
+            .prepare_cached(
+                "SELECT EXISTS(SELECT 1 FROM layers WHERE settled = 0) OR EXISTS(SELECT 1 FROM blobs WHERE settled = 0)",
+            )?
+            .query_row([], |row| row.get(0))
+    })
+}
+
+fn run(root: &Path, db: PathBuf, wakes: &Receiver<Wake>) {
+    while let Ok(wake) = wakes.recv() {
+        let latest = Instant::now() + AT_MOST;
+        let mut wake = Ok(wake);
+        while wake == Ok(Wake::Soon) && Instant::now() < latest {
+            wake = wakes.recv_timeout(QUIET);
+        }
+        // A connection of its own: a checkpoint's fsync must not hold the one that builds use.
+        let result = match Db::open(&db) {
+            Ok(Opened::Ready(db)) => settle(root, &db),
+            Ok(Opened::Unformatted) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "layers stay unsettled");
+        }
+        if wake == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
+    }
+}
+
+fn settle(root: &Path, db: &Db) -> Result<(), StoreError> {
+    let newest = |sql| db.read(|connection| connection.prepare_cached(sql)?.query_row([], |row| row.get(0)));
+    let layers: Option<i64> = newest("SELECT max(seq) FROM layers WHERE settled = 0")?;
+    let blobs: Option<i64> = newest("SELECT max(seq) FROM blobs WHERE settled = 0")?;
+    let dir = File::open(root).at(root)?;
+    rustix::fs::syncfs(&dir).at(root)?;
+    db.write(|tx| {
+        tx.prepare_cached("UPDATE layers SET settled = 1 WHERE settled = 0 AND seq <= ?1")?
+            .execute(params![layers.unwrap_or(0)])?;
+        tx.prepare_cached("UPDATE blobs SET settled = 1 WHERE settled = 0 AND seq <= ?1")?
+            .execute(params![blobs.unwrap_or(0)])?;
+        Ok(())
+    })?;
+    if db.has_large_log() {
+        db.checkpoint()?;
+    }
+    Ok(())
+}

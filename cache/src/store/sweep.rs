@@ -1,0 +1,86 @@
+//! Taking away what killed processes left in `work/`.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use super::db::Db;
+use super::draft::{BECOMES, LayerDraft, take_over};
+use super::error::{At, StoreError};
+use super::layers::{self, LayerId};
+use super::locks::{FileLock, Kind, Mode};
+
+/// Finds leftovers and has them removed in the background. Costs one `readdir` when there is nothing in progress.
+pub(super) fn sweep(root: &Path, db: &Db) -> Result<(), StoreError> {
+    let work = root.join("work");
+    let mut leftovers = Vec::new();
+    for entry in std::fs::read_dir(&work).at(&work)? {
+        let entry = entry.at(&work)?;
+        let path = entry.path();
+        let is_dir = match entry.file_type() {
+            Ok(kind) => kind.is_dir(),
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).at(&path),
+        };
+        if !is_dir {
+            sweep_file(&path)?;
+        } else if let Some(leftover) = LayerDraft::adopt(path)? {
+            take_unrecorded_layers(root, db, &leftover)?;
+            leftovers.push(leftover);
+        }
+    }
+    remove_in_background(leftovers);
+    Ok(())
+}
+
+/// Drops `drafts` on a thread of its own. Whatever the end of the process leaves, the next sweep finds.
+pub(super) fn remove_in_background(drafts: Vec<LayerDraft>) {
+    if drafts.is_empty() {
+        return;
+    }
+    // When no thread can be had the closure is dropped here and now, and the drafts with it.
+    let _ = std::thread::Builder::new().name("kiln-sweep".into()).spawn(move || drop(drafts));
+}
+
+/// An unfinished blob.
+fn sweep_file(path: &Path) -> Result<(), StoreError> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        result => result.at(path)?,
+    };
+    if let Some(_dead) = take_over(file, path)? {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// A kill between the rename of a layer and its record leaves a layer that the database does not know; it goes back into
+/// the draft it came from.
+fn take_unrecorded_layers(root: &Path, db: &Db, draft: &LayerDraft) -> Result<(), StoreError> {
+    take_unrecorded(root, db, draft, draft.id())?;
+    let Some(pulled) = becomes(draft) else { return Ok(()) };
+    // Its name is no draft's own: another process may be making the same layer just now, and then deals with it.
+    let lock = root.join("locks").join(layers::pull_lock(pulled));
+    if let Some(_alone) = FileLock::try_take(&lock, Mode::Exclusive, Kind::Transient)? {
+        take_unrecorded(root, db, draft, pulled)?;
+    }
+    Ok(())
+}
+
+fn take_unrecorded(root: &Path, db: &Db, draft: &LayerDraft, id: LayerId) -> Result<(), StoreError> {
+    let path = layers::path_of(root, id);
+    if path.exists() && layers::row(db, id)?.is_none() {
+        std::fs::rename(&path, draft.path().join(format!("unrecorded-{id}"))).at(&path)?;
+    }
+    Ok(())
+}
+
+fn becomes(draft: &LayerDraft) -> Option<LayerId> {
+    let mut text = String::new();
+    std::fs::File::open(draft.path().join(BECOMES)).ok()?.take(64).read_to_string(&mut text).ok()?;
+    text.parse().ok()
+}
