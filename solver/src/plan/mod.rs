@@ -1,13 +1,43 @@
 //! From instructions to operations. Pure: the Dockerfile, the arguments and the bases' configs in, a graph out.
+//!
+//! The way: global arguments, then all FROM lines (`stages`), then the stages that the target needs, with their bases
+//! and the triggers that these bring, then each stage's instructions in order (`dispatch`). A stage's state holds what
+//! the next instruction starts from: its root's vertex, the config, the variables.
+//!
+//! Everything is linear in the number of instructions, and nothing recurses along stages: a file may have 100,000.
+
+mod arguments;
+mod bases;
+mod dispatch;
+mod environment;
+mod error;
+mod expansion;
+mod history;
+mod names;
+mod near;
+mod paths;
+mod planner;
+mod stages;
+mod state;
+mod vertices;
+mod warnings;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use kiln_image::oci::ImageConfig;
 use kiln_image::{Digest, ImageRef, Platform};
-use kiln_parser::{Dockerfile, Span, Warning};
+use kiln_parser::{Dockerfile, Warning};
+
+pub use error::PlanError;
 
 use crate::graph::{Graph, NetworkMode, VertexId};
+
+/// A step's name takes in no more values of variables once it is this long.
+const MAX_NAME_BYTES: usize = 4096;
 
 /// What a build is asked for, beside the Dockerfile.
 #[derive(Clone, Debug)]
@@ -85,43 +115,6 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
 }
 
-/// Why there is no plan.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlanError {
-    /// `--target` names no stage.
-    #[error("target stage `{target}` could not be found")]
-    UnknownTarget {
-        /// What was asked for.
-        target: String,
-        /// A stage with a near name.
-        closest: Option<String>,
-    },
-    /// Stages need each other.
-    #[error("circular dependency detected on stage: {stage}")]
-    CircularStages {
-        /// One of them.
-        stage: String,
-        /// Where.
-        span: Span,
-    },
-}
-
-impl PlanError {
-    /// Where in the Dockerfile the cause stands.
-    pub fn span(&self) -> Option<Span> {
-        match self {
-            Self::UnknownTarget { .. } => None,
-            Self::CircularStages { span, .. } => Some(*span),
-        }
-    }
-
-    /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
-        None
-    }
-}
-
 /// The base images that the target will ask for first, so that they can be resolved in parallel beforehand. ONBUILD
 /// triggers may ask for more.
 ///
@@ -131,8 +124,7 @@ pub fn base_names(
     dockerfile: &Dockerfile,
     request: &PlanRequest,
 ) -> Result<Vec<(ImageRef, Platform)>, PlanError> {
-    let _ = (dockerfile, request);
-    todo!()
+    planner::base_names(dockerfile, request)
 }
 
 /// Plans the build.
@@ -144,6 +136,15 @@ pub fn plan(
     request: &PlanRequest,
     resolve: &mut ResolveBase<'_>,
 ) -> Result<Plan, PlanError> {
-    let _ = (dockerfile, request, resolve);
-    todo!()
+    planner::plan(dockerfile, request, resolve)
+}
+
+/// What planning says about a file, for `--check`: without a target all stages are looked at. Warnings come with an
+/// error too.
+pub fn check(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+    resolve: &mut ResolveBase<'_>,
+) -> (Vec<Warning>, Option<PlanError>) {
+    planner::check(dockerfile, request, resolve)
 }

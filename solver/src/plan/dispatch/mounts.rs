@@ -1,0 +1,193 @@
+//! `RUN --mount` (FEATURES RN16–RN31).
+
+use kiln_parser::{Mount, MountKind, Span, Spanned};
+
+use super::Step;
+use crate::graph::{ExecMount, ExecMountKind, InputIndex, VertexId};
+use crate::plan::arguments::target_platform;
+use crate::plan::bases::build_context;
+use crate::plan::names::Author;
+use crate::plan::stages::StageNumbers;
+use crate::plan::{PlanError, paths};
+
+/// Prefixed to ids of cache mounts, so that builds that do not trust each other share none (FEATURES AS16).
+const CACHE_NAMESPACE_ARG: &str = "BUILDKIT_CACHE_MOUNT_NS";
+/// Where secrets are shown.
+const SECRETS: &str = "/run/secrets";
+/// Where agents are shown; a number follows.
+const AGENTS: &str = "/run/buildkit/ssh_agent";
+/// The agent that is meant without an id.
+const DEFAULT_AGENT: &str = "default";
+const CACHE_MODE: u32 = 0o755;
+const SECRET_MODE: u32 = 0o400;
+const AGENT_MODE: u32 = 0o600;
+
+/// All mounts of a RUN.
+pub(super) struct Mounts {
+    pub(super) mounts: Vec<ExecMount>,
+    /// The root first, then what is mounted.
+    pub(super) inputs: Vec<VertexId>,
+    /// Where the first agent is.
+    pub(super) agent_socket: Option<String>,
+    /// Variables that hold secrets.
+    pub(super) secret_variables: Vec<String>,
+}
+
+/// Resolves the mounts of a RUN.
+pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Result<Mounts, PlanError> {
+    let mut mounts = Mounts {
+        mounts: Vec::with_capacity(given.len()),
+        inputs: vec![step.state.root],
+        agent_socket: None,
+        secret_variables: Vec::new(),
+    };
+    let mut agents = 0;
+    for mount in given {
+        let span = step.place(mount.span);
+        let target = match &mount.target {
+            Some(target) => step.expand_text(target, span)?,
+            None => String::new(),
+        };
+        let mount = match &mount.kind {
+            MountKind::Bind { from, source, writable } => {
+                let target = absolute(step, &target, span)?;
+                let input = mounts.input(step, from.as_deref(), &target, span)?;
+                let source = paths::join("/", &step.expand_text(source, span)?);
+                ExecMount { target, kind: ExecMountKind::Bind { input, source, writable: *writable } }
+            }
+            MountKind::Cache { id, from, source, sharing, read_only, mode, uid, gid } => {
+                let id = match id.as_deref().filter(|id| !id.is_empty()) {
+                    Some(id) => step.expand_text(id, span)?,
+                    None => paths::clean(&target),
+                };
+                let namespace = step.planner.request.build_args.get(CACHE_NAMESPACE_ARG);
+                let id = format!("{}/{id}", namespace.map_or("", String::as_str));
+                let target = absolute(step, &target, span)?;
+                let seed = match from.as_deref().filter(|from| !from.is_empty()) {
+                    Some(from) => {
+                        let input = mounts.input(step, Some(from), &target, span)?;
+                        Some((input, paths::join("/", &step.expand_text(source, span)?)))
+                    }
+                    None => None,
+                };
+                let kind = ExecMountKind::Cache {
+                    id,
+                    seed,
+                    sharing: *sharing,
+                    read_only: *read_only,
+                    mode: mode.unwrap_or(CACHE_MODE),
+                    uid: uid.unwrap_or(0),
+                    gid: gid.unwrap_or(0),
+                };
+                ExecMount { target, kind }
+            }
+            MountKind::Tmpfs { size } => ExecMount {
+                target: absolute(step, &target, span)?,
+                kind: ExecMountKind::Tmpfs { size: *size },
+            },
+            MountKind::Secret { id, env, required, mode, uid, gid } => {
+                let id = match id.as_deref().filter(|id| !id.is_empty()) {
+                    Some(id) => step.expand_text(id, span)?,
+                    None if target.is_empty() => return Err(PlanError::SecretWithoutId { span }),
+                    None => paths::base_name(&target).to_owned(),
+                };
+                refuse_unnamed(step, "secret", &id, span)?;
+                let env = match env.as_deref().filter(|name| !name.is_empty()) {
+                    Some(name) => Some(step.expand_text(name, span)?),
+                    None => None,
+                };
+                let target = match (target.is_empty(), &env) {
+                    (true, Some(_)) => String::new(),
+                    (true, None) => paths::join(SECRETS, paths::base_name(&id)),
+                    (false, _) => paths::join("/", &target),
+                };
+                mounts.secret_variables.extend(env.clone());
+                let kind = ExecMountKind::Secret {
+                    id,
+                    env,
+                    required: *required,
+                    mode: mode.unwrap_or(SECRET_MODE),
+                    uid: uid.unwrap_or(0),
+                    gid: gid.unwrap_or(0),
+                };
+                ExecMount { target, kind }
+            }
+            MountKind::Ssh { id, required, mode, uid, gid } => {
+                let id = match id.as_deref().filter(|id| !id.is_empty()) {
+                    Some(id) => step.expand_text(id, span)?,
+                    None => DEFAULT_AGENT.to_owned(),
+                };
+                refuse_unnamed(step, "ssh agent", &id, span)?;
+                let target = match target.is_empty() {
+                    true => format!("{AGENTS}.{agents}"),
+                    false => paths::join("/", &target),
+                };
+                agents += 1;
+                mounts.agent_socket.get_or_insert_with(|| target.clone());
+                let kind = ExecMountKind::Ssh {
+                    id,
+                    required: *required,
+                    mode: mode.unwrap_or(AGENT_MODE),
+                    uid: uid.unwrap_or(0),
+                    gid: gid.unwrap_or(0),
+                };
+                ExecMount { target, kind }
+            }
+        };
+        mounts.mounts.push(mount);
+    }
+    Ok(mounts)
+}
+
+impl Mounts {
+    /// The input that `from` names; without one the build context.
+    fn input(
+        &mut self,
+        step: &mut Step<'_, '_>,
+        from: Option<&str>,
+        target: &str,
+        span: Span,
+    ) -> Result<InputIndex, PlanError> {
+        let vertex = match from.filter(|from| !from.is_empty()) {
+            None => build_context(target_platform(step.planner.request), &mut step.planner.vertices),
+            Some(from) => {
+                let root = step.planner.root_of(from, StageNumbers::NotAllowed, step.state.index, span)?;
+                let later = || PlanError::MountFromLaterStage {
+                    from: from.to_owned(),
+                    target: target.to_owned(),
+                    span,
+                };
+                root.ok_or_else(later)?.vertex()
+            }
+        };
+        // The root itself may be mounted as well; what is mounted twice is one input.
+        let known = self.inputs[1..].iter().position(|input| *input == vertex);
+        Ok(InputIndex(
+            known.unwrap_or_else(|| {
+                self.inputs.push(vertex);
+                self.inputs.len() - 2
+            }) + 1,
+        ))
+    }
+}
+
+/// A mount's target beneath WORKDIR. The root itself cannot be mounted over.
+fn absolute(step: &Step<'_, '_>, target: &str, span: Span) -> Result<String, PlanError> {
+    let absolute = match target.starts_with('/') {
+        true => paths::clean(target),
+        false => paths::join(&step.state.directory(), target),
+    };
+    if target.is_empty() || absolute == "/" {
+        return Err(PlanError::InvalidMountTarget { target: absolute, span });
+    }
+    Ok(absolute)
+}
+
+/// A base image's trigger is code that nobody may have read: it gets only the secrets that the Dockerfile names itself.
+fn refuse_unnamed(step: &Step<'_, '_>, kind: &'static str, id: &str, span: Span) -> Result<(), PlanError> {
+    let named = || step.planner.named_secrets.contains(&(kind, id.to_owned()));
+    if step.author == Author::BaseImage && !named() {
+        return Err(PlanError::TriggerWantsSecret { kind, id: id.to_owned(), span });
+    }
+    Ok(())
+}

@@ -1,0 +1,361 @@
+//! Why there is no plan, as data.
+
+use kiln_image::InvalidReference;
+use kiln_parser::expand::ExpandError;
+use kiln_parser::{ParseErrors, Span};
+
+use super::BaseError;
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// `--target` names no stage.
+    #[error("target stage {target:?} could not be found")]
+    UnknownTarget {
+        /// What was asked for.
+        target: String,
+        /// A stage with a near name.
+        closest: Option<String>,
+    },
+    /// Stages need each other.
+    #[error("circular dependency detected on stage: {stage}")]
+    CircularStages {
+        /// One of them.
+        stage: String,
+        /// Where.
+        span: Span,
+    },
+    /// A word's variables cannot be replaced.
+    #[error("{cause}")]
+    Expansion {
+        /// What is wrong with it; names the word.
+        cause: ExpandError,
+        /// Where.
+        span: Span,
+    },
+    /// Variables made a word longer than any use of it.
+    #[error("{word:?} expands to more than {limit_bytes} bytes")]
+    ExpansionTooLong {
+        /// The word as written, cut.
+        word: String,
+        /// The limit.
+        limit_bytes: usize,
+        /// Where.
+        span: Span,
+    },
+    /// `FROM` names nothing once its variables are replaced.
+    #[error("base name ({written}) should not be blank")]
+    BlankBase {
+        /// As written.
+        written: String,
+        /// A variable in it that is not set.
+        unset: Option<String>,
+        /// A declared variable with a near name.
+        closest: Option<String>,
+        /// Where.
+        span: Span,
+    },
+    /// `FROM --platform=` is empty once its variables are replaced.
+    #[error("empty platform value from expression {written}")]
+    BlankPlatform {
+        /// As written.
+        written: String,
+        /// A declared variable with a near name.
+        closest: Option<String>,
+        /// Where.
+        span: Span,
+    },
+    /// `FROM --platform=` is no platform.
+    #[error("failed to parse platform {written}: {value:?} is not os/architecture[/variant]")]
+    InvalidPlatform {
+        /// As written.
+        written: String,
+        /// Expanded.
+        value: String,
+        /// Where.
+        span: Span,
+    },
+    /// What FROM, `--from` or `from=` names is neither a stage nor the name of an image.
+    #[error("failed to parse stage name {name:?}")]
+    InvalidBaseName {
+        /// Expanded.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        cause: InvalidReference,
+        /// A stage with a near name.
+        closest: Option<String>,
+        /// Where.
+        span: Span,
+    },
+    /// The image cannot be had.
+    #[error("{name}: image cannot be used")]
+    Base {
+        /// As the Dockerfile has it, expanded.
+        name: String,
+        /// Why.
+        #[source]
+        cause: BaseError,
+        /// A stage with a near name.
+        closest: Option<String>,
+        /// Where.
+        span: Span,
+    },
+    /// `COPY --from=$X` or `RUN --mount=from=$X`.
+    #[error(
+        "variable expansion is not supported for {option}, define a new stage with FROM using ARG from global scope"
+    )]
+    VariableInFrom {
+        /// `--from` or `from`.
+        option: &'static str,
+        /// The value.
+        value: String,
+        /// Where.
+        span: Span,
+    },
+    /// A number that is no stage's.
+    #[error("invalid stage index {index}")]
+    InvalidStageIndex {
+        /// As written.
+        index: String,
+        /// How many stages there are.
+        stages: usize,
+        /// Where.
+        span: Span,
+    },
+    /// The stage that is copied from comes later.
+    #[error("cannot copy from stage {from:?}, it needs to be defined before current stage {current:?}")]
+    CopyFromLaterStage {
+        /// The stage asked for.
+        from: String,
+        /// The stage that asks.
+        current: String,
+        /// Where.
+        span: Span,
+    },
+    /// The stage that is mounted comes later.
+    #[error(
+        "cannot mount from stage {from:?} to {target:?}, stage needs to be defined before current command"
+    )]
+    MountFromLaterStage {
+        /// The stage asked for.
+        from: String,
+        /// The mount's target.
+        target: String,
+        /// Where.
+        span: Span,
+    },
+    /// A mount without a usable target.
+    #[error("invalid mount target {target:?}")]
+    InvalidMountTarget {
+        /// As written.
+        target: String,
+        /// Where.
+        span: Span,
+    },
+    /// A secret mount that has neither an id nor a target.
+    #[error("one of source, target required")]
+    SecretWithoutId {
+        /// Where.
+        span: Span,
+    },
+    /// `--chmod` is neither octal nor symbolic.
+    #[error("invalid chmod parameter: '{value}'. it should be octal string and between 0 and 07777")]
+    InvalidMode {
+        /// Expanded.
+        value: String,
+        /// Where.
+        span: Span,
+    },
+    /// `ADD --checksum` where it means nothing.
+    #[error("checksum {problem}")]
+    MisplacedChecksum {
+        /// Why.
+        problem: &'static str,
+        /// Where.
+        span: Span,
+    },
+    /// `ADD --checksum` is no digest.
+    #[error("invalid checksum {value:?}: unsupported digest algorithm or format")]
+    InvalidChecksum {
+        /// Expanded.
+        value: String,
+        /// Where.
+        span: Span,
+    },
+    /// COPY of something that only ADD fetches.
+    #[error("source can't be a {kind} for COPY")]
+    RemoteCopy {
+        /// `URL` or `git ref`.
+        kind: &'static str,
+        /// The source.
+        source_path: String,
+        /// Where.
+        span: Span,
+    },
+    /// A git URL whose query or fragment contradicts itself, or asks for what kiln has not.
+    #[error("git source {url:?}: {problem}")]
+    InvalidGitSource {
+        /// The URL.
+        url: String,
+        /// What is wrong.
+        problem: String,
+        /// Where.
+        span: Span,
+    },
+    /// EXPOSE of what is no port.
+    #[error("{problem}")]
+    InvalidPort {
+        /// What is wrong, with the port in it.
+        problem: String,
+        /// Where.
+        span: Span,
+    },
+    /// The history is longer than any reader of images takes.
+    #[error("the image's history would be longer than {limit_bytes} bytes")]
+    HistoryTooLong {
+        /// The limit.
+        limit_bytes: usize,
+        /// Where.
+        span: Span,
+    },
+    /// STOPSIGNAL of what is no signal.
+    #[error("invalid signal: {signal}")]
+    InvalidSignal {
+        /// Expanded.
+        signal: String,
+        /// Where.
+        span: Span,
+    },
+    /// `VOLUME ""`.
+    #[error("VOLUME specified can not be an empty string")]
+    EmptyVolume {
+        /// Where.
+        span: Span,
+    },
+    /// A privilege that the user did not give.
+    #[error("{entitlement} is not allowed")]
+    NotAllowed {
+        /// `security.insecure` or `network.host`.
+        entitlement: &'static str,
+        /// Where.
+        span: Span,
+    },
+    /// `RUN --device`, which this builder has not.
+    #[error("RUN --device={device} is not supported")]
+    UnsupportedDevice {
+        /// The device.
+        device: String,
+        /// Where.
+        span: Span,
+    },
+    /// A base image's ONBUILD trigger is no instruction.
+    #[error("onbuild trigger of the base image cannot be parsed: {trigger:?}")]
+    InvalidTrigger {
+        /// Its text.
+        trigger: String,
+        /// Why.
+        #[source]
+        cause: ParseErrors,
+        /// The FROM that brought it.
+        span: Span,
+    },
+    /// A base image's ONBUILD trigger wants a secret or agent that the Dockerfile does not use itself.
+    #[error(
+        "onbuild trigger of the base image asks for the {kind} {id:?}, which the Dockerfile does not name"
+    )]
+    TriggerWantsSecret {
+        /// `secret` or `ssh agent`.
+        kind: &'static str,
+        /// Its id.
+        id: String,
+        /// The FROM that brought it.
+        span: Span,
+    },
+}
+
+impl PlanError {
+    /// Where in the Dockerfile the cause stands.
+    pub fn span(&self) -> Option<Span> {
+        match self {
+            Self::UnknownTarget { .. } => None,
+            Self::CircularStages { span, .. }
+            | Self::Expansion { span, .. }
+            | Self::ExpansionTooLong { span, .. }
+            | Self::BlankBase { span, .. }
+            | Self::BlankPlatform { span, .. }
+            | Self::InvalidPlatform { span, .. }
+            | Self::InvalidBaseName { span, .. }
+            | Self::Base { span, .. }
+            | Self::VariableInFrom { span, .. }
+            | Self::InvalidStageIndex { span, .. }
+            | Self::CopyFromLaterStage { span, .. }
+            | Self::MountFromLaterStage { span, .. }
+            | Self::InvalidMountTarget { span, .. }
+            | Self::SecretWithoutId { span }
+            | Self::InvalidMode { span, .. }
+            | Self::MisplacedChecksum { span, .. }
+            | Self::InvalidChecksum { span, .. }
+            | Self::RemoteCopy { span, .. }
+            | Self::InvalidGitSource { span, .. }
+            | Self::InvalidPort { span, .. }
+            | Self::HistoryTooLong { span, .. }
+            | Self::InvalidSignal { span, .. }
+            | Self::EmptyVolume { span }
+            | Self::NotAllowed { span, .. }
+            | Self::UnsupportedDevice { span, .. }
+            | Self::InvalidTrigger { span, .. }
+            | Self::TriggerWantsSecret { span, .. } => Some(*span),
+        }
+    }
+
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownTarget { closest, .. }
+            | Self::Base { closest, .. }
+            | Self::InvalidBaseName { closest, .. } => {
+                closest.as_ref().map(|name| format!("did you mean the stage {name}?"))
+            }
+            Self::BlankPlatform { closest, .. } => {
+                closest.as_ref().map(|name| format!("did you mean ${name}?"))
+            }
+            Self::BlankBase { unset, closest, .. } => match (unset, closest) {
+                (_, Some(name)) => Some(format!("did you mean ${name}?")),
+                (Some(name), None) => Some(format!(
+                    "declare `ARG {name}=…` before the first FROM, or pass `--build-arg {name}=…` for one declared there"
+                )),
+                (None, None) => None,
+            },
+            Self::InvalidPlatform { .. } => Some("a platform is written linux/amd64 or linux/arm/v7".into()),
+            Self::VariableInFrom { value, .. } => {
+                Some(format!("write `FROM {value} AS alias` with a global ARG and use `alias` here"))
+            }
+            Self::InvalidStageIndex { stages, .. } => {
+                Some(format!("stages are numbered from 0 to {}", stages.saturating_sub(1)))
+            }
+            Self::CopyFromLaterStage { from, .. } | Self::MountFromLaterStage { from, .. } => {
+                Some(format!("move the stage {from:?} up"))
+            }
+            Self::InvalidMode { .. } => {
+                Some("write octal digits such as 0755, or symbols such as u=rwX,go=rX".into())
+            }
+            Self::InvalidChecksum { .. } => {
+                Some("write sha256: and 64 hex digits for a URL, or a commit for a git source".into())
+            }
+            Self::RemoteCopy { .. } => Some("use ADD to fetch it".into()),
+            Self::NotAllowed { entitlement, .. } => Some(format!("allow it with `--allow {entitlement}`")),
+            Self::TriggerWantsSecret { kind, id, .. } => {
+                let mount = if *kind == "secret" { "secret" } else { "ssh" };
+                Some(format!(
+                    "if the base image may have it, use it in the Dockerfile: `RUN --mount=type={mount},id={id} true`"
+                ))
+            }
+            Self::InvalidPort { .. } => {
+                Some("a port is written 80, 80/udp or 7000-7010/tcp, up to 65535".into())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,518 @@
+//! The plan of a whole file: which stages, in which order, and what they hand on.
+
+use std::collections::HashSet;
+
+use kiln_image::{ImageRef, Platform};
+use kiln_parser::{Dockerfile, Instruction, InstructionKind, MountKind, Span, Warning};
+
+use super::arguments::{GlobalArgs, proxies, target_platform};
+use super::bases::{Bases, DEFAULT_PATH, Found, Root};
+use super::dispatch;
+use super::environment::{ConfigEnv, DeclaredArgs, Environment};
+use super::history::{Histories, MAX_HISTORY_BYTES, Made};
+use super::names::{Author, StepNames};
+use super::stages::{Origin, StageIndex, StageNumbers, Stages, check_default_args, froms};
+use super::state::{LastGiven, StageState};
+use super::vertices::Vertices;
+use super::warnings::Warnings;
+use crate::graph::VertexId;
+
+use super::{NamedContext, Plan, PlanError, PlanRequest, ResolveBase, paths};
+
+/// Everything that instructions of all stages share.
+pub(super) struct Planner<'a> {
+    pub(super) dockerfile: &'a Dockerfile,
+    pub(super) request: &'a PlanRequest,
+    pub(super) args: GlobalArgs,
+    pub(super) proxies: Vec<(String, String)>,
+    pub(super) stages: Stages<'a>,
+    pub(super) bases: Bases<'a>,
+    pub(super) vertices: Vertices,
+    pub(super) histories: Histories,
+    pub(super) warnings: &'a mut Warnings,
+    /// Secrets and agents that the Dockerfile itself mounts.
+    pub(super) named_secrets: HashSet<(&'static str, String)>,
+    /// By stage, once it is planned.
+    roots: Vec<Option<Root>>,
+}
+
+/// A stage that is needed, with what its base brings.
+struct Needed {
+    found: Option<Found>,
+    triggers: Vec<(Instruction, Author)>,
+}
+
+/// See [`super::plan`].
+pub(super) fn plan(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+    resolve: &mut ResolveBase<'_>,
+) -> Result<Plan, PlanError> {
+    let mut warnings = Warnings::beside(&dockerfile.warnings);
+    let mut resolve = |reference: &ImageRef, platform: &Platform| resolve(reference, platform);
+    let planner = Planner::new(dockerfile, request, &mut resolve, &mut warnings)?;
+    let target = planner.stages.target(request.target.as_deref())?;
+    let mut plan = planner.plan(target, vec![target])?;
+    plan.warnings = warnings.into_vec();
+    Ok(plan)
+}
+
+/// See [`super::check`].
+pub(super) fn check(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+    resolve: &mut ResolveBase<'_>,
+) -> (Vec<Warning>, Option<PlanError>) {
+    let mut warnings = Warnings::beside(&dockerfile.warnings);
+    let mut resolve = |reference: &ImageRef, platform: &Platform| resolve(reference, platform);
+    let result = Planner::new(dockerfile, request, &mut resolve, &mut warnings).and_then(|planner| {
+        let target = planner.stages.target(request.target.as_deref())?;
+        let wanted = match request.target {
+            Some(_) => vec![target],
+            None => (0..planner.stages.list.len()).map(StageIndex).collect(),
+        };
+        planner.plan(target, wanted)
+    });
+    let mut warnings = warnings.into_vec();
+    // BuildKit's check does not look at what a base turned out to be.
+    warnings.retain(|warning| warning.rule != super::warnings::BASE_IMAGE_PLATFORM);
+    (warnings, result.err())
+}
+
+/// See [`super::base_names`].
+pub(super) fn base_names(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+) -> Result<Vec<(ImageRef, Platform)>, PlanError> {
+    let args = GlobalArgs::new(dockerfile, request)?;
+    let stages = Stages::new(dockerfile, request, &args, &mut Warnings::default())?;
+    let mut names = Vec::new();
+    let mut known = HashSet::new();
+    let mut add = |origin: &Origin, platform: &Platform| {
+        let reference = match origin {
+            Origin::Image { reference, .. } => reference,
+            Origin::Context(name) => match request.contexts.get(name) {
+                Some(NamedContext::Image(reference) | NamedContext::Layout(reference)) => reference,
+                _ => return,
+            },
+            Origin::Scratch | Origin::Stage(_) => return,
+        };
+        let name = (reference.clone(), platform.clone());
+        if known.insert(name.clone()) {
+            names.push(name);
+        }
+    };
+    let mut needed = vec![false; stages.list.len()];
+    let mut waiting = vec![stages.target(request.target.as_deref())?];
+    while let Some(index) = waiting.pop() {
+        if std::mem::replace(&mut needed[index.0], true) {
+            continue;
+        }
+        let plan = stages.get(index);
+        let target = target_platform(request);
+        let base = plan.replaced.as_ref().unwrap_or(&plan.base);
+        add(base, plan.platform.as_ref().unwrap_or(target));
+        if plan.replaced.is_none() {
+            for instruction in &plan.stage.instructions {
+                for (from, numbers) in froms(instruction) {
+                    add(&stages.find_from(from, numbers, index, instruction.span)?, target);
+                }
+            }
+        }
+        waiting.extend(stages.needs(index));
+    }
+    Ok(names)
+}
+
+impl<'a> Planner<'a> {
+    fn new(
+        dockerfile: &'a Dockerfile,
+        request: &'a PlanRequest,
+        resolve: &'a mut ResolveBase<'a>,
+        warnings: &'a mut Warnings,
+    ) -> Result<Self, PlanError> {
+        check_default_args(dockerfile, request, warnings);
+        let args = GlobalArgs::new(dockerfile, request)?;
+        let stages = Stages::new(dockerfile, request, &args, warnings)?;
+        Ok(Self {
+            dockerfile,
+            request,
+            args,
+            proxies: proxies(&request.build_args),
+            roots: vec![None; stages.list.len()],
+            stages,
+            bases: Bases::new(request, resolve),
+            vertices: Vertices::default(),
+            histories: Histories::default(),
+            warnings,
+            named_secrets: named_secrets(dockerfile),
+        })
+    }
+
+    /// Plans the stages that `wanted` need, in the order of the file; `target` gives the image.
+    fn plan(mut self, target: StageIndex, wanted: Vec<StageIndex>) -> Result<Plan, PlanError> {
+        let mut needed = self.find_needed(wanted)?;
+        // A parent's state moves to its last child; before that it is cloned.
+        let mut children = vec![0_usize; needed.len()];
+        for number in 0..needed.len() {
+            if let (Some(_), Some(parent)) = (&needed[number], self.parent(StageIndex(number))) {
+                children[parent.0] += 1;
+            }
+        }
+        let mut states: Vec<Option<StageState>> = vec![None; needed.len()];
+        for number in 0..needed.len() {
+            let Some(stage) = needed[number].take() else { continue };
+            let index = StageIndex(number);
+            let inherited = self.parent(index).and_then(|parent| {
+                children[parent.0] -= 1;
+                if children[parent.0] == 0 && parent != target {
+                    states[parent.0].take()
+                } else {
+                    states[parent.0].clone()
+                }
+            });
+            let state = self.plan_stage(index, stage, inherited)?;
+            if children[number] > 0 || index == target {
+                states[number] = Some(state);
+            }
+        }
+        let state = states[target.0].take().expect("the target is among the stages that it needs");
+        Ok(self.finish(state))
+    }
+
+    /// The stage that this one starts from.
+    fn parent(&self, index: StageIndex) -> Option<StageIndex> {
+        let plan = self.stages.get(index);
+        match (&plan.replaced, &plan.base) {
+            (None, Origin::Stage(parent)) => Some(*parent),
+            _ => None,
+        }
+    }
+
+    /// The stages that `wanted` need, with their bases. Triggers of a base may need further stages.
+    fn find_needed(&mut self, wanted: Vec<StageIndex>) -> Result<Vec<Option<Needed>>, PlanError> {
+        let mut needed: Vec<Option<Needed>> = Vec::new();
+        needed.resize_with(self.stages.list.len(), || None);
+        let mut waiting = wanted;
+        waiting.reverse();
+        while let Some(index) = waiting.pop() {
+            if needed[index.0].is_some() {
+                continue;
+            }
+            let found = self.find_base(index)?;
+            let triggers = self.triggers(index, found.as_ref())?;
+            let mut dependencies = Vec::new();
+            for (trigger, _) in &triggers {
+                self.stages.dependencies_of(trigger, index, &mut dependencies)?;
+            }
+            waiting.extend(self.stages.needs(index));
+            waiting.extend(dependencies.into_iter().map(|(stage, _)| stage));
+            needed[index.0] = Some(Needed { found, triggers });
+        }
+        Ok(needed)
+    }
+
+    /// The base of a stage that does not start from another stage.
+    fn find_base(&mut self, index: StageIndex) -> Result<Option<Found>, PlanError> {
+        let plan = self.stages.get(index);
+        let origin = plan.replaced.as_ref().unwrap_or(&plan.base);
+        if matches!(origin, Origin::Stage(_)) {
+            return Ok(None);
+        }
+        let platform = plan.platform.as_ref().unwrap_or(target_platform(self.request));
+        let stages = &self.stages;
+        self.bases.find(origin, platform, |name| stages.nearest_name(name), plan.stage.span).map(Some)
+    }
+
+    /// What the base wants done right after FROM (FEATURES FR26). It is told as if it stood in the FROM line.
+    fn triggers(
+        &self,
+        index: StageIndex,
+        found: Option<&Found>,
+    ) -> Result<Vec<(Instruction, Author)>, PlanError> {
+        let plan = self.stages.get(index);
+        let span = plan.stage.span;
+        if plan.replaced.is_some() {
+            return Ok(Vec::new());
+        }
+        if let Some(parent) = self.parent(index).map(|parent| self.stages.get(parent)) {
+            if parent.replaced.is_some() {
+                return Ok(Vec::new());
+            }
+            let triggers =
+                parent.stage.instructions.iter().filter_map(|instruction| match &instruction.kind {
+                    InstructionKind::Onbuild(onbuild) => Some(onbuild.instruction.as_ref()),
+                    _ => None,
+                });
+            let place =
+                |trigger: &Instruction| (Instruction { span, ..trigger.clone() }, Author::ParentStage);
+            return Ok(triggers.map(place).collect());
+        }
+        let Some(Found::Image { image, .. }) = found else { return Ok(Vec::new()) };
+        let texts = image.config.config.on_build.iter().flatten();
+        texts
+            .map(|text| match kiln_parser::parse_trigger(text) {
+                Ok(trigger) => Ok((Instruction { span, ..trigger }, Author::BaseImage)),
+                Err(cause) => Err(PlanError::InvalidTrigger { trigger: text.clone(), cause, span }),
+            })
+            .collect()
+    }
+
+    fn plan_stage(
+        &mut self,
+        index: StageIndex,
+        needed: Needed,
+        inherited: Option<StageState>,
+    ) -> Result<StageState, PlanError> {
+        let plan = self.stages.get(index);
+        let stage = plan.stage;
+        let replaced = plan.replaced.is_some();
+        let Needed { found, triggers } = needed;
+        let instructions = || triggers.iter().map(|(trigger, _)| trigger).chain(&stage.instructions);
+        let first = usize::from(!replaced && found.as_ref().is_some_and(Found::is_step));
+        let total = first + instructions().filter(|instruction| is_step(instruction)).count();
+        let sole = self.stages.list.len() == 1;
+        let names = StepNames::new(if sole { String::new() } else { plan.display_name.clone() }, total);
+        let mut state = match (inherited, found) {
+            (Some(parent), _) => self.inherit(index, parent, names),
+            (None, found) => self.start(index, &found.unwrap_or(Found::Scratch), names),
+        };
+        if replaced {
+            return Ok(state);
+        }
+        self.prepare(&mut state);
+        for (trigger, author) in &triggers {
+            dispatch::dispatch(self, &mut state, trigger, *author)?;
+        }
+        for instruction in &stage.instructions {
+            dispatch::dispatch(self, &mut state, instruction, Author::Dockerfile)?;
+        }
+        self.roots[index.0] = Some(Root::Snapshot(state.root));
+        Ok(state)
+    }
+
+    /// A stage on an image, a named context or nothing.
+    fn start(&mut self, index: StageIndex, found: &Found, mut names: StepNames) -> StageState {
+        let plan = self.stages.get(index);
+        let (span, replaced) = (plan.stage.span, plan.replaced.is_some());
+        let target = target_platform(self.request);
+        let mut platform = match found {
+            Found::Scratch => target.clone(),
+            _ => plan.platform.clone().unwrap_or_else(|| target.clone()),
+        };
+        let mut image = found.config(&platform);
+        if let Found::Image { context: None, .. } = found
+            && found.is_step()
+            && (image.os != platform.os || image.architecture != platform.architecture)
+        {
+            let actual = Platform {
+                os: image.os.clone(),
+                architecture: image.architecture.clone(),
+                variant: image.variant.clone(),
+            };
+            self.warnings.base_image_platform(&plan.stage.base.value, &platform, &actual, span);
+        }
+        if replaced && !image.os.is_empty() && !image.architecture.is_empty() {
+            platform = Platform {
+                os: image.os.clone(),
+                architecture: image.architecture.clone(),
+                variant: image.variant.clone(),
+            };
+        }
+        let name = match found {
+            Found::Image { context: None, .. } if found.is_step() => {
+                names.next(&format!("FROM {}", found.full_name()), Author::Dockerfile)
+            }
+            _ => {
+                if !replaced && found.is_step() {
+                    names.skip();
+                }
+                found.internal_name()
+            }
+        };
+        let root = found.root(name, span, &platform, &mut self.vertices);
+        self.roots[index.0] = Some(root);
+        let history = std::mem::take(&mut image.history);
+        StageState {
+            index,
+            // What takes a stage's place may only be copied from, and then needs no root of its own.
+            root: if replaced {
+                root.vertex()
+            } else {
+                root.to_snapshot(&platform, span, &mut self.vertices)
+            },
+            platform,
+            config_env: ConfigEnv::new(image.config.env.take().unwrap_or_default()),
+            base_history: history.len(),
+            history: self.histories.of_base(history),
+            image,
+            environment: Environment::default(),
+            args: DeclaredArgs::default(),
+            workdir_given: false,
+            names,
+            ignore_cache: self.ignores_cache(index),
+            last: LastGiven::default(),
+        }
+    }
+
+    /// A stage on another stage (FEATURES FR7). ONBUILD is not handed on.
+    fn inherit(&mut self, index: StageIndex, parent: StageState, names: StepNames) -> StageState {
+        let ignore_cache = self.ignores_cache(index);
+        let root = self.snapshot(&parent);
+        StageState { index, root, names, ignore_cache, last: LastGiven::default(), ..parent }
+    }
+
+    /// A stage's root file system, be it that of a tree which takes its place.
+    fn snapshot(&mut self, state: &StageState) -> VertexId {
+        let span = self.stages.get(state.index).stage.span;
+        match self.roots[state.index.0] {
+            Some(root @ Root::Tree(tree)) if tree == state.root => {
+                root.to_snapshot(&state.platform, span, &mut self.vertices)
+            }
+            _ => state.root,
+        }
+    }
+
+    /// Puts what the base's config says into effect.
+    fn prepare(&self, state: &mut StageState) {
+        state.image.config.on_build = None;
+        if !state.config_env.contains("PATH") && state.platform.os != "windows" {
+            state.config_env.set("PATH", DEFAULT_PATH);
+        }
+        let environment = &mut state.environment;
+        for (name, value) in state.config_env.iter() {
+            // An ARG of the parent stage that stands over an ENV ends with that stage. What is unchanged keeps its
+            // place, so that equal steps of parent and child stay equal.
+            if environment.get(name) != Some(value) {
+                environment.set(name, value);
+            }
+        }
+        let directory = &mut state.image.config.working_dir;
+        if !directory.is_empty() {
+            *directory = paths::workdir("/", directory);
+        }
+    }
+
+    fn ignores_cache(&self, index: StageIndex) -> bool {
+        let name = self.stages.get(index).stage.name.as_ref();
+        self.request.no_cache
+            || name.is_some_and(|name| {
+                self.request.no_cache_stages.iter().any(|stage| stage.eq_ignore_ascii_case(&name.value))
+            })
+    }
+
+    /// What another stage, a named context or an image is, to copy or mount from. `None` for a stage that comes later.
+    pub(super) fn root_of(
+        &mut self,
+        from: &str,
+        numbers: StageNumbers,
+        current: StageIndex,
+        span: Span,
+    ) -> Result<Option<Root>, PlanError> {
+        let origin = self.stages.find_from(from, numbers, current, span)?;
+        if let Origin::Stage(stage) = origin {
+            return Ok(self.roots[stage.0].filter(|_| stage < current));
+        }
+        let platform = target_platform(self.request);
+        let stages = &self.stages;
+        let found = self.bases.find(&origin, platform, |name| stages.nearest_name(name), span)?;
+        Ok(Some(found.root(found.internal_name(), span, platform, &mut self.vertices)))
+    }
+
+    fn finish(mut self, state: StageState) -> Plan {
+        let root = self.snapshot(&state);
+        let StageState { mut image, config_env, history, base_history, platform, .. } = state;
+        let env = config_env.into_pairs();
+        image.config.env = (!env.is_empty()).then_some(env);
+        image.history = self.histories.entries(history);
+        image.rootfs = Default::default();
+        image.created = None;
+        if !self.request.labels.is_empty() {
+            let labels = image.config.labels.get_or_insert_default();
+            labels.extend(self.request.labels.iter().cloned());
+        }
+        if let Some(target) = &self.request.platform {
+            let same = image.os == target.os && image.architecture == target.architecture;
+            if !target.variant.is_empty() || !same {
+                image.variant.clone_from(&target.variant);
+            }
+            image.os.clone_from(&target.os);
+            image.architecture.clone_from(&target.architecture);
+        }
+        let platform = match (&self.request.platform, image.os.is_empty() || image.architecture.is_empty()) {
+            (Some(target), _) => target.clone(),
+            (None, true) => platform,
+            (None, false) => Platform {
+                os: image.os.clone(),
+                architecture: image.architecture.clone(),
+                variant: image.variant.clone(),
+            },
+        };
+        Plan {
+            graph: self.vertices.into_graph(),
+            result: root,
+            config: image,
+            base_history,
+            platform,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Keeps what an instruction did.
+    pub(super) fn record(
+        &mut self,
+        state: &mut StageState,
+        text: String,
+        made: Made,
+        span: Span,
+    ) -> Result<(), PlanError> {
+        let limit_bytes = MAX_HISTORY_BYTES;
+        state.history = self
+            .histories
+            .record(state.history, text, made)
+            .map_err(|_| PlanError::HistoryTooLong { limit_bytes, span })?;
+        Ok(())
+    }
+}
+
+/// Whether the instruction is counted in `[2/5]`.
+fn is_step(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.kind,
+        InstructionKind::Run(_)
+            | InstructionKind::Copy(_)
+            | InstructionKind::Add(_)
+            | InstructionKind::Workdir(_)
+    )
+}
+
+/// The ids of secrets and agents in the file's own RUN instructions.
+fn named_secrets(dockerfile: &Dockerfile) -> HashSet<(&'static str, String)> {
+    let instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    let mut named = HashSet::new();
+    for instruction in instructions {
+        let run = match &instruction.kind {
+            InstructionKind::Run(run) => run,
+            InstructionKind::Onbuild(onbuild) => match &onbuild.instruction.kind {
+                InstructionKind::Run(run) => run,
+                _ => continue,
+            },
+            _ => continue,
+        };
+        for mount in &run.mounts {
+            match &mount.kind {
+                MountKind::Secret { id, .. } => {
+                    let id = id.clone().filter(|id| !id.is_empty());
+                    let id = id.or_else(|| mount.target.as_deref().map(|t| paths::base_name(t).to_owned()));
+                    named.extend(id.map(|id| ("secret", id)));
+                }
+                MountKind::Ssh { id, .. } => {
+                    let id = id.clone().filter(|id| !id.is_empty());
+                    named.insert(("ssh agent", id.unwrap_or_else(|| "default".into())));
+                }
+                _ => {}
+            }
+        }
+    }
+    named
+}

@@ -1,0 +1,154 @@
+//! What the planner notices (BuildKit's lint rules by name; FEATURES LI).
+
+use std::collections::HashSet;
+
+use kiln_image::Platform;
+use kiln_parser::{Span, Warning};
+
+/// The base is for another platform than was asked for.
+pub(super) const BASE_IMAGE_PLATFORM: &str = "InvalidBaseImagePlatform";
+
+/// Words that make a variable's name look like a secret's (FEATURES AS24).
+const SECRET_WORDS: [&str; 10] =
+    ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
+/// Words that say it is none after all.
+const PUBLIC_WORDS: [&str; 3] = ["public", "file", "version"];
+
+/// The warnings so far.
+#[derive(Debug, Default)]
+pub(super) struct Warnings {
+    warnings: Vec<Warning>,
+    /// Rule, first line and message of what is known, the parser's warnings among them: each is told once.
+    known: HashSet<(&'static str, u32, String)>,
+}
+
+impl Warnings {
+    /// Warnings beside those that the parser gave already.
+    pub(super) fn beside(parsed: &[Warning]) -> Self {
+        let known = parsed.iter().map(|w| (w.rule, w.span.line, w.message.clone())).collect();
+        Self { warnings: Vec::new(), known }
+    }
+
+    pub(super) fn into_vec(self) -> Vec<Warning> {
+        self.warnings
+    }
+
+    fn add(&mut self, rule: &'static str, message: String, span: Span) {
+        if self.known.insert((rule, span.line, message.clone())) {
+            self.warnings.push(Warning { rule, message, span });
+        }
+    }
+
+    pub(super) fn undefined_var(&mut self, name: &str, closest: Option<&str>, span: Span) {
+        let hint = closest.map(|name| format!(" (did you mean ${name}?)")).unwrap_or_default();
+        self.add("UndefinedVar", format!("Usage of undefined variable '${name}'{hint}"), span);
+    }
+
+    pub(super) fn undefined_arg_in_from(&mut self, name: &str, closest: Option<&str>, span: Span) {
+        let hint = closest.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
+        self.add("UndefinedArgInFrom", format!("FROM argument '{name}' is not declared{hint}"), span);
+    }
+
+    pub(super) fn invalid_default_arg_in_from(&mut self, base: &str, span: Span) {
+        let message = format!("Default value for ARG {base} results in empty or invalid base image name");
+        self.add("InvalidDefaultArgInFrom", message, span);
+    }
+
+    pub(super) fn redundant_target_platform(&mut self, written: &str, span: Span) {
+        let message = format!(
+            "Setting platform to predefined {written} in FROM is redundant as this is the default behavior"
+        );
+        self.add("RedundantTargetPlatform", message, span);
+    }
+
+    pub(super) fn constant_platform(&mut self, platform: &str, span: Span) {
+        let message = format!("FROM --platform flag should not use constant value {platform:?}");
+        self.add("FromPlatformFlagConstDisallowed", message, span);
+    }
+
+    pub(super) fn base_image_platform(
+        &mut self,
+        image: &str,
+        expected: &Platform,
+        actual: &Platform,
+        span: Span,
+    ) {
+        let message = format!(
+            "Base image {image} was pulled with platform \"{actual}\", expected \"{expected}\" for current build"
+        );
+        self.add(BASE_IMAGE_PLATFORM, message, span);
+    }
+
+    pub(super) fn duplicate_stage_name(&mut self, name: &str, span: Span) {
+        let message = format!("Duplicate stage name {name:?}, stage names should be unique");
+        self.add("DuplicateStageName", message, span);
+    }
+
+    pub(super) fn reserved_stage_name(&mut self, name: &str, span: Span) {
+        let message = format!("Stage name should not use the same name as reserved stage {name:?}");
+        self.add("ReservedStageName", message, span);
+    }
+
+    /// `instruction` is `ARG` or `ENV`.
+    pub(super) fn secret_name(&mut self, instruction: &str, name: &str, span: Span) {
+        if looks_secret(name) {
+            let message =
+                format!("Do not use ARG or ENV instructions for sensitive data ({instruction} {name:?})");
+            self.add("SecretsUsedInArgOrEnv", message, span);
+        }
+    }
+
+    pub(super) fn relative_workdir(&mut self, path: &str, span: Span) {
+        let message =
+            format!("Relative workdir {path:?} can have unexpected results if the base image changes");
+        self.add("WorkdirRelativePath", message, span);
+    }
+
+    pub(super) fn shell_form(&mut self, keyword: &str, span: Span) {
+        let message = format!(
+            "JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals"
+        );
+        self.add("JSONArgsRecommended", message, span);
+    }
+
+    /// `span` is the instruction that has no effect.
+    pub(super) fn given_again(&mut self, keyword: &str, span: Span) {
+        let message = format!(
+            "Multiple {keyword} instructions should not be used in the same stage because only the last one will be used"
+        );
+        self.add("MultipleInstructionsDisallowed", message, span);
+    }
+
+    pub(super) fn protocol_casing(&mut self, port: &str, span: Span) {
+        let message = format!("Defined protocol '{port}' in EXPOSE instruction should be lowercase");
+        self.add("ExposeProtoCasing", message, span);
+    }
+
+    pub(super) fn port_mapping(&mut self, port: &str, span: Span) {
+        let message = format!(
+            "EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'"
+        );
+        self.add("ExposeInvalidFormat", message, span);
+    }
+}
+
+fn looks_secret(name: &str) -> bool {
+    let has =
+        |words: &[&str]| name.split('_').any(|part| words.iter().any(|word| part.eq_ignore_ascii_case(word)));
+    has(&SECRET_WORDS) && !has(&PUBLIC_WORDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_words_make_a_name_look_secret() {
+        for name in ["AWS_SECRET_ACCESS_KEY", "apikey", "AUTH", "github_token"] {
+            assert!(looks_secret(name), "{name}");
+        }
+        for name in ["DB_PASS", "MONKEY", "TOKENIZER", "PUBLIC_KEY", "PASSWORD_FILE", "token_public"] {
+            assert!(!looks_secret(name), "{name}");
+        }
+    }
+}
