@@ -16,13 +16,17 @@
 //! Here: builds, their outputs, the commands on images and containers. Not here: displays and arguments (`kiln-cli`).
 #![forbid(unsafe_code)]
 
+mod assemble;
+mod bases;
 mod build;
+mod context;
 mod error;
 pub mod images;
+mod output;
 pub mod run;
 
 pub use build::{
-    Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource,
+    Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource, default_root,
 };
 pub use error::{Error, ErrorKind, ErrorLabel};
 pub use kiln_cache::{ImageRecord, Store, StoreError};

@@ -122,10 +122,8 @@ fn argv(request: &RunRequest, config: &ContainerConfig) -> Result<Vec<String>, E
         argv.extend(config.cmd.iter().flatten().cloned());
     }
     if argv.is_empty() {
-        return Err(Error {
-            hint: Some("give one after the image's name".to_owned()),
-            ..error(ErrorKind::User, "no command specified: the image has neither ENTRYPOINT nor CMD".to_owned())
-        });
+        return Err(Error::user("no command specified: the image has neither ENTRYPOINT nor CMD")
+            .hinted("give one after the image's name"));
     }
     Ok(argv)
 }
@@ -182,8 +180,7 @@ fn identity(tree: &LayerTree, user: &str) -> Result<Identity, Error> {
         tree.read_small(Path::new(path), MOST_ACCOUNT_BYTES).map(Option::unwrap_or_default).map_err(environment)
     };
     let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
-    resolve_user(user, &passwd, &group)
-        .map_err(|cause| Error { source: Some(Box::new(cause.clone())), ..error(ErrorKind::User, cause.to_string()) })
+    resolve_user(user, &passwd, &group).map_err(|cause| because(ErrorKind::User, cause))
 }
 
 /// The upper directory's own root decides how the merged root looks.
@@ -210,32 +207,16 @@ fn sandbox_error(cause: SandboxError) -> Error {
         SandboxError::CommandNotFound(_) | SandboxError::NotExecutable { .. } => ErrorKind::User,
         _ => ErrorKind::Environment,
     };
-    Error { source: Some(Box::new(cause)), ..error(kind, String::new()) }.with_cause_as_message()
-}
-
-impl Error {
-    fn with_cause_as_message(mut self) -> Self {
-        if let Some(cause) = &self.source {
-            self.message = cause.to_string();
-        }
-        self
-    }
+    because(kind, cause)
 }
 
 fn environment(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error { source: Some(Box::new(cause)), ..error(ErrorKind::Environment, String::new()) }.with_cause_as_message()
+    because(ErrorKind::Environment, cause)
 }
 
-fn error(kind: ErrorKind, message: String) -> Error {
-    Error {
-        kind,
-        message,
-        hint: None,
-        dockerfile: None,
-        labels: Vec::new(),
-        log_tail: Vec::new(),
-        source: None,
-    }
+fn because(kind: ErrorKind, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    let message = cause.to_string();
+    Error { source: Some(Box::new(cause)), ..Error::new(kind, message) }
 }
 
 /// What docker gives a container of an image that sets none.

@@ -65,6 +65,14 @@ pub enum ParseError {
         /// The directive's line.
         span: Span,
     },
+    /// `# check=` with an option that there is not.
+    #[error("{problem}")]
+    InvalidCheck {
+        /// Which.
+        problem: crate::BadCheck,
+        /// The directive's line.
+        span: Span,
+    },
     /// The first word of a line is no instruction.
     #[error("unknown instruction: {word}")]
     UnknownInstruction {
@@ -401,6 +409,7 @@ impl ParseError {
             | Self::NotUtf8 { span }
             | Self::RepeatedDirective { span, .. }
             | Self::InvalidEscape { span, .. }
+            | Self::InvalidCheck { span, .. }
             | Self::UnknownInstruction { span, .. }
             | Self::UnknownFlag { span, .. }
             | Self::RepeatedFlag { span, .. }
@@ -441,6 +450,7 @@ impl ParseError {
         match self {
             Self::UnknownInstruction { closest, .. } => closest.map(did_you_mean),
             Self::UnknownFlag { closest, .. } => closest.map(|flag| format!("did you mean --{flag}?")),
+            Self::InvalidCheck { .. } => Some("the options are skip, error and experimental".to_owned()),
             Self::InvalidMount { problem, .. } => problem.hint(),
             Self::NoStages { .. } | Self::BeforeFirstStage { .. } => {
                 Some("a build stage begins with FROM, such as `FROM debian:stable`".to_owned())

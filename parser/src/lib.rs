@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod ast;
+mod checks;
 mod dockerfile;
 mod error;
 pub mod expand;
@@ -24,6 +25,7 @@ mod suggest;
 mod words;
 
 pub use ast::*;
+pub use checks::{BadCheck, Checks};
 pub use error::{MountProblem, ParseError, ParseErrors, Warning};
 pub use span::{Span, Spanned};
 

@@ -16,10 +16,10 @@ use kiln_image::layout::{
 use kiln_image::oci::{Descriptor, ImageConfig, Index, Manifest, PlatformSpec};
 use kiln_image::{DiffId, Digest, ImageRef, Platform};
 
-use super::failure::{Explain as _, failure};
 use super::layers::{self, blob_of};
 use super::pull::record;
 use super::read_blob;
+use crate::assemble::to_json;
 use crate::{Error, ErrorKind};
 
 /// Writes `images` to `out`. Layers go as they were pulled, compressed or not; those made here as plain tars.
@@ -29,7 +29,7 @@ pub(super) fn save(
     out: &mut dyn Write,
 ) -> Result<(), Error> {
     // Tars of layers lie here until they are written: a tar's header needs their size first.
-    let scratch = store.scratch_dir().map_err(|error| error.explain())?;
+    let scratch = store.scratch_dir()?;
     let mut blobs = Blobs { store, scratch: &scratch, listed: BTreeMap::new(), order: Vec::new() };
     let mut index =
         Index { schema_version: 2, media_type: Some(INDEX.into()), manifests: Vec::new(), annotations: BTreeMap::new() };
@@ -52,7 +52,7 @@ pub(super) fn save(
         index.manifests.push(entry);
     }
     let docker: Vec<DockerImage> = docker.into_iter().map(|(_, image)| image).collect();
-    write_tar(out, &json(&index)?, &docker, blobs.into_inputs()).map_err(|error| error.explain())
+    write_tar(out, &to_json(&index)?, &docker, blobs.into_inputs()).map_err(layout_error)
 }
 
 /// The blobs of an archive, each once.
@@ -89,7 +89,7 @@ impl Blobs<'_> {
                     layers,
                     annotations: BTreeMap::new(),
                 };
-                (MANIFEST.to_owned(), json(&manifest)?)
+                (MANIFEST.to_owned(), to_json(&manifest)?)
             }
         };
         let mut entry = descriptor(&kind, Digest::of(&bytes), bytes.len() as u64);
@@ -110,11 +110,11 @@ impl Blobs<'_> {
 
     fn add_layer(&mut self, id: LayerId, diff_id: DiffId) -> Result<Descriptor, Error> {
         if let Some(digest) = blob_of(self.store, diff_id)?
-            && let Some(mut file) = self.store.open_blob(&digest).map_err(|error| error.explain())?
+            && let Some(mut file) = self.store.open_blob(&digest)?
         {
-            let size = file.metadata().map_err(|error| error.explain())?.len();
-            let kind = layer_type(&mut file)?;
-            let file = self.store.open_blob(&digest).map_err(|error| error.explain())?.unwrap_or(file);
+            let size = file.metadata().map_err(|error| Error::io(&self.store.blob_path(&digest), error))?.len();
+            let kind = layer_type(&mut file).map_err(|error| Error::io(&self.store.blob_path(&digest), error))?;
+            let file = self.store.open_blob(&digest)?.unwrap_or(file);
             self.list(digest, Blob::Open(file, size));
             return Ok(descriptor(kind, digest, size));
         }
@@ -122,17 +122,16 @@ impl Blobs<'_> {
             return Ok(descriptor(LAYER, diff_id.0, *size));
         }
         let path = self.scratch.fs().join(diff_id.0.hex());
-        let at = |error| layers::at(&path, error);
+        let at = |error| Error::io(&path, error);
         let tree = self.store.layer_path(id);
-        let tree = File::open(&tree).map_err(|error| layers::at(&tree, error))?;
+        let tree = File::open(&tree).map_err(|error| Error::io(&tree, error))?;
         let mut tar = BufWriter::with_capacity(WRITE_BYTES, File::create_new(&path).map_err(at)?);
-        let packed = pack(tree.as_fd(), layers::xattrs(), &mut tar).map_err(|error| error.explain())?;
+        let packed = pack(tree.as_fd(), layers::xattrs(), &mut tar)?;
         tar.flush().map_err(at)?;
         if packed.diff_id != diff_id {
             // A pulled layer is another program's tar, which only its own bytes reproduce.
-            return Err(failure(ErrorKind::Environment, format!("the tar of layer {diff_id} is not in the store"))
-                .hint("pull the image again")
-                .into_error());
+            return Err(Error::new(ErrorKind::Environment, format!("the tar of layer {diff_id} is not in the store"))
+                .hinted("pull the image again"));
         }
         let file = File::open(&path).map_err(at)?;
         let size = file.metadata().map_err(at)?.len();
@@ -165,9 +164,9 @@ impl Blobs<'_> {
 /// Reads an archive; every layer is unpacked and its bytes kept.
 pub(super) fn load(store: &Store, reader: &mut (dyn Read + Send)) -> Result<Vec<String>, Error> {
     let cancel = Arc::new(AtomicBool::new(false));
-    let scratch = store.scratch_dir().map_err(|error| error.explain())?;
+    let scratch = store.scratch_dir()?;
     let archive = Archive::from_reader("archive", Box::new(reader), &scratch.fs(), &cancel)
-        .map_err(|error| error.explain())?;
+        .map_err(layout_error)?;
     let mut loaded = Vec::new();
     for entry in &archive.index().manifests {
         let name = name_of(entry);
@@ -176,13 +175,13 @@ pub(super) fn load(store: &Store, reader: &mut (dyn Read + Send)) -> Result<Vec<
             None => Platform::host(),
         };
         let called = name.clone().map_or_else(|| "unnamed".parse(), Ok).map_err(
-            |error: kiln_image::InvalidReference| failure(ErrorKind::User, error.to_string()).into_error(),
+            |error: kiln_image::InvalidReference| Error::new(ErrorKind::User, error.to_string()),
         )?;
         let image = archive
             .resolve(&Selector::Digest(entry.digest), &called, &platform)
-            .map_err(|error| error.explain())?;
+            .map_err(layout_error)?;
         for (blob, diff_id) in image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids) {
-            let open = || archive.blob(blob).map_err(|error| error.explain());
+            let open = || archive.blob(blob).map_err(layout_error);
             layers::fetch(store, blob, *diff_id, &cancel, open, &mut |_| {})?;
         }
         let record = record(store, name.as_ref(), &image, None)?;
@@ -200,9 +199,9 @@ fn name_of(entry: &Descriptor) -> Option<ImageRef> {
 }
 
 /// The media type by the first bytes.
-fn layer_type(file: &mut File) -> Result<&'static str, Error> {
+fn layer_type(file: &mut File) -> std::io::Result<&'static str> {
     let mut magic = Vec::new();
-    file.take(4).read_to_end(&mut magic).map_err(|error| error.explain())?;
+    file.take(4).read_to_end(&mut magic)?;
     Ok(match magic.as_slice() {
         [0x1f, 0x8b, ..] => LAYER_GZIP,
         [0x28, 0xb5, 0x2f, 0xfd] => LAYER_ZSTD,
@@ -210,13 +209,15 @@ fn layer_type(file: &mut File) -> Result<&'static str, Error> {
     })
 }
 
-fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor { media_type: media_type.to_owned(), digest, size, annotations: BTreeMap::new(), platform: None }
+fn layout_error(error: LayoutError) -> Error {
+    let kind = if matches!(error, LayoutError::Canceled) { ErrorKind::Canceled } else { ErrorKind::Environment };
+    let hint = error.hint();
+    let message = error.to_string();
+    Error { hint, source: Some(Box::new(error)), ..Error::new(kind, message) }
 }
 
-fn json(document: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(document)
-        .map_err(|error| failure(ErrorKind::Environment, error.to_string()).cause(error).into_error())
+fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
+    Descriptor { media_type: media_type.to_owned(), digest, size, annotations: BTreeMap::new(), platform: None }
 }
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

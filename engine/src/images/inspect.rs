@@ -4,7 +4,6 @@ use kiln_cache::{ImageRecord, Store};
 use kiln_image::oci::ImageConfig;
 use serde_json::{Value, json};
 
-use super::failure::{Explain as _, failure};
 use crate::{Error, ErrorKind};
 
 /// One instruction of an image's history.
@@ -24,7 +23,7 @@ pub struct HistoryEntry {
 /// stored, unknown fields too.
 pub(super) fn inspect(image: &ImageRecord, names: &[ImageRecord], config: &[u8]) -> Result<String, Error> {
     let config: Value = serde_json::from_slice(config).map_err(|error| {
-        failure(ErrorKind::Environment, format!("image {}: {error}", image.config)).cause(error).into_error()
+        Error::new(ErrorKind::Environment, format!("image {}: {error}", image.config))
     })?;
     let field = |name: &str| config.get(name).cloned().unwrap_or_else(|| json!(""));
     let tags: Vec<String> = names
@@ -80,7 +79,7 @@ pub(super) fn history(
         let size_bytes = match layers.as_slice().first() {
             Some(layer) if !entry.empty_layer => {
                 layers.next();
-                store.layer_size(*layer).map_err(|error| error.explain())?.unwrap_or(0)
+                store.layer_size(*layer)?.unwrap_or(0)
             }
             _ => 0,
         };

@@ -3,16 +3,14 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use kiln_cache::{BlobWriter, ImageRecord, LayerDraft, Store};
+use kiln_cache::{BlobWriter, ImageRecord, LayerDraft, Store, StoreError};
 use kiln_image::layer::{self, OverlayXattrs};
 use kiln_image::oci::{Descriptor, ImageConfig};
 use kiln_image::{DiffId, Digest};
 
-use super::failure::{Explain as _, Explained, failure};
 use crate::{Error, ErrorKind};
 
 /// How compressions are called in the store's memo.
@@ -26,15 +24,14 @@ pub(crate) fn ensure(
     cancel: &Arc<AtomicBool>,
 ) -> Result<(), Error> {
     for (id, diff_id) in image.layers.iter().zip(&config.rootfs.diff_ids) {
-        if store.has_layer(*id).map_err(|error| error.explain())? {
+        if store.has_layer(*id)? {
             continue;
         }
         let Some(blob) = blob_of(store, *diff_id)? else {
-            return Err(failure(ErrorKind::Environment, format!("layer {diff_id} is not in the store"))
-                .hint("pull the image again")
-                .into_error());
+            return Err(Error::new(ErrorKind::Environment, format!("layer {diff_id} is not in the store"))
+                .hinted("pull the image again"));
         };
-        let Some(file) = store.open_blob(&blob).map_err(|error| error.explain())? else { continue };
+        let Some(file) = store.open_blob(&blob)? else { continue };
         add(store, *diff_id, cancel, &mut { file })?;
     }
     Ok(())
@@ -43,7 +40,7 @@ pub(crate) fn ensure(
 /// The blob, compressed or not, that holds a layer's tar, if the store has one.
 pub(super) fn blob_of(store: &Store, diff_id: DiffId) -> Result<Option<Digest>, Error> {
     for how in COMPRESSIONS {
-        if let Some(blob) = store.compressed(diff_id, how).map_err(|error| error.explain())? {
+        if let Some(blob) = store.compressed(diff_id, how)? {
             return Ok(Some(blob));
         }
     }
@@ -64,8 +61,8 @@ pub(super) fn add(
 }
 
 fn unpack(draft: &LayerDraft, tar: &mut dyn Read) -> Result<layer::Unpacked, Error> {
-    let target = File::open(draft.fs()).map_err(|error| at(&draft.fs(), error))?;
-    layer::unpack(tar, target.as_fd(), xattrs()).map_err(|error| error.explain())
+    let target = File::open(draft.fs()).map_err(|error| Error::io(&draft.fs(), error))?;
+    layer::unpack(tar, target.as_fd(), xattrs()).map_err(Error::from)
 }
 
 /// Reads and unpacks a layer in one pass. Its bytes are kept as they came: outputs take them so, and a tar of another
@@ -78,17 +75,17 @@ pub(super) fn fetch(
     open: impl FnOnce() -> Result<Box<dyn Read + Send>, Error>,
     told: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(), Error> {
-    if let Some(file) = store.open_blob(&descriptor.digest).map_err(|error| error.explain())? {
+    if let Some(file) = store.open_blob(&descriptor.digest)? {
         add(store, diff_id, cancel, &mut { file })?;
         return remember(store, diff_id, descriptor);
     }
-    let mut copy = Some(store.blob_writer().map_err(|error| error.explain())?);
+    let mut copy = Some(store.blob_writer()?);
     let added = store.add_pulled_layer(diff_id, cancel, |draft| {
         let inner = open().map_err(Explained)?;
         let mut reader = Copying { inner, copy: copy.as_mut(), done: 0, told };
         let unpacked = unpack(draft, &mut reader).map_err(Explained)?;
         // The reader verifies the blob's digest at its end.
-        io::copy(&mut reader, &mut io::sink()).map_err(|error| Explained(error.explain()))?;
+        io::copy(&mut reader, &mut io::sink()).map_err(|error| Explained(Error::io(&draft.fs(), error)))?;
         if let Some(copy) = copy.take() {
             copy.finish(Some(descriptor.digest))?;
         }
@@ -108,16 +105,12 @@ fn remember(store: &Store, diff_id: DiffId, descriptor: &Descriptor) -> Result<(
         kind if kind.ends_with("zstd") => "zstd",
         _ => "none",
     };
-    store.remember_compressed(diff_id, how, descriptor.digest).map_err(|error| error.explain())
+    store.remember_compressed(diff_id, how, descriptor.digest).map_err(Error::from)
 }
 
 /// Whose attributes overlayfs reads: only root may set `trusted.*`.
 pub(super) fn xattrs() -> OverlayXattrs {
     if rustix::process::geteuid().is_root() { OverlayXattrs::Trusted } else { OverlayXattrs::User }
-}
-
-pub(super) fn at(path: &Path, error: io::Error) -> Error {
-    failure(ErrorKind::Environment, format!("{}: {error}", path.display())).cause(error).into_error()
 }
 
 /// Reads a blob, keeps what was read and tells how much it was.
@@ -137,5 +130,14 @@ impl Read for Copying<'_> {
         self.done += read as u64;
         (self.told)(self.done);
         Ok(read)
+    }
+}
+
+/// For [`Store::add_pulled_layer`], whose own failures and its closure's share a type.
+struct Explained(Error);
+
+impl From<StoreError> for Explained {
+    fn from(error: StoreError) -> Self {
+        Self(error.into())
     }
 }

@@ -1,13 +1,12 @@
 //! The commands on images: pull, list, inspect, history, tag, remove, save, load.
 
 mod archive;
-mod failure;
 mod inspect;
 mod layers;
 mod pull;
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,8 +19,7 @@ use kiln_solver::event::EventSink;
 pub use inspect::HistoryEntry;
 pub(crate) use layers::ensure;
 
-use crate::{Error, ErrorKind};
-use failure::{Explain as _, failure};
+use crate::{Error, ErrorKind, default_root};
 
 /// The images of one store.
 #[derive(Debug)]
@@ -37,9 +35,9 @@ impl Images {
     pub fn open(root: Option<&Path>) -> Result<Self, Error> {
         let root = match root {
             Some(root) => root.to_owned(),
-            None => default_root(&|name| std::env::var_os(name).map(PathBuf::from))?,
+            None => default_root(),
         };
-        Ok(Self { store: Store::open(&root).map_err(|error| error.explain())? })
+        Ok(Self { store: Store::open(&root)? })
     }
 
     /// The store.
@@ -67,7 +65,7 @@ impl Images {
     /// # Errors
     /// Store.
     pub fn list(&self) -> Result<Vec<ImageRecord>, Error> {
-        self.store.images().map_err(|error| error.explain())
+        self.store.images().map_err(Error::from)
     }
 
     /// Finds an image by name, id or a prefix of its id. Of a name that stands for several platforms the host's counts
@@ -78,13 +76,11 @@ impl Images {
     pub fn find(&self, name: &str) -> Result<ImageRecord, Error> {
         match self.look_up(name)? {
             Found::One(image) => Ok(*image),
-            Found::None => Err(failure(ErrorKind::User, format!("no such image: {name}"))
-                .hint("`kiln images` lists those that there are, `kiln pull` downloads one")
-                .into_error()),
+            Found::None => Err(Error::new(ErrorKind::User, format!("no such image: {name}"))
+                .hinted("`kiln images` lists those that there are, `kiln pull` downloads one")),
             Found::Several => {
-                Err(failure(ErrorKind::User, format!("the id {name} is ambiguous: several images begin so"))
-                    .hint("give more digits of it")
-                    .into_error())
+                Err(Error::new(ErrorKind::User, format!("the id {name} is ambiguous: several images begin so"))
+                    .hinted("give more digits of it"))
             }
         }
     }
@@ -104,7 +100,7 @@ impl Images {
     pub fn config(&self, image: &ImageRecord) -> Result<ImageConfig, Error> {
         let bytes = read_blob(&self.store, &image.config)?;
         oci::parse_config(&bytes).map_err(|error| {
-            failure(ErrorKind::Environment, format!("image {}: {error}", image.config)).into_error()
+            Error::new(ErrorKind::Environment, format!("image {}: {error}", image.config))
         })
     }
 
@@ -133,9 +129,8 @@ impl Images {
     pub fn tag(&self, name: &str, new: &str) -> Result<ImageRef, Error> {
         let target = parse(new)?;
         if target.digest().is_some() {
-            return Err(failure(ErrorKind::User, format!("{new}: a digest cannot be given as a name"))
-                .hint("give a tag, `name:tag`")
-                .into_error());
+            return Err(Error::new(ErrorKind::User, format!("{new}: a digest cannot be given as a name"))
+                .hinted("give a tag, `name:tag`"));
         }
         let image = self.find(name)?;
         let same_repository = image.name.as_ref().is_some_and(|name| {
@@ -147,7 +142,7 @@ impl Images {
             tagged_at: now(),
             ..image
         };
-        self.store.put_image(&tagged).map_err(|error| error.explain())?;
+        self.store.put_image(&tagged)?;
         Ok(target)
     }
 
@@ -161,12 +156,11 @@ impl Images {
         let all: Vec<_> = self.list()?.into_iter().filter(|other| other.config == image.config).collect();
         let by_name = is_name_of(name, &image);
         if !by_name && !force && all.iter().filter(|other| other.name.is_some()).count() > 1 {
-            return Err(failure(
+            return Err(Error::new(
                 ErrorKind::User,
                 format!("conflict: image {name} has several names and its id was given"),
             )
-            .hint("remove it by a name, or all of them with `-f`")
-            .into_error());
+            .hinted("remove it by a name, or all of them with `-f`"));
         }
         let mut said = Vec::new();
         let mut left = all.len();
@@ -174,7 +168,7 @@ impl Images {
             if by_name && entry.name != image.name {
                 continue;
             }
-            self.store.remove_image(entry.name.as_ref(), &entry.config).map_err(|error| error.explain())?;
+            self.store.remove_image(entry.name.as_ref(), &entry.config)?;
             left -= 1;
             if let Some(name) = &entry.name {
                 said.push(format!("Untagged: {}", name.familiar()));
@@ -272,47 +266,25 @@ fn is_name_of(text: &str, image: &ImageRecord) -> bool {
 
 fn parse(name: &str) -> Result<ImageRef, Error> {
     name.parse().map_err(|error: kiln_image::InvalidReference| {
-        failure(ErrorKind::User, error.to_string()).into_error()
+        Error::new(ErrorKind::User, error.to_string())
     })
 }
 
 /// A manifest or config, whole.
 fn read_blob(store: &Store, digest: &Digest) -> Result<Vec<u8>, Error> {
     let gone = || {
-        failure(ErrorKind::Environment, format!("{digest} is not in the store"))
-            .hint("pull or build the image again")
-            .into_error()
+        Error::new(ErrorKind::Environment, format!("{digest} is not in the store"))
+            .hinted("pull or build the image again")
     };
-    let file = store.open_blob(digest).map_err(|error| error.explain())?.ok_or_else(gone)?;
+    let file = store.open_blob(digest)?.ok_or_else(gone)?;
     let mut bytes = Vec::new();
     file.take(MOST_DOCUMENT_BYTES + 1).read_to_end(&mut bytes).map_err(|error| {
-        failure(ErrorKind::Environment, format!("{digest}: {error}")).into_error()
+        Error::new(ErrorKind::Environment, format!("{digest}: {error}"))
     })?;
     if bytes.len() as u64 > MOST_DOCUMENT_BYTES {
-        return Err(failure(ErrorKind::Environment, format!("{digest} is larger than any manifest or config"))
-            .into_error());
+        return Err(Error::new(ErrorKind::Environment, format!("{digest} is larger than any manifest or config")));
     }
     Ok(bytes)
-}
-
-/// The store's directory where none is asked for: `KILN_ROOT`; of root `/var/lib/kiln`, of others
-/// `$XDG_DATA_HOME/kiln`.
-fn default_root(env: &dyn Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, Error> {
-    let set = |name: &str| env(name).filter(|path| !path.as_os_str().is_empty());
-    if let Some(root) = set("KILN_ROOT") {
-        return Ok(root);
-    }
-    if rustix::process::geteuid().is_root() {
-        return Ok("/var/lib/kiln".into());
-    }
-    set("XDG_DATA_HOME")
-        .or_else(|| set("HOME").map(|home| home.join(".local/share")))
-        .map(|data| data.join("kiln"))
-        .ok_or_else(|| {
-            failure(ErrorKind::User, "there is no place for the store: HOME is not set".to_owned())
-                .hint("choose a directory with `--root` or KILN_ROOT")
-                .into_error()
-        })
 }
 
 /// Seconds since the epoch.

@@ -4,11 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_cache::{ImageRecord, LayerId, Store};
-use kiln_image::registry::{Registry, RegistryConfig, RemoteImage};
+use kiln_image::registry::{Registry, RegistryConfig, RegistryError, RemoteImage};
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::event::{Event, EventSink, Reporter, StepId};
 
-use super::failure::{Explain as _, failure};
 use super::{layers, now};
 use crate::{Error, ErrorKind};
 
@@ -20,11 +19,11 @@ pub(super) fn pull(
     cancel: &Arc<AtomicBool>,
 ) -> Result<ImageRecord, Error> {
     let reporter = Reporter::new(events);
-    let config = RegistryConfig::load(&|name| std::env::var(name).ok()).map_err(|error| error.explain())?;
-    let registry = Registry::new(config).map_err(|error| error.explain())?;
+    let config = RegistryConfig::load(&|name| std::env::var(name).ok())?;
+    let registry = Registry::new(config)?;
     let step = reporter.step(format!("[internal] load metadata for {name}"), Vec::new());
     let image = told(&reporter, step, || {
-        registry.resolve(name, platform, cancel).map_err(|error| error.explain())
+        registry.resolve(name, platform, cancel).map_err(registry_error)
     })?;
     let step = reporter.step(format!("[1/1] PULL {name}@{}", image.digest), vec![step]);
     told(&reporter, step, || {
@@ -57,7 +56,7 @@ fn pull_layers(
     let blobs = &image.manifest.layers;
     if diff_ids.len() != blobs.len() {
         let counts = format!("{} layers in the manifest, {} in the config", blobs.len(), diff_ids.len());
-        return Err(failure(ErrorKind::Environment, format!("{}: {counts}", image.reference)).into_error());
+        return Err(Error::new(ErrorKind::Environment, format!("{}: {counts}", image.reference)));
     }
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(None);
@@ -77,7 +76,7 @@ fn pull_layers(
                     tell(done);
                 }
             };
-            let open = || registry.blob(&image.reference, blob, cancel).map_err(|error| error.explain());
+            let open = || registry.blob(&image.reference, blob, cancel).map_err(registry_error);
             let pulled = layers::fetch(store, blob, *diff_id, cancel, open, &mut every_so_often);
             match pulled {
                 Ok(()) => tell(blob.size),
@@ -108,13 +107,13 @@ pub(super) fn record(
     image: &RemoteImage,
     remote_digest: Option<Digest>,
 ) -> Result<ImageRecord, Error> {
-    let put = |bytes: &[u8]| store.put_blob(bytes).map_err(|error| error.explain());
+    let put = |bytes: &[u8]| store.put_blob(bytes).map_err(Error::from);
     let config = put(&image.config_bytes)?;
     let manifest = put(&image.manifest_bytes)?;
     let layers: Vec<_> = image.config.rootfs.diff_ids.iter().copied().map(LayerId::from).collect();
     let mut size_bytes = 0;
     for layer in &layers {
-        size_bytes += store.layer_size(*layer).map_err(|error| error.explain())?.unwrap_or(0);
+        size_bytes += store.layer_size(*layer)?.unwrap_or(0);
     }
     let record = ImageRecord {
         name: name.cloned(),
@@ -126,8 +125,16 @@ pub(super) fn record(
         tagged_at: now(),
         size_bytes,
     };
-    store.put_image(&record).map_err(|error| error.explain())?;
+    store.put_image(&record)?;
     Ok(record)
+}
+
+/// A look-up that the user stopped is no failure of the registry's.
+fn registry_error(error: RegistryError) -> Error {
+    let is_canceled = matches!(error, RegistryError::Canceled);
+    let error = Error::from(error);
+    let kind = if is_canceled { ErrorKind::Canceled } else { error.kind };
+    Error { kind, ..error }
 }
 
 /// So many layers come at once, as docker does (3) and one more: unpacking is slower than most networks.

@@ -130,9 +130,3 @@ fn inspect_has_dockers_fields() {
     assert_eq!(object["RootFS"]["Layers"].as_array().map(Vec::len), Some(1));
     assert_eq!(object["Created"], "2026-01-01T00:00:00Z");
 }
-
-#[test]
-fn the_store_is_where_it_is_asked_for() {
-    let env = |name: &str| (name == "KILN_ROOT").then(|| PathBuf::from("/x"));
-    assert_eq!(default_root(&env).unwrap(), PathBuf::from("/x"));
-}

@@ -75,7 +75,8 @@ impl GlobalArgs {
 
     /// All names that FROM lines may use.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        let valueless = self.declared.iter().map(String::as_str).filter(|name| self.values.get(name).is_none());
+        let valueless =
+            self.declared.iter().map(String::as_str).filter(|name| self.values.get(name).is_none());
         self.values.names().chain(valueless)
     }
 }

@@ -184,14 +184,22 @@ impl Found {
     }
 
     /// Its vertex.
-    pub(super) fn root(&self, name: String, span: Span, platform: &Platform, vertices: &mut Vertices) -> Root {
+    pub(super) fn root(
+        &self,
+        name: String,
+        span: Span,
+        platform: &Platform,
+        vertices: &mut Vertices,
+    ) -> Root {
         match self {
             Self::Scratch => Root::Snapshot(scratch(platform, vertices)),
             Self::Tree { name: context } => {
                 let tree = Source::Context { name: context.clone() };
                 Root::Tree(source(tree, name, Some(span), platform, vertices))
             }
-            Self::Image { image, .. } if has_no_layers(&image.config) => Root::Snapshot(scratch(platform, vertices)),
+            Self::Image { image, .. } if has_no_layers(&image.config) => {
+                Root::Snapshot(scratch(platform, vertices))
+            }
             Self::Image { reference, image, .. } => {
                 let image = Source::Image { reference: reference.clone(), manifest: image.manifest };
                 Root::Snapshot(source(image, name, Some(span), platform, vertices))

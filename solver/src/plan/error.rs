@@ -135,7 +135,9 @@ pub enum PlanError {
         span: Span,
     },
     /// The stage that is mounted comes later.
-    #[error("cannot mount from stage {from:?} to {target:?}, stage needs to be defined before current command")]
+    #[error(
+        "cannot mount from stage {from:?} to {target:?}, stage needs to be defined before current command"
+    )]
     MountFromLaterStage {
         /// The stage asked for.
         from: String,
@@ -260,7 +262,9 @@ pub enum PlanError {
         span: Span,
     },
     /// A base image's ONBUILD trigger wants a secret or agent that the Dockerfile does not use itself.
-    #[error("onbuild trigger of the base image asks for the {kind} {id:?}, which the Dockerfile does not name")]
+    #[error(
+        "onbuild trigger of the base image asks for the {kind} {id:?}, which the Dockerfile does not name"
+    )]
     TriggerWantsSecret {
         /// `secret` or `ssh agent`.
         kind: &'static str,
@@ -334,7 +338,9 @@ impl PlanError {
             Self::CopyFromLaterStage { from, .. } | Self::MountFromLaterStage { from, .. } => {
                 Some(format!("move the stage {from:?} up"))
             }
-            Self::InvalidMode { .. } => Some("write octal digits such as 0755, or symbols such as u=rwX,go=rX".into()),
+            Self::InvalidMode { .. } => {
+                Some("write octal digits such as 0755, or symbols such as u=rwX,go=rX".into())
+            }
             Self::InvalidChecksum { .. } => {
                 Some("write sha256: and 64 hex digits for a URL, or a commit for a git source".into())
             }
@@ -346,7 +352,9 @@ impl PlanError {
                     "if the base image may have it, use it in the Dockerfile: `RUN --mount=type={mount},id={id} true`"
                 ))
             }
-            Self::InvalidPort { .. } => Some("a port is written 80, 80/udp or 7000-7010/tcp, up to 65535".into()),
+            Self::InvalidPort { .. } => {
+                Some("a port is written 80, 80/udp or 7000-7010/tcp, up to 65535".into())
+            }
             _ => None,
         }
     }

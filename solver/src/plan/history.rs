@@ -53,7 +53,12 @@ impl Histories {
     ///
     /// # Errors
     /// The limit, where it is met.
-    pub(super) fn record(&mut self, last: HistoryId, mut text: String, made: Made) -> Result<HistoryId, TooLong> {
+    pub(super) fn record(
+        &mut self,
+        last: HistoryId,
+        mut text: String,
+        made: Made,
+    ) -> Result<HistoryId, TooLong> {
         self.text_bytes = self.text_bytes.saturating_add(text.len());
         if self.text_bytes > MAX_HISTORY_BYTES {
             return Err(TooLong);
@@ -195,7 +200,8 @@ mod tests {
         let left = histories.record(base, "RUN left".into(), Made::Layer).unwrap();
         let right = histories.record(base, "WORKDIR /r".into(), Made::Directory).unwrap();
         let texts = |id| {
-            let texts: Vec<_> = histories.entries(id).into_iter().map(|e| (e.created_by, e.empty_layer)).collect();
+            let texts: Vec<_> =
+                histories.entries(id).into_iter().map(|e| (e.created_by, e.empty_layer)).collect();
             texts
         };
         assert_eq!(texts(left), [("ENV A=1".into(), true), ("RUN left # buildkit".into(), false)]);

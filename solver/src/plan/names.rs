@@ -129,7 +129,8 @@ mod tests {
     fn set_variables_are_shown_with_their_values() {
         let mut environment = Environment::default();
         environment.set("V", "1.2");
-        let text = instruction_text("run echo $V ${V}.3 '$V' \\$V $UNSET ${V:-x} $TOKEN", &environment, &["TOKEN"]);
+        let text =
+            instruction_text("run echo $V ${V}.3 '$V' \\$V $UNSET ${V:-x} $TOKEN", &environment, &["TOKEN"]);
         assert_eq!(text, "RUN echo 1.2 1.2.3 '$V' \\$V $UNSET ${V:-x} ****");
     }
 

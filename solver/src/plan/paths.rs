@@ -54,7 +54,13 @@ pub(super) fn workdir(current: &str, path: &str) -> String {
 /// The last part, `/` for the root, as Go's `path.Base`.
 pub(super) fn base_name(path: &str) -> &str {
     match path.trim_end_matches('/') {
-        "" => if path.is_empty() { "." } else { "/" },
+        "" => {
+            if path.is_empty() {
+                "."
+            } else {
+                "/"
+            }
+        }
         path => path.rsplit('/').next().unwrap_or(path),
     }
 }
@@ -65,7 +71,8 @@ mod tests {
 
     #[test]
     fn cleaning_never_leaves_the_root() {
-        let cases = [("/a//b/", "/a/b"), ("/../x", "/x"), ("a/../..", ".."), ("", "."), ("/", "/"), ("./c/.", "c")];
+        let cases =
+            [("/a//b/", "/a/b"), ("/../x", "/x"), ("a/../..", ".."), ("", "."), ("/", "/"), ("./c/.", "c")];
         for (path, expected) in cases {
             assert_eq!(clean(path), expected, "{path}");
         }

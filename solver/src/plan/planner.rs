@@ -15,6 +15,8 @@ use super::stages::{Origin, StageIndex, StageNumbers, Stages, check_default_args
 use super::state::{LastGiven, StageState};
 use super::vertices::Vertices;
 use super::warnings::Warnings;
+use crate::graph::VertexId;
+
 use super::{NamedContext, Plan, PlanError, PlanRequest, ResolveBase, paths};
 
 /// Everything that instructions of all stages share.
@@ -71,7 +73,10 @@ pub(super) fn check(
         };
         planner.plan(target, wanted)
     });
-    (warnings.into_vec(), result.err())
+    let mut warnings = warnings.into_vec();
+    // BuildKit's check does not look at what a base turned out to be.
+    warnings.retain(|warning| warning.rule != super::warnings::BASE_IMAGE_PLATFORM);
+    (warnings, result.err())
 }
 
 /// See [`super::base_names`].
@@ -220,7 +225,11 @@ impl<'a> Planner<'a> {
     }
 
     /// What the base wants done right after FROM (FEATURES FR26). It is told as if it stood in the FROM line.
-    fn triggers(&self, index: StageIndex, found: Option<&Found>) -> Result<Vec<(Instruction, Author)>, PlanError> {
+    fn triggers(
+        &self,
+        index: StageIndex,
+        found: Option<&Found>,
+    ) -> Result<Vec<(Instruction, Author)>, PlanError> {
         let plan = self.stages.get(index);
         let span = plan.stage.span;
         if plan.replaced.is_some() {
@@ -230,11 +239,13 @@ impl<'a> Planner<'a> {
             if parent.replaced.is_some() {
                 return Ok(Vec::new());
             }
-            let triggers = parent.stage.instructions.iter().filter_map(|instruction| match &instruction.kind {
-                InstructionKind::Onbuild(onbuild) => Some(onbuild.instruction.as_ref()),
-                _ => None,
-            });
-            let place = |trigger: &Instruction| (Instruction { span, ..trigger.clone() }, Author::ParentStage);
+            let triggers =
+                parent.stage.instructions.iter().filter_map(|instruction| match &instruction.kind {
+                    InstructionKind::Onbuild(onbuild) => Some(onbuild.instruction.as_ref()),
+                    _ => None,
+                });
+            let place =
+                |trigger: &Instruction| (Instruction { span, ..trigger.clone() }, Author::ParentStage);
             return Ok(triggers.map(place).collect());
         }
         let Some(Found::Image { image, .. }) = found else { return Ok(Vec::new()) };
@@ -324,7 +335,12 @@ impl<'a> Planner<'a> {
         let history = std::mem::take(&mut image.history);
         StageState {
             index,
-            root: root.to_snapshot(&platform, span, &mut self.vertices),
+            // What takes a stage's place may only be copied from, and then needs no root of its own.
+            root: if replaced {
+                root.vertex()
+            } else {
+                root.to_snapshot(&platform, span, &mut self.vertices)
+            },
             platform,
             config_env: ConfigEnv::new(image.config.env.take().unwrap_or_default()),
             base_history: history.len(),
@@ -340,9 +356,21 @@ impl<'a> Planner<'a> {
     }
 
     /// A stage on another stage (FEATURES FR7). ONBUILD is not handed on.
-    fn inherit(&self, index: StageIndex, parent: StageState, names: StepNames) -> StageState {
+    fn inherit(&mut self, index: StageIndex, parent: StageState, names: StepNames) -> StageState {
         let ignore_cache = self.ignores_cache(index);
-        StageState { index, names, ignore_cache, last: LastGiven::default(), ..parent }
+        let root = self.snapshot(&parent);
+        StageState { index, root, names, ignore_cache, last: LastGiven::default(), ..parent }
+    }
+
+    /// A stage's root file system, be it that of a tree which takes its place.
+    fn snapshot(&mut self, state: &StageState) -> VertexId {
+        let span = self.stages.get(state.index).stage.span;
+        match self.roots[state.index.0] {
+            Some(root @ Root::Tree(tree)) if tree == state.root => {
+                root.to_snapshot(&state.platform, span, &mut self.vertices)
+            }
+            _ => state.root,
+        }
     }
 
     /// Puts what the base's config says into effect.
@@ -353,7 +381,11 @@ impl<'a> Planner<'a> {
         }
         let environment = &mut state.environment;
         for (name, value) in state.config_env.iter() {
-            environment.set(name, value);
+            // An ARG of the parent stage that stands over an ENV ends with that stage. What is unchanged keeps its
+            // place, so that equal steps of parent and child stay equal.
+            if environment.get(name) != Some(value) {
+                environment.set(name, value);
+            }
         }
         let directory = &mut state.image.config.working_dir;
         if !directory.is_empty() {
@@ -387,8 +419,9 @@ impl<'a> Planner<'a> {
         Ok(Some(found.root(found.internal_name(), span, platform, &mut self.vertices)))
     }
 
-    fn finish(self, state: StageState) -> Plan {
-        let StageState { mut image, config_env, history, base_history, root, platform, .. } = state;
+    fn finish(mut self, state: StageState) -> Plan {
+        let root = self.snapshot(&state);
+        let StageState { mut image, config_env, history, base_history, platform, .. } = state;
         let env = config_env.into_pairs();
         image.config.env = (!env.is_empty()).then_some(env);
         image.history = self.histories.entries(history);
@@ -415,7 +448,14 @@ impl<'a> Planner<'a> {
                 variant: image.variant.clone(),
             },
         };
-        Plan { graph: self.vertices.into_graph(), result: root, config: image, base_history, platform, warnings: Vec::new() }
+        Plan {
+            graph: self.vertices.into_graph(),
+            result: root,
+            config: image,
+            base_history,
+            platform,
+            warnings: Vec::new(),
+        }
     }
 
     /// Keeps what an instruction did.
@@ -439,7 +479,10 @@ impl<'a> Planner<'a> {
 fn is_step(instruction: &Instruction) -> bool {
     matches!(
         instruction.kind,
-        InstructionKind::Run(_) | InstructionKind::Copy(_) | InstructionKind::Add(_) | InstructionKind::Workdir(_)
+        InstructionKind::Run(_)
+            | InstructionKind::Copy(_)
+            | InstructionKind::Add(_)
+            | InstructionKind::Workdir(_)
     )
 }
 

@@ -83,7 +83,14 @@ impl<'a> Stages<'a> {
                 Some(name) => name.value.clone(),
                 None => format!("stage-{number}"),
             };
-            stages.list.push(StagePlan { stage, base, platform, display_name, replaced, dependencies: Vec::new() });
+            stages.list.push(StagePlan {
+                stage,
+                base,
+                platform,
+                display_name,
+                replaced,
+                dependencies: Vec::new(),
+            });
             if let Some(name) = &stage.name {
                 let same = stages.by_name.entry(name.value.to_lowercase()).or_default();
                 if !same.is_empty() {
@@ -174,7 +181,13 @@ impl<'a> Stages<'a> {
     }
 
     /// What FROM in stage `current` means.
-    fn find(&self, base: &str, current: StageIndex, platform: &Platform, span: Span) -> Result<Origin, PlanError> {
+    fn find(
+        &self,
+        base: &str,
+        current: StageIndex,
+        platform: &Platform,
+        span: Span,
+    ) -> Result<Origin, PlanError> {
         let above = self.by_name.get(&base.to_lowercase()).and_then(|same| same.last());
         match above.filter(|stage| **stage < current) {
             Some(stage) => Ok(Origin::Stage(*stage)),
@@ -186,14 +199,12 @@ impl<'a> Stages<'a> {
         if name == SCRATCH {
             return Ok(Origin::Scratch);
         }
-        let reference: ImageRef = name
-            .parse()
-            .map_err(|cause| PlanError::InvalidBaseName {
-                name: name.to_owned(),
-                cause,
-                closest: self.nearest_name(name),
-                span,
-            })?;
+        let reference: ImageRef = name.parse().map_err(|cause| PlanError::InvalidBaseName {
+            name: name.to_owned(),
+            cause,
+            closest: self.nearest_name(name),
+            span,
+        })?;
         match self.context_for(name, &reference, platform) {
             Some(context) => Ok(context),
             None => Ok(Origin::Image { reference, written: name.to_owned() }),
@@ -330,7 +341,12 @@ fn expand_base(
     if base.value.is_empty() {
         let unset = base.missing.into_iter().next();
         let closest = unset.as_deref().and_then(|name| nearest(name, args.names())).map(str::to_owned);
-        return Err(PlanError::BlankBase { written: stage.base.value.clone(), unset, closest, span: stage.span });
+        return Err(PlanError::BlankBase {
+            written: stage.base.value.clone(),
+            unset,
+            closest,
+            span: stage.span,
+        });
     }
     Ok(base.value)
 }
@@ -379,7 +395,9 @@ pub(super) fn check_default_args(dockerfile: &Dockerfile, request: &PlanRequest,
     // A mistake in the arguments themselves is told by the build's own look at them.
     let Ok(args) = GlobalArgs::defaults(dockerfile, request) else { return };
     for stage in &dockerfile.stages {
-        let Ok(base) = expand(&stage.base, args.values(), dockerfile.directives.escape, stage.span) else { return };
+        let Ok(base) = expand(&stage.base, args.values(), dockerfile.directives.escape, stage.span) else {
+            return;
+        };
         if base.value.parse::<ImageRef>().is_err() {
             warnings.invalid_default_arg_in_from(&stage.base.value, stage.span);
         }

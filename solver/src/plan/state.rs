@@ -1,7 +1,7 @@
 //! A stage while its instructions are taken one after the other.
 
-use kiln_image::oci::ImageConfig;
 use kiln_image::Platform;
+use kiln_image::oci::ImageConfig;
 use kiln_parser::Span;
 
 use super::environment::{ConfigEnv, DeclaredArgs, Environment};

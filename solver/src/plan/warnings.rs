@@ -5,6 +5,9 @@ use std::collections::HashSet;
 use kiln_image::Platform;
 use kiln_parser::{Span, Warning};
 
+/// The base is for another platform than was asked for.
+pub(super) const BASE_IMAGE_PLATFORM: &str = "InvalidBaseImagePlatform";
+
 /// Words that make a variable's name look like a secret's (FEATURES AS24).
 const SECRET_WORDS: [&str; 10] =
     ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
@@ -52,8 +55,9 @@ impl Warnings {
     }
 
     pub(super) fn redundant_target_platform(&mut self, written: &str, span: Span) {
-        let message =
-            format!("Setting platform to predefined {written} in FROM is redundant as this is the default behavior");
+        let message = format!(
+            "Setting platform to predefined {written} in FROM is redundant as this is the default behavior"
+        );
         self.add("RedundantTargetPlatform", message, span);
     }
 
@@ -62,11 +66,17 @@ impl Warnings {
         self.add("FromPlatformFlagConstDisallowed", message, span);
     }
 
-    pub(super) fn base_image_platform(&mut self, image: &str, expected: &Platform, actual: &Platform, span: Span) {
+    pub(super) fn base_image_platform(
+        &mut self,
+        image: &str,
+        expected: &Platform,
+        actual: &Platform,
+        span: Span,
+    ) {
         let message = format!(
             "Base image {image} was pulled with platform \"{actual}\", expected \"{expected}\" for current build"
         );
-        self.add("InvalidBaseImagePlatform", message, span);
+        self.add(BASE_IMAGE_PLATFORM, message, span);
     }
 
     pub(super) fn duplicate_stage_name(&mut self, name: &str, span: Span) {
@@ -82,13 +92,15 @@ impl Warnings {
     /// `instruction` is `ARG` or `ENV`.
     pub(super) fn secret_name(&mut self, instruction: &str, name: &str, span: Span) {
         if looks_secret(name) {
-            let message = format!("Do not use ARG or ENV instructions for sensitive data ({instruction} {name:?})");
+            let message =
+                format!("Do not use ARG or ENV instructions for sensitive data ({instruction} {name:?})");
             self.add("SecretsUsedInArgOrEnv", message, span);
         }
     }
 
     pub(super) fn relative_workdir(&mut self, path: &str, span: Span) {
-        let message = format!("Relative workdir {path:?} can have unexpected results if the base image changes");
+        let message =
+            format!("Relative workdir {path:?} can have unexpected results if the base image changes");
         self.add("WorkdirRelativePath", message, span);
     }
 
@@ -113,14 +125,16 @@ impl Warnings {
     }
 
     pub(super) fn port_mapping(&mut self, port: &str, span: Span) {
-        let message =
-            format!("EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'");
+        let message = format!(
+            "EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'"
+        );
         self.add("ExposeInvalidFormat", message, span);
     }
 }
 
 fn looks_secret(name: &str) -> bool {
-    let has = |words: &[&str]| name.split('_').any(|part| words.iter().any(|word| part.eq_ignore_ascii_case(word)));
+    let has =
+        |words: &[&str]| name.split('_').any(|part| words.iter().any(|word| part.eq_ignore_ascii_case(word)));
     has(&SECRET_WORDS) && !has(&PUBLIC_WORDS)
 }
 

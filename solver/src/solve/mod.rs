@@ -20,7 +20,7 @@ use kiln_image::registry::{Registry, RemoteImage};
 
 pub use error::SolveError;
 pub use op::exec::{Executor, Sandbox};
-pub use op::file::CopyError;
+pub use op::file::{CopyError, copy_out};
 
 use crate::event::Reporter;
 use crate::graph::{Graph, VertexId};

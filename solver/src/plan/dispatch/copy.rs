@@ -22,7 +22,7 @@ const MAX_MODE: u32 = 0o7777;
 pub(super) fn copy(step: &mut Step<'_, '_>, copy: &Copy) -> Result<(), PlanError> {
     let from = copy.from.as_ref().filter(|from| !from.value.is_empty());
     let root = match from {
-        None => build_context(target_platform(step.planner.request), &mut step.planner.vertices),
+        None => None,
         Some(from) => {
             let span = step.place(from.span);
             let root = step.planner.root_of(from, StageNumbers::Allowed, step.state.index, span)?;
@@ -31,7 +31,7 @@ pub(super) fn copy(step: &mut Step<'_, '_>, copy: &Copy) -> Result<(), PlanError
                 current: step.planner.stages.get(step.state.index).display_name.clone(),
                 span,
             };
-            root.ok_or_else(later)?.vertex()
+            Some(root.ok_or_else(later)?.vertex())
         }
     };
     add_files(step, "COPY", copy, root, None)
@@ -39,16 +39,15 @@ pub(super) fn copy(step: &mut Step<'_, '_>, copy: &Copy) -> Result<(), PlanError
 
 /// Takes ADD.
 pub(super) fn add(step: &mut Step<'_, '_>, add: &Add) -> Result<(), PlanError> {
-    let context = build_context(target_platform(step.planner.request), &mut step.planner.vertices);
-    add_files(step, "ADD", &add.copy, context, Some(add))
+    add_files(step, "ADD", &add.copy, None, Some(add))
 }
 
-/// What COPY and ADD share. `root` is where local sources are.
+/// What COPY and ADD share. `from` is where local sources are; without it, in the build context.
 fn add_files(
     step: &mut Step<'_, '_>,
     keyword: &'static str,
     copy: &Copy,
-    root: VertexId,
+    from: Option<VertexId>,
     add: Option<&Add>,
 ) -> Result<(), PlanError> {
     let span = step.span();
@@ -68,16 +67,26 @@ fn add_files(
     };
     let mut actions = Actions { list: Vec::new(), sources: Vec::new(), dest, options };
     if let (Some(_), [_, _, ..]) = (&words.checksum, words.sources.as_slice()) {
-        return Err(PlanError::MisplacedChecksum { problem: "can't be specified for multiple sources", span });
+        return Err(PlanError::MisplacedChecksum {
+            problem: "can't be specified for multiple sources",
+            span,
+        });
     }
     for path in &words.sources {
-        let kind = kind(path).map_err(|problem| PlanError::InvalidGitSource { url: path.clone(), problem, span })?;
+        let kind =
+            kind(path).map_err(|problem| PlanError::InvalidGitSource { url: path.clone(), problem, span })?;
         match (kind, add) {
             (SourceKind::Local, _) => {
                 if words.checksum.is_some() {
-                    return Err(PlanError::MisplacedChecksum { problem: "requires HTTP(S) or Git sources", span });
+                    return Err(PlanError::MisplacedChecksum {
+                        problem: "requires HTTP(S) or Git sources",
+                        span,
+                    });
                 }
                 let unpack = add.is_some_and(|add| add.unpack.unwrap_or(true));
+                // Only now: an instruction of heredocs alone needs no context.
+                let platform = target_platform(step.planner.request);
+                let root = from.unwrap_or_else(|| build_context(platform, &mut step.planner.vertices));
                 actions.local(path, root, unpack);
             }
             (SourceKind::Url { .. }, None) => {
@@ -87,7 +96,8 @@ fn add_files(
                 return Err(PlanError::RemoteCopy { kind: "git ref", source_path: path.clone(), span });
             }
             (SourceKind::Url { file_name }, Some(add)) => {
-                let checksum = words.checksum.as_deref().map(|text| parse_checksum(text, span)).transpose()?;
+                let checksum =
+                    words.checksum.as_deref().map(|text| parse_checksum(text, span)).transpose()?;
                 let file = Source::Http { url: path.clone(), checksum };
                 let input = fetched(step, file, &name);
                 actions.url(input, file_name, add.unpack.unwrap_or(false));
@@ -159,7 +169,8 @@ impl Words {
         let mut contents = Vec::new();
         for source in &copy.sources {
             if let CopySource::Heredoc(heredoc) = source {
-                let body = if heredoc.expand { step.expand_body(&heredoc.body)? } else { heredoc.body.clone() };
+                let body =
+                    if heredoc.expand { step.expand_body(&heredoc.body)? } else { heredoc.body.clone() };
                 contents.push((heredoc.name.clone(), body));
             }
         }
@@ -269,7 +280,13 @@ fn git_source(
         }
         (flag, query) => query.or(flag.map(str::to_owned)),
     };
-    Ok(Source::Git { remote: git.remote, reference: git.reference, subdir: git.subdir, keep_git_dir, checksum })
+    Ok(Source::Git {
+        remote: git.remote,
+        reference: git.reference,
+        subdir: git.subdir,
+        keep_git_dir,
+        checksum,
+    })
 }
 
 fn parse_checksum(text: &str, span: Span) -> Result<Digest, PlanError> {

@@ -63,7 +63,9 @@ pub(super) fn healthcheck(step: &mut Step<'_, '_>, check: &Healthcheck) -> Resul
         Healthcheck::Check { command, interval, timeout, start_period, start_interval, retries } => {
             let test = match command {
                 Command::Shell(text) => vec!["CMD-SHELL".into(), text.clone()],
-                Command::Exec(argv) => std::iter::once("CMD".to_owned()).chain(argv.iter().cloned()).collect(),
+                Command::Exec(argv) => {
+                    std::iter::once("CMD".to_owned()).chain(argv.iter().cloned()).collect()
+                }
             };
             oci::Healthcheck {
                 test,

@@ -91,9 +91,10 @@ impl Step<'_, '_> {
     /// Expands a word that may become several (EXPOSE).
     fn expand_to_words(&mut self, word: &Spanned<String>) -> Result<Vec<String>, PlanError> {
         let escape = self.escape();
-        let (words, _, _) = with_recorder(&word.value, &self.state.environment, self.place(word.span), |variables| {
-            kiln_parser::expand::expand_to_words(&word.value, variables, escape)
-        })?;
+        let (words, _, _) =
+            with_recorder(&word.value, &self.state.environment, self.place(word.span), |variables| {
+                kiln_parser::expand::expand_to_words(&word.value, variables, escape)
+            })?;
         Ok(words)
     }
 

@@ -81,9 +81,10 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                 };
                 ExecMount { target, kind }
             }
-            MountKind::Tmpfs { size } => {
-                ExecMount { target: absolute(step, &target, span)?, kind: ExecMountKind::Tmpfs { size: *size } }
-            }
+            MountKind::Tmpfs { size } => ExecMount {
+                target: absolute(step, &target, span)?,
+                kind: ExecMountKind::Tmpfs { size: *size },
+            },
             MountKind::Secret { id, env, required, mode, uid, gid } => {
                 let id = match id.as_deref().filter(|id| !id.is_empty()) {
                     Some(id) => step.expand_text(id, span)?,
@@ -151,16 +152,22 @@ impl Mounts {
             None => build_context(target_platform(step.planner.request), &mut step.planner.vertices),
             Some(from) => {
                 let root = step.planner.root_of(from, StageNumbers::NotAllowed, step.state.index, span)?;
-                let later = || PlanError::MountFromLaterStage { from: from.to_owned(), target: target.to_owned(), span };
+                let later = || PlanError::MountFromLaterStage {
+                    from: from.to_owned(),
+                    target: target.to_owned(),
+                    span,
+                };
                 root.ok_or_else(later)?.vertex()
             }
         };
         // The root itself may be mounted as well; what is mounted twice is one input.
         let known = self.inputs[1..].iter().position(|input| *input == vertex);
-        Ok(InputIndex(known.unwrap_or_else(|| {
-            self.inputs.push(vertex);
-            self.inputs.len() - 2
-        }) + 1))
+        Ok(InputIndex(
+            known.unwrap_or_else(|| {
+                self.inputs.push(vertex);
+                self.inputs.len() - 2
+            }) + 1,
+        ))
     }
 }
 

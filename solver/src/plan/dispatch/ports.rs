@@ -6,8 +6,8 @@ use kiln_image::oci::Empty;
 use kiln_parser::Spanned;
 
 use super::Step;
-use crate::plan::history::{self, Made};
 use crate::plan::PlanError;
+use crate::plan::history::{self, Made};
 
 /// Takes EXPOSE. The words are sorted before they are expanded, which is what the history shows.
 pub(super) fn expose(step: &mut Step<'_, '_>, words: &[Spanned<String>]) -> Result<(), PlanError> {
@@ -18,7 +18,8 @@ pub(super) fn expose(step: &mut Step<'_, '_>, words: &[Spanned<String>]) -> Resu
     for word in sorted {
         for port in step.expand_to_words(word)? {
             let place = step.place(word.span);
-            let range = PortRange::parse(&port).map_err(|problem| PlanError::InvalidPort { problem, span: place })?;
+            let range =
+                PortRange::parse(&port).map_err(|problem| PlanError::InvalidPort { problem, span: place })?;
             if range.odd_casing {
                 step.planner.warnings.protocol_casing(&port, span);
             }
@@ -69,7 +70,9 @@ impl PortRange {
         if !host.is_empty() {
             let (host_first, host_last) = range(host).ok_or_else(|| format!("invalid hostPort: {host}"))?;
             if first != last && last - first != host_last - host_first {
-                return Err(format!("invalid ranges specified for container and host Ports: {ports} and {host}"));
+                return Err(format!(
+                    "invalid ranges specified for container and host Ports: {ports} and {host}"
+                ));
             }
         }
         let mapped = !address.is_empty() || !host.is_empty();

@@ -185,10 +185,14 @@ mod tests {
 
     #[test]
     fn a_git_url_has_a_reference_and_a_directory() {
-        let Ok(SourceKind::Git(git)) = kind("https://x.org/o/r.git#v1:sub/dir") else { panic!("no git source") };
+        let Ok(SourceKind::Git(git)) = kind("https://x.org/o/r.git#v1:sub/dir") else {
+            panic!("no git source")
+        };
         assert_eq!((git.remote.as_str(), git.reference.as_str()), ("https://x.org/o/r.git", "v1"));
         assert_eq!(git.subdir, "sub/dir");
-        let Ok(SourceKind::Git(git)) = kind("git@x.org:o/r?tag=v1&keep-git-dir") else { panic!("no git source") };
+        let Ok(SourceKind::Git(git)) = kind("git@x.org:o/r?tag=v1&keep-git-dir") else {
+            panic!("no git source")
+        };
         assert_eq!((git.remote.as_str(), git.reference.as_str()), ("git@x.org:o/r", "refs/tags/v1"));
         assert_eq!(git.keep_git_dir, Some(true));
     }

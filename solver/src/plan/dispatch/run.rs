@@ -19,7 +19,10 @@ const HOSTNAME_ARG: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
     let span = step.span();
     if let Some(device) = run.devices.first() {
-        return Err(PlanError::UnsupportedDevice { device: device.value.clone(), span: step.place(device.span) });
+        return Err(PlanError::UnsupportedDevice {
+            device: device.value.clone(),
+            span: step.place(device.span),
+        });
     }
     let network = network(step, run)?;
     let insecure = insecure(step, run)?;
@@ -47,7 +50,9 @@ pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
     let masked: Vec<&str> = mounts.secret_variables.iter().map(String::as_str).collect();
     let shown = match shown {
         None => instruction_text(&step.instruction.original, environment, &masked),
-        Some(script) => format!("{} ({script})", instruction_text(&step.instruction.original, environment, &masked)),
+        Some(script) => {
+            format!("{} ({script})", instruction_text(&step.instruction.original, environment, &masked))
+        }
     };
     let request = step.planner.request;
     let exec = Exec {
@@ -135,9 +140,14 @@ fn network(step: &Step<'_, '_>, run: &Run) -> Result<NetworkMode, PlanError> {
         RunNetwork::Host => {
             const ENTITLEMENT: &str = "network.host";
             // Who builds with the host's network anyway has given it to every step.
-            let given = request.network == NetworkMode::Host || request.allow.iter().any(|e| e == ENTITLEMENT);
+            let given =
+                request.network == NetworkMode::Host || request.allow.iter().any(|e| e == ENTITLEMENT);
             let span = step.place(network.span);
-            if given { Ok(NetworkMode::Host) } else { Err(PlanError::NotAllowed { entitlement: ENTITLEMENT, span }) }
+            if given {
+                Ok(NetworkMode::Host)
+            } else {
+                Err(PlanError::NotAllowed { entitlement: ENTITLEMENT, span })
+            }
         }
     }
 }

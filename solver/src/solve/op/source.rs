@@ -82,8 +82,8 @@ fn timed(
 fn http(step: &Step<'_>, url: &str, checksum: Option<&Digest>) -> Result<Output, SolveError> {
     let files = step.solver.store.scratch_dir()?;
     let mut response = step.solver.http.fetch_url(url, &step.solver.cancel)?;
-    let name = response.content_disposition_name.take().map_or_else(|| file_name(url), PathBuf::from);
-    let path = files.fs().join(name);
+    // The URL names the file, whatever Content-Disposition says (as BuildKit has it).
+    let path = files.fs().join(file_name(url));
     let at = |source: io::Error| SolveError::Io { path: path.clone(), source };
     let mut file = File::create_new(&path).map_err(at)?;
     let mut hasher = Sha256::new();

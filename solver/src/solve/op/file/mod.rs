@@ -98,8 +98,11 @@ pub(super) fn contents_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<Cont
     Ok(Digests::of(&plan)?.contents)
 }
 
-/// Copies `path` of `tree` into the directory `target` of the host's (the seed of a cache mount).
-pub(super) fn copy_out(tree: &Arc<dyn SourceTree>, path: &str, target: &Path) -> Result<(), SolveError> {
+/// Copies `path` of `tree` into the existing, empty directory `target` of the host's.
+///
+/// # Errors
+/// Reading, writing.
+pub fn copy_out(tree: &Arc<dyn SourceTree>, path: &str, target: &Path) -> Result<(), SolveError> {
     let mut plan = LayerPlan::new(None);
     plan_materialized(&mut plan, tree, path)?;
     Ok(write::write(&plan, target)?)
