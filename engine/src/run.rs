@@ -10,8 +10,8 @@ use kiln_cache::{LayerDraft, LayerTree, SourceTree as _};
 use kiln_image::Digest;
 use kiln_image::oci::ContainerConfig;
 use kiln_sandbox::{
-    ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError, Security, Spec, Terminal,
-    resolve_user,
+    ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError, Security, Spec,
+    Terminal, resolve_user,
 };
 use kiln_solver::event::EventSink;
 
@@ -177,7 +177,9 @@ fn io(terminal: bool, stdin: Option<OwnedFd>) -> Result<Io, Error> {
 
 fn identity(tree: &LayerTree, user: &str) -> Result<Identity, Error> {
     let read = |path: &str| {
-        tree.read_small(Path::new(path), MOST_ACCOUNT_BYTES).map(Option::unwrap_or_default).map_err(environment)
+        tree.read_small(Path::new(path), MOST_ACCOUNT_BYTES)
+            .map(Option::unwrap_or_default)
+            .map_err(environment)
     };
     let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
     resolve_user(user, &passwd, &group).map_err(|cause| because(ErrorKind::User, cause))

@@ -31,8 +31,12 @@ pub(super) fn save(
     // Tars of layers lie here until they are written: a tar's header needs their size first.
     let scratch = store.scratch_dir()?;
     let mut blobs = Blobs { store, scratch: &scratch, listed: BTreeMap::new(), order: Vec::new() };
-    let mut index =
-        Index { schema_version: 2, media_type: Some(INDEX.into()), manifests: Vec::new(), annotations: BTreeMap::new() };
+    let mut index = Index {
+        schema_version: 2,
+        media_type: Some(INDEX.into()),
+        manifests: Vec::new(),
+        annotations: BTreeMap::new(),
+    };
     let mut docker: Vec<(Digest, DockerImage)> = Vec::new();
     for (image, config) in images {
         let (mut entry, layers) = blobs.add_image(image, config)?;
@@ -70,7 +74,11 @@ enum Blob {
 
 impl Blobs<'_> {
     /// Lists an image's blobs; returns its entry of the index and its layers' digests.
-    fn add_image(&mut self, image: &ImageRecord, config: &ImageConfig) -> Result<(Descriptor, Vec<Digest>), Error> {
+    fn add_image(
+        &mut self,
+        image: &ImageRecord,
+        config: &ImageConfig,
+    ) -> Result<(Descriptor, Vec<Digest>), Error> {
         let mut layers = Vec::new();
         for (id, diff_id) in image.layers.iter().zip(&config.rootfs.diff_ids) {
             layers.push(self.add_layer(*id, *diff_id)?);
@@ -99,8 +107,14 @@ impl Blobs<'_> {
     }
 
     /// The manifest that the image came with, if the archive's layers are those it names: so it keeps its digest.
-    fn stored_manifest(&self, image: &ImageRecord, layers: &[Digest]) -> Result<Option<(String, Vec<u8>)>, Error> {
-        let Some(digest) = image.manifest.filter(|digest| self.store.has_blob(digest)) else { return Ok(None) };
+    fn stored_manifest(
+        &self,
+        image: &ImageRecord,
+        layers: &[Digest],
+    ) -> Result<Option<(String, Vec<u8>)>, Error> {
+        let Some(digest) = image.manifest.filter(|digest| self.store.has_blob(digest)) else {
+            return Ok(None);
+        };
         let bytes = read_blob(self.store, &digest)?;
         let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) else { return Ok(None) };
         let fits = manifest.config.digest == image.config
@@ -112,8 +126,10 @@ impl Blobs<'_> {
         if let Some(digest) = blob_of(self.store, diff_id)?
             && let Some(mut file) = self.store.open_blob(&digest)?
         {
-            let size = file.metadata().map_err(|error| Error::io(&self.store.blob_path(&digest), error))?.len();
-            let kind = layer_type(&mut file).map_err(|error| Error::io(&self.store.blob_path(&digest), error))?;
+            let size =
+                file.metadata().map_err(|error| Error::io(&self.store.blob_path(&digest), error))?.len();
+            let kind =
+                layer_type(&mut file).map_err(|error| Error::io(&self.store.blob_path(&digest), error))?;
             let file = self.store.open_blob(&digest)?.unwrap_or(file);
             self.list(digest, Blob::Open(file, size));
             return Ok(descriptor(kind, digest, size));
@@ -130,8 +146,11 @@ impl Blobs<'_> {
         tar.flush().map_err(at)?;
         if packed.diff_id != diff_id {
             // A pulled layer is another program's tar, which only its own bytes reproduce.
-            return Err(Error::new(ErrorKind::Environment, format!("the tar of layer {diff_id} is not in the store"))
-                .hinted("pull the image again"));
+            return Err(Error::new(
+                ErrorKind::Environment,
+                format!("the tar of layer {diff_id} is not in the store"),
+            )
+            .hinted("pull the image again"));
         }
         let file = File::open(&path).map_err(at)?;
         let size = file.metadata().map_err(at)?.len();
@@ -165,8 +184,8 @@ impl Blobs<'_> {
 pub(super) fn load(store: &Store, reader: &mut (dyn Read + Send)) -> Result<Vec<String>, Error> {
     let cancel = Arc::new(AtomicBool::new(false));
     let scratch = store.scratch_dir()?;
-    let archive = Archive::from_reader("archive", Box::new(reader), &scratch.fs(), &cancel)
-        .map_err(layout_error)?;
+    let archive =
+        Archive::from_reader("archive", Box::new(reader), &scratch.fs(), &cancel).map_err(layout_error)?;
     let mut loaded = Vec::new();
     for entry in &archive.index().manifests {
         let name = name_of(entry);
@@ -174,12 +193,12 @@ pub(super) fn load(store: &Store, reader: &mut (dyn Read + Send)) -> Result<Vec<
             Some(spec) => spec.to_platform(),
             None => Platform::host(),
         };
-        let called = name.clone().map_or_else(|| "unnamed".parse(), Ok).map_err(
-            |error: kiln_image::InvalidReference| Error::new(ErrorKind::User, error.to_string()),
-        )?;
-        let image = archive
-            .resolve(&Selector::Digest(entry.digest), &called, &platform)
-            .map_err(layout_error)?;
+        let called = name
+            .clone()
+            .map_or_else(|| "unnamed".parse(), Ok)
+            .map_err(|error: kiln_image::InvalidReference| Error::new(ErrorKind::User, error.to_string()))?;
+        let image =
+            archive.resolve(&Selector::Digest(entry.digest), &called, &platform).map_err(layout_error)?;
         for (blob, diff_id) in image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids) {
             let open = || archive.blob(blob).map_err(layout_error);
             layers::fetch(store, blob, *diff_id, &cancel, open, &mut |_| {})?;
@@ -210,14 +229,21 @@ fn layer_type(file: &mut File) -> std::io::Result<&'static str> {
 }
 
 fn layout_error(error: LayoutError) -> Error {
-    let kind = if matches!(error, LayoutError::Canceled) { ErrorKind::Canceled } else { ErrorKind::Environment };
+    let kind =
+        if matches!(error, LayoutError::Canceled) { ErrorKind::Canceled } else { ErrorKind::Environment };
     let hint = error.hint();
     let message = error.to_string();
     Error { hint, source: Some(Box::new(error)), ..Error::new(kind, message) }
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor { media_type: media_type.to_owned(), digest, size, annotations: BTreeMap::new(), platform: None }
+    Descriptor {
+        media_type: media_type.to_owned(),
+        digest,
+        size,
+        annotations: BTreeMap::new(),
+        platform: None,
+    }
 }
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

@@ -22,9 +22,8 @@ pub struct HistoryEntry {
 /// The object that `docker inspect` prints; `names` are all the entries of the same image. The config is given as it is
 /// stored, unknown fields too.
 pub(super) fn inspect(image: &ImageRecord, names: &[ImageRecord], config: &[u8]) -> Result<String, Error> {
-    let config: Value = serde_json::from_slice(config).map_err(|error| {
-        Error::new(ErrorKind::Environment, format!("image {}: {error}", image.config))
-    })?;
+    let config: Value = serde_json::from_slice(config)
+        .map_err(|error| Error::new(ErrorKind::Environment, format!("image {}: {error}", image.config)))?;
     let field = |name: &str| config.get(name).cloned().unwrap_or_else(|| json!(""));
     let tags: Vec<String> = names
         .iter()
@@ -34,7 +33,9 @@ pub(super) fn inspect(image: &ImageRecord, names: &[ImageRecord], config: &[u8])
         .collect();
     let mut digests: Vec<String> = names
         .iter()
-        .filter_map(|entry| Some(format!("{}@{}", entry.name.as_ref()?.familiar_name(), entry.remote_digest?)))
+        .filter_map(|entry| {
+            Some(format!("{}@{}", entry.name.as_ref()?.familiar_name(), entry.remote_digest?))
+        })
         .collect();
     digests.dedup();
     let tagged = jiff::Timestamp::from_second(i64::try_from(image.tagged_at).unwrap_or_default());

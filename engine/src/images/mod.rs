@@ -78,10 +78,11 @@ impl Images {
             Found::One(image) => Ok(*image),
             Found::None => Err(Error::new(ErrorKind::User, format!("no such image: {name}"))
                 .hinted("`kiln images` lists those that there are, `kiln pull` downloads one")),
-            Found::Several => {
-                Err(Error::new(ErrorKind::User, format!("the id {name} is ambiguous: several images begin so"))
-                    .hinted("give more digits of it"))
-            }
+            Found::Several => Err(Error::new(
+                ErrorKind::User,
+                format!("the id {name} is ambiguous: several images begin so"),
+            )
+            .hinted("give more digits of it")),
         }
     }
 
@@ -99,9 +100,8 @@ impl Images {
     /// Store.
     pub fn config(&self, image: &ImageRecord) -> Result<ImageConfig, Error> {
         let bytes = read_blob(&self.store, &image.config)?;
-        oci::parse_config(&bytes).map_err(|error| {
-            Error::new(ErrorKind::Environment, format!("image {}: {error}", image.config))
-        })
+        oci::parse_config(&bytes)
+            .map_err(|error| Error::new(ErrorKind::Environment, format!("image {}: {error}", image.config)))
     }
 
     /// What `docker inspect` prints for it: one JSON object.
@@ -254,20 +254,21 @@ fn bears(image: &ImageRecord, reference: &ImageRef) -> bool {
         return false;
     }
     match reference.digest() {
-        Some(digest) => [image.remote_digest, image.manifest, name.digest().copied()].contains(&Some(*digest)),
+        Some(digest) => {
+            [image.remote_digest, image.manifest, name.digest().copied()].contains(&Some(*digest))
+        }
         None => name.tag() == reference.tag(),
     }
 }
 
 /// Whether a user who wrote `text` meant the image's name and not its id.
 fn is_name_of(text: &str, image: &ImageRecord) -> bool {
-    text.parse::<Digest>().is_err() && text.parse::<ImageRef>().is_ok_and(|reference| bears(image, &reference))
+    text.parse::<Digest>().is_err()
+        && text.parse::<ImageRef>().is_ok_and(|reference| bears(image, &reference))
 }
 
 fn parse(name: &str) -> Result<ImageRef, Error> {
-    name.parse().map_err(|error: kiln_image::InvalidReference| {
-        Error::new(ErrorKind::User, error.to_string())
-    })
+    name.parse().map_err(|error: kiln_image::InvalidReference| Error::new(ErrorKind::User, error.to_string()))
 }
 
 /// A manifest or config, whole.
@@ -278,11 +279,14 @@ fn read_blob(store: &Store, digest: &Digest) -> Result<Vec<u8>, Error> {
     };
     let file = store.open_blob(digest)?.ok_or_else(gone)?;
     let mut bytes = Vec::new();
-    file.take(MOST_DOCUMENT_BYTES + 1).read_to_end(&mut bytes).map_err(|error| {
-        Error::new(ErrorKind::Environment, format!("{digest}: {error}"))
-    })?;
+    file.take(MOST_DOCUMENT_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::new(ErrorKind::Environment, format!("{digest}: {error}")))?;
     if bytes.len() as u64 > MOST_DOCUMENT_BYTES {
-        return Err(Error::new(ErrorKind::Environment, format!("{digest} is larger than any manifest or config")));
+        return Err(Error::new(
+            ErrorKind::Environment,
+            format!("{digest} is larger than any manifest or config"),
+        ));
     }
     Ok(bytes)
 }

@@ -22,9 +22,7 @@ pub(super) fn pull(
     let config = RegistryConfig::load(&|name| std::env::var(name).ok())?;
     let registry = Registry::new(config)?;
     let step = reporter.step(format!("[internal] load metadata for {name}"), Vec::new());
-    let image = told(&reporter, step, || {
-        registry.resolve(name, platform, cancel).map_err(registry_error)
-    })?;
+    let image = told(&reporter, step, || registry.resolve(name, platform, cancel).map_err(registry_error))?;
     let step = reporter.step(format!("[1/1] PULL {name}@{}", image.digest), vec![step]);
     told(&reporter, step, || {
         pull_layers(store, &registry, &image, &reporter, step, cancel)?;
@@ -67,7 +65,12 @@ fn pull_layers(
         } {
             let part = blob.digest.to_string();
             let tell = |current| {
-                reporter.send(Event::Progress { id: step, part: part.clone(), current, total: Some(blob.size) });
+                reporter.send(Event::Progress {
+                    id: step,
+                    part: part.clone(),
+                    current,
+                    total: Some(blob.size),
+                });
             };
             let mut last = 0;
             let mut every_so_often = |done: u64| {

@@ -43,8 +43,8 @@ struct Step {
     lines: Vec<String>,
     /// The last, unfinished line of each stream.
     partial: [Vec<u8>; 2],
-    /// When each part was last told.
-    parts: HashMap<String, Duration>,
+    /// When each part was last told; `None` once all of it was.
+    parts: HashMap<String, Option<Duration>>,
 }
 
 impl<W: Write + Send> Plain<W> {
@@ -170,9 +170,13 @@ impl<W: Write + Send> Display for Plain<W> {
                 let now = self.now;
                 let step = self.steps.entry(*id).or_default();
                 let is_whole = total.is_some_and(|total| *current >= total);
-                let due = step.parts.get(part).is_none_or(|last| now.saturating_sub(*last) >= PART_EVERY);
-                if due || is_whole {
-                    step.parts.insert(part.clone(), now);
+                let due = match step.parts.get(part) {
+                    None => true,
+                    Some(None) => false,
+                    Some(Some(last)) => is_whole || now.saturating_sub(*last) >= PART_EVERY,
+                };
+                if due {
+                    step.parts.insert(part.clone(), (!is_whole).then_some(now));
                     let text = part_text(&printable(part), *current, *total);
                     let word = if is_whole { " done" } else { "" };
                     self.say(*id, Some(format!("#{} {text}{word}", id.0)));
@@ -319,6 +323,7 @@ mod tests {
             started(1, 0),
             progress(1, "sha256:abc downloading", 0, 4_000_000),
             progress(1, "sha256:abc downloading", 1_000_000, 4_000_000),
+            progress(1, "sha256:abc downloading", 4_000_000, 4_000_000),
             progress(1, "sha256:abc downloading", 4_000_000, 4_000_000),
             done(1, 700),
         ];
