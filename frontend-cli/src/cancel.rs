@@ -1,5 +1,7 @@
 //! Ctrl-C and its kin: the first asks the engine to stop, the second stops this program.
 
+use std::time::{Duration, Instant};
+
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -12,11 +14,16 @@ pub(crate) fn on_signal(cancel: impl Fn() + Send + 'static) {
     let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
     std::thread::spawn(move || {
         let mut signals = signals.forever();
-        if signals.next().is_some() {
-            cancel();
+        if signals.next().is_none() {
+            return;
         }
-        if signals.next().is_some() {
+        cancel();
+        let first = Instant::now();
+        // timeout(1) and shells send one wish twice: to the program and to its group.
+        if signals.any(|_| first.elapsed() >= SAME_WISH) {
             std::process::exit(i32::from(INTERRUPTED));
         }
     });
 }
+
+const SAME_WISH: Duration = Duration::from_millis(200);

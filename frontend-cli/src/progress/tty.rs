@@ -50,6 +50,7 @@ struct Step {
     state: State,
     log: vt100::Parser,
     has_log: bool,
+    owes_line_end: bool,
     parts: Vec<(String, u64, Option<u64>)>,
 }
 
@@ -101,6 +102,7 @@ impl<W: Write + Send> Tty<W> {
                 state: State::Running,
                 log: vt100::Parser::new(clamp(self.log_lines), clamp(columns), 0),
                 has_log: false,
+                owes_line_end: false,
                 parts: Vec::new(),
             });
             self.steps.len() - 1
@@ -223,15 +225,15 @@ impl<W: Write + Send> Display for Tty<W> {
             Event::Log { id, bytes, .. } => {
                 let step = self.step(*id);
                 step.has_log = true;
-                // A pipe's line ends are no carriage returns.
                 for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-                    match piece.strip_suffix(b"\n") {
-                        Some(line) => {
-                            step.log.process(line);
-                            step.log.process(b"\r\n");
-                        }
-                        None => step.log.process(piece),
+                    // A pipe's line ends have no carriage returns. The last one waits for what follows, or it would
+                    // cost a line of the few that there are.
+                    if std::mem::take(&mut step.owes_line_end) {
+                        step.log.process(b"\r\n");
                     }
+                    let line = piece.strip_suffix(b"\n");
+                    step.owes_line_end = line.is_some();
+                    step.log.process(line.unwrap_or(piece));
                 }
             }
             Event::Progress { id, part, current, total } => {
