@@ -6,27 +6,26 @@
 //! Everything that allocates is prepared before the fork ([`Spec`]); the child makes raw system calls only.
 //! Start at [`run`].
 
+mod capabilities;
+mod enter;
+mod etc_files;
 mod identity;
+mod limits;
+mod plan;
+mod report;
+mod rootfs;
+mod run;
+mod seccomp;
+mod seccomp_table;
+mod socket;
 mod spec;
+mod stubs;
+mod sys;
+mod terminal;
 
 pub use identity::{Identity, IdentityError, resolve_user};
+pub use run::run;
 pub use spec::{
     Exit, ExitStatus, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
     Security, Spec, Terminal, Usage,
 };
-
-use std::sync::atomic::AtomicBool;
-
-/// Runs `spec` to its end. Output is given to `output` as it comes; when `cancel` goes up everything in the sandbox is
-/// killed and [`SandboxError::Canceled`] returned.
-///
-/// # Errors
-/// See [`SandboxError`]; a command that ran and failed is no error but an [`Exit`].
-pub fn run(
-    spec: &Spec,
-    output: &mut dyn FnMut(Output, &[u8]),
-    cancel: &AtomicBool,
-) -> Result<Exit, SandboxError> {
-    let _ = (spec, output, cancel);
-    todo!()
-}

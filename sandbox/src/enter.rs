@@ -1,0 +1,649 @@
+//! The child's steps, in order: from a copy of the engine's thread to the command inside the sandbox.
+//!
+//! Nothing here allocates, locks or panics: the host program has other threads, whose locks stay held in the copy.
+//! What fails is reported as a [`Failure`], and worded by the parent.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags as Attr, MountPropagationFlags, mount_change};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedSource};
+use crate::report::{At, Entered, Failure, Report, Step};
+use crate::rootfs::{
+    Maker, StubReport, TargetKind, attach, clone_mount, mount_id, new_mount, open_in_root, target_kind,
+};
+use crate::sys::{self, EndSignal, PointerList};
+use crate::{Network, Security, capabilities};
+
+/// Namespaces that every sandbox has of its own. That of control groups comes after joining one, since its root is
+/// where the process is when it is made.
+pub(crate) fn namespaces(network: Network) -> i32 {
+    let standard = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    match network {
+        Network::None => standard | libc::CLONE_NEWNET,
+        Network::Host => standard,
+    }
+}
+
+/// What exec takes, made before the fork.
+#[derive(Debug)]
+pub(crate) struct Execution<'a> {
+    pub(crate) argv: PointerList<'a>,
+    pub(crate) env: PointerList<'a>,
+}
+
+/// The whole life of the sandbox's init.
+pub(crate) fn init(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<'_>) -> i32 {
+    match enter(plan, descriptors, execution) {
+        Ok(command) => supervise(command, descriptors),
+        Err(failure) => {
+            report_failure(failure, descriptors);
+            1
+        }
+    }
+}
+
+fn report_failure(failure: Failure, descriptors: &ChildDescriptors<'_>) {
+    let Failure { step, index, errno } = failure;
+    Report::Failed { step, index, errno: errno.raw_os_error() }.send(descriptors.report.as_fd());
+}
+
+/// Enters the sandbox and starts the command; answers its process id.
+fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<'_>) -> Entered<i32> {
+    // First, so that no descriptor, environment or memory of the engine can be reached from inside, whatever follows.
+    keep_only(descriptors).at(Step::Descriptors)?;
+    if let Some(strings) = plan.start_strings {
+        strings.wipe();
+    }
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .at(Step::Descriptors)?;
+    // Signals to the engine's process group are not for the sandbox.
+    rustix::process::setsid().at(Step::Descriptors)?;
+
+    // Before the cgroup namespace, whose root this becomes.
+    for group in descriptors.control_groups {
+        rustix::io::write(group, b"0").at(Step::ControlGroup)?;
+    }
+    // A rootless sandbox enters its user namespace here (Step::UserNamespace): all below then runs with its rights.
+    unshare_control_groups().at(Step::Namespaces)?;
+    rustix::system::sethostname(plan.hostname.to_bytes()).at(Step::Hostname)?;
+    if plan.network == Network::None {
+        loopback_up().at(Step::Loopback)?;
+    }
+
+    // Umask zero, so that modes below are as written; the command gets its own.
+    rustix::process::umask(Mode::empty());
+    // Nothing mounted below may travel to the host.
+    mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .at(Step::PrivateMounts)?;
+    let upper = open_directory(&plan.upper).at(Step::Root)?;
+    let root = plan.root.mount(root_attributes(plan.security))?;
+    // pivot_root wants a mount point; this one is at hand, and nobody else sees what covers it.
+    attach(root.as_fd(), CWD, &plan.upper).at(Step::Root)?;
+    let root_mount = mount_id(root.as_fd()).at(Step::Root)?;
+    let files = private_files(plan).at(Step::PrivateFiles)?;
+
+    let stubs = StubReport { pipe: descriptors.report.as_fd(), root_mount, upper: upper.as_fd() };
+    let maker = Maker { root: root.as_fd(), stubs: Some(stubs), uid: 0, gid: 0 };
+    // The kernel's file systems before the user's mounts, so that those may lie in /dev; none may lie in /proc.
+    let proc = mount_proc(&maker).at(Step::Proc)?;
+    let sys = mount_sys(&maker, plan.security).at(Step::Sys)?;
+    let dev = make_dev(&maker, files.as_fd(), plan).at(Step::Dev)?;
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        let source = open_source(plan, &mount.source, files.as_fd(), descriptors)
+            .at_index(Step::MountSource, index)?;
+        let step = if index < plan.own_mounts { Step::EtcFiles } else { Step::MountTarget };
+        mount_on_target(&maker, source.as_fd(), &mount.target).at_index(step, index)?;
+    }
+    // After the user's mounts, so that none of them can uncover or redirect anything.
+    if plan.security == Security::Sandbox {
+        mask(proc.as_fd(), MASKED_IN_PROC, READ_ONLY_IN_PROC, files.as_fd()).at(Step::Mask)?;
+        mask(sys.as_fd(), MASKED_IN_SYS, &[], files.as_fd()).at(Step::Mask)?;
+    }
+
+    let cwd = working_directory(plan, root.as_fd()).at(Step::WorkingDirectory)?;
+    pivot(root.as_fd()).at(Step::Pivot)?;
+    rustix::process::fchdir(&cwd).at(Step::WorkingDirectory)?;
+    if !sys::current_directory_is_reachable() {
+        return Err(Failure { step: Step::WorkingDirectory, index: 0, errno: Errno::XDEV });
+    }
+    // After the pivot: a terminal's name is looked up by programs in /dev/pts.
+    let terminal = match descriptors.stdio {
+        ChildStdio::Terminal => Some(make_terminal(dev.as_fd(), descriptors).at(Step::Terminal)?),
+        ChildStdio::Given { .. } => None,
+    };
+    drop((upper, root, files, proc, sys, dev, cwd));
+    let command = sys::fork(0, EndSignal::Child, || {
+        let Err(failure) = become_command(plan, descriptors, execution, terminal.as_ref());
+        match failure {
+            CommandFailure::Setup(failure) => report_failure(failure, descriptors),
+            CommandFailure::NotExecuted { errno, found } => {
+                let errno = errno.raw_os_error();
+                Report::NotExecuted { errno, found }.send(descriptors.report.as_fd());
+            }
+        }
+        127
+    })
+    .at(Step::Fork)?;
+    Ok(command.pid)
+}
+
+/// Closes every descriptor but those of the plan; 0 to 2 become `/dev/null`.
+fn keep_only(descriptors: &ChildDescriptors<'_>) -> Result<(), Errno> {
+    let stdio = match &descriptors.stdio {
+        ChildStdio::Given { stdin, stdout, stderr } => [stdin.as_ref(), Some(stdout), Some(stderr)],
+        ChildStdio::Terminal => [None; 3],
+    };
+    let kept = || {
+        [&descriptors.null, &descriptors.report, &descriptors.control, &descriptors.engine]
+            .into_iter()
+            .chain(stdio.into_iter().flatten())
+            .chain(descriptors.control_groups)
+            .map(|fd| fd.as_raw_fd() as u32)
+    };
+    let mut next = 0;
+    while let Some(lowest) = kept().filter(|&fd| fd >= next).min() {
+        if lowest > next {
+            close(next, lowest - 1)?;
+        }
+        next = lowest + 1;
+    }
+    close(next, u32::MAX)?;
+    // The lowest three must be taken, or a descriptor opened later would be overwritten by the command's streams.
+    // The plan's own are above: the parent makes sure of it.
+    rustix::stdio::dup2_stdin(&descriptors.null)?;
+    rustix::stdio::dup2_stdout(&descriptors.null)?;
+    rustix::stdio::dup2_stderr(&descriptors.null)
+}
+
+fn close(first: u32, last: u32) -> Result<(), Errno> {
+    sys::close_range(first, last).map_err(|_| Errno::BADF)
+}
+
+fn unshare_control_groups() -> Result<(), Errno> {
+    sys::unshare_control_groups().map_err(|error| errno_of(&error))
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+fn loopback_up() -> Result<(), Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    sys::bring_loopback_up(socket.as_fd()).map_err(|error| errno_of(&error))
+}
+
+fn open_directory(path: &CStr) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Device nodes of an image must not work: without a device controller a step could otherwise open the host's disks
+/// by a node it makes itself (Docker's set of capabilities has CAP_MKNOD).
+fn root_attributes(security: Security) -> Attr {
+    match security {
+        Security::Sandbox => Attr::MOUNT_ATTR_NODEV,
+        Security::Insecure => Attr::empty(),
+    }
+}
+
+const NOTHING_SPECIAL: Attr =
+    Attr::MOUNT_ATTR_NOSUID.union(Attr::MOUNT_ATTR_NODEV).union(Attr::MOUNT_ATTR_NOEXEC);
+
+/// The tmpfs for files, sockets and device nodes that are then mounted one by one; covers a directory of the host in
+/// this mount namespace, since only attached mounts can be cloned.
+fn private_files(plan: &Plan) -> Result<OwnedFd, Errno> {
+    let files = new_mount(c"tmpfs", &[(c"mode", c"700")], Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC)?;
+    attach(files.as_fd(), CWD, &plan.covered)?;
+    for file in &plan.files {
+        let opened = rustix::fs::openat(
+            &files,
+            &file.name,
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o600),
+        )?;
+        let mut rest = file.contents.as_slice();
+        while !rest.is_empty() {
+            let written = rustix::io::write(&opened, rest)?;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        rustix::fs::fchown(&opened, Some(Uid::from_raw(file.uid)), Some(Gid::from_raw(file.gid)))?;
+        rustix::fs::fchmod(&opened, Mode::from_raw_mode(file.mode))?;
+    }
+    for device in DEVICES {
+        let id = rustix::fs::makedev(device.major, device.minor);
+        let kind = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(&files, device.name, kind, Mode::from_raw_mode(0o666), id)?;
+    }
+    Ok(files)
+}
+
+struct Device {
+    name: &'static CStr,
+    major: u32,
+    minor: u32,
+}
+
+/// Devices of every sandbox; the numbers are the kernel's (admin-guide/devices.txt).
+const DEVICES: &[Device] = &[
+    Device { name: c"null", major: 1, minor: 3 },
+    Device { name: c"zero", major: 1, minor: 5 },
+    Device { name: c"full", major: 1, minor: 7 },
+    Device { name: c"random", major: 1, minor: 8 },
+    Device { name: c"urandom", major: 1, minor: 9 },
+    Device { name: c"tty", major: 5, minor: 0 },
+];
+
+/// Opens or makes a directory of the root that must not be a link: an image's `/proc -> elsewhere` would make later
+/// steps act on files it chose.
+fn plain_directory(maker: &Maker<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    match open_in_root(maker.root, name, flags) {
+        Err(Errno::NOENT) => maker.open(name, TargetKind::Directory),
+        other => other,
+    }
+}
+
+fn mount_proc(maker: &Maker<'_>) -> Result<OwnedFd, Errno> {
+    let target = plain_directory(maker, c"proc")?;
+    let proc = new_mount(c"proc", &[], NOTHING_SPECIAL)?;
+    attach(proc.as_fd(), target.as_fd(), c"")?;
+    Ok(proc)
+}
+
+fn mount_sys(maker: &Maker<'_>, security: Security) -> Result<OwnedFd, Errno> {
+    let target = plain_directory(maker, c"sys")?;
+    let access = match security {
+        Security::Sandbox => NOTHING_SPECIAL | Attr::MOUNT_ATTR_RDONLY,
+        Security::Insecure => NOTHING_SPECIAL,
+    };
+    let sys = new_mount(c"sysfs", &[], access)?;
+    attach(sys.as_fd(), target.as_fd(), c"")?;
+    // Best effort: not every kernel has cgroup2, and nothing that a build does depends on it.
+    if let Ok(groups) = new_mount(c"cgroup2", &[], access) {
+        let _ = attach(groups.as_fd(), sys.as_fd(), c"fs/cgroup");
+    }
+    Ok(sys)
+}
+
+const DEV_LINKS: &[(&CStr, &CStr)] = &[
+    (c"/proc/self/fd", c"fd"),
+    (c"/proc/self/fd/0", c"stdin"),
+    (c"/proc/self/fd/1", c"stdout"),
+    (c"/proc/self/fd/2", c"stderr"),
+    (c"/proc/kcore", c"core"),
+    (c"pts/ptmx", c"ptmx"),
+];
+
+fn make_dev(maker: &Maker<'_>, files: BorrowedFd<'_>, plan: &Plan) -> Result<OwnedFd, Errno> {
+    let target = plain_directory(maker, c"dev")?;
+    let access = match plan.security {
+        Security::Sandbox => Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC,
+        Security::Insecure => Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC,
+    };
+    let dev = new_mount(c"tmpfs", &[(c"mode", c"755"), (c"size", c"65536k")], access)?;
+    attach(dev.as_fd(), target.as_fd(), c"")?;
+    for device in DEVICES {
+        new_file(dev.as_fd(), device.name)?;
+        // Bound one by one, so that /dev itself can be without devices: what a step makes there does not work.
+        let node = clone_mount(files, device.name)?;
+        attach(node.as_fd(), dev.as_fd(), device.name)?;
+    }
+    for (to, link) in DEV_LINKS {
+        rustix::fs::symlinkat(*to, &dev, *link)?;
+    }
+    let below: [(&CStr, &CStr, &[(&CStr, &CStr)], Attr); 3] = [
+        (
+            c"pts",
+            c"devpts",
+            &[(c"mode", c"620"), (c"ptmxmode", c"666"), (c"gid", c"5")],
+            Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC,
+        ),
+        (c"shm", c"tmpfs", &[(c"mode", c"1777"), (c"size", &plan.shm_size)], NOTHING_SPECIAL),
+        (c"mqueue", c"mqueue", &[], NOTHING_SPECIAL),
+    ];
+    for (name, kind, options, attributes) in below {
+        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))?;
+        let mount = match new_mount(kind, options, attributes) {
+            // A kernel may be built without POSIX message queues.
+            Err(Errno::NODEV) if name == c"mqueue" => continue,
+            other => other?,
+        };
+        attach(mount.as_fd(), dev.as_fd(), name)?;
+    }
+    Ok(dev)
+}
+
+fn new_file(directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o666)).map(drop)
+}
+
+/// Makes the detached mount of a source.
+fn open_source(
+    plan: &Plan,
+    source: &PlannedSource,
+    files: BorrowedFd<'_>,
+    descriptors: &ChildDescriptors<'_>,
+) -> Result<OwnedFd, Errno> {
+    let plain = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV;
+    match source {
+        PlannedSource::File(index) => {
+            let name = plan.files.get(*index).map_or(c"", |file| &file.name);
+            let mount = clone_mount(files, name)?;
+            set_attributes(mount.as_fd(), NOTHING_SPECIAL | Attr::MOUNT_ATTR_RDONLY)?;
+            Ok(mount)
+        }
+        PlannedSource::Bind { source, subpath, read_only } => {
+            let mount = if subpath.is_empty() {
+                clone_mount(CWD, source)?
+            } else {
+                let base = open_directory(source)?;
+                let inner = open_in_root(base.as_fd(), subpath, OFlags::PATH)?;
+                clone_mount(inner.as_fd(), c"")?
+            };
+            let access = if *read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
+            set_attributes(mount.as_fd(), plain | access)?;
+            Ok(mount)
+        }
+        PlannedSource::Layers { overlay, subpath, read_only } => {
+            let access = if *read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
+            let tree = overlay.mount(plain | access).map_err(|failure| failure.errno)?;
+            if subpath.is_empty() {
+                return Ok(tree);
+            }
+            // A part of it can only be cloned once it is attached; the private tmpfs is a place nobody sees.
+            let place = c"tree";
+            match rustix::fs::mkdirat(files, place, Mode::from_raw_mode(0o700)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+            attach(tree.as_fd(), files, place)?;
+            let inner = open_in_root(tree.as_fd(), subpath, OFlags::PATH)?;
+            let mount = clone_mount(inner.as_fd(), c"")?;
+            set_attributes(mount.as_fd(), plain | access)?;
+            Ok(mount)
+        }
+        PlannedSource::Tmpfs { size, mode } => {
+            let mode = (c"mode", mode.as_c_str());
+            match size {
+                Some(size) => new_mount(c"tmpfs", &[mode, (c"size", size)], plain),
+                None => new_mount(c"tmpfs", &[mode], plain),
+            }
+        }
+        PlannedSource::Socket { name, mode, uid, gid } => {
+            let listener = crate::socket::listen_in(files, name, *mode, *uid, *gid)?;
+            crate::socket::send_descriptor(descriptors.control.as_fd(), listener.as_fd())?;
+            clone_mount(files, name)
+        }
+    }
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attributes: Attr) -> Result<(), Errno> {
+    sys::set_mount_attributes(mount, attributes.bits().into(), 0, false).map_err(|error| errno_of(&error))
+}
+
+/// Mounts on a path inside, which is resolved once, to a descriptor.
+fn mount_on_target(maker: &Maker<'_>, source: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
+    let target = maker.open(target, target_kind(source)?)?;
+    // Whatever links led there: what the runtime reads from procfs later must come from the kernel.
+    if rustix::fs::fstatfs(&target)?.f_type == libc::PROC_SUPER_MAGIC as _ {
+        return Err(Errno::PERM);
+    }
+    attach(source, target.as_fd(), c"")
+}
+
+/// Docker's masked and read-only paths: what tells of the host, or changes it, without being namespaced.
+const MASKED_IN_PROC: &[&CStr] = &[
+    c"acpi",
+    c"asound",
+    c"interrupts",
+    c"kcore",
+    c"keys",
+    c"latency_stats",
+    c"sched_debug",
+    c"scsi",
+    c"timer_list",
+    c"timer_stats",
+];
+const MASKED_IN_SYS: &[&CStr] = &[c"firmware", c"devices/virtual/powercap"];
+const READ_ONLY_IN_PROC: &[&CStr] = &[c"bus", c"fs", c"irq", c"sys", c"sysrq-trigger"];
+
+fn mask(
+    base: BorrowedFd<'_>,
+    masked: &[&CStr],
+    read_only: &[&CStr],
+    files: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    let read_only_mount = NOTHING_SPECIAL | Attr::MOUNT_ATTR_RDONLY;
+    for path in masked {
+        let target = match open_in_root(base, path, OFlags::PATH | OFlags::NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            other => other?,
+        };
+        let cover = match target_kind(target.as_fd())? {
+            TargetKind::Directory => {
+                new_mount(c"tmpfs", &[(c"mode", c"555"), (c"size", c"4k")], read_only_mount)?
+            }
+            // kiln's own node, never the image's /dev/null, which may be a link to anything.
+            TargetKind::File => clone_mount(files, c"null")?,
+        };
+        attach(cover.as_fd(), target.as_fd(), c"")?;
+    }
+    for path in read_only {
+        let target = match open_in_root(base, path, OFlags::PATH | OFlags::NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            other => other?,
+        };
+        let cover = clone_mount(target.as_fd(), c"")?;
+        set_attributes(cover.as_fd(), read_only_mount)?;
+        attach(cover.as_fd(), target.as_fd(), c"")?;
+    }
+    Ok(())
+}
+
+/// Opens the working directory, making it for the user where it is missing (it stays in the layer, as WORKDIR's does).
+fn working_directory(plan: &Plan, root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let maker = Maker { root, stubs: None, uid: plan.uid, gid: plan.gid };
+    let directory = maker.open(&plan.cwd, TargetKind::Directory)?;
+    match target_kind(directory.as_fd())? {
+        TargetKind::Directory => Ok(directory),
+        TargetKind::File => Err(Errno::NOTDIR),
+    }
+}
+
+/// Makes `root` the root; the old one and all of the host's mounts are gone from this namespace afterwards.
+fn pivot(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::process::fchdir(root)?;
+    // Stacks the old root upon the new one, so that no directory is needed for it.
+    rustix::process::pivot_root(c".", c".")?;
+    sys::umount_here().map_err(|error| errno_of(&error))?;
+    rustix::process::chdir(c"/")
+}
+
+/// Makes a terminal, hands its master to the parent and shows its other end as `/dev/console`.
+fn make_terminal(dev: BorrowedFd<'_>, descriptors: &ChildDescriptors<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = rustix::fs::openat(dev, c"pts/ptmx", flags, Mode::empty())?;
+    rustix::pty::unlockpt(&master)?;
+    use rustix::pty::OpenptFlags;
+    // By the master, not by a name that could be another file.
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+    new_file(dev, c"console")?;
+    let console = clone_mount(slave.as_fd(), c"")?;
+    attach(console.as_fd(), dev, c"console")?;
+    crate::socket::send_descriptor(descriptors.control.as_fd(), master.as_fd())?;
+    Ok(slave)
+}
+
+enum CommandFailure {
+    Setup(Failure),
+    NotExecuted { errno: Errno, found: bool },
+}
+
+impl From<Failure> for CommandFailure {
+    fn from(failure: Failure) -> CommandFailure {
+        CommandFailure::Setup(failure)
+    }
+}
+
+/// Turns the forked process into the command; returns only when that fails.
+fn become_command(
+    plan: &Plan,
+    descriptors: &ChildDescriptors<'_>,
+    execution: &Execution<'_>,
+    terminal: Option<&OwnedFd>,
+) -> Result<std::convert::Infallible, CommandFailure> {
+    rustix::process::setsid().at(Step::Descriptors)?;
+    let streams = match (&descriptors.stdio, terminal) {
+        (ChildStdio::Given { stdin, stdout, stderr }, _) => {
+            [stdin.as_ref().unwrap_or(&descriptors.null), stdout, stderr]
+        }
+        (ChildStdio::Terminal, Some(terminal)) => {
+            rustix::process::ioctl_tiocsctty(terminal).at(Step::Terminal)?;
+            let owner = Some(Uid::from_raw(plan.uid));
+            rustix::fs::fchown(terminal, owner, None).at(Step::Terminal)?;
+            [terminal; 3]
+        }
+        (ChildStdio::Terminal, None) => [&descriptors.null; 3],
+    };
+    rustix::stdio::dup2_stdin(streams[0]).at(Step::Descriptors)?;
+    rustix::stdio::dup2_stdout(streams[1]).at(Step::Descriptors)?;
+    rustix::stdio::dup2_stderr(streams[2]).at(Step::Descriptors)?;
+    // All others are close-on-exec; the report pipe must live until then.
+    match sys::new_session_keyring() {
+        Err(error) if error.raw_os_error() != Some(libc::ENOSYS) => return Err(error).at(Step::Keyring)?,
+        _ => {}
+    }
+    for limit in &plan.rlimits {
+        sys::set_raw_rlimit(limit.resource, limit.soft, limit.hard).at(Step::Limits)?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+
+    // In this order: dropping from the bounding set needs CAP_SETPCAP, groups CAP_SETGID, and a filter CAP_SYS_ADMIN
+    // (no_new_privs would do instead, but would break the image's setuid programs).
+    if plan.security == Security::Sandbox {
+        drop_bounding().at(Step::Capabilities)?;
+    }
+    rustix::thread::set_thread_groups(&plan.groups).at(Step::User)?;
+    let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::User)?;
+    if let Some(filter) = plan.filter {
+        sys::load_filter(filter).at(Step::Seccomp)?;
+    }
+    rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::User)?;
+    if plan.security == Security::Sandbox {
+        // A user other than root has none, root exactly the set; none are ever inheritable or ambient.
+        let held = if plan.uid == 0 { capabilities::DEFAULT } else { CapabilitySet::empty() };
+        let sets = CapabilitySets { effective: held, permitted: held, inheritable: CapabilitySet::empty() };
+        rustix::thread::set_capabilities(None, sets).at(Step::Capabilities)?;
+    }
+    sys::reset_signals();
+    execute(plan, execution)
+}
+
+fn drop_bounding() -> Result<(), Errno> {
+    for bit in 0..=capabilities::HIGHEST {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        if capabilities::DEFAULT.contains(capability) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // Beyond the last one that this kernel has.
+            Err(Errno::INVAL) => break,
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Tries the candidates as execvp(3) does.
+fn execute(plan: &Plan, execution: &Execution<'_>) -> Result<std::convert::Infallible, CommandFailure> {
+    let mut refused = None;
+    let mut found = false;
+    for candidate in &plan.candidates {
+        if runs_own_program(candidate, plan.own_program) {
+            refused = Some(Errno::ACCESS);
+            found = true;
+            continue;
+        }
+        let errno = errno_of(&sys::execve(candidate, &execution.argv, &execution.env));
+        match errno {
+            Errno::NOENT | Errno::NOTDIR => {
+                // The file is there, so it is its interpreter that is not.
+                found |= rustix::fs::stat(candidate).is_ok();
+            }
+            Errno::ACCESS => refused = Some(errno),
+            _ => return Err(CommandFailure::NotExecuted { errno, found: true }),
+        }
+    }
+    Err(CommandFailure::NotExecuted { errno: refused.unwrap_or(Errno::NOENT), found })
+}
+
+/// Levels of `#!` that the kernel follows.
+const INTERPRETER_LEVELS: u32 = 5;
+/// Bytes of a `#!` line that the kernel reads.
+const INTERPRETER_LINE: usize = 256;
+
+/// Whether executing `path` would execute the engine's own program: until exec, `/proc/self/exe` is that, and a process
+/// inside could open it for writing (an image's `/bin/sh -> /proc/self/exe`, or a script with it as interpreter).
+fn runs_own_program(path: &CStr, own: (u64, u64)) -> bool {
+    let mut line = [0_u8; INTERPRETER_LINE];
+    let mut name = [0_u8; libc::PATH_MAX as usize];
+    let Some(slot) = name.get_mut(..path.to_bytes().len()) else { return false };
+    slot.copy_from_slice(path.to_bytes());
+    for _ in 0..INTERPRETER_LEVELS {
+        let Ok(current) = CStr::from_bytes_until_nul(&name) else { return false };
+        let Ok(found) = rustix::fs::stat(current) else { return false };
+        if (found.st_dev, found.st_ino) == own {
+            return true;
+        }
+        if rustix::fs::FileType::from_raw_mode(found.st_mode) != rustix::fs::FileType::RegularFile {
+            return false;
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::open(current, flags, Mode::empty()) else { return false };
+        let Ok(length) = rustix::io::read(&file, &mut line) else { return false };
+        let Some(rest) = line.get(..length).and_then(|line| line.strip_prefix(b"#!")) else { return false };
+        let end = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
+        let interpreter = rest[..end].trim_ascii();
+        let end =
+            interpreter.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(interpreter.len());
+        name = [0; libc::PATH_MAX as usize];
+        name[..end].copy_from_slice(&interpreter[..end]);
+    }
+    false
+}
+
+/// The sandbox's init: reaps whatever ends, reports the command's end, and goes when the engine is gone; with it the
+/// kernel kills everything in the process namespace.
+fn supervise(command: i32, descriptors: &ChildDescriptors<'_>) -> i32 {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let Ok(signals) = sys::signal_fd() else { return 1 };
+    loop {
+        while let Ok(dead) = sys::wait_any() {
+            if dead.pid == command {
+                let (cpu_micros, max_rss_bytes) = sys::children_usage();
+                Report::Ended { wait_status: dead.status, cpu_micros, max_rss_bytes }
+                    .send(descriptors.report.as_fd());
+                return 0;
+            }
+            if dead.pid == 0 {
+                break;
+            }
+        }
+        // By a descriptor of its process and not by PR_SET_PDEATHSIG, which fires when the starting *thread* ends.
+        let mut events =
+            [PollFd::new(&descriptors.engine, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        if poll(&mut events, None).is_ok() && events[0].revents().contains(PollFlags::IN) {
+            return 1;
+        }
+        let mut drained = [0_u8; 128];
+        let _ = rustix::io::read(&signals, &mut drained);
+    }
+}

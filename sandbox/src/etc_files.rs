@@ -1,0 +1,114 @@
+//! `/etc/resolv.conf`, `/etc/hosts` and `/etc/hostname` of the sandbox; none of them gets into a layer.
+
+use std::net::IpAddr;
+
+use crate::{HostEntry, Network};
+
+/// Bytes read of a host's resolv.conf at most.
+const RESOLV_CONF_LIMIT: u64 = 64 * 1024;
+/// Where systemd-resolved keeps the servers behind its stub.
+const SYSTEMD_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+/// The stub's address.
+const SYSTEMD_STUB: &str = "127.0.0.53";
+/// What other builders use when the host has no server that the sandbox can reach.
+const PUBLIC_SERVERS: [&str; 4] = ["8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844"];
+
+/// Returns the resolv.conf for a sandbox on `network`, from the host's.
+pub(crate) fn resolv_conf(network: Network) -> Vec<u8> {
+    let host = read_limited("/etc/resolv.conf").unwrap_or_default();
+    match network {
+        Network::Host => host,
+        Network::None => {
+            let only_stub = servers(&host).all(|server| server == SYSTEMD_STUB.as_bytes())
+                && servers(&host).next().is_some();
+            let source = only_stub.then(|| read_limited(SYSTEMD_RESOLVED)).flatten().unwrap_or(host);
+            without_loopback(&source)
+        }
+    }
+}
+
+/// A resolv.conf without servers on the host's loopback; public ones where none would be left.
+fn without_loopback(conf: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(conf.len());
+    let mut any_server = false;
+    for line in conf.split_inclusive(|&byte| byte == b'\n') {
+        match server(line) {
+            Some(address) if is_loopback(address) => continue,
+            Some(_) => any_server = true,
+            None => {}
+        }
+        kept.extend_from_slice(line);
+    }
+    if !any_server {
+        if kept.last().is_some_and(|&byte| byte != b'\n') {
+            kept.push(b'\n');
+        }
+        for address in PUBLIC_SERVERS {
+            kept.extend_from_slice(format!("nameserver {address}\n").as_bytes());
+        }
+    }
+    kept
+}
+
+fn servers(conf: &[u8]) -> impl Iterator<Item = &[u8]> {
+    conf.split(|&byte| byte == b'\n').filter_map(server)
+}
+
+/// The address on a `nameserver` line.
+fn server(line: &[u8]) -> Option<&[u8]> {
+    let rest = line.trim_ascii().strip_prefix(b"nameserver")?;
+    rest.first().filter(|byte| byte.is_ascii_whitespace())?;
+    rest.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())
+}
+
+fn is_loopback(address: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(address);
+    let without_zone = text.split('%').next().unwrap_or_default();
+    without_zone.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn read_limited(path: &str) -> Option<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).ok()?.take(RESOLV_CONF_LIMIT).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Returns `/etc/hosts`: loopback, the multicast names Docker writes, `extra`, the sandbox itself.
+pub(crate) fn hosts(hostname: &str, extra: &[HostEntry]) -> Vec<u8> {
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}").trim_end().to_owned();
+    text.push_str(
+        "\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+         ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
+    );
+    for entry in extra {
+        text.push_str(&format!("{}\t{}\n", entry.address, entry.name));
+    }
+    text.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_servers_are_left_out() {
+        let conf =
+            b"search lan\nnameserver 127.0.0.1\nnameserver 10.0.0.2\nnameserver ::1\noptions ndots:2\n";
+        assert_eq!(without_loopback(conf), b"search lan\nnameserver 10.0.0.2\noptions ndots:2\n");
+    }
+
+    #[test]
+    fn public_servers_replace_none() {
+        let text = String::from_utf8(without_loopback(b"options x\nnameserver\t127.0.0.53")).unwrap();
+        assert!(text.starts_with("options x\nnameserver 8.8.8.8\n"), "{text}");
+    }
+
+    #[test]
+    fn hosts_have_the_extra_lines() {
+        let extra = [HostEntry { name: "db".into(), address: [10, 0, 0, 9].into() }];
+        let text = String::from_utf8(hosts("box", &extra)).unwrap();
+        assert!(text.starts_with("127.0.0.1\tlocalhost box\n"));
+        assert!(text.ends_with("10.0.0.9\tdb\n"));
+    }
+}

@@ -1,0 +1,399 @@
+//! A [`Spec`] made ready for the child: every string NUL-terminated, every list allocated.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::thread::Gid;
+
+use crate::limits::{self, Rlimit};
+use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
+use crate::sys::{Instruction, StartStrings};
+use crate::{Mount, MountKind, Network, SandboxError, Security, Spec, etc_files, seccomp};
+
+/// What a `PATH` is when the environment has none; Docker's default.
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Docker's size of `/dev/shm`.
+const DEFAULT_SHM_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Everything the child needs.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) root: Overlay,
+    pub(crate) upper: CString,
+    /// A host directory that the child covers with its private tmpfs, in its own mount namespace.
+    pub(crate) covered: CString,
+    /// Files of the private tmpfs.
+    pub(crate) files: Vec<PrivateFile>,
+    /// Mounts in order; the generated files of `/etc` come first.
+    pub(crate) mounts: Vec<PlannedMount>,
+    /// How many of `mounts` are kiln's own.
+    pub(crate) own_mounts: usize,
+    /// The host's sockets behind the mounted ones, in the order of the mounts.
+    pub(crate) sockets: Vec<PathBuf>,
+    pub(crate) hostname: CString,
+    pub(crate) network: Network,
+    pub(crate) security: Security,
+    pub(crate) shm_size: CString,
+    pub(crate) cwd: CString,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<Gid>,
+    pub(crate) rlimits: Vec<Rlimit>,
+    pub(crate) filter: Option<&'static [Instruction]>,
+    /// Files to try, in the order of `PATH`.
+    pub(crate) candidates: Vec<CString>,
+    pub(crate) argv: Vec<CString>,
+    pub(crate) env: Vec<CString>,
+    /// Where the engine's own arguments and environment lie.
+    pub(crate) start_strings: Option<StartStrings>,
+    /// Device and inode of the engine's own program, which must not be executed inside.
+    pub(crate) own_program: (u64, u64),
+}
+
+/// A file on the tmpfs that only this sandbox sees.
+#[derive(Debug)]
+pub(crate) struct PrivateFile {
+    pub(crate) name: CString,
+    pub(crate) contents: Vec<u8>,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// A mount with its target relative to the root.
+#[derive(Debug)]
+pub(crate) struct PlannedMount {
+    pub(crate) target: CString,
+    pub(crate) source: PlannedSource,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub(crate) enum PlannedSource {
+    /// A private file, by its place in the list.
+    File(usize),
+    Bind {
+        source: CString,
+        subpath: CString,
+        read_only: bool,
+    },
+    Layers {
+        overlay: Overlay,
+        subpath: CString,
+        read_only: bool,
+    },
+    Tmpfs {
+        size: Option<CString>,
+        mode: CString,
+    },
+    /// A listening socket is made in the private tmpfs and handed to the parent.
+    Socket {
+        name: CString,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+}
+
+impl Plan {
+    /// Prepares `spec`.
+    pub(crate) fn new(spec: &Spec) -> Result<Plan, SandboxError> {
+        let argv = c_strings("the command", &spec.argv)?;
+        let command = spec.argv.first().filter(|command| !command.is_empty());
+        let Some(command) = command else {
+            return Err(SandboxError::CommandNotFound(String::new()));
+        };
+        let mut env = c_strings("the environment", &spec.env)?;
+        if !spec.env.iter().any(|entry| entry.as_bytes().starts_with(b"HOME=")) {
+            env.push(c_string("HOME", [b"HOME=", spec.identity.home.as_bytes()].concat())?);
+        }
+        let mut files = Vec::new();
+        let mut mounts = Vec::new();
+        let own = [
+            ("etc/hosts", etc_files::hosts(&spec.hostname, &spec.extra_hosts)),
+            ("etc/hostname", format!("{}\n", spec.hostname).into_bytes()),
+            ("etc/resolv.conf", etc_files::resolv_conf(spec.network)),
+        ];
+        for (target, contents) in own {
+            let source = add_file(&mut files, contents, 0o644, 0, 0)?;
+            mounts.push(PlannedMount { target: c_string("/etc", target)?, source });
+        }
+        let own_mounts = mounts.len();
+        let mut sockets = Vec::new();
+        for mount in &spec.mounts {
+            if let MountKind::Socket { source, .. } = &mount.kind {
+                sockets.push(source.clone());
+            }
+            mounts.push(PlannedMount::new(mount, mounts.len(), &mut files)?);
+        }
+        let program =
+            std::fs::metadata("/proc/self/exe").map_err(|source| setup("the engine's program", source))?;
+        let root = &spec.rootfs;
+        Ok(Plan {
+            root: overlay(&root.layers, Some((&root.upper, &root.work)))?,
+            upper: path("the upper directory", &root.upper)?,
+            covered: path("the work directory", &root.work)?,
+            files,
+            mounts,
+            own_mounts,
+            sockets,
+            hostname: c_string("the host name", spec.hostname.as_bytes())?,
+            network: spec.network,
+            security: spec.security,
+            shm_size: c_string("/dev/shm", spec.limits.shm_bytes.unwrap_or(DEFAULT_SHM_BYTES).to_string())?,
+            cwd: inner_path("the working directory", &spec.cwd)?,
+            uid: spec.identity.uid,
+            gid: spec.identity.gid,
+            groups: spec.identity.groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
+            rlimits: limits::rlimits(&spec.limits)?,
+            filter: match spec.security {
+                Security::Sandbox => Some(&seccomp::DEFAULT_FILTER),
+                Security::Insecure => None,
+            },
+            candidates: candidates(command, &spec.env)?,
+            argv,
+            env,
+            start_strings: StartStrings::of_this_process(),
+            own_program: (program.dev(), program.ino()),
+        })
+    }
+
+    /// Words a step's place in its list for an error.
+    pub(crate) fn describe(&self, step: crate::report::Step, index: usize) -> String {
+        use crate::report::Step;
+        let mount = |what: &str| {
+            let target = self.mounts.get(index).map(|mount| mount.target.to_string_lossy().into_owned());
+            format!("{what} /{}", target.unwrap_or_default())
+        };
+        match step {
+            Step::Descriptors => "arranging descriptors".into(),
+            Step::ControlGroup => "joining the control group".into(),
+            Step::Namespaces => "entering namespaces".into(),
+            Step::UserNamespace => "entering the user namespace".into(),
+            Step::Hostname => "setting the host name".into(),
+            Step::Loopback => "bringing the loopback interface up".into(),
+            Step::PrivateMounts => "making mounts private".into(),
+            Step::Layer => {
+                let layer = self.root.layers.get(index).map(|layer| layer.to_string_lossy().into_owned());
+                format!("mounting layer {}", layer.unwrap_or_default())
+            }
+            Step::Root => "mounting the root file system".into(),
+            Step::PrivateFiles => "making private files".into(),
+            Step::Proc => "mounting /proc".into(),
+            Step::Sys => "mounting /sys".into(),
+            Step::Dev => "making /dev".into(),
+            Step::EtcFiles => mount("mounting"),
+            Step::MountSource => mount("opening the source of the mount"),
+            Step::MountTarget => mount("mounting"),
+            Step::Mask => "masking paths of /proc and /sys".into(),
+            Step::Pivot => "changing the root".into(),
+            Step::WorkingDirectory => {
+                format!("entering the working directory /{}", self.cwd.to_string_lossy())
+            }
+            Step::Terminal => "making the terminal".into(),
+            Step::Fork => "starting the process".into(),
+            Step::Keyring => "making a session keyring".into(),
+            Step::Limits => "setting resource limits".into(),
+            Step::Capabilities => "dropping capabilities".into(),
+            Step::User => format!("becoming user {}:{}", self.uid, self.gid),
+            Step::Seccomp => "loading the system-call filter".into(),
+        }
+    }
+}
+
+/// Descriptors that the child keeps; everything else of the host program is closed in it at once.
+#[derive(Debug)]
+pub(crate) struct ChildDescriptors<'a> {
+    /// `/dev/null`, read-write.
+    pub(crate) null: OwnedFd,
+    /// Reports go here.
+    pub(crate) report: OwnedFd,
+    /// Descriptors are handed to the parent here.
+    pub(crate) control: OwnedFd,
+    /// The engine's process.
+    pub(crate) engine: OwnedFd,
+    pub(crate) stdio: ChildStdio,
+    pub(crate) control_groups: &'a [OwnedFd],
+}
+
+/// The command's standard streams.
+#[derive(Debug)]
+pub(crate) enum ChildStdio {
+    /// These; stdin is `/dev/null` where there is none.
+    Given { stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd },
+    /// A terminal made inside.
+    Terminal,
+}
+
+impl PlannedMount {
+    fn new(mount: &Mount, index: usize, files: &mut Vec<PrivateFile>) -> Result<PlannedMount, SandboxError> {
+        let what = "a mount's target";
+        let target = inner_path(what, &mount.target)?;
+        if target.as_bytes() == b"." {
+            return Err(invalid(what, "it is the root itself"));
+        }
+        let source = match &mount.kind {
+            MountKind::Bind { source, subpath, read_only } => PlannedSource::Bind {
+                source: path("a mount's source", source)?,
+                subpath: sub_path(subpath)?,
+                read_only: *read_only,
+            },
+            MountKind::Layers { layers, subpath, scratch } => PlannedSource::Layers {
+                overlay: overlay(layers, scratch.as_ref().map(|(upper, work)| (upper, work)))?,
+                subpath: sub_path(subpath)?,
+                read_only: scratch.is_none(),
+            },
+            MountKind::Tmpfs { size, mode } => PlannedSource::Tmpfs {
+                size: size.map(|size| c_string("a tmpfs", size.to_string())).transpose()?,
+                mode: c_string("a tmpfs", format!("{mode:o}"))?,
+            },
+            MountKind::File { contents, mode, uid, gid } => {
+                add_file(files, contents.clone(), *mode, *uid, *gid)?
+            }
+            MountKind::Socket { source: _, mode, uid, gid } => PlannedSource::Socket {
+                name: c_string("a socket", format!("socket{index}"))?,
+                mode: *mode,
+                uid: *uid,
+                gid: *gid,
+            },
+        };
+        Ok(PlannedMount { target, source })
+    }
+}
+
+fn add_file(
+    files: &mut Vec<PrivateFile>,
+    contents: Vec<u8>,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+) -> Result<PlannedSource, SandboxError> {
+    let name = c_string("a private file", files.len().to_string())?;
+    files.push(PrivateFile { name, contents, mode, uid, gid });
+    Ok(PlannedSource::File(files.len() - 1))
+}
+
+fn overlay(layers: &[PathBuf], upper: Option<(&PathBuf, &PathBuf)>) -> Result<Overlay, SandboxError> {
+    // Lists separate by `:`, options by `,`; a backslash keeps them.
+    let escaped = |path: &Path| {
+        let mut text = Vec::new();
+        for &byte in path.as_os_str().as_bytes() {
+            if matches!(byte, b':' | b',' | b'\\') {
+                text.push(b'\\');
+            }
+            text.push(byte);
+        }
+        text
+    };
+    let mut options = b"lowerdir=".to_vec();
+    for (index, layer) in layers.iter().rev().enumerate() {
+        if index > 0 {
+            options.push(b':');
+        }
+        options.extend(escaped(layer));
+    }
+    if let Some((upper, work)) = upper {
+        options.extend([b",upperdir=".as_slice(), &escaped(upper), b",workdir=", &escaped(work)].concat());
+        options.extend(b",volatile");
+    }
+    for (name, value) in OVERLAY_OPTIONS {
+        options.extend([b",", name.to_bytes(), b"=", value.to_bytes()].concat());
+    }
+    let target = upper.map(|(upper, _)| upper).or(layers.last());
+    let target = target.ok_or_else(|| invalid("a mount", "it has no layers"))?;
+    Ok(Overlay {
+        layers: layers.iter().map(|layer| path("a layer", layer)).collect::<Result<_, _>>()?,
+        upper: upper
+            .map(|(upper, work)| Ok((path("an upper directory", upper)?, path("a work directory", work)?)))
+            .transpose()?,
+        options: c_string("overlay options", options)?,
+        options_target: path("an overlay", target)?,
+        api: LayerApi::Append,
+        marks: Marks::Trusted,
+    })
+}
+
+/// The files that `command` may mean, in order.
+fn candidates(command: &OsStr, env: &[std::ffi::OsString]) -> Result<Vec<CString>, SandboxError> {
+    let command = command.as_bytes();
+    if command.contains(&b'/') {
+        return Ok(vec![c_string("the command", command)?]);
+    }
+    let set = env.iter().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
+    set.unwrap_or(DEFAULT_PATH)
+        .split(|&byte| byte == b':')
+        // An empty entry means the working directory, as in execvp(3).
+        .map(|directory| if directory.is_empty() { b".".as_slice() } else { directory })
+        .map(|directory| c_string("PATH", [directory, b"/", command].concat()))
+        .collect()
+}
+
+/// An absolute path inside as one relative to the root, cleaned of `.` and `..`.
+fn inner_path(what: &str, path: &Path) -> Result<CString, SandboxError> {
+    if !path.is_absolute() {
+        return Err(invalid(what, "it is not an absolute path"));
+    }
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    if clean.as_os_str().is_empty() {
+        clean.push(".");
+    }
+    c_string(what, clean.as_os_str().as_bytes())
+}
+
+fn sub_path(subpath: &Path) -> Result<CString, SandboxError> {
+    if subpath.as_os_str().is_empty() {
+        return Ok(CString::default());
+    }
+    inner_path("a mount's source", &Path::new("/").join(subpath))
+}
+
+fn path(what: &str, path: &Path) -> Result<CString, SandboxError> {
+    c_string(what, path.as_os_str().as_bytes())
+}
+
+fn c_strings(what: &str, strings: &[std::ffi::OsString]) -> Result<Vec<CString>, SandboxError> {
+    strings.iter().map(|string| c_string(what, string.as_bytes())).collect()
+}
+
+fn c_string(what: &str, bytes: impl Into<Vec<u8>>) -> Result<CString, SandboxError> {
+    CString::new(bytes).map_err(|_| invalid(what, "it contains a NUL byte"))
+}
+
+fn invalid(what: &str, why: &'static str) -> SandboxError {
+    setup(what, io::Error::new(io::ErrorKind::InvalidInput, why))
+}
+
+pub(crate) fn setup(step: &str, source: io::Error) -> SandboxError {
+    SandboxError::Setup { step: step.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_inside_is_cleaned_and_stays_inside() {
+        let clean = |text: &str| inner_path("x", Path::new(text)).unwrap().into_string().unwrap();
+        assert_eq!(clean("/a/../../b/./c/"), "b/c");
+        assert_eq!(clean("/.."), ".");
+        assert!(inner_path("x", Path::new("a")).is_err());
+    }
+
+    #[test]
+    fn a_command_without_a_slash_is_looked_up_in_path() {
+        let found = candidates(OsStr::new("sh"), &["PATH=/a::/b".into()]).unwrap();
+        assert_eq!(found, [c"/a/sh".to_owned(), c"./sh".to_owned(), c"/b/sh".to_owned()]);
+        assert_eq!(candidates(OsStr::new("./x"), &[]).unwrap(), [c"./x".to_owned()]);
+    }
+}

@@ -1,0 +1,334 @@
+//! The parent's side: starts the child, streams its output, cancels it, cleans up after it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::enter::{self, Execution};
+use crate::limits::ControlGroup;
+use crate::plan::{ChildDescriptors, ChildStdio, Plan, setup};
+use crate::report::Report;
+use crate::socket::{Relay, above_stdio, control_pair, receive_descriptor};
+use crate::stubs::{self, Stub};
+use crate::sys::{self, EndSignal, Forked, PointerList, SignalsBlocked};
+use crate::terminal::Session;
+use crate::{Exit, ExitStatus, Io, Output, SandboxError, Spec, Usage};
+
+/// How often the cancel flag is looked at.
+const CANCEL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 25_000_000 };
+/// Bytes read from a stream at a time: a pipe's whole content.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Runs `spec` to its end. Output is given to `output` as it comes; when `cancel` goes up everything in the sandbox is
+/// killed and [`SandboxError::Canceled`] returned.
+///
+/// Works from several threads at once. A slow `output` slows the command down and nothing else.
+///
+/// # Errors
+/// See [`SandboxError`]; a command that ran and failed is no error but an [`Exit`].
+pub fn run(
+    spec: &Spec,
+    output: &mut dyn FnMut(Output, &[u8]),
+    cancel: &AtomicBool,
+) -> Result<Exit, SandboxError> {
+    if cancel.load(Ordering::Relaxed) {
+        return Err(SandboxError::Canceled);
+    }
+    let plan = Plan::new(spec)?;
+    let group = ControlGroup::create(&spec.limits).map_err(|error| setup("making a control group", error))?;
+    let mut sandbox =
+        Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
+    let streamed = sandbox.stream(spec, &plan, output, cancel);
+    let ended = sandbox.init.end();
+    let reports = Report::parse_all(&sandbox.reports);
+
+    // Whatever happened, the upper directory must not keep what kiln put there.
+    let made: Vec<Stub<'_>> = reports
+        .iter()
+        .filter_map(|report| match *report {
+            Report::Stub { inode, directory, path } => Some(Stub { inode, directory, path }),
+            _ => None,
+        })
+        .collect();
+    let cleaned = stubs::remove(&spec.rootfs.upper, &spec.rootfs.layers, &made);
+    if streamed.map_err(|error| setup("reading the sandbox's output", error))? == Streamed::Canceled {
+        return Err(SandboxError::Canceled);
+    }
+    ended.map_err(|error| setup("waiting for the sandbox", error))?;
+    cleaned.map_err(|error| setup("removing mount points from the layer", error))?;
+    conclude(spec, &plan, &reports, group.oom_killed())
+}
+
+/// Makes the result of what the child reported.
+fn conclude(
+    spec: &Spec,
+    plan: &Plan,
+    reports: &[Report<'_>],
+    oom_killed: bool,
+) -> Result<Exit, SandboxError> {
+    let mut ended = None;
+    for report in reports {
+        match *report {
+            Report::Failed { step, index, errno } => {
+                return Err(SandboxError::Setup {
+                    step: plan.describe(step, index as usize),
+                    source: io::Error::from_raw_os_error(errno),
+                });
+            }
+            Report::NotExecuted { errno, found } => return Err(not_executed(spec, errno, found)),
+            Report::Ended { wait_status, cpu_micros, max_rss_bytes } => {
+                ended = Some((wait_status, Usage { cpu: Duration::from_micros(cpu_micros), max_rss_bytes }));
+            }
+            Report::Stub { .. } => {}
+        }
+    }
+    // Without a word the init was killed: by the user, or for memory.
+    let (status, usage) = match ended {
+        Some((wait_status, usage)) => {
+            let status = std::process::ExitStatus::from_raw(wait_status);
+            let by_signal = status.signal().map(ExitStatus::Signal);
+            (by_signal.unwrap_or(ExitStatus::Code(status.code().unwrap_or_default())), usage)
+        }
+        None => (ExitStatus::Signal(libc::SIGKILL), Usage::default()),
+    };
+    Ok(Exit { status, usage, oom_killed })
+}
+
+fn not_executed(spec: &Spec, errno: i32, found: bool) -> SandboxError {
+    let command = spec.argv.first().map(|command| command.to_string_lossy().into_owned()).unwrap_or_default();
+    match (errno, found) {
+        (libc::ENOENT | libc::ENOTDIR, false) => SandboxError::CommandNotFound(command),
+        (libc::ENOENT, true) => SandboxError::CommandNotFound(format!("{command} (or its interpreter)")),
+        _ => SandboxError::NotExecutable { command, source: io::Error::from_raw_os_error(errno) },
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Streamed {
+    ToTheEnd,
+    Canceled,
+}
+
+/// A started sandbox.
+#[derive(Debug)]
+struct Sandbox {
+    init: Init,
+    report: OwnedFd,
+    control: OwnedFd,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    /// Bytes of reports so far.
+    reports: Vec<u8>,
+}
+
+/// The sandbox's init; when this goes, so does everything in the sandbox.
+#[derive(Debug)]
+struct Init {
+    process: Forked,
+    reaped: bool,
+}
+
+impl Init {
+    /// Waits until all processes of the sandbox are gone.
+    fn end(&mut self) -> io::Result<()> {
+        if !self.reaped {
+            self.reaped = true;
+            sys::wait_for(self.process.pid)?;
+        }
+        Ok(())
+    }
+
+    fn kill(&self) {
+        let _ = pidfd_send_signal(&self.process.pidfd, Signal::KILL);
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.kill();
+            let _ = self.end();
+        }
+    }
+}
+
+impl Sandbox {
+    fn start(spec: &Spec, plan: &Plan, group: &ControlGroup) -> io::Result<Sandbox> {
+        let (report, child_report) = pipe()?;
+        let (control, child_control) = control_pair()?;
+        let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let engine = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+        let (mut stdout, mut stderr) = (None, None);
+        let stdio = match &spec.io {
+            Io::Captured => {
+                let (out, child_out) = pipe()?;
+                let (err, child_err) = pipe()?;
+                (stdout, stderr) = (Some(out), Some(err));
+                ChildStdio::Given {
+                    stdin: None,
+                    stdout: above_stdio(child_out)?,
+                    stderr: above_stdio(child_err)?,
+                }
+            }
+            Io::Inherit { stdin, stdout, stderr } => ChildStdio::Given {
+                stdin: stdin.as_ref().map(duplicate).transpose()?,
+                stdout: duplicate(stdout)?,
+                stderr: duplicate(stderr)?,
+            },
+            Io::Terminal(_) => ChildStdio::Terminal,
+        };
+        let descriptors = ChildDescriptors {
+            null: above_stdio(null)?,
+            report: above_stdio(child_report)?,
+            control: above_stdio(child_control)?,
+            engine: above_stdio(engine)?,
+            stdio,
+            control_groups: &group.joins,
+        };
+        let execution = Execution {
+            argv: PointerList::new(plan.argv.iter().map(|argument| argument.as_c_str())),
+            env: PointerList::new(plan.env.iter().map(|entry| entry.as_c_str())),
+        };
+        let blocked = SignalsBlocked::new()?;
+        let process = sys::fork(enter::namespaces(plan.network), EndSignal::None, || {
+            enter::init(plan, &descriptors, &execution)
+        })?;
+        drop(blocked);
+        let init = Init { process, reaped: false };
+        Ok(Sandbox { init, report, control, stdout, stderr, reports: Vec::new() })
+    }
+
+    /// Streams until the sandbox's init is gone, which is after everything else in it.
+    fn stream(
+        &mut self,
+        spec: &Spec,
+        plan: &Plan,
+        output: &mut dyn FnMut(Output, &[u8]),
+        cancel: &AtomicBool,
+    ) -> io::Result<Streamed> {
+        let mut buffer = vec![0_u8; READ_BYTES];
+        let mut session: Option<Session<'_>> = None;
+        let mut relays: Vec<Relay> = Vec::new();
+        loop {
+            let ready = self.wait(session.as_ref())?;
+            if cancel.load(Ordering::Relaxed) {
+                self.init.kill();
+                return Ok(Streamed::Canceled);
+            }
+            while let Some(descriptor) = receive_descriptor(self.control.as_fd()) {
+                // The sockets come first, in the order of the mounts; a terminal's master comes last.
+                match (plan.sockets.get(relays.len()), &spec.io) {
+                    (Some(target), _) => relays.push(Relay::start(descriptor, target.clone())?),
+                    (None, Io::Terminal(user)) => session = Some(Session::new(user, descriptor)?),
+                    (None, _) => {}
+                }
+            }
+            if let Some(session) = &mut session {
+                session.copy_size();
+                session.write_typed();
+                if ready.input {
+                    session.read_input();
+                }
+                session.copy_output();
+            }
+            self.reports.extend_from_slice(read_available(self.report.as_fd(), &mut buffer));
+            // Once more after the end: what was written last is still in the pipes. A descriptor that was passed to
+            // a process outside keeps a pipe open, so its end is not waited for.
+            while drain(&mut self.stdout, Output::Stdout, &mut buffer, output)
+                | drain(&mut self.stderr, Output::Stderr, &mut buffer, output)
+            {
+                if !ready.ended {
+                    break;
+                }
+            }
+            if ready.ended {
+                loop {
+                    let bytes = read_available(self.report.as_fd(), &mut buffer);
+                    if bytes.is_empty() {
+                        return Ok(Streamed::ToTheEnd);
+                    }
+                    self.reports.extend_from_slice(bytes);
+                }
+            }
+        }
+    }
+
+    fn wait(&self, session: Option<&Session<'_>>) -> io::Result<Ready> {
+        let mut events = Vec::with_capacity(7);
+        events.push(PollFd::new(&self.init.process.pidfd, PollFlags::IN));
+        events.push(PollFd::new(&self.report, PollFlags::IN));
+        events.push(PollFd::new(&self.control, PollFlags::IN));
+        for stream in [&self.stdout, &self.stderr].into_iter().flatten() {
+            events.push(PollFd::new(stream, PollFlags::IN));
+        }
+        let mut input_at = None;
+        if let Some(session) = session {
+            let (master, input) = session.descriptors();
+            let wanted = if session.has_typed() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            events.push(PollFd::from_borrowed_fd(master, wanted));
+            if let Some(input) = input {
+                input_at = Some(events.len());
+                events.push(PollFd::from_borrowed_fd(input, PollFlags::IN));
+            }
+        }
+        match poll(&mut events, Some(&CANCEL_INTERVAL)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let is_ready = |index: usize| events.get(index).is_some_and(|event| !event.revents().is_empty());
+        Ok(Ready { ended: is_ready(0), input: input_at.is_some_and(is_ready) })
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ready {
+    ended: bool,
+    input: bool,
+}
+
+/// Reads one stream once; `true` when there was something.
+fn drain(
+    stream: &mut Option<OwnedFd>,
+    kind: Output,
+    buffer: &mut [u8],
+    output: &mut dyn FnMut(Output, &[u8]),
+) -> bool {
+    let Some(fd) = stream else { return false };
+    match rustix::io::read(&*fd, &mut *buffer) {
+        Ok(length @ 1..) => {
+            output(kind, &buffer[..length]);
+            true
+        }
+        Err(Errno::AGAIN | Errno::INTR) => false,
+        // At its end: polling it further would spin.
+        _ => {
+            *stream = None;
+            false
+        }
+    }
+}
+
+fn read_available<'a>(fd: BorrowedFd<'_>, buffer: &'a mut [u8]) -> &'a [u8] {
+    match rustix::io::read(fd, &mut *buffer) {
+        Ok(length) => &buffer[..length],
+        Err(_) => &[],
+    }
+}
+
+/// A pipe whose reading end does not block.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    rustix::fs::fcntl_setfl(&reader, OFlags::NONBLOCK)?;
+    Ok((reader, writer))
+}
+
+fn duplicate(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
+}

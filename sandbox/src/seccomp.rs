@@ -1,0 +1,262 @@
+//! The system-call filter: Docker's default profile as a BPF program.
+//!
+//! The default answer is EPERM; calls newer than the table get ENOSYS. Calls of a foreign ABI (i386, x32, arm) are
+//! refused as a whole: the table's numbers mean other calls there, which is how filters have been walked around.
+
+use std::sync::LazyLock;
+
+use crate::seccomp_table::{ABSENT, ALLOWED, HIGHEST_KNOWN};
+use crate::sys::Instruction;
+
+/// The compiled default profile.
+pub(crate) static DEFAULT_FILTER: LazyLock<Vec<Instruction>> = LazyLock::new(compile);
+
+fn compile() -> Vec<Instruction> {
+    let mut program = vec![
+        load(OFFSET_ARCH),
+        jump(JEQ, NATIVE_ARCH, 1, 0),
+        deny(libc::EPERM),
+        load(OFFSET_NUMBER),
+        // Also answers x32, whose numbers have bit 30 set.
+        jump(JGT, HIGHEST_KNOWN, 0, 3),
+        jump(JGE, X32_BIT, 0, 1),
+        deny(libc::EPERM),
+        deny(libc::ENOSYS),
+    ];
+    for rule in conditional_rules() {
+        rule.emit(&mut program);
+    }
+    for (low, high) in ranges(allowed_numbers()) {
+        program.extend([jump(JGT, high, 3, 0), jump(JGE, low, 0, 1), ALLOW, deny(libc::EPERM)]);
+    }
+    program.push(deny(libc::EPERM));
+    program
+}
+
+/// A call that is decided by one argument.
+///
+/// Only the low half is looked at: the kernel takes these arguments as 32 bits, and a filter that compares all 64 lets
+/// a set high bit turn a refused value into an allowed one.
+struct Rule {
+    number: u32,
+    argument: u32,
+    mask: u32,
+    verdict: Verdict,
+}
+
+enum Verdict {
+    /// Only these values.
+    AllowOnly(&'static [u32]),
+    /// All but these.
+    AllowExcept(&'static [u32]),
+    /// Never, with this error.
+    Deny(i32),
+}
+
+fn conditional_rules() -> Vec<Rule> {
+    let rule =
+        |number: libc::c_long, mask, verdict| Rule { number: number as u32, argument: 0, mask, verdict };
+    vec![
+        // AF_ALG has reached page-cache bugs; AF_VSOCK is not namespaced and reaches the host of a VM.
+        rule(libc::SYS_socket, u32::MAX, Verdict::AllowExcept(&[libc::AF_ALG as u32, libc::AF_VSOCK as u32])),
+        // Linux, UNAME26, PER_LINUX32, both, and "tell me"; others weaken the process, as ADDR_NO_RANDOMIZE does.
+        rule(libc::SYS_personality, u32::MAX, Verdict::AllowOnly(&[0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff])),
+        // New namespaces would give a process full capabilities over new, less tested code.
+        rule(libc::SYS_clone, CLONE_NAMESPACES, Verdict::AllowOnly(&[0])),
+        // Its flags are behind a pointer, which a filter cannot follow; ENOSYS makes C libraries use clone.
+        rule(libc::SYS_clone3, 0, Verdict::Deny(libc::ENOSYS)),
+    ]
+}
+
+impl Rule {
+    fn emit(&self, program: &mut Vec<Instruction>) {
+        let mut body = Vec::new();
+        match self.verdict {
+            Verdict::Deny(errno) => body.push(deny(errno)),
+            Verdict::AllowOnly(values) | Verdict::AllowExcept(values) => {
+                body.push(load(OFFSET_ARGUMENTS + self.argument * 8));
+                body.push(Instruction { code: AND, jump_true: 0, jump_false: 0, operand: self.mask });
+                // A match jumps over the remaining comparisons and the answer for "no match".
+                for (index, &value) in values.iter().enumerate() {
+                    body.push(jump(JEQ, value, (values.len() - index) as u8, 0));
+                }
+                let (no_match, matched) = match self.verdict {
+                    Verdict::AllowOnly(_) => (deny(libc::EPERM), ALLOW),
+                    _ => (ALLOW, deny(libc::EPERM)),
+                };
+                body.extend([no_match, matched]);
+            }
+        }
+        program.push(jump(JEQ, self.number, 0, body.len() as u8));
+        program.extend(body);
+    }
+}
+
+fn allowed_numbers() -> Vec<u32> {
+    let mut numbers: Vec<u32> = ALLOWED
+        .iter()
+        .map(|&(_, x86_64, aarch64)| if cfg!(target_arch = "aarch64") { aarch64 } else { x86_64 })
+        .filter(|&number| number != ABSENT)
+        .map(u32::from)
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Sorted numbers as inclusive ranges.
+fn ranges(numbers: Vec<u32>) -> Vec<(u32, u32)> {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, high)) if *high + 1 >= number => *high = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    ranges
+}
+
+/// Offsets in `struct seccomp_data`; arguments are 64 bits, low half first on the supported architectures.
+const OFFSET_NUMBER: u32 = 0;
+const OFFSET_ARCH: u32 = 4;
+const OFFSET_ARGUMENTS: u32 = 16;
+
+#[cfg(target_arch = "x86_64")]
+const NATIVE_ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const NATIVE_ARCH: u32 = 0xc000_00b7;
+
+const X32_BIT: u32 = 0x4000_0000;
+
+/// All `CLONE_NEW*` bits but that of time namespaces, which clone(2) does not take.
+const CLONE_NAMESPACES: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u32;
+
+const JEQ: u16 = 0x15;
+const JGT: u16 = 0x25;
+const JGE: u16 = 0x35;
+const AND: u16 = 0x54;
+const ALLOW: Instruction =
+    Instruction { code: 0x06, jump_true: 0, jump_false: 0, operand: libc::SECCOMP_RET_ALLOW };
+
+fn load(offset: u32) -> Instruction {
+    Instruction { code: 0x20, jump_true: 0, jump_false: 0, operand: offset }
+}
+
+fn jump(code: u16, operand: u32, jump_true: u8, jump_false: u8) -> Instruction {
+    Instruction { code, jump_true, jump_false, operand }
+}
+
+fn deny(errno: i32) -> Instruction {
+    Instruction { code: 0x06, jump_true: 0, jump_false: 0, operand: libc::SECCOMP_RET_ERRNO | errno as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the program as the kernel would.
+    fn answer(arch: u32, number: u32, argument: u64) -> u32 {
+        let mut accumulator = 0_u32;
+        let mut at = 0;
+        loop {
+            let instruction = DEFAULT_FILTER[at];
+            at += 1;
+            let skip =
+                |holds: bool| usize::from(if holds { instruction.jump_true } else { instruction.jump_false });
+            match instruction.code {
+                0x20 => {
+                    accumulator = match instruction.operand {
+                        OFFSET_NUMBER => number,
+                        OFFSET_ARCH => arch,
+                        OFFSET_ARGUMENTS => argument as u32,
+                        other => panic!("load of {other}"),
+                    }
+                }
+                AND => accumulator &= instruction.operand,
+                JEQ => at += skip(accumulator == instruction.operand),
+                JGT => at += skip(accumulator > instruction.operand),
+                JGE => at += skip(accumulator >= instruction.operand),
+                0x06 => return instruction.operand,
+                other => panic!("code {other}"),
+            }
+        }
+    }
+
+    fn native(number: libc::c_long, argument: u64) -> u32 {
+        answer(NATIVE_ARCH, number as u32, argument)
+    }
+
+    const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    const YES: u32 = libc::SECCOMP_RET_ALLOW;
+
+    #[test]
+    fn every_number_of_the_table_is_allowed_and_every_other_one_is_not() {
+        let allowed = allowed_numbers();
+        let special: Vec<u32> = conditional_rules().iter().map(|rule| rule.number).collect();
+        for number in 0..=HIGHEST_KNOWN {
+            if special.contains(&number) {
+                continue;
+            }
+            let expected = if allowed.contains(&number) { YES } else { EPERM };
+            assert_eq!(answer(NATIVE_ARCH, number, 0), expected, "call {number}");
+        }
+        assert_eq!(answer(NATIVE_ARCH, HIGHEST_KNOWN + 1, 0), ENOSYS);
+    }
+
+    #[test]
+    fn dangerous_calls_are_refused() {
+        for number in [
+            libc::SYS_mount,
+            libc::SYS_unshare,
+            libc::SYS_setns,
+            libc::SYS_keyctl,
+            libc::SYS_add_key,
+            libc::SYS_bpf,
+            libc::SYS_perf_event_open,
+            libc::SYS_userfaultfd,
+            libc::SYS_io_uring_setup,
+            libc::SYS_open_tree,
+            libc::SYS_move_mount,
+            libc::SYS_mount_setattr,
+            libc::SYS_open_by_handle_at,
+            libc::SYS_kexec_load,
+            libc::SYS_init_module,
+            libc::SYS_reboot,
+        ] {
+            assert_eq!(native(number, 0), EPERM, "call {number}");
+        }
+    }
+
+    #[test]
+    fn a_socket_family_is_judged_by_the_bits_the_kernel_reads() {
+        assert_eq!(native(libc::SYS_socket, libc::AF_INET as u64), YES);
+        assert_eq!(native(libc::SYS_socket, libc::AF_ALG as u64), EPERM);
+        assert_eq!(native(libc::SYS_socket, 1 << 32 | libc::AF_ALG as u64), EPERM);
+        assert_eq!(native(libc::SYS_socket, libc::AF_VSOCK as u64), EPERM);
+    }
+
+    #[test]
+    fn clone_makes_threads_but_no_namespaces() {
+        assert_eq!(native(libc::SYS_clone, libc::CLONE_VM as u64), YES);
+        assert_eq!(native(libc::SYS_clone, libc::CLONE_NEWUSER as u64), EPERM);
+        assert_eq!(native(libc::SYS_clone3, 0), ENOSYS);
+    }
+
+    #[test]
+    fn foreign_abis_are_refused_as_a_whole() {
+        const I386: u32 = 0x4000_0003;
+        assert_eq!(answer(I386, 1, 0), EPERM);
+        assert_eq!(answer(NATIVE_ARCH, X32_BIT | 1, 0), EPERM);
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_names_no_call_twice() {
+        assert!(ALLOWED.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+}

@@ -1,0 +1,22 @@
+//! The system calls that rustix has no safe form of; all `unsafe` of kiln's own is here.
+//!
+//! Rules for the child (everything that runs inside [`process::fork`]'s closure): no allocation, no lock, no panic.
+
+mod mount;
+mod process;
+mod seccomp;
+
+pub(crate) use mount::{set_mount_attributes, umount_here};
+pub(crate) use process::{
+    EndSignal, Forked, PointerList, SignalsBlocked, StartStrings, bring_loopback_up, children_usage, close_range,
+    current_directory_is_reachable, execve, fork, new_session_keyring, reset_signals,
+    set_raw_rlimit, signal_fd, unshare_control_groups, wait_any, wait_for,
+};
+pub(crate) use seccomp::{Instruction, load_filter};
+
+use std::io;
+
+/// Turns libc's `-1` into the error.
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,312 @@
+//! Processes and signals.
+
+use std::ffi::{CStr, c_char};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::check;
+
+/// Number of signals, and with that the bytes of the kernel's `sigset_t`.
+const SIGNALS: i32 = 64;
+const SIGSET_BYTES: usize = 8;
+
+/// A process just made.
+#[derive(Debug)]
+pub(crate) struct Forked {
+    pub(crate) pid: i32,
+    /// Readable when it has ended.
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Makes a process that runs `child` and exits with its answer; `namespaces` are `CLONE_NEW*` bits.
+///
+/// The child is a copy of this thread only, so `child` may not allocate, lock or panic.
+pub(crate) fn fork(namespaces: i32, end: EndSignal, child: impl FnOnce() -> i32) -> io::Result<Forked> {
+    let mut pidfd: i32 = -1;
+    let mut arguments = libc::clone_args {
+        flags: (namespaces as u32 as u64) | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: match end {
+            EndSignal::None => 0,
+            EndSignal::Child => libc::SIGCHLD as u64,
+        },
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    // SAFETY: without CLONE_VM and with no stack given the child goes on upon a copy of this stack and of all memory,
+    // as after fork(2), so nothing of the parent can be touched. `pidfd` outlives the call. That other threads' locks
+    // stay held in the copy is why `child` may only make system calls, which is its contract above.
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) })?;
+    if pid == 0 {
+        // An unwinding child would run the parent's code a second time.
+        let _never_return = ExitOnDrop;
+        exit_now(child());
+    }
+    // SAFETY: CLONE_PIDFD made the kernel store a new descriptor that nothing else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Forked { pid: pid as i32, pidfd })
+}
+
+/// What a process's end sends to its parent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum EndSignal {
+    /// Nothing, so that a host program that waits for any child does not take it; [`wait_for`] does.
+    None,
+    /// SIGCHLD.
+    Child,
+}
+
+struct ExitOnDrop;
+
+impl Drop for ExitOnDrop {
+    fn drop(&mut self) {
+        exit_now(127);
+    }
+}
+
+/// Ends the process without running any of the host program's exit handlers.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` takes an integer, touches no memory and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// How a child ended, wait(2)'s status.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dead {
+    pub(crate) pid: i32,
+    pub(crate) status: i32,
+}
+
+/// Waits until `pid`, made by [`fork`], is gone and reaped.
+pub(crate) fn wait_for(pid: i32) -> io::Result<Dead> {
+    loop {
+        match wait4(pid, libc::__WALL) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+            Ok(dead) => return Ok(dead),
+        }
+    }
+}
+
+/// Reaps one dead child, if there is one now; `pid` 0 in the answer when there is none.
+pub(crate) fn wait_any() -> io::Result<Dead> {
+    wait4(-1, libc::__WALL | libc::WNOHANG)
+}
+
+fn wait4(pid: i32, options: i32) -> io::Result<Dead> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call and is all that the kernel writes; a null rusage is allowed.
+    let pid = check(unsafe {
+        libc::syscall(libc::SYS_wait4, pid, &raw mut status, options, std::ptr::null_mut::<libc::rusage>())
+    })?;
+    Ok(Dead { pid: pid as i32, status })
+}
+
+/// CPU time in microseconds and peak memory in bytes of the children reaped so far.
+pub(crate) fn children_usage() -> (u64, u64) {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` is writable and of the size that the call fills.
+    let result = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) };
+    if result != 0 {
+        return (0, 0);
+    }
+    // SAFETY: rusage consists of integers, for which zeroes are valid, and the call succeeded.
+    let usage = unsafe { usage.assume_init() };
+    let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    (micros(usage.ru_utime) + micros(usage.ru_stime), usage.ru_maxrss as u64 * 1024)
+}
+
+/// All signals of this thread are blocked until this is dropped.
+#[derive(Debug)]
+pub(crate) struct SignalsBlocked(u64);
+
+impl SignalsBlocked {
+    /// Blocks them, so that no handler of the host program runs in a child forked now.
+    pub(crate) fn new() -> io::Result<SignalsBlocked> {
+        set_signal_mask(libc::SIG_SETMASK, u64::MAX).map(SignalsBlocked)
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        let _ = set_signal_mask(libc::SIG_SETMASK, self.0);
+    }
+}
+
+fn set_signal_mask(how: i32, mask: u64) -> io::Result<u64> {
+    let mut old = 0_u64;
+    // SAFETY: both masks are 64 bits, as the kernel's set of 64 signals and the size passed say, and outlive the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, &raw mut old, SIGSET_BYTES)
+    })?;
+    Ok(old)
+}
+
+/// Gives every signal its default action and unblocks all: exec keeps ignored and blocked ones, and Rust programs
+/// ignore SIGPIPE.
+pub(crate) fn reset_signals() {
+    // The kernel's `struct sigaction`: handler, flags, restorer (x86), mask; all zero is SIG_DFL. Larger than on any
+    // architecture.
+    let default = [0_u64; 8];
+    for signal in 1..=SIGNALS {
+        // SAFETY: `default` is at least as large as the kernel's struct and only read; KILL and STOP give an error,
+        // which is harmless.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                SIGSET_BYTES,
+            )
+        };
+    }
+    let _ = set_signal_mask(libc::SIG_SETMASK, 0);
+}
+
+/// A descriptor that is readable when a child has ended. The signal must be blocked.
+pub(crate) fn signal_fd() -> io::Result<OwnedFd> {
+    let mask = 1_u64 << (libc::SIGCHLD - 1);
+    // SAFETY: `mask` is 64 bits as the size says and only read.
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_signalfd4,
+            -1,
+            &raw const mask,
+            SIGSET_BYTES,
+            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+        )
+    })?;
+    // SAFETY: the call returned a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Closes descriptors `first` to `last`. For a forked child only, whose descriptors nobody else relies upon.
+pub(crate) fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: no memory is passed. The caller is a child about to live on with the descriptors it names; owners of the
+    // closed ones are the parent's objects, whose destructors never run in the child (it leaves by `_exit` or exec).
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+    Ok(())
+}
+
+/// Replaces the program; returns only on failure. Both lists end with a null pointer.
+pub(crate) fn execve(path: &CStr, arguments: &PointerList<'_>, environment: &PointerList<'_>) -> io::Error {
+    // SAFETY: `path` is NUL-terminated; a `PointerList` holds pointers to NUL-terminated strings that it borrows, and
+    // ends with null.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execve,
+            path.as_ptr(),
+            arguments.pointers.as_ptr(),
+            environment.pointers.as_ptr(),
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// `argv` or `envp` as execve(2) takes it, made before the fork.
+#[derive(Debug)]
+pub(crate) struct PointerList<'a> {
+    pointers: Vec<*const c_char>,
+    strings: std::marker::PhantomData<&'a CStr>,
+}
+
+impl<'a> PointerList<'a> {
+    /// A list of `strings` in their order.
+    pub(crate) fn new(strings: impl Iterator<Item = &'a CStr>) -> PointerList<'a> {
+        let pointers = strings.map(CStr::as_ptr).chain([std::ptr::null()]).collect();
+        PointerList { pointers, strings: std::marker::PhantomData }
+    }
+}
+
+/// Where the kernel put this program's arguments and environment, which `/proc/PID/cmdline` and `environ` show.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StartStrings {
+    start: usize,
+    length: usize,
+}
+
+/// Bytes of arguments and environment at most: a quarter of the largest stack that exec allows.
+const START_STRINGS_LIMIT: usize = 6 * 1024 * 1024;
+
+impl StartStrings {
+    /// Asks procfs; nothing where it does not tell.
+    pub(crate) fn of_this_process() -> Option<StartStrings> {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // The name in parentheses may hold anything, so fields are counted from its end: arg_start is the 48th of
+        // proc_pid_stat(5), env_end the 51st.
+        let (_, after_name) = stat.rsplit_once(')')?;
+        let mut fields = after_name.split_ascii_whitespace().skip(45).map(str::parse::<usize>);
+        let start = fields.next()?.ok()?;
+        let end = fields.nth(2)?.ok()?;
+        let length = end.checked_sub(start).filter(|&length| length <= START_STRINGS_LIMIT)?;
+        (start != 0).then_some(StartStrings { start, length })
+    }
+
+    /// Overwrites them in this process; only for a child that never looks at them again.
+    ///
+    /// The init of a sandbox is a copy of the engine; the environment may hold the user's secrets.
+    pub(crate) fn wipe(self) {
+        // SAFETY: the kernel says that these addresses are the arguments and the environment, which lie in the
+        // initial stack, mapped writable for the life of the process. This is a forked copy of it with one thread,
+        // which makes system calls only and holds no reference into that memory.
+        unsafe { std::ptr::with_exposed_provenance_mut::<u8>(self.start).write_bytes(0, self.length) };
+    }
+}
+
+/// Joins a new, empty session keyring, so that the user's keys stay out of reach.
+pub(crate) fn new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: i32 = 1;
+    // SAFETY: a null name is allowed and asks for an anonymous keyring.
+    check(unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<c_char>())
+    })?;
+    Ok(())
+}
+
+/// Sets a limit of this process by the kernel's number, setrlimit(2).
+pub(crate) fn set_raw_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = [soft, hard];
+    // SAFETY: `limit` has the layout of the kernel's rlimit64, is only read; a null old limit is allowed.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), std::ptr::null_mut::<u64>())
+    })?;
+    Ok(())
+}
+
+/// Brings `lo` of this network namespace up; the kernel then gives it its addresses.
+pub(crate) fn bring_loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: ifreq is plain data, for which zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as c_char;
+    request.ifr_name[1] = b'o' as c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which `request` is; it outlives the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    })?;
+    Ok(())
+}
+
+/// Whether the current directory lies under the root: getcwd(2) says `(unreachable)` of one that does not.
+pub(crate) fn current_directory_is_reachable() -> bool {
+    let mut buffer = [0_u8; libc::PATH_MAX as usize];
+    // SAFETY: the kernel writes at most the length passed, which is the buffer's.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
+    length > 0 && buffer[0] == b'/'
+}
+
+/// Gives this process a control-group namespace whose root is its present group.
+pub(crate) fn unshare_control_groups() -> io::Result<()> {
+    // SAFETY: no pointer is passed, and a new control-group namespace changes only what procfs and cgroupfs show.
+    check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWCGROUP) })?;
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The sandbox on a real kernel.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, missing_docs)]
+
+mod support;
+
+mod attacks;
+mod commands;
+mod mounts;
+mod processes;

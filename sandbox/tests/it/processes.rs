@@ -1,0 +1,91 @@
+//! Life and death of what runs inside.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kiln_sandbox::{SandboxError, run};
+
+use crate::support::{go, store};
+
+/// Processes of this machine whose command line has `mark`.
+fn processes_with(mark: &str) -> usize {
+    let mut found = 0;
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
+        found += usize::from(String::from_utf8_lossy(&line).contains(mark));
+    }
+    found
+}
+
+#[test]
+fn background_processes_die_with_the_command_and_do_not_hold_the_output() {
+    let Some(store) = store() else { return };
+    let ran = go(&store.shell("(setsid sleep 31415 &) ; sleep 31415 & echo done")).unwrap();
+    assert_eq!(ran.stdout, "done\n");
+    assert_eq!(processes_with("31415"), 0);
+}
+
+#[test]
+fn cancel_kills_grandchildren_as_well() {
+    let Some(store) = store() else { return };
+    let cancel = AtomicBool::new(false);
+    let spec = store.shell("(setsid sh -c 'sleep 27182') & echo started; wait");
+    // The output says when there is something to cancel.
+    let result = run(&spec, &mut |_, _| cancel.store(true, Ordering::Relaxed), &cancel);
+    assert!(matches!(result, Err(SandboxError::Canceled)), "{result:?}");
+    assert_eq!(processes_with("27182"), 0);
+    assert_eq!(store.upper_entries(), [""; 0]);
+}
+
+#[test]
+fn orphans_are_reaped_by_the_init() {
+    let Some(store) = store() else { return };
+    let script = "for i in 1 2 3 4 5; do (true & ); done; \
+                  while grep -l 'State:.*Z' /proc/[0-9]*/status 2>/dev/null; do :; done; echo clean";
+    assert!(store.sh(script).ends_with("clean\n"));
+}
+
+#[test]
+fn a_killed_engine_leaves_no_process_and_no_mount() {
+    let Some(store) = store() else { return };
+    let Some(example) = example() else {
+        eprintln!("skipped: needs the example `run` (cargo build --example run)");
+        return;
+    };
+    let work = store.layer("work-directory");
+    let mut engine = Command::new(example)
+        .args([store.path("base"), store.upper(), work])
+        .args(["sh", "-c", "(setsid sleep 16180) & echo ready; wait"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(engine.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    engine.kill().unwrap();
+    engine.wait().unwrap();
+    // The init learns of it by a descriptor, in its own time.
+    while processes_with("16180") > 0 {
+        std::thread::yield_now();
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(store.directory.path().to_str().unwrap()), "{mounts}");
+}
+
+/// The example's binary, which cargo builds along with the tests.
+fn example() -> Option<std::path::PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    let path = own.parent()?.parent()?.join("examples/run");
+    path.exists().then_some(path)
+}
+
+#[test]
+fn a_panic_of_the_output_function_ends_the_sandbox() {
+    let Some(store) = store() else { return };
+    let spec = store.shell("echo x; sleep 14142");
+    let result = std::panic::catch_unwind(|| {
+        let _ = run(&spec, &mut |_, _| panic!("no room"), &AtomicBool::new(false));
+    });
+    assert!(result.is_err());
+    assert_eq!(processes_with("14142"), 0);
+}

@@ -1,0 +1,151 @@
+//! A root file system of busybox, made anew for every test.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+
+use kiln_sandbox::{
+    Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
+    Security, Spec, run,
+};
+
+/// Directories of one test's store.
+pub struct Store {
+    pub directory: tempfile::TempDir,
+}
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub exit: Exit,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn code(&self) -> i32 {
+        match self.exit.status {
+            ExitStatus::Code(code) => code,
+            ExitStatus::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// A store with one busybox layer; `None`, with a word why, where this machine cannot run the test.
+pub fn store() -> Option<Store> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root (overlayfs and namespaces)");
+        return None;
+    }
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
+    let Some(busybox) = busybox else {
+        eprintln!("skipped: needs Debian's busybox-static");
+        return None;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store { directory };
+    let layer = store.layer("base");
+    for name in ["bin", "etc", "tmp", "root", "proc", "usr/bin", "work"] {
+        fs::create_dir_all(layer.join(name)).unwrap();
+    }
+    fs::copy(busybox, layer.join("bin/busybox")).unwrap();
+    let list = Command::new(busybox).arg("--list").output().unwrap();
+    for applet in String::from_utf8(list.stdout).unwrap().lines() {
+        if applet != "busybox" {
+            symlink("busybox", layer.join("bin").join(applet)).unwrap();
+        }
+    }
+    fs::write(layer.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
+    store.upper();
+    Some(store)
+}
+
+impl Store {
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A layer's directory, made if absent.
+    pub fn layer(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    pub fn upper(&self) -> PathBuf {
+        self.layer("upper")
+    }
+
+    /// A spec that runs `script` by the shell as root.
+    pub fn shell(&self, script: &str) -> Spec {
+        self.command(&["/bin/sh", "-c", script])
+    }
+
+    pub fn command(&self, argv: &[&str]) -> Spec {
+        let work = self.path("work-directory");
+        let _ = fs::remove_dir_all(&work);
+        fs::create_dir_all(&work).unwrap();
+        Spec {
+            rootfs: Rootfs { layers: vec![self.path("base")], upper: self.upper(), work },
+            argv: argv.iter().map(OsString::from).collect(),
+            env: vec!["PATH=/bin:/usr/bin".into()],
+            cwd: "/".into(),
+            identity: Identity { uid: 0, gid: 0, groups: vec![], home: "/root".into() },
+            hostname: "box".into(),
+            mounts: vec![],
+            network: Network::None,
+            extra_hosts: vec![],
+            security: Security::Sandbox,
+            limits: Limits::default(),
+            io: Io::Captured,
+        }
+    }
+
+    /// Runs a shell script and gives its standard output.
+    pub fn sh(&self, script: &str) -> String {
+        let ran = go(&self.shell(script)).unwrap();
+        assert_eq!(ran.code(), 0, "{ran:?}");
+        ran.stdout
+    }
+
+    /// Every path of the upper directory.
+    pub fn upper_entries(&self) -> Vec<String> {
+        fn walk(directory: &Path, base: &Path, found: &mut Vec<String>) {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                found.push(path.strip_prefix(base).unwrap().to_str().unwrap().to_owned());
+                if path.symlink_metadata().unwrap().is_dir() {
+                    walk(&path, base, found);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.upper(), &self.upper(), &mut found);
+        found.sort();
+        found
+    }
+}
+
+pub fn go(spec: &Spec) -> Result<Ran, SandboxError> {
+    // overlayfs refuses a work directory that a volatile mount has used.
+    let _ = fs::remove_dir_all(&spec.rootfs.work);
+    fs::create_dir_all(&spec.rootfs.work).unwrap();
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let exit = run(
+        spec,
+        &mut |stream, bytes| match stream {
+            Output::Stdout => stdout.extend_from_slice(bytes),
+            Output::Stderr => stderr.extend_from_slice(bytes),
+        },
+        &AtomicBool::new(false),
+    )?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Ran { exit, stdout: text(&stdout), stderr: text(&stderr) })
+}
+
+pub fn mount(target: &str, kind: MountKind) -> Mount {
+    Mount { target: target.into(), kind }
+}
