@@ -2,9 +2,27 @@
 //!
 //! On disk a layer is a directory that overlayfs takes as a lower directory as it is: a whiteout is a character device
 //! 0:0 and an opaque directory carries an `overlay.opaque` attribute (overlayfs.rst, "whiteouts and opaque directories").
+//!
+//! Everything that comes out of a tar is hostile. `tar_reader` reads headers and refuses what two readers would read
+//! differently; `tree_writer` is the only code that touches the file system, always beneath one directory descriptor and
+//! never through a link in the last component; `unpack` and `pack` hold the meaning of entries.
 
-use std::io::{Read, Write};
-use std::os::fd::BorrowedFd;
+mod compression;
+mod digest_stream;
+mod pack;
+mod tar_reader;
+#[cfg(test)]
+mod tests;
+mod tree_writer;
+mod unpack;
+
+pub use compression::{
+    ARCHIVE_HEAD_BYTES, Compressor, ZSTD_WINDOW_LOG_MAX, compress, decompress, is_archive,
+};
+pub use pack::{PackOptions, pack, pack_with};
+pub use tar_reader::{MAX_ENTRIES, MAX_EXTENSION_BYTES, MAX_FILE_BYTES, MAX_PATH_BYTES, MAX_SPARSE_SEGMENTS};
+pub use tree_writer::MAX_DEFERRED_BYTES;
+pub use unpack::{ExtractOptions, Extracted, MAX_LAYER_BYTES, extract_archive, unpack};
 
 use crate::DiffId;
 
@@ -15,6 +33,30 @@ pub enum OverlayXattrs {
     Trusted,
     /// `user.overlay.*`: mounts with `userxattr` in a user namespace.
     User,
+}
+
+impl OverlayXattrs {
+    /// The attribute that marks an opaque directory; its value is [`OPAQUE_VALUE`].
+    pub const fn opaque(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted.overlay.opaque",
+            Self::User => "user.overlay.opaque",
+        }
+    }
+}
+
+/// The value of an opaque directory's attribute (overlayfs.rst, "whiteouts and opaque directories").
+pub const OPAQUE_VALUE: &[u8] = b"y";
+
+/// Whether a layer carries the extended attribute `name`: file capabilities and the users' own, as Docker and BuildKit
+/// do. Labels and ACLs belong to the host that wrote them, overlayfs' own marks to the mount.
+pub fn is_portable_xattr(name: &[u8]) -> bool {
+    name == b"security.capability" || (name.starts_with(b"user.") && !is_overlay_xattr(name))
+}
+
+/// Whether overlayfs would obey the attribute (THREATS B6).
+fn is_overlay_xattr(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
 /// How layer bytes are compressed.
@@ -48,7 +90,7 @@ pub struct Packed {
     pub size_bytes: u64,
 }
 
-/// Why a layer cannot be read or written.
+/// Why a layer cannot be read or written. Names out of archives are escaped already.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayerError {
@@ -60,26 +102,73 @@ pub enum LayerError {
         /// Why.
         source: std::io::Error,
     },
+    /// The archive is damaged, or two readers would read it differently.
+    #[error("{entry}: {problem}")]
+    Malformed {
+        /// The entry, or `archive`.
+        entry: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The entry would land, or links to a place, outside of the layer.
+    #[error("{entry}: {problem}")]
+    Escape {
+        /// The entry.
+        entry: String,
+        /// What it tried.
+        problem: &'static str,
+    },
+    /// More than kiln takes from an archive.
+    #[error("{entry}: more than {limit} {what}")]
+    TooLarge {
+        /// The entry, or `archive`.
+        entry: String,
+        /// What there is too much of, with its unit.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// A file whose name means a whiteout in every layer (image-spec, `layer.md`, Whiteouts), so that no layer can hold it.
+    #[error("{0}: a layer cannot hold a file whose name starts with `.wh.`")]
+    ReservedName(String),
 }
 
-/// Unpacks a layer (compressed as its first bytes say) into the empty directory `target`.
-///
-/// # Errors
-/// Any entry that would leave `target`, exceed a limit, or cannot be made; I/O.
-pub fn unpack(
-    blob: &mut dyn Read,
-    target: BorrowedFd<'_>,
-    xattrs: OverlayXattrs,
-) -> Result<Unpacked, LayerError> {
-    let _ = (blob, target, xattrs);
-    todo!()
+impl LayerError {
+    /// What the user can do; `None` where there is nothing to say.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::ReservedName(_) => Some("remove or rename the file in the step that makes it".to_owned()),
+            _ => None,
+        }
+    }
 }
 
-/// Writes the tree as an uncompressed canonical tar: sorted, the same bytes for the same tree always.
-///
-/// # Errors
-/// I/O on either side.
-pub fn pack(tree: BorrowedFd<'_>, xattrs: OverlayXattrs, out: &mut dyn Write) -> Result<Packed, LayerError> {
-    let _ = (tree, xattrs, out.flush());
-    todo!()
+/// The prefix of a whiteout's name in a tar.
+const WHITEOUT_PREFIX: &[u8] = b".wh.";
+/// The prefix of AUFS' own files, which mean nothing to others.
+const WHITEOUT_META_PREFIX: &[u8] = b".wh..wh.";
+/// The entry that marks its directory opaque.
+const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// A name out of an archive, safe to print (THREATS E7).
+fn shown(path: &[u8]) -> String {
+    const SHOWN_CHARS: usize = 300;
+    let text = String::from_utf8_lossy(path);
+    let mut shown: String = text.chars().take(SHOWN_CHARS).flat_map(char::escape_debug).collect();
+    if text.chars().nth(SHOWN_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Adds the path to an I/O error.
+trait At<T> {
+    /// Names what was touched.
+    fn at(self, path: &[u8]) -> Result<T, LayerError>;
+}
+
+impl<T, E: Into<std::io::Error>> At<T> for Result<T, E> {
+    fn at(self, path: &[u8]) -> Result<T, LayerError> {
+        self.map_err(|source| LayerError::Io { path: shown(path), source: source.into() })
+    }
 }

@@ -1,11 +1,23 @@
 //! Trees that steps copy from: a directory of the host's (the build context) or the merged view of layers.
 
-use std::ffi::{OsStr, OsString};
+mod beneath;
+mod context;
+mod file_index;
+mod layers;
+mod resolve;
+
+use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use kiln_image::Digest;
+use rayon::prelude::*;
+
+pub(crate) use beneath::{
+    has_opaque_mark, hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry,
+};
+pub use context::ContextTree;
+pub use layers::LayerTree;
 
 /// One thing in a tree. Paths are slash-separated, relative to the tree's root, clean; the root itself is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +34,7 @@ pub struct Entry {
     pub gid: u32,
     /// Nanoseconds since the epoch.
     pub mtime_ns: i128,
-    /// Name and value, sorted; overlayfs' own left out.
+    /// Name and value, sorted: those that layers carry ([`kiln_image::layer::is_portable_xattr`]).
     pub xattrs: Vec<(OsString, Vec<u8>)>,
     /// Device and inode of a file with several links, to keep hard links within one copy.
     pub hard_link: Option<(u64, u64)>,
@@ -73,6 +85,29 @@ pub enum TreeError {
     /// More symlinks than the kernel would follow.
     #[error("{0}: too many levels of symbolic links")]
     SymlinkLoop(PathBuf),
+    /// A pipe, device or directory where a file's bytes are wanted.
+    #[error("{0}: not a regular file")]
+    NotAFile(PathBuf),
+    /// More bytes than the reader takes.
+    #[error("{path}: more than {limit} bytes")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+/// Adds the path to an I/O error.
+pub(crate) trait At<T> {
+    /// Names what was touched.
+    fn at(self, path: &Path) -> Result<T, TreeError>;
+}
+
+impl<T, E: Into<std::io::Error>> At<T> for Result<T, E> {
+    fn at(self, path: &Path) -> Result<T, TreeError> {
+        self.map_err(|source| TreeError::Io { path: path.to_path_buf(), source: source.into() })
+    }
 }
 
 /// A read-only tree. No method leaves the root: links are resolved as if it were `/`.
@@ -119,49 +154,20 @@ pub trait PathFilter: Send + Sync + std::fmt::Debug {
     fn verdict(&self, path: &str) -> Verdict;
 }
 
-/// A directory of the host's as a build context; owners are 0:0, filtered by the ignore file's rules.
-#[derive(Debug)]
-pub struct ContextTree {
-    _root: OwnedFd,
+/// The path as entries carry it: relative, without `.` or empty components; `..` is kept for the resolution.
+fn clean(path: &Path) -> PathBuf {
+    path.components()
+        .filter(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::ParentDir))
+        .collect()
 }
 
-impl ContextTree {
-    /// Opens the directory `root`. `index` is a file in the store that remembers files' digests between builds.
-    ///
-    /// # Errors
-    /// When `root` is no directory that can be read.
-    pub fn open(
-        root: &Path,
-        filter: Option<Box<dyn PathFilter>>,
-        index: Option<&Path>,
-    ) -> Result<Self, TreeError> {
-        let _ = (root, filter, index);
-        todo!()
-    }
-}
-
-/// The merged view of unpacked layers in overlayfs' format, without mounting anything.
-#[derive(Debug)]
-pub struct LayerTree {
-    _layers: Vec<OwnedFd>,
-}
-
-impl LayerTree {
-    /// Opens the layers' directories, bottom first.
-    ///
-    /// # Errors
-    /// When one cannot be opened.
-    pub fn open<P: AsRef<Path>>(layers: &[P]) -> Result<Self, TreeError> {
-        let _ = layers.len();
-        todo!()
-    }
-
-    /// Reads a small regular file (`/etc/passwd`), links followed in the root, never blocking on a pipe or device.
-    ///
-    /// # Errors
-    /// I/O, or a file over `limit` bytes.
-    pub fn read_small(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, TreeError> {
-        let _ = (path, limit, OsStr::new(""));
-        todo!()
-    }
+/// The digests of `entries`, on the current rayon pool.
+fn digests_in_parallel(tree: &dyn SourceTree, entries: &[Entry]) -> Result<Vec<Option<Digest>>, TreeError> {
+    entries
+        .par_iter()
+        .map(|entry| match entry.kind {
+            EntryKind::File { .. } => tree.digest(entry).map(Some),
+            _ => Ok(None),
+        })
+        .collect()
 }

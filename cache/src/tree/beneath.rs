@@ -1,0 +1,188 @@
+//! Reading beneath a directory descriptor: no path ever meets the host's root, and no link is followed by the kernel. Links
+//! are resolved by `resolve`, which knows what the tree shows; a link that appears in between is an error.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use kiln_image::Digest;
+use kiln_image::layer::is_portable_xattr;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+use super::{At as _, Entry, EntryKind, TreeError};
+
+/// Opens a tree's root.
+pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, TreeError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).at(path)
+}
+
+/// Opens what is at the clean relative `path` (empty: the root itself) without following any link.
+pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// Opens the regular file at `path`; a pipe or device is refused without waiting for it.
+pub(crate) fn open_file(root: BorrowedFd<'_>, path: &Path) -> Result<File, TreeError> {
+    // NONBLOCK: opening a pipe that nobody writes to would wait for ever (THREATS A14, D7).
+    let file = match open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+        Err(Errno::LOOP | Errno::NXIO) => return Err(TreeError::NotAFile(path.to_path_buf())),
+        result => result.at(path)?,
+    };
+    let stat = rustix::fs::fstat(&file).at(path)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(File::from(file)),
+        _ => Err(TreeError::NotAFile(path.to_path_buf())),
+    }
+}
+
+/// The names in a directory, sorted by their bytes.
+pub(crate) fn list_dir(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>, TreeError> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir).at(path)? {
+        let entry = entry.at(path)?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push(OsString::from_vec(name.to_vec()));
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The properties of `name` in `dir`; `None` when there is none.
+pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Option<Stat>> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The entry `name` of `dir`, as `path`; an empty name is `dir` itself. `None` for sockets, which no image holds.
+pub(crate) fn stat_entry(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    path: PathBuf,
+    stat: &Stat,
+) -> Result<Option<Entry>, TreeError> {
+    let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => EntryKind::File { size: u64::try_from(stat.st_size).unwrap_or_default() },
+        FileType::Directory => EntryKind::Dir,
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(dir, name, Vec::new()).at(&path)?;
+            EntryKind::Symlink(PathBuf::from(OsString::from_vec(target.into_bytes())))
+        }
+        FileType::Fifo => EntryKind::Fifo,
+        FileType::CharacterDevice => {
+            let (major, minor) = device();
+            EntryKind::CharDevice { major, minor }
+        }
+        FileType::BlockDevice => {
+            let (major, minor) = device();
+            EntryKind::BlockDevice { major, minor }
+        }
+        _ => return Ok(None),
+    };
+    // The kernel allows users' attributes and capabilities on files and directories only.
+    let xattrs = match kind {
+        EntryKind::File { .. } | EntryKind::Dir => portable_xattrs(dir, name).at(&path)?,
+        _ => Vec::new(),
+    };
+    let hard_link = (kind != EntryKind::Dir && stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
+    Ok(Some(Entry {
+        path,
+        kind,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+        xattrs,
+        hard_link,
+    }))
+}
+
+/// A time of `stat(2)` as one number.
+pub(crate) fn nanoseconds(seconds: i64, nanoseconds: impl TryInto<i128>) -> i128 {
+    i128::from(seconds) * 1_000_000_000 + nanoseconds.try_into().unwrap_or_default()
+}
+
+/// The digest and size of what is left to read of a file.
+pub(crate) fn hash_file(file: &File) -> std::io::Result<(Digest, u64)> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; HASH_BUFFER_BYTES];
+    let mut size = 0;
+    let mut file = file;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok((Digest::from_bytes(hash.finalize().into()), size)),
+            Ok(length) => {
+                hash.update(&buffer[..length]);
+                size += length as u64;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether the directory `name` of `dir` (empty: `dir` itself) is opaque, in either spelling of the mark.
+pub(crate) fn has_opaque_mark(dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool, Errno> {
+    let path = by_descriptor(dir, name)?;
+    for mark in OVERLAY_OPAQUE {
+        let mut value = [0; 1];
+        match rustix::fs::lgetxattr(&path, mark, &mut value) {
+            Ok(1) if value == *b"y" => return Ok(true),
+            Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// The attribute of an opaque directory, as root and in a user namespace (overlayfs.rst, "userxattr").
+pub(crate) const OVERLAY_OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
+
+fn portable_xattrs(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
+    let path = by_descriptor(dir, name)?;
+    let mut names = [0_u8; 512];
+    let mut more_names = Vec::new();
+    let names = match rustix::fs::llistxattr(&path, &mut names) {
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Ok(length) => &names[..length],
+        Err(Errno::RANGE) => {
+            more_names.resize(MAX_XATTR_BYTES, 0);
+            let length = rustix::fs::llistxattr(&path, more_names.as_mut_slice())?;
+            &more_names[..length]
+        }
+        Err(error) => return Err(error),
+    };
+    let mut xattrs = Vec::new();
+    for name in names.split(|&b| b == 0).filter(|name| is_portable_xattr(name)) {
+        let mut value = vec![0; MAX_XATTR_BYTES];
+        let length = rustix::fs::lgetxattr(&path, name, value.as_mut_slice())?;
+        xattrs.push((OsString::from_vec(name.to_vec()), value[..length].to_vec()));
+    }
+    xattrs.sort();
+    Ok(xattrs)
+}
+
+/// Attributes can be asked for by path or by a descriptor open for reading only, and opening a file can have effects: the
+/// directory's name in /proc pins it, and the last component is not followed by the `l` calls.
+fn by_descriptor(dir: BorrowedFd<'_>, name: &OsStr) -> Result<CString, Errno> {
+    let mut path = format!("/proc/self/fd/{}/", dir.as_fd().as_raw_fd()).into_bytes();
+    path.extend_from_slice(if name.is_empty() { b"." } else { name.as_bytes() });
+    CString::new(path).map_err(|_| Errno::INVAL)
+}
+
+/// The kernel's own limits for a list of names and for a value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+const MAX_XATTR_BYTES: usize = 64 * 1024;
+const HASH_BUFFER_BYTES: usize = 128 * 1024;

@@ -1,0 +1,262 @@
+//! gzip and zstd, in and out. Output is deterministic: the same bytes for the same input and level, whatever the machine.
+
+use std::io::{self, BufRead, BufReader, Cursor, Read, Write};
+
+use super::tar_reader::is_header_block;
+use super::{At as _, Compression, LayerError};
+
+impl Compression {
+    /// What the first bytes of a stream say.
+    pub fn sniff(head: &[u8]) -> Self {
+        // Other formats of ADD (bzip2 `BZh`, xz `FD 37 7A 58 5A 00`) belong here and into `decompress`.
+        if head.starts_with(&[0x1f, 0x8b, 0x08]) {
+            Self::Gzip
+        } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable_zstd_frame(head) {
+            Self::Zstd
+        } else {
+            Self::None
+        }
+    }
+}
+
+/// zstd's frames for users' own data may come first; `zstd:chunked` layers and pzstd write them (RFC 8878, 3.1.2).
+fn is_skippable_zstd_frame(head: &[u8]) -> bool {
+    matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
+
+/// The uncompressed bytes of `input`, compressed as its first bytes say. Several gzip members or zstd frames are one
+/// stream; anything else behind them is an error when it is reached (THREATS B11).
+///
+/// # Errors
+/// I/O while looking at the first bytes.
+pub fn decompress<'a>(input: impl Read + 'a) -> Result<Box<dyn Read + 'a>, LayerError> {
+    let mut input = BufReader::with_capacity(INPUT_BUFFER_BYTES, Peeked::new(input).at(b"archive")?);
+    Ok(match Compression::sniff(input.fill_buf().at(b"archive")?) {
+        Compression::None => Box::new(input),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::Zstd => {
+            let mut decoder = zstd::Decoder::with_buffer(input).at(b"archive")?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).at(b"archive")?;
+            Box::new(decoder)
+        }
+    })
+}
+
+/// Whether the file that begins with `head` is an archive that ADD unpacks (FEATURES CP22): its (uncompressed) bytes begin
+/// with a tar header. Give [`ARCHIVE_HEAD_BYTES`] of it, or all if there are fewer.
+pub fn is_archive(head: &[u8]) -> bool {
+    let Ok(mut bytes) = decompress(head) else { return false };
+    let mut block = [0; 512];
+    bytes.read_exact(&mut block).is_ok() && is_header_block(&block)
+}
+
+/// A writer that compresses into `out`; call [`Compressor::finish`] at the end. `level` is gzip's (0–9) or zstd's (1–22),
+/// the usual one if `None`.
+///
+/// # Errors
+/// The level is none of the format's.
+pub fn compress<W: Write>(
+    out: W,
+    compression: Compression,
+    level: Option<i32>,
+) -> Result<Compressor<W>, LayerError> {
+    let bad_level = || LayerError::Io {
+        path: "compression level".to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, "gzip has levels 0 to 9, zstd 1 to 22"),
+    };
+    Ok(match compression {
+        Compression::None => Compressor::Plain(out),
+        Compression::Gzip => {
+            let level = u32::try_from(level.unwrap_or(GZIP_LEVEL)).map_err(|_| bad_level())?;
+            if level > 9 {
+                return Err(bad_level());
+            }
+            // No time, no name and "unknown" as the system: nothing of this machine in the bytes.
+            let encoder = flate2::GzBuilder::new()
+                .mtime(0)
+                .operating_system(255)
+                .write(out, flate2::Compression::new(level));
+            Compressor::Gzip(Box::new(encoder))
+        }
+        Compression::Zstd => {
+            let level = level.unwrap_or(ZSTD_LEVEL);
+            if !(1..=22).contains(&level) {
+                return Err(bad_level());
+            }
+            let mut encoder = zstd::Encoder::new(out, level).at(b"zstd")?;
+            // zstd writes the same bytes for any number of workers, but others without any.
+            let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
+            encoder.multithread(u32::try_from(workers).unwrap_or(1)).at(b"zstd")?;
+            encoder.include_checksum(true).at(b"zstd")?;
+            Compressor::Zstd(Box::new(encoder))
+        }
+    })
+}
+
+/// Compresses what is written to it.
+pub enum Compressor<W: Write> {
+    /// As it is.
+    Plain(W),
+    /// gzip.
+    Gzip(Box<flate2::write::GzEncoder<W>>),
+    /// zstd.
+    Zstd(Box<zstd::Encoder<'static, W>>),
+}
+
+impl<W: Write> Compressor<W> {
+    /// Writes the format's end and gives the writer back.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn finish(self) -> io::Result<W> {
+        match self {
+            Self::Plain(mut out) => out.flush().map(|()| out),
+            Self::Gzip(encoder) => encoder.finish(),
+            Self::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+impl<W: Write> Write for Compressor<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(out) => out.write(bytes),
+            Self::Gzip(encoder) => encoder.write(bytes),
+            Self::Zstd(encoder) => encoder.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(out) => out.flush(),
+            Self::Gzip(encoder) => encoder.flush(),
+            Self::Zstd(encoder) => encoder.flush(),
+        }
+    }
+}
+
+impl<W: Write> std::fmt::Debug for Compressor<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Compressor::Plain",
+            Self::Gzip(_) => "Compressor::Gzip",
+            Self::Zstd(_) => "Compressor::Zstd",
+        })
+    }
+}
+
+/// The first bytes read ahead: a pipe may give them one by one, and sniffing needs them all.
+struct Peeked<R> {
+    head: Cursor<Vec<u8>>,
+    rest: R,
+}
+
+impl<R: Read> Peeked<R> {
+    fn new(mut rest: R) -> io::Result<Self> {
+        let mut head = Vec::with_capacity(SNIFF_BYTES);
+        rest.by_ref().take(SNIFF_BYTES as u64).read_to_end(&mut head)?;
+        Ok(Self { head: Cursor::new(head), rest })
+    }
+}
+
+impl<R: Read> Read for Peeked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.head.read(buffer)? {
+            0 => self.rest.read(buffer),
+            read => Ok(read),
+        }
+    }
+}
+
+/// The largest window of a zstd frame that is decoded, as a power of two: 128 MiB, what zstd's own tool takes unasked.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// How much of a file [`is_archive`] wants to see: more than one whole block of any format.
+pub const ARCHIVE_HEAD_BYTES: usize = 256 * 1024;
+
+const SNIFF_BYTES: usize = 8;
+const INPUT_BUFFER_BYTES: usize = 128 * 1024;
+const GZIP_LEVEL: i32 = 6;
+const ZSTD_LEVEL: i32 = 3;
+const MAX_WORKERS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compressed(bytes: &[u8], how: Compression) -> Vec<u8> {
+        let mut writer = compress(Vec::new(), how, None).unwrap();
+        writer.write_all(bytes).unwrap();
+        writer.finish().unwrap()
+    }
+
+    fn decompressed(bytes: &[u8]) -> Result<Vec<u8>, io::Error> {
+        let mut out = Vec::new();
+        decompress(bytes).unwrap().read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn every_format_is_found_by_its_first_bytes_and_comes_back_whole() {
+        let bytes = vec![7; 300_000];
+        for how in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            assert_eq!(decompressed(&compressed(&bytes, how)).unwrap(), bytes, "{how:?}");
+        }
+    }
+
+    #[test]
+    fn several_members_or_frames_are_one_stream() {
+        for how in [Compression::Gzip, Compression::Zstd] {
+            let mut twice = compressed(b"one", how);
+            twice.extend(compressed(b"two", how));
+            assert_eq!(decompressed(&twice).unwrap(), b"onetwo", "{how:?}");
+        }
+        let mut skippable = vec![0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
+        skippable.extend(compressed(b"one", Compression::Zstd));
+        assert_eq!(decompressed(&skippable).unwrap(), b"one");
+    }
+
+    #[test]
+    fn garbage_behind_the_stream_and_a_cut_stream_are_errors() {
+        for how in [Compression::Gzip, Compression::Zstd] {
+            let whole = compressed(&[1; 1000], how);
+            let mut trailing = whole.clone();
+            trailing.extend(b"garbage behind it");
+            assert!(decompressed(&trailing).is_err(), "{how:?}");
+            assert!(decompressed(&whole[..whole.len() - 3]).is_err(), "{how:?}");
+        }
+    }
+
+    #[test]
+    fn a_zstd_window_over_the_limit_is_refused() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(ZSTD_WINDOW_LOG_MAX + 1).unwrap();
+        encoder.write_all(b"x").unwrap();
+        encoder.flush().unwrap();
+        let bytes = encoder.finish().unwrap();
+        assert!(decompressed(&bytes).is_err());
+    }
+
+    #[test]
+    fn compressing_twice_gives_the_same_bytes() {
+        let bytes: Vec<u8> = (0..2_000_000_u32).map(|i| (i / 7 % 256) as u8).collect();
+        for how in [Compression::Gzip, Compression::Zstd] {
+            assert_eq!(compressed(&bytes, how), compressed(&bytes, how));
+        }
+    }
+
+    #[test]
+    fn an_archive_is_one_by_what_is_in_it() {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(0);
+        header.set_cksum();
+        tar.append_data(&mut header, "a", io::empty()).unwrap();
+        let tar = tar.into_inner().unwrap();
+        for how in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            assert!(is_archive(&compressed(&tar, how)), "{how:?}");
+            assert!(!is_archive(&compressed(b"no tar at all", how)), "{how:?}");
+        }
+        assert!(!is_archive(b""));
+        assert!(!is_archive(&[0; 10240]));
+    }
+}

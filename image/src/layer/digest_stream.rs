@@ -1,0 +1,233 @@
+//! Streams that are hashed on the way, on a second thread: inflating, hashing and writing files one after another in one
+//! thread costs the sum of the three, and hashing is the one that needs nothing of the others.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, Read, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{At as _, LayerError};
+use crate::Digest;
+
+/// Runs `body` with a queue to a hashing thread; returns what it returned and the digest of all that it queued.
+pub(super) fn with_hasher<T>(
+    body: impl FnOnce(HashQueue) -> Result<T, LayerError>,
+) -> Result<(T, Digest), LayerError> {
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(QUEUE_CHUNKS);
+        let hasher = std::thread::Builder::new()
+            .name("kiln-layer-digest".to_owned())
+            .spawn_scoped(scope, move || hash_all(&receiver))
+            .at(b"hashing thread")?;
+        // The queue is dropped at the end of `body`, also when it fails, which ends the thread.
+        let result = body(HashQueue { sender, spare: VecDeque::new() })?;
+        let digest =
+            hasher.join().map_err(|_| io::Error::other("the hashing thread died")).at(b"hashing thread")?;
+        Ok((result, digest))
+    })
+}
+
+fn hash_all(receiver: &Receiver<Arc<Vec<u8>>>) -> Digest {
+    let mut hash = Sha256::new();
+    for chunk in receiver {
+        hash.update(chunk.as_slice());
+    }
+    Digest::from_bytes(hash.finalize().into())
+}
+
+/// The way to the hashing thread, with the buffers that came back from it.
+pub(super) struct HashQueue {
+    sender: SyncSender<Arc<Vec<u8>>>,
+    spare: VecDeque<Arc<Vec<u8>>>,
+}
+
+impl HashQueue {
+    /// Hands a chunk to the hasher; the caller may go on reading it.
+    fn push(&mut self, chunk: Arc<Vec<u8>>) -> io::Result<()> {
+        self.sender.send(chunk).map_err(|_| io::Error::other("the hashing thread died"))
+    }
+
+    /// Gives a chunk back that the caller has done with.
+    fn recycle(&mut self, chunk: Arc<Vec<u8>>) {
+        self.spare.push_back(chunk);
+    }
+
+    /// An empty buffer, one that the hasher has done with if there is any.
+    fn buffer(&mut self) -> Vec<u8> {
+        if self.spare.front().is_some_and(|chunk| Arc::strong_count(chunk) == 1)
+            && let Some(chunk) = self.spare.pop_front()
+            && let Ok(mut buffer) = Arc::try_unwrap(chunk)
+        {
+            buffer.clear();
+            return buffer;
+        }
+        Vec::with_capacity(CHUNK_BYTES)
+    }
+}
+
+/// Reads from `inner`, hashing every byte, up to a limit.
+pub(super) struct HashingReader<R> {
+    inner: R,
+    queue: HashQueue,
+    chunk: Arc<Vec<u8>>,
+    position: usize,
+    /// How many bytes may still come.
+    budget: u64,
+}
+
+impl<R: Read> HashingReader<R> {
+    /// At most `limit` bytes are read; one more is an error of kind [`io::ErrorKind::FileTooLarge`].
+    pub(super) fn new(inner: R, queue: HashQueue, limit: u64) -> Self {
+        Self { inner, queue, chunk: Arc::default(), position: 0, budget: limit }
+    }
+}
+
+impl<R: Read> BufRead for HashingReader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.position == self.chunk.len() {
+            let mut buffer = self.queue.buffer();
+            (&mut self.inner).take(CHUNK_BYTES as u64).read_to_end(&mut buffer)?;
+            self.budget = self.budget.checked_sub(buffer.len() as u64).ok_or(io::ErrorKind::FileTooLarge)?;
+            let full = Arc::new(buffer);
+            if !full.is_empty() {
+                self.queue.push(Arc::clone(&full))?;
+            }
+            let done = std::mem::replace(&mut self.chunk, full);
+            self.position = 0;
+            self.queue.recycle(done);
+        }
+        Ok(&self.chunk[self.position..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.position = self.chunk.len().min(self.position + amount);
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let length = available.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+/// Writes to `inner`, hashing and counting every byte.
+pub(super) struct HashingWriter<'a> {
+    inner: &'a mut dyn Write,
+    queue: HashQueue,
+    buffer: Vec<u8>,
+    written: u64,
+}
+
+impl<'a> HashingWriter<'a> {
+    pub(super) fn new(inner: &'a mut dyn Write, mut queue: HashQueue) -> Self {
+        let buffer = queue.buffer();
+        Self { inner, queue, buffer, written: 0 }
+    }
+
+    /// Writes exactly `size` bytes of `source`; fewer are an error of kind [`io::ErrorKind::UnexpectedEof`].
+    pub(super) fn copy_exactly(&mut self, mut source: impl Read, size: u64) -> io::Result<()> {
+        let mut left = size;
+        while left > 0 {
+            let room = CHUNK_BYTES.saturating_sub(self.buffer.len());
+            if room == 0 {
+                self.pass_on()?;
+                continue;
+            }
+            let read = source.by_ref().take(left.min(room as u64)).read_to_end(&mut self.buffer)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left -= read as u64;
+        }
+        Ok(())
+    }
+
+    /// Passes on what is buffered and returns how many bytes there were in all.
+    pub(super) fn finish(mut self) -> io::Result<u64> {
+        self.flush()?;
+        Ok(self.written)
+    }
+
+    fn pass_on(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let next = self.queue.buffer();
+        let chunk = Arc::new(std::mem::replace(&mut self.buffer, next));
+        self.queue.push(Arc::clone(&chunk))?;
+        self.inner.write_all(&chunk)?;
+        self.written += chunk.len() as u64;
+        self.queue.recycle(chunk);
+        Ok(())
+    }
+}
+
+impl Write for HashingWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() + bytes.len() > CHUNK_BYTES {
+            self.pass_on()?;
+        }
+        let length = bytes.len().min(CHUNK_BYTES);
+        self.buffer.extend_from_slice(&bytes[..length]);
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pass_on()?;
+        self.inner.flush()
+    }
+}
+
+/// Bytes handed to the hasher at once.
+const CHUNK_BYTES: usize = 128 * 1024;
+/// Chunks that may wait for the hasher; with those in use this bounds the memory of one stream to about a MiB.
+const QUEUE_CHUNKS: usize = 6;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_stream_is_hashed_to_its_last_byte() {
+        let bytes: Vec<u8> = (0..1_000_003_u32).map(|i| (i % 251) as u8).collect();
+        let (read, digest) = with_hasher(|queue| {
+            let mut read = Vec::new();
+            HashingReader::new(&bytes[..], queue, u64::MAX).read_to_end(&mut read).at(b"")?;
+            Ok(read)
+        })
+        .unwrap();
+        assert!(read == bytes);
+        assert_eq!(digest, Digest::of(&bytes));
+    }
+
+    #[test]
+    fn a_written_stream_is_hashed_to_its_last_byte() {
+        let bytes: Vec<u8> = (0..777_777_u32).map(|i| (i % 253) as u8).collect();
+        let mut out = Vec::new();
+        let (size, digest) = with_hasher(|queue| {
+            let mut writer = HashingWriter::new(&mut out, queue);
+            writer.write_all(&bytes[..1000]).at(b"")?;
+            writer.copy_exactly(&bytes[1000..], bytes.len() as u64 - 1000).at(b"")?;
+            writer.finish().at(b"")
+        })
+        .unwrap();
+        assert_eq!(size, bytes.len() as u64);
+        assert!(out == bytes);
+        assert_eq!(digest, Digest::of(&bytes));
+    }
+
+    #[test]
+    fn a_stream_over_its_limit_is_an_error() {
+        let result = with_hasher(|queue| {
+            let read = HashingReader::new(io::repeat(0), queue, 1 << 20).read_to_end(&mut Vec::new());
+            Ok(read.unwrap_err().kind())
+        });
+        assert_eq!(result.unwrap().0, io::ErrorKind::FileTooLarge);
+    }
+}
