@@ -195,7 +195,9 @@ fn select<'a>(index: &'a Index, selector: &Selector) -> Result<Option<&'a Descri
         Selector::Name(name) => Ok(index.manifests.iter().rev().find(|entry| is_called(entry, name))),
         // An image with several names has several entries.
         Selector::Only => match index.manifests.split_first() {
-            Some((first, others)) if others.iter().all(|other| other.digest == first.digest) => Ok(Some(first)),
+            Some((first, others)) if others.iter().all(|other| other.digest == first.digest) => {
+                Ok(Some(first))
+            }
             Some(_) => Err(LayoutError::Several { available: names(index) }),
             None => Ok(None),
         },

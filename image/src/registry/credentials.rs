@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn a_broken_file_is_an_error_that_quotes_no_secret() {
         let error = parse(Path::new("config.json"), "{\"auths\":{\"h\":{\"auth\":CANARY}}}").unwrap_err();
-        insta::assert_snapshot!(error, @"config.json: not valid JSON of docker's form, line 1 column 24");
+        insta::assert_snapshot!(error, @"config.json: not valid JSON of docker's form, line 1 column 23");
         let error = parse(Path::new("config.json"), r#"{"auths":{"h":{"auth":"CANARY!"}}}"#).unwrap_err();
         insta::assert_snapshot!(error, @"config.json: the entry `h` has an `auth` that is no base64");
         assert!(!format!("{:?}", store(r#"{"auths":{"h.io":{"auth":"YTpDQU5BUlk="}}}"#)).contains("CANARY"));
