@@ -96,6 +96,20 @@ pub(crate) fn wait_for(pid: i32) -> io::Result<Dead> {
     }
 }
 
+/// Kills and reaps every other process of the namespace that this process is the init of.
+pub(crate) fn end_all_others() {
+    loop {
+        // SAFETY: no memory is passed; from the init of a namespace -1 reaches that namespace and never itself.
+        unsafe { libc::syscall(libc::SYS_kill, -1, libc::SIGKILL) };
+        match wait4(-1, libc::__WALL) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // No child is left, and orphans become children of the init.
+            Err(_) => return,
+        }
+    }
+}
+
 /// Reaps one dead child, if there is one now; `pid` 0 in the answer when there is none.
 pub(crate) fn wait_any() -> io::Result<Dead> {
     wait4(-1, libc::__WALL | libc::WNOHANG)
