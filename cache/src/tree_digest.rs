@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::tree::{
-    At as _, Entry, EntryKind, TreeError, has_opaque_mark, hash_file, list_dir, open_beneath, open_file, open_root,
-    stat_at, stat_entry,
+    At as _, Entry, EntryKind, TreeError, has_opaque_mark, hash_file, list_dir, open_beneath, open_file,
+    open_root, stat_at, stat_entry,
 };
 
 /// A layer directory's contents.

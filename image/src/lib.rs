@@ -1,6 +1,6 @@
 //! Images as the OCI describes them, and the ways in and out.
 //!
-//! Here: names and digests, OCI types, registries (pull and push), OCI layouts and docker archives, layer tars in
+//! Here: names and digests, OCI types, registries (reading), OCI layouts and docker archives, layer tars in
 //! (unpack) and out (pack).
 //! Not here: where images are kept (`kiln-cache`), how they are made (`kiln-solver`, `kiln`).
 //!

@@ -45,7 +45,7 @@ pub(crate) fn resolve<D: Documents>(
         Document::Index(index) => match choose(documents, &index, platform, 1)? {
             Some(resolved) => Ok(resolved),
             None => {
-                let (wanted, available) = (platform.clone(), index.platforms());
+                let (wanted, available) = (Box::new(platform.clone()), index.platforms());
                 Err(DocumentError::NoMatchingPlatform { wanted, available }.into())
             }
         },

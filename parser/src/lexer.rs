@@ -239,7 +239,11 @@ impl<'a> Lexer<'a> {
             if trimmed.is_empty() {
                 continue;
             }
-            return self.logical(line, trimmed.len(), start).map(Some);
+            let logical = self.logical(line, trimmed.len(), start)?;
+            // An escape character alone, and then the end of the file.
+            if !logical.text().is_empty() {
+                return Ok(Some(logical));
+            }
         }
         Ok(None)
     }
@@ -411,11 +415,10 @@ fn trim_newline(line: &[u8]) -> &[u8] {
 }
 
 fn trim_start(line: &[u8]) -> &[u8] {
-    let start = line
-        .iter()
-        .position(|byte| !matches!(byte, b' ' | b'\t' | b'\x0b' | b'\x0c' | b'\r' | b'\n'))
-        .unwrap_or(line.len());
-    line.get(start..).unwrap_or_default()
+    match std::str::from_utf8(line) {
+        Ok(text) => text.trim_start().as_bytes(),
+        Err(_) => line.trim_ascii_start(),
+    }
 }
 
 fn trim_tabs(line: &[u8]) -> &[u8] {

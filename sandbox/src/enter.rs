@@ -56,7 +56,9 @@ fn report_failure(failure: Failure, descriptors: &ChildDescriptors<'_>) {
 fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<'_>) -> Entered<i32> {
     // First, so that no descriptor, environment or memory of the engine can be reached from inside, whatever follows.
     keep_only(descriptors).at(Step::Descriptors)?;
-    sys::forget_arguments();
+    if let Some(strings) = plan.start_strings {
+        strings.wipe();
+    }
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .at(Step::Descriptors)?;
     // Signals to the engine's process group are not for the sandbox.
@@ -294,26 +296,24 @@ fn make_dev(maker: &Maker<'_>, files: BorrowedFd<'_>, plan: &Plan) -> Result<Own
     for (to, link) in DEV_LINKS {
         rustix::fs::symlinkat(*to, &dev, *link)?;
     }
-    let below: [(&CStr, &CStr, &[(&CStr, &CStr)], Attr); 3] = [
-        (
-            c"pts",
-            c"devpts",
-            &[(c"mode", c"620"), (c"ptmxmode", c"666"), (c"gid", c"5")],
-            Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC,
-        ),
-        (c"shm", c"tmpfs", &[(c"mode", c"1777"), (c"size", &plan.shm_size)], NOTHING_SPECIAL),
-        (c"mqueue", c"mqueue", &[], NOTHING_SPECIAL),
-    ];
-    for (name, kind, options, attributes) in below {
-        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))?;
-        let mount = match new_mount(kind, options, attributes) {
-            // A kernel may be built without POSIX message queues.
-            Err(Errno::NODEV) if name == c"mqueue" => continue,
-            other => other?,
-        };
-        attach(mount.as_fd(), dev.as_fd(), name)?;
+    let pts = [(c"mode", c"620"), (c"ptmxmode", c"666"), (c"gid", c"5")];
+    let shm = [(c"mode", c"1777"), (c"size", plan.shm_size.as_c_str())];
+    let devices = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC;
+    attach_new(dev.as_fd(), c"pts", new_mount(c"devpts", &pts, devices)?.as_fd())?;
+    attach_new(dev.as_fd(), c"shm", new_mount(c"tmpfs", &shm, NOTHING_SPECIAL)?.as_fd())?;
+    match new_mount(c"mqueue", &[], NOTHING_SPECIAL) {
+        Ok(queues) => attach_new(dev.as_fd(), c"mqueue", queues.as_fd())?,
+        // A kernel may be built without POSIX message queues.
+        Err(Errno::NODEV) => {}
+        Err(errno) => return Err(errno),
     }
     Ok(dev)
+}
+
+/// Mounts on a new directory.
+fn attach_new(parent: BorrowedFd<'_>, name: &CStr, mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+    attach(mount, parent, name)
 }
 
 fn new_file(directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
@@ -626,6 +626,9 @@ fn supervise(command: i32, descriptors: &ChildDescriptors<'_>) -> i32 {
     loop {
         while let Ok(dead) = sys::wait_any() {
             if dead.pid == command {
+                // Once this is reported nothing inside runs any more, so the parent need not wait for the kernel to
+                // take the namespaces apart, which costs several grace periods of RCU.
+                sys::end_all_others();
                 let (cpu_micros, max_rss_bytes) = sys::children_usage();
                 Report::Ended { wait_status: dead.status, cpu_micros, max_rss_bytes }
                     .send(descriptors.report.as_fd());

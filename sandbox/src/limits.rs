@@ -18,6 +18,7 @@ pub(crate) struct Rlimit {
 }
 
 /// Docker's names (`--ulimit`) and the kernel's numbers.
+#[allow(clippy::unnecessary_cast, reason = "their type depends on the C library")]
 const RESOURCES: &[(&str, u32)] = &[
     ("as", libc::RLIMIT_AS as u32),
     ("core", libc::RLIMIT_CORE as u32),
@@ -170,6 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::unnecessary_cast, reason = "the type depends on the C library")]
     fn ulimits_have_dockers_names() {
         let limits = Limits { ulimits: vec![("nofile".into(), 10, 20)], ..Limits::default() };
         let expected = Rlimit { resource: libc::RLIMIT_NOFILE as u32, soft: 10, hard: 20 };

@@ -11,7 +11,7 @@ use rustix::thread::Gid;
 
 use crate::limits::{self, Rlimit};
 use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
-use crate::sys::Instruction;
+use crate::sys::{Instruction, StartStrings};
 use crate::{Mount, MountKind, Network, SandboxError, Security, Spec, etc_files, seccomp};
 
 /// What a `PATH` is when the environment has none; Docker's default.
@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) candidates: Vec<CString>,
     pub(crate) argv: Vec<CString>,
     pub(crate) env: Vec<CString>,
+    /// Where the engine's own arguments and environment lie.
+    pub(crate) start_strings: Option<StartStrings>,
     /// Device and inode of the engine's own program, which must not be executed inside.
     pub(crate) own_program: (u64, u64),
 }
@@ -155,6 +157,7 @@ impl Plan {
             candidates: candidates(command, &spec.env)?,
             argv,
             env,
+            start_strings: StartStrings::of_this_process(),
             own_program: (program.dev(), program.ino()),
         })
     }

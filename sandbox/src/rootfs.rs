@@ -420,3 +420,54 @@ fn link_text(directory: BorrowedFd<'_>, name: &CStr, buffer: &mut PathBuffer) ->
 fn c_str(bytes: &[u8]) -> Result<&CStr, Errno> {
     CStr::from_bytes_until_nul(bytes).map_err(|_| Errno::INVAL)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{EndSignal, fork, wait_for};
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn kernels_that_cannot_append_layers_get_a_list() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root (overlayfs)");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| {
+            let path = directory.path().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            CString::new(path.as_os_str().as_bytes()).unwrap()
+        };
+        let layers = vec![path("low, with: signs"), path("high")];
+        std::fs::write(directory.path().join("low, with: signs/file"), "").unwrap();
+        let text = |path: &CString| path.to_str().unwrap().replace(',', "\\,").replace(':', "\\:");
+        let options = format!("lowerdir={}:{}", text(&layers[1]), text(&layers[0]));
+        let overlay = Overlay {
+            options_target: layers[1].clone(),
+            layers,
+            upper: None,
+            options: CString::new(options).unwrap(),
+            api: LayerApi::List,
+            marks: Marks::Trusted,
+        };
+        let child = fork(libc::CLONE_NEWNS, EndSignal::None, || {
+            let private =
+                rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+            if rustix::mount::mount_change(c"/", private).is_err() {
+                return 1;
+            }
+            let Ok(mount) = overlay.mount(MountAttrFlags::MOUNT_ATTR_NODEV) else { return 2 };
+            i32::from(open_in_root(mount.as_fd(), c"file", OFlags::PATH).is_err()) * 3
+        })
+        .unwrap();
+        assert_eq!(wait_for(child.pid).unwrap().status, 0);
+    }
+
+    #[test]
+    fn a_descriptors_path_is_written_in_full() {
+        let file = std::fs::File::open("/").unwrap();
+        let expected = format!("/proc/self/fd/{}", file.as_raw_fd());
+        assert_eq!(DescriptorPath::new().of(file.as_fd()).to_str().unwrap(), expected);
+    }
+}

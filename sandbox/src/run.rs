@@ -1,7 +1,7 @@
 //! The parent's side: starts the child, streams its output, cancels it, cleans up after it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,6 +23,8 @@ use crate::{Exit, ExitStatus, Io, Output, SandboxError, Spec, Usage};
 
 /// How often the cancel flag is looked at.
 const CANCEL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 25_000_000 };
+/// A thread that only waits needs little.
+const REAPER_STACK_BYTES: usize = 64 * 1024;
 /// Bytes read from a stream at a time: a pipe's whole content.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -46,7 +48,15 @@ pub fn run(
     let mut sandbox =
         Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
     let streamed = sandbox.stream(spec, &plan, output, cancel);
-    let ended = sandbox.init.end();
+    let ended = match &streamed {
+        // A control group can only be removed when the init has left it.
+        Ok(Streamed::ToTheEnd) if group.joins.is_empty() => sandbox.init.end_in_background(),
+        Ok(Streamed::ToTheEnd) => sandbox.init.end(),
+        _ => {
+            sandbox.init.kill();
+            sandbox.init.end()
+        }
+    };
     let reports = Report::parse_all(&sandbox.reports);
 
     // Whatever happened, the upper directory must not keep what kiln put there.
@@ -120,8 +130,9 @@ enum Streamed {
 #[derive(Debug)]
 struct Sandbox {
     init: Init,
-    report: OwnedFd,
-    control: OwnedFd,
+    /// `None` at their ends.
+    report: Option<OwnedFd>,
+    control: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     /// Bytes of reports so far.
@@ -143,6 +154,20 @@ impl Init {
             sys::wait_for(self.process.pid)?;
         }
         Ok(())
+    }
+
+    /// Leaves the reaping to a thread: every process inside is gone already, and the kernel takes the namespaces
+    /// apart before the init can be reaped.
+    fn end_in_background(&mut self) -> io::Result<()> {
+        let pid = self.process.pid;
+        let waiter = std::thread::Builder::new().name("kiln-reaper".into()).stack_size(REAPER_STACK_BYTES);
+        match waiter.spawn(move || drop(sys::wait_for(pid))) {
+            Ok(_) => {
+                self.reaped = true;
+                Ok(())
+            }
+            Err(_) => self.end(),
+        }
     }
 
     fn kill(&self) {
@@ -202,10 +227,17 @@ impl Sandbox {
         })?;
         drop(blocked);
         let init = Init { process, reaped: false };
-        Ok(Sandbox { init, report, control, stdout, stderr, reports: Vec::new() })
+        Ok(Sandbox {
+            init,
+            report: Some(report),
+            control: Some(control),
+            stdout,
+            stderr,
+            reports: Vec::new(),
+        })
     }
 
-    /// Streams until the sandbox's init is gone, which is after everything else in it.
+    /// Streams until nothing inside runs any more.
     fn stream(
         &mut self,
         spec: &Spec,
@@ -219,10 +251,9 @@ impl Sandbox {
         loop {
             let ready = self.wait(session.as_ref())?;
             if cancel.load(Ordering::Relaxed) {
-                self.init.kill();
                 return Ok(Streamed::Canceled);
             }
-            while let Some(descriptor) = receive_descriptor(self.control.as_fd()) {
+            while let Some(descriptor) = self.control.as_ref().and_then(|fd| receive_descriptor(fd.as_fd())) {
                 // The sockets come first, in the order of the mounts; a terminal's master comes last.
                 match (plan.sockets.get(relays.len()), &spec.io) {
                     (Some(target), _) => relays.push(Relay::start(descriptor, target.clone())?),
@@ -230,6 +261,11 @@ impl Sandbox {
                     (None, _) => {}
                 }
             }
+            // A descriptor at its end is always ready: the loop would spin.
+            if ready.control_closed {
+                self.control = None;
+            }
+            let ended = self.read_reports(&mut buffer) || ready.ended;
             if let Some(session) = &mut session {
                 session.copy_size();
                 session.write_typed();
@@ -238,34 +274,44 @@ impl Sandbox {
                 }
                 session.copy_output();
             }
-            self.reports.extend_from_slice(read_available(self.report.as_fd(), &mut buffer));
-            // Once more after the end: what was written last is still in the pipes. A descriptor that was passed to
-            // a process outside keeps a pipe open, so its end is not waited for.
-            while drain(&mut self.stdout, Output::Stdout, &mut buffer, output)
-                | drain(&mut self.stderr, Output::Stderr, &mut buffer, output)
-            {
-                if !ready.ended {
+            // After the end until nothing is left: what was written last is still in the pipes. The pipes' ends are
+            // not waited for, since a descriptor passed to a process outside would keep them open.
+            loop {
+                let out = drain(&mut self.stdout, Output::Stdout, &mut buffer, output);
+                let err = drain(&mut self.stderr, Output::Stderr, &mut buffer, output);
+                if !(ended && (out || err)) {
                     break;
                 }
             }
-            if ready.ended {
-                loop {
-                    let bytes = read_available(self.report.as_fd(), &mut buffer);
-                    if bytes.is_empty() {
-                        return Ok(Streamed::ToTheEnd);
-                    }
-                    self.reports.extend_from_slice(bytes);
-                }
+            if ended {
+                self.read_reports(&mut buffer);
+                return Ok(Streamed::ToTheEnd);
             }
         }
+    }
+
+    /// Reads what has been reported; `true` when that says that nothing runs any more.
+    fn read_reports(&mut self, buffer: &mut [u8]) -> bool {
+        while let Some(report) = &self.report {
+            match rustix::io::read(report, &mut *buffer) {
+                Ok(length @ 1..) => self.reports.extend_from_slice(&buffer[..length]),
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                _ => self.report = None,
+            }
+        }
+        Report::parse_all(&self.reports).iter().any(|report| matches!(report, Report::Ended { .. }))
     }
 
     fn wait(&self, session: Option<&Session<'_>>) -> io::Result<Ready> {
         let mut events = Vec::with_capacity(7);
         events.push(PollFd::new(&self.init.process.pidfd, PollFlags::IN));
-        events.push(PollFd::new(&self.report, PollFlags::IN));
-        events.push(PollFd::new(&self.control, PollFlags::IN));
-        for stream in [&self.stdout, &self.stderr].into_iter().flatten() {
+        let mut control_at = None;
+        if let Some(control) = &self.control {
+            control_at = Some(events.len());
+            events.push(PollFd::new(control, PollFlags::IN));
+        }
+        for stream in [&self.report, &self.stdout, &self.stderr].into_iter().flatten() {
             events.push(PollFd::new(stream, PollFlags::IN));
         }
         let mut input_at = None;
@@ -282,14 +328,19 @@ impl Sandbox {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let is_ready = |index: usize| events.get(index).is_some_and(|event| !event.revents().is_empty());
-        Ok(Ready { ended: is_ready(0), input: input_at.is_some_and(is_ready) })
+        let flags = |index: usize| events.get(index).map_or(PollFlags::empty(), PollFd::revents);
+        Ok(Ready {
+            ended: !flags(0).is_empty(),
+            control_closed: control_at.is_some_and(|at| flags(at).contains(PollFlags::HUP)),
+            input: input_at.is_some_and(|at| !flags(at).is_empty()),
+        })
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Ready {
     ended: bool,
+    control_closed: bool,
     input: bool,
 }
 
@@ -312,13 +363,6 @@ fn drain(
             *stream = None;
             false
         }
-    }
-}
-
-fn read_available<'a>(fd: BorrowedFd<'_>, buffer: &'a mut [u8]) -> &'a [u8] {
-    match rustix::io::read(fd, &mut *buffer) {
-        Ok(length) => &buffer[..length],
-        Err(_) => &[],
     }
 }
 

@@ -124,7 +124,9 @@ impl StoreError {
         }
     }
 
-    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+    /// Says what a system error on a file of the store's means: a full disk and a read-only one have their own variants.
+    /// For callers that stream into a [`BlobWriter`](super::BlobWriter) or a draft themselves.
+    pub fn io(path: &Path, source: io::Error) -> Self {
         let path = path.to_path_buf();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },

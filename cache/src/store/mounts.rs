@@ -57,7 +57,8 @@ impl CacheMount {
     pub fn path(&self) -> &Path {
         &self.path
     }
-    /// Whether it was made just now (and wants its seed).
+    /// Whether it was made just now (and wants its seed). Only the one that made it is told so: other shared users may
+    /// see it before it is seeded.
     pub fn is_new(&self) -> bool {
         self.is_new
     }

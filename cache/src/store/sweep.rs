@@ -37,7 +37,9 @@ pub(super) fn sweep(root: &Path, db: &Db) -> Result<(), StoreError> {
 }
 
 /// Drops `drafts` on a thread of its own. Whatever the end of the process leaves, the next sweep finds.
-pub(super) fn remove_in_background(drafts: Vec<LayerDraft>) {
+pub(super) fn remove_in_background(mut drafts: Vec<LayerDraft>) {
+    // An empty one, such as trash that nothing was thrown into, is not worth a thread.
+    drafts.retain(|draft| std::fs::remove_dir(draft.path()).is_err());
     if drafts.is_empty() {
         return;
     }

@@ -316,7 +316,17 @@ mod tests {
         assert_eq!(
             names(&entries),
             [
-                "", "leak", "link", "out", "out/deep", "out/deep/kept", "src", "src/a", "src/sub", "src/sub/b", "src.txt",
+                "",
+                "leak",
+                "link",
+                "out",
+                "out/deep",
+                "out/deep/kept",
+                "src",
+                "src/a",
+                "src/sub",
+                "src/sub/b",
+                "src.txt",
                 "to-gone"
             ]
         );

@@ -111,12 +111,11 @@ impl FileIndex {
         }
         let bytes = encode(self.stored(), &session);
         let temporary = temporary_beside(&self.path);
-        let written = std::fs::OpenOptions::new().write(true).create_new(true).open(&temporary).and_then(
-            |mut file| {
+        let written =
+            std::fs::OpenOptions::new().write(true).create_new(true).open(&temporary).and_then(|mut file| {
                 file.write_all(&bytes)?;
                 std::fs::rename(&temporary, &self.path)
-            },
-        );
+            });
         if written.is_err() {
             // Best effort: what the first error says is what the caller has to know.
             let _ = std::fs::remove_file(&temporary);

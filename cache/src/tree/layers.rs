@@ -12,7 +12,9 @@ use rayon::prelude::*;
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::beneath::{has_opaque_mark, hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry};
+use super::beneath::{
+    has_opaque_mark, hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry,
+};
 use super::resolve::{Follow, Step, resolve};
 use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean};
 
@@ -414,7 +416,8 @@ mod tests {
         }
         opaque(dir.path().join("top/d"), "user.overlay.opaque");
         let tree = LayerTree::open(&[dir.path().join("low"), dir.path().join("top")]).unwrap();
-        let names: Vec<_> = tree.read_dir(Path::new("d")).unwrap().into_iter().map(|entry| entry.path).collect();
+        let names: Vec<_> =
+            tree.read_dir(Path::new("d")).unwrap().into_iter().map(|entry| entry.path).collect();
         assert_eq!(names, [Path::new("d/top")]);
     }
 
@@ -441,7 +444,10 @@ mod tests {
         fs::write(dir.path().join("big"), [0; 101]).unwrap();
         let tree = LayerTree::open(&[dir.path()]).unwrap();
         assert!(matches!(tree.read_small(Path::new("fifo"), 100), Err(TreeError::NotAFile(_))));
-        assert!(matches!(tree.read_small(Path::new("big"), 100), Err(TreeError::TooLarge { limit: 100, .. })));
+        assert!(matches!(
+            tree.read_small(Path::new("big"), 100),
+            Err(TreeError::TooLarge { limit: 100, .. })
+        ));
         assert_eq!(tree.read_small(Path::new("big"), 101).unwrap().unwrap().len(), 101);
     }
 

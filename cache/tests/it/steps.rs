@@ -102,6 +102,10 @@ fn equal_steps_run_once_among_many_threads() {
         }
     });
     assert_eq!(runs.into_inner(), 20);
+    let locks = std::fs::read_dir(store.root().join("locks")).unwrap();
+    let left: Vec<_> =
+        locks.map(|entry| entry.unwrap().file_name()).filter(|name| name.len() == 64).collect();
+    assert_eq!(left, Vec::<std::ffi::OsString>::new());
     assert_sound(&store);
 }
 

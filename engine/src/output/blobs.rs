@@ -183,7 +183,8 @@ fn blob_of(
     let mut writer = layer::compress(solver.store.blob_writer()?, settings.compression, settings.level)?;
     let options = PackOptions { rewrite_mtime_to: rewrite };
     let packed = layer::pack_with(tree.as_fd(), OverlayXattrs::Trusted, options, &mut writer)?;
-    let (digest, size) = writer.finish()?.finish(None)?;
+    let writer = writer.finish().map_err(|error| Error::io(solver.store.root(), error))?;
+    let (digest, size) = writer.finish(None)?;
     if shared {
         solver.store.remember_compressed(packed.diff_id, settings.word(), digest)?;
     }

@@ -3,17 +3,20 @@
 //! Redirects are followed by hand, so that `Authorization` never reaches another origin than the one it is meant for
 //! and an encrypted request never goes on in the clear (THREATS C5, C6). What fails for a moment is tried again.
 
+mod download;
 mod exchange;
 mod proxy;
 mod url;
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ureq::http::header;
 use ureq::http::{HeaderMap, HeaderName};
+
+pub use download::Download;
 
 pub(crate) use exchange::{Body, Connections, Request, Response, Tls, is_canceled};
 pub(crate) use proxy::ProxyRules;
@@ -29,9 +32,6 @@ const MAX_ERROR_BODY_BYTES: u64 = 64 << 10;
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 /// How often a wait looks whether it is cancelled.
 const CANCEL_POLL: Duration = Duration::from_millis(50);
-/// A file name is no longer on Linux.
-const MAX_NAME_BYTES: usize = 255;
-
 /// Why something could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -106,6 +106,9 @@ impl HttpError {
                 io::ErrorKind::ConnectionRefused => "is the server running, and the port right?",
                 io::ErrorKind::NotFound => "check the name, and your DNS or proxy settings (HTTPS_PROXY)",
                 io::ErrorKind::TimedOut => "check your network, firewall and proxy settings (HTTPS_PROXY)",
+                _ if is_untrusted(source) => {
+                    "add the authority that signed it to your system's certificates, or name a bundle in SSL_CERT_FILE"
+                }
                 _ => return None,
             },
             Self::Status { status: 401 | 403, .. } => "the server wants other credentials",
@@ -168,26 +171,6 @@ pub struct Client {
     retry: Retry,
 }
 
-/// A download that has begun.
-pub struct Download {
-    /// The body as sent. Reading fails when it ends early, stalls, or the build is cancelled.
-    pub reader: Box<dyn Read + Send>,
-    /// `Last-Modified`.
-    pub last_modified: Option<SystemTime>,
-    /// The file name in `Content-Disposition`: one path component, never `.` or `..`.
-    pub content_disposition_name: Option<String>,
-    /// `ETag`, as sent.
-    pub etag: Option<String>,
-    /// `Content-Length`.
-    pub len: Option<u64>,
-}
-
-impl std::fmt::Debug for Download {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Download").field("etag", &self.etag).field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
 impl Client {
     /// A client that uses the proxies of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`; `env` looks variables up.
     pub fn from_env(env: &dyn Fn(&str) -> Option<String>, retry: Retry) -> Self {
@@ -209,14 +192,7 @@ impl Client {
         if response.status != 200 {
             return Err(status_error(response, cancel));
         }
-        let headers = &response.headers;
-        Ok(Download {
-            last_modified: text(headers, &header::LAST_MODIFIED).and_then(http_date),
-            content_disposition_name: text(headers, &header::CONTENT_DISPOSITION).and_then(disposition_name),
-            etag: text(headers, &header::ETAG).map(str::to_owned),
-            len: content_length(headers),
-            reader: Box::new(DownloadReader { body: response.body, cancel: Arc::clone(cancel) }),
-        })
+        Ok(Download::new(response, cancel))
     }
 
     pub(crate) fn retry(&self) -> Retry {
@@ -347,6 +323,16 @@ pub(crate) fn is_transient(error: &io::Error) -> bool {
     )
 }
 
+/// Whether the server's certificate is what went wrong.
+pub(crate) fn is_untrusted(error: &io::Error) -> bool {
+    let cause = error.get_ref();
+    let tls = cause.and_then(|cause| match cause.downcast_ref::<ureq::Error>() {
+        Some(ureq::Error::Rustls(error)) => Some(error),
+        _ => cause.downcast_ref::<rustls::Error>(),
+    });
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+}
+
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     text(headers, &header::RETRY_AFTER)?.trim().parse().ok().map(Duration::from_secs)
 }
@@ -359,99 +345,9 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     text(headers, &header::CONTENT_LENGTH)?.parse().ok()
 }
 
-fn http_date(text: &str) -> Option<SystemTime> {
-    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok().map(SystemTime::from)
-}
-
-/// The file name of a `Content-Disposition` (RFC 6266), if it is one harmless component.
-fn disposition_name(header: &str) -> Option<String> {
-    let mut plain = None;
-    let mut extended = None;
-    for parameter in split_parameters(header).into_iter().skip(1) {
-        let Some((key, value)) = parameter.split_once('=') else { continue };
-        let value = value.trim();
-        match key.trim().to_ascii_lowercase().as_str() {
-            "filename" => {
-                let unquoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
-                plain = Some(unquoted.map_or_else(|| value.to_owned(), |text| text.replace("\\\"", "\"")));
-            }
-            "filename*" => {
-                let mut parts = value.splitn(3, '\'');
-                let charset = parts.next().unwrap_or_default();
-                if charset.eq_ignore_ascii_case("utf-8")
-                    && let Some(encoded) = parts.nth(1)
-                {
-                    extended = String::from_utf8(url::decode(encoded)).ok();
-                }
-            }
-            _ => {}
-        }
-    }
-    let name = extended.or(plain)?;
-    let harmless = !matches!(name.as_str(), "" | "." | "..")
-        && name.len() <= MAX_NAME_BYTES
-        && !name.chars().any(|c| matches!(c, '/' | '\\') || c.is_control());
-    harmless.then_some(name)
-}
-
-/// Splits at semicolons outside of quotes.
-fn split_parameters(text: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let (mut start, mut quoted, mut escaped) = (0, false, false);
-    for (at, c) in text.char_indices() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' if quoted => escaped = true,
-            '"' => quoted = !quoted,
-            ';' if !quoted => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts
-}
-
-struct DownloadReader {
-    body: Body,
-    cancel: Arc<AtomicBool>,
-}
-
-impl Read for DownloadReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.body.read(buffer, &self.cancel)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_download_is_named_by_one_harmless_component_or_not_at_all() {
-        for (header, name) in [
-            ("attachment; filename=\"a b.tar\"", Some("a b.tar")),
-            ("attachment; filename=a.tar; size=3", Some("a.tar")),
-            ("attachment; filename=\"a;b\"", Some("a;b")),
-            ("attachment; filename=\"x\"; filename*=UTF-8''%c3%a4.txt", Some("ä.txt")),
-            ("attachment; filename=\"../../x\"", None),
-            ("attachment; filename=\"a/b\"", None),
-            ("attachment; filename=\"..\"", None),
-            ("attachment; filename=\"\"", None),
-            ("attachment; filename*=UTF-8''a%00b", None),
-            ("attachment", None),
-        ] {
-            assert_eq!(disposition_name(header).as_deref(), name, "{header}");
-        }
-    }
-
-    #[test]
-    fn an_http_date_is_read() {
-        let date = http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        assert_eq!(date.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(), 784_111_777);
-    }
 
     #[test]
     fn a_servers_words_are_escaped_and_pages_are_left_out() {

@@ -50,11 +50,15 @@ impl Url {
         if host.is_empty() {
             return Err(invalid("it has no host"));
         }
-        if host_and_port.ends_with(':') || (authority.port().is_some() && authority.port_u16().is_none()) {
-            return Err(invalid("its port is no number"));
-        }
-        let origin =
-            Origin { https, port: authority.port_u16().unwrap_or(if https { 443 } else { 80 }), host };
+        // The parser takes anything for a port and gives none back.
+        let port = match host_and_port.get(host.len()..) {
+            Some("") | None => None,
+            Some(rest) => {
+                let number = rest.strip_prefix(':').and_then(|port| port.parse::<u16>().ok());
+                Some(number.ok_or_else(|| invalid("its port is no number"))?)
+            }
+        };
+        let origin = Origin { https, port: port.unwrap_or(if https { 443 } else { 80 }), host };
         let basic = userinfo.map(|userinfo| {
             let userinfo = if userinfo.contains(':') { userinfo.to_owned() } else { format!("{userinfo}:") };
             format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(decode(&userinfo)))

@@ -89,8 +89,7 @@ impl<R: Read> BufRead for HashingReader<R> {
         if self.position == self.chunk.len() {
             let mut buffer = self.queue.buffer();
             (&mut self.inner).take(CHUNK_BYTES as u64).read_to_end(&mut buffer)?;
-            self.budget =
-                self.budget.checked_sub(buffer.len() as u64).ok_or(io::ErrorKind::FileTooLarge)?;
+            self.budget = self.budget.checked_sub(buffer.len() as u64).ok_or(io::ErrorKind::FileTooLarge)?;
             let full = Arc::new(buffer);
             if !full.is_empty() {
                 self.queue.push(Arc::clone(&full))?;

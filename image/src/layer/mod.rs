@@ -11,16 +11,16 @@ mod compression;
 mod digest_stream;
 mod pack;
 mod tar_reader;
-mod tree_writer;
 #[cfg(test)]
 mod tests;
+mod tree_writer;
 mod unpack;
 
-pub use compression::{ARCHIVE_HEAD_BYTES, Compressor, ZSTD_WINDOW_LOG_MAX, compress, decompress, is_archive};
-pub use pack::{PackOptions, pack, pack_with};
-pub use tar_reader::{
-    MAX_ENTRIES, MAX_EXTENSION_BYTES, MAX_FILE_BYTES, MAX_PATH_BYTES, MAX_SPARSE_SEGMENTS,
+pub use compression::{
+    ARCHIVE_HEAD_BYTES, Compressor, ZSTD_WINDOW_LOG_MAX, compress, decompress, is_archive,
 };
+pub use pack::{PackOptions, pack, pack_with};
+pub use tar_reader::{MAX_ENTRIES, MAX_EXTENSION_BYTES, MAX_FILE_BYTES, MAX_PATH_BYTES, MAX_SPARSE_SEGMENTS};
 pub use tree_writer::MAX_DEFERRED_BYTES;
 pub use unpack::{ExtractOptions, Extracted, MAX_LAYER_BYTES, extract_archive, unpack};
 

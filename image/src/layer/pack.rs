@@ -18,8 +18,8 @@ use tar::{EntryType, Header};
 
 use super::digest_stream::{HashingWriter, with_hasher};
 use super::{
-    At as _, LayerError, OPAQUE_VALUE, OverlayXattrs, Packed, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, is_portable_xattr,
-    shown,
+    At as _, LayerError, OPAQUE_VALUE, OverlayXattrs, Packed, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
+    is_portable_xattr, shown,
 };
 use crate::DiffId;
 
@@ -103,8 +103,7 @@ impl Packer<'_> {
             if name.starts_with(WHITEOUT_PREFIX) {
                 return Err(LayerError::ReservedName(shown(&child)));
             }
-            let stat =
-                rustix::fs::statat(&dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).at(&child)?;
+            let stat = rustix::fs::statat(&dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).at(&child)?;
             pending.push(Pending::Entry(child, stat));
         }
         let mut value = [0; OPAQUE_VALUE.len()];

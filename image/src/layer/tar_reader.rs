@@ -255,7 +255,9 @@ impl<R: BufRead> TarReader<R> {
 
         let kind = match header.entry_type() {
             // Before POSIX a directory was a file whose name ends in a slash.
-            EntryType::Regular if path.ends_with(b"/") && header.as_bytes()[156] == 0 && size == 0 => TarKind::Dir,
+            EntryType::Regular if path.ends_with(b"/") && header.as_bytes()[156] == 0 && size == 0 => {
+                TarKind::Dir
+            }
             EntryType::Regular | EntryType::Continuous => {
                 self.set_data(size);
                 match self.pax_sparse(&path, &pax)? {
@@ -329,17 +331,21 @@ impl<R: BufRead> TarReader<R> {
     fn pax_sparse(&mut self, path: &[u8], pax: &Pax) -> Result<Option<TarKind>, LayerError> {
         let value = |key: &str| pax.get(key.as_bytes());
         if let Some(map) = value("GNU.sparse.map") {
-            let size = value("GNU.sparse.size").ok_or_else(|| malformed(path, "a sparse file without its size"))?;
+            let size =
+                value("GNU.sparse.size").ok_or_else(|| malformed(path, "a sparse file without its size"))?;
             let mut numbers = map.split(|&b| b == b',').map(|text| decimal(path, text));
             let mut segments = Segments::new(path);
             while let Some(offset) = numbers.next() {
-                let length = numbers.next().ok_or_else(|| malformed(path, "half a piece of a sparse file"))?;
+                let length =
+                    numbers.next().ok_or_else(|| malformed(path, "half a piece of a sparse file"))?;
                 segments.add(offset?, length?)?;
             }
             return segments.finish(decimal(path, size)?, self.data_left).map(Some);
         }
         match (value("GNU.sparse.major").map(Vec::as_slice), value("GNU.sparse.minor").map(Vec::as_slice)) {
-            (None, None) if value("GNU.sparse.size").is_none() && value("GNU.sparse.realsize").is_none() => Ok(None),
+            (None, None) if value("GNU.sparse.size").is_none() && value("GNU.sparse.realsize").is_none() => {
+                Ok(None)
+            }
             (Some(b"1"), Some(b"0")) => {
                 let size = value("GNU.sparse.realsize")
                     .ok_or_else(|| malformed(path, "a sparse file without its size"))?;
@@ -537,7 +543,8 @@ fn parse_mtime(text: &[u8]) -> Option<Mtime> {
 fn parse_number(field: &[u8]) -> Option<i64> {
     let first = *field.first()?;
     if first & 0x80 != 0 {
-        let start = if first & 0x40 == 0 { i128::from(first & 0x3f) } else { i128::from(first & 0x3f) - 0x40 };
+        let start =
+            if first & 0x40 == 0 { i128::from(first & 0x3f) } else { i128::from(first & 0x3f) - 0x40 };
         let value = field[1..].iter().fold(start, |sum, &byte| sum << 8 | i128::from(byte));
         return i64::try_from(value).ok();
     }

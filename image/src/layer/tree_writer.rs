@@ -402,8 +402,7 @@ fn owner(metadata: &Metadata<'_>) -> (rustix::fs::Uid, rustix::fs::Gid) {
 }
 
 fn times(mtime: Mtime) -> Timestamps {
-    let time =
-        rustix::fs::Timespec { tv_sec: mtime.seconds, tv_nsec: i64::from(mtime.nanoseconds) };
+    let time = rustix::fs::Timespec { tv_sec: mtime.seconds, tv_nsec: i64::from(mtime.nanoseconds) };
     Timestamps { last_access: time, last_modification: time }
 }
 

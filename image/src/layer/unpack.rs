@@ -9,8 +9,8 @@ use super::digest_stream::{HashingReader, with_hasher};
 use super::tar_reader::{Segment, TarEntry, TarKind, TarReader};
 use super::tree_writer::{CleanPath, Existing, Metadata, TreeWriter};
 use super::{
-    At as _, LayerError, OverlayXattrs, Unpacked, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, decompress,
-    shown,
+    At as _, LayerError, OverlayXattrs, Unpacked, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
+    decompress, shown,
 };
 use crate::DiffId;
 
@@ -117,13 +117,10 @@ enum LayerName {
 fn layer_name(path: &CleanPath) -> Result<LayerName, LayerError> {
     let refused = |problem| LayerError::Escape { entry: shown(path.as_bytes()), problem };
     let Some((parent, name)) = path.split() else { return Ok(LayerName::Plain) };
-    if let Some(hidden) = path.components().find(|name| name.starts_with(WHITEOUT_PREFIX)) {
-        if hidden.len() != name.len() || hidden.as_ptr() != name.as_ptr() {
-            return match hidden.starts_with(WHITEOUT_META_PREFIX) {
-                true => Ok(LayerName::Foreign),
-                false => Err(refused("a file below a whiteout")),
-            };
-        }
+    match parent.split(|&b| b == b'/').find(|above| above.starts_with(WHITEOUT_PREFIX)) {
+        Some(above) if above.starts_with(WHITEOUT_META_PREFIX) => return Ok(LayerName::Foreign),
+        Some(_) => return Err(refused("a file below a whiteout")),
+        None => {}
     }
     let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) else { return Ok(LayerName::Plain) };
     if name == WHITEOUT_OPAQUE {
@@ -162,7 +159,10 @@ fn write_entry<R: std::io::BufRead>(
     if let TarKind::HardLink(target) = &entry.kind {
         let target = CleanPath::new(target)?;
         if names == Names::Layer && target.components().any(|name| name.starts_with(WHITEOUT_PREFIX)) {
-            return Err(LayerError::Escape { entry: shown(path.as_bytes()), problem: "a hard link to a whiteout" });
+            return Err(LayerError::Escape {
+                entry: shown(path.as_bytes()),
+                problem: "a hard link to a whiteout",
+            });
         }
         writer.hard_link(path, &target)?;
         return Ok(0);
@@ -187,7 +187,10 @@ fn write_entry<R: std::io::BufRead>(
         }
         TarKind::Symlink(target) => {
             if target.is_empty() {
-                return Err(LayerError::Malformed { entry: shown(path.as_bytes()), problem: "a link to nothing" });
+                return Err(LayerError::Malformed {
+                    entry: shown(path.as_bytes()),
+                    problem: "a link to nothing",
+                });
             }
             writer.symlink(path, target, &metadata)?;
         }

@@ -83,7 +83,7 @@ pub enum DocumentError {
     #[error("no image for platform {wanted}; there are: {}", list(.available))]
     NoMatchingPlatform {
         /// What was asked for.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// What there is.
         available: Vec<Platform>,
     },

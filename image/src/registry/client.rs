@@ -7,8 +7,9 @@ use std::sync::atomic::AtomicBool;
 use ureq::http::{HeaderName, header};
 
 use super::RegistryError;
-use super::auth::{Authorizations, challenges};
+use super::auth::{Authorizations, Challenge, challenges};
 use super::config::RegistryConfig;
+use super::credentials::Credentials;
 use super::mirrors::Endpoint;
 use crate::ImageRef;
 use crate::http::{Client as Http, HttpError, Request, Response, Retry, Tls, Url, status_error};
@@ -102,22 +103,44 @@ impl Client {
         if offers.is_empty() {
             return success(response, image, authorization.is_some(), cancel);
         }
-        let credentials = self.config.credentials.find(&endpoint.registry, &endpoint.repository, cancel)?;
-        for offer in &offers {
-            let answered = self.authorizations.answer(
-                &self.http,
-                request,
-                &endpoint.repository,
-                offer,
-                credentials.as_ref(),
-                cancel,
-            )?;
-            if let Some(authorization) = answered {
-                let response = self.http.follow(request, Some(&authorization), self.retry(), cancel)?;
+        // A helper that is not installed (a configuration brought from another machine) does no harm to public images.
+        let (credentials, helper_error) =
+            match self.config.credentials.find(&endpoint.registry, &endpoint.repository, cancel) {
+                Ok(credentials) => (credentials, None),
+                Err(error @ RegistryError::CredentialHelper { .. }) => (None, Some(error)),
+                Err(error) => return Err(error),
+            };
+        let result = self.answer(endpoint, image, request, response, &offers, credentials.as_ref(), cancel);
+        match (result, helper_error) {
+            (Err(RegistryError::Unauthorized { .. } | RegistryError::Token { .. }), Some(cause)) => {
+                Err(cause)
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// Answers the first of a registry's offers that we can, and asks again.
+    #[allow(clippy::too_many_arguments, reason = "one request's whole state, used in one place")]
+    fn answer(
+        &self,
+        endpoint: &Endpoint,
+        image: &ImageRef,
+        request: &Request,
+        refusal: Response,
+        offers: &[Challenge],
+        credentials: Option<&Credentials>,
+        cancel: &AtomicBool,
+    ) -> Result<Response, RegistryError> {
+        for offer in offers {
+            let known = &self.authorizations;
+            let header =
+                known.answer(&self.http, request, &endpoint.repository, offer, credentials, cancel)?;
+            if let Some(header) = header {
+                let response = self.http.follow(request, Some(&header), self.retry(), cancel)?;
                 return success(response, image, credentials.is_some(), cancel);
             }
         }
-        success(response, image, credentials.is_some(), cancel)
+        success(refusal, image, credentials.is_some(), cancel)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::http::HttpError;
+use crate::http::{HttpError, is_untrusted};
 use crate::oci::DocumentError;
 use crate::{Digest, Platform};
 
@@ -79,7 +79,7 @@ pub enum RegistryError {
         /// What was asked for.
         image: String,
         /// The platform asked for.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// What there is.
         available: Vec<Platform>,
     },
@@ -144,7 +144,15 @@ impl RegistryError {
                 io::ErrorKind::ConnectionRefused => "is the registry running, and the port right?".into(),
                 io::ErrorKind::NotFound => "check the name, and your DNS or proxy settings (HTTPS_PROXY)".into(),
                 io::ErrorKind::TimedOut => "check your network, firewall and proxy settings (HTTPS_PROXY)".into(),
-                _ => "a registry that speaks plain HTTP or has its own certificate needs `insecure = true` in registries.conf".into(),
+                _ if is_untrusted(source) => {
+                    "add the authority that signed it to your system's certificates, or set `insecure = true` for the \
+                     registry in registries.conf"
+                        .into()
+                }
+                io::ErrorKind::InvalidData => {
+                    "if it speaks plain HTTP, set `insecure = true` for the registry in registries.conf".into()
+                }
+                _ => return None,
             },
             Self::TooManyRequests { .. } => "wait, log in for a higher limit, or name a mirror in registries.conf".into(),
             Self::DigestMismatch { .. } | Self::SizeMismatch { .. } => {

@@ -13,7 +13,14 @@ fn filled() -> Option<(RealRegistry, crate::support::Image)> {
     let (_, arm64) = two_platform_layout(directory.path());
     let source = format!("oci:{}:both", directory.path().display());
     let target = |name: &str| format!("docker://{}/{name}", registry.host);
-    skopeo(&["copy", "--all", "--dest-tls-verify=false", &source, &target("test/app:both")])?;
+    skopeo(&[
+        "copy",
+        "--all",
+        "--preserve-digests",
+        "--dest-tls-verify=false",
+        &source,
+        &target("test/app:both"),
+    ])?;
     skopeo(&[
         "copy",
         "--dest-tls-verify=false",
@@ -77,4 +84,25 @@ fn a_mirror_is_asked_first_and_the_next_when_it_has_nothing() {
     let image = client.resolve(&name, &platform("linux/arm64"), &cancel()).unwrap();
     assert_eq!(image.config_bytes, arm64.config);
     assert_eq!(image.reference, name);
+}
+
+#[test]
+fn an_unproven_certificate_serves_on_loopback_only_where_a_registry_is_meant() {
+    let Some(registry) = RealRegistry::start_tls() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let (amd64, _) = two_platform_layout(directory.path());
+    let source = format!("oci:{}:both", directory.path().display());
+    let target = format!("docker://{}/app:both", registry.host);
+    if skopeo(&["copy", "--all", "--dest-tls-verify=false", &source, &target]).is_none() {
+        return;
+    }
+    let client = client(&[]);
+    let name: ImageRef = format!("{}/app:both", registry.host).parse().unwrap();
+    let image = client.resolve(&name, &platform("linux/amd64"), &cancel()).unwrap();
+    assert_eq!(image.config_bytes, amd64.config);
+
+    let error = client.http().fetch_url(&format!("https://{}/v2/", registry.host), &cancel()).unwrap_err();
+    let text = error.to_string().replace(&registry.host, "HOST");
+    insta::assert_snapshot!(text, @"HOST cannot be reached: invalid peer certificate: UnknownIssuer");
+    insta::assert_snapshot!(error.hint().unwrap(), @"add the authority that signed it to your system's certificates, or name a bundle in SSL_CERT_FILE");
 }

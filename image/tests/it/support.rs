@@ -205,17 +205,55 @@ pub fn skopeo(arguments: &[&str]) -> Option<String> {
 pub struct RealRegistry {
     pub host: String,
     child: Child,
+    certificate: Option<tempfile::TempDir>,
     _directory: tempfile::TempDir,
 }
 
 impl RealRegistry {
     pub fn start() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    /// With a certificate that nobody vouches for.
+    pub fn start_tls() -> Option<Self> {
+        let made = tempfile::tempdir().unwrap();
+        let at = |name: &str| made.path().join(name).to_str().unwrap().to_owned();
+        let (key, certificate) = (at("key.pem"), at("cert.pem"));
+        let arguments = [
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-subj",
+            "/CN=kiln-test-that-nobody-signed",
+        ];
+        let subject =
+            ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", &key, "-out", &certificate];
+        match Command::new("openssl").args(arguments).args(subject).output() {
+            Ok(output) => assert!(output.status.success()),
+            Err(error) => {
+                eprintln!("skipped: this test needs openssl ({error})");
+                return None;
+            }
+        }
+        let mut registry =
+            Self::start_with(&format!("  tls:\n    certificate: {certificate}\n    key: {key}\n"))?;
+        registry.certificate = Some(made);
+        Some(registry)
+    }
+
+    fn start_with(http: &str) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = directory.path().join("config.yml");
         let storage = directory.path().join("data");
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{http}",
             storage.display()
         );
         std::fs::write(&config, text).unwrap();
@@ -232,7 +270,8 @@ impl RealRegistry {
                 return None;
             }
         };
-        let registry = Self { host: format!("127.0.0.1:{port}"), child, _directory: directory };
+        let registry =
+            Self { host: format!("127.0.0.1:{port}"), child, certificate: None, _directory: directory };
         // The registry says nothing when it is ready: it is, once it takes a connection.
         while TcpStream::connect(&registry.host).is_err() {
             std::thread::yield_now();

@@ -96,6 +96,20 @@ pub(crate) fn wait_for(pid: i32) -> io::Result<Dead> {
     }
 }
 
+/// Kills and reaps every other process of the namespace that this process is the init of.
+pub(crate) fn end_all_others() {
+    loop {
+        // SAFETY: no memory is passed; from the init of a namespace -1 reaches that namespace and never itself.
+        unsafe { libc::syscall(libc::SYS_kill, -1, libc::SIGKILL) };
+        match wait4(-1, libc::__WALL) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // No child is left, and orphans become children of the init.
+            Err(_) => return,
+        }
+    }
+}
+
 /// Reaps one dead child, if there is one now; `pid` 0 in the answer when there is none.
 pub(crate) fn wait_any() -> io::Result<Dead> {
     wait4(-1, libc::__WALL | libc::WNOHANG)
@@ -227,22 +241,38 @@ impl<'a> PointerList<'a> {
     }
 }
 
-/// Makes `/proc/self/environ` and `cmdline` of this process empty, as far as the kernel permits (CAP_SYS_RESOURCE).
-///
-/// The init of a sandbox is a copy of the engine; its environment may hold the user's secrets.
-pub(crate) fn forget_arguments() {
-    let here = 0_u8;
-    let address = (&raw const here) as libc::c_ulong;
-    // The start first: the stack of any thread lies below the environment, and the kernel wants start <= end.
-    for field in [
-        libc::PR_SET_MM_ENV_START,
-        libc::PR_SET_MM_ENV_END,
-        libc::PR_SET_MM_ARG_START,
-        libc::PR_SET_MM_ARG_END,
-    ] {
-        // SAFETY: these fields only say what procfs shows; the address is mapped, and nothing in this process reads
-        // its environment through them.
-        unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_MM, field, address, 0, 0) };
+/// Where the kernel put this program's arguments and environment, which `/proc/PID/cmdline` and `environ` show.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StartStrings {
+    start: usize,
+    length: usize,
+}
+
+/// Bytes of arguments and environment at most: a quarter of the largest stack that exec allows.
+const START_STRINGS_LIMIT: usize = 6 * 1024 * 1024;
+
+impl StartStrings {
+    /// Asks procfs; nothing where it does not tell.
+    pub(crate) fn of_this_process() -> Option<StartStrings> {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // The name in parentheses may hold anything, so fields are counted from its end: arg_start is the 48th of
+        // proc_pid_stat(5), env_end the 51st.
+        let (_, after_name) = stat.rsplit_once(')')?;
+        let mut fields = after_name.split_ascii_whitespace().skip(45).map(str::parse::<usize>);
+        let start = fields.next()?.ok()?;
+        let end = fields.nth(2)?.ok()?;
+        let length = end.checked_sub(start).filter(|&length| length <= START_STRINGS_LIMIT)?;
+        (start != 0).then_some(StartStrings { start, length })
+    }
+
+    /// Overwrites them in this process; only for a child that never looks at them again.
+    ///
+    /// The init of a sandbox is a copy of the engine; the environment may hold the user's secrets.
+    pub(crate) fn wipe(self) {
+        // SAFETY: the kernel says that these addresses are the arguments and the environment, which lie in the
+        // initial stack, mapped writable for the life of the process. This is a forked copy of it with one thread,
+        // which makes system calls only and holds no reference into that memory.
+        unsafe { std::ptr::with_exposed_provenance_mut::<u8>(self.start).write_bytes(0, self.length) };
     }
 }
 

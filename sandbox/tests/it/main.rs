@@ -7,3 +7,4 @@ mod attacks;
 mod commands;
 mod mounts;
 mod processes;
+mod terminal;

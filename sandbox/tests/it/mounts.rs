@@ -109,7 +109,10 @@ fn a_socket_has_the_owner_asked_for_and_reaches_the_hosts() {
     });
     // The client is this very test binary, with the host's libraries.
     let own = std::env::current_exe().unwrap();
-    let client = format!("/client/{} --exact mounts::a_client_of_a_socket --nocapture", own.file_name().unwrap().display());
+    let client = format!(
+        "/client/{} --exact mounts::a_client_of_a_socket --nocapture",
+        own.file_name().unwrap().display()
+    );
     let mut spec = store.shell(&format!("stat -c %u:%g:%a /run/agent; {client}"));
     spec.env.push("KILN_TEST_SOCKET=/run/agent".into());
     spec.identity.uid = 1000;
@@ -161,7 +164,8 @@ fn a_mount_point_that_a_link_leads_to_is_made_where_the_image_sees_it() {
     let Some(store) = store() else { return };
     std::os::unix::fs::symlink("../run/resolv/real", store.path("base/etc/resolv.conf")).unwrap();
     std::os::unix::fs::symlink("/somewhere", store.path("base/link")).unwrap();
-    let mut spec = store.shell("grep -c nameserver /run/resolv/real; grep -q ' /somewhere/x ' /proc/mounts && echo ok");
+    let mut spec =
+        store.shell("grep -c nameserver /run/resolv/real; grep -q ' /somewhere/x ' /proc/mounts && echo ok");
     spec.mounts = vec![mount("/link/x", MountKind::Tmpfs { size: None, mode: 0o755 })];
     let ran = go(&spec).unwrap();
     assert!(ran.stdout.ends_with("ok\n"), "{ran:?}");

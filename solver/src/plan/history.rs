@@ -9,7 +9,7 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// At most so many bytes of text in all entries. Every variable that is used ends up in one of them, so this also
 /// bounds what `ENV A=$A$A` or `EXPOSE 0-65535`, written often enough, can make of a small file.
-pub(super) const MAX_HISTORY_BYTES: usize = 64 << 20;
+pub(super) const MAX_HISTORY_BYTES: usize = 16 << 20;
 
 /// All stages' histories. A stage that starts from another shares its entries, so that a long chain of stages costs
 /// no more than its instructions.

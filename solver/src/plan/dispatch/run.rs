@@ -112,7 +112,8 @@ fn words(step: &Step<'_, '_>, run: &Run) -> Words {
             let mut text = line.clone();
             for heredoc in heredocs {
                 text.push('\n');
-                text.push_str(&heredoc.body);
+                // The shell removes the tabs of `<<-` itself.
+                text.push_str(&heredoc.raw);
                 text.push_str(&heredoc.name);
             }
             text

@@ -1,0 +1,8 @@
+//! The parser as its users see it: whole files in, typed instructions, errors and warnings out.
+#![allow(clippy::unwrap_used)]
+
+mod errors;
+mod files;
+mod limits;
+mod lint;
+mod triggers;
