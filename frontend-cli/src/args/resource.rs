@@ -18,7 +18,7 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let number: f64 = number.parse().map_err(|_| invalid())?;
     let bytes = number * 1024f64.powi(exponent);
     // Beyond 2^63 neither the kernel nor docker counts.
-    if !bytes.is_finite() || bytes < 0.0 || bytes >= 9.2e18 {
+    if !(0.0..9.2e18).contains(&bytes) {
         return Err(invalid());
     }
     Ok(bytes as u64)

@@ -1,4 +1,5 @@
-//! What the binary says and how it exits where no engine is needed.
+//! What the binary says and how it exits, where no registry is needed.
 #![allow(clippy::unwrap_used)]
 
+mod images;
 mod usage;
