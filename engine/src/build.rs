@@ -1,15 +1,26 @@
 //! One build: what it is asked for, and the way from there to an image.
 
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read as _;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use kiln_image::{Digest, ImageRef, Platform};
-use kiln_solver::event::{Event, EventSink};
+use kiln_cache::Store;
+use kiln_image::registry::{Registry, RegistryConfig};
+use kiln_image::{Digest, ImageRef, InvalidPlatform, InvalidReference, Platform, http};
+use kiln_parser::Warning;
+use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
+use kiln_solver::plan::{self, NamedContext, PlanRequest};
+use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
 
-use crate::Error;
+use crate::assemble::{self, Created};
+use crate::bases::Bases;
+use crate::{Error, context, output};
 
 /// Where the context comes from.
 #[derive(Clone)]
@@ -333,6 +344,195 @@ impl Build {
     /// # Errors
     /// See [`Error`]; nothing half-made stays.
     pub fn run(self) -> Result<BuildResult, Error> {
-        todo!()
+        let reporter = Arc::new(Reporter::new(Arc::clone(&self.events)));
+        let root = self.root.clone().unwrap_or_else(default_root);
+        let store = Store::open(&root)?;
+        let env = |name: &str| std::env::var(name).ok();
+        let registry = Registry::new(RegistryConfig::load(&env)?)?;
+        let http = http::Client::from_env(&env, http::Retry::default());
+        let session = Session {
+            build: &self,
+            store: &store,
+            registry: &registry,
+            http: &http,
+            reporter: &reporter,
+            cancel: &self.cancel,
+        };
+        session.run()
     }
 }
+
+/// The store's directory where none is given: `KILN_ROOT`, else the system's for root and the user's own for others.
+pub fn default_root() -> PathBuf {
+    if let Some(root) = std::env::var_os("KILN_ROOT").filter(|root| !root.is_empty()) {
+        return root.into();
+    }
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    if is_root {
+        return "/var/lib/kiln".into();
+    }
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("XDG_DATA_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local/share")))
+        .unwrap_or_else(|| "/var/tmp".into())
+        .join("kiln")
+}
+
+/// A running build: what was asked for and what it works with.
+pub(crate) struct Session<'a> {
+    pub(crate) build: &'a Build,
+    pub(crate) store: &'a Store,
+    pub(crate) registry: &'a Registry,
+    pub(crate) http: &'a http::Client,
+    pub(crate) reporter: &'a Arc<Reporter>,
+    pub(crate) cancel: &'a Arc<AtomicBool>,
+}
+
+impl Session<'_> {
+    fn run(&self) -> Result<BuildResult, Error> {
+        let tags = self.tags()?;
+        let prepared = context::prepare(self)?;
+        let (name, text) = (prepared.dockerfile_name.clone(), prepared.dockerfile.clone());
+        self.build_prepared(prepared, &tags).map_err(|error| error.in_dockerfile(&name, &text))
+    }
+
+    fn build_prepared(&self, prepared: context::Prepared, tags: &[ImageRef]) -> Result<BuildResult, Error> {
+        let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
+        for warning in &dockerfile.warnings {
+            self.warn(warning);
+        }
+        let request = self.plan_request(prepared.named)?;
+        let bases = Bases::new(self, prepared.layouts);
+        bases.resolve_all(&plan::base_names(&dockerfile, &request)?);
+        let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
+        let plan = plan::plan(&dockerfile, &request, &mut resolve)?;
+        for warning in &plan.warnings {
+            self.warn(warning);
+        }
+        let inputs = Inputs {
+            contexts: prepared.contexts,
+            images: bases.into_origins(),
+            secrets: self.secrets()?,
+            ssh: self.build.ssh.iter().cloned().collect(),
+        };
+        let solver = self.solver(inputs);
+        let output = solver.solve(&plan.graph, plan.result).map_err(|error| {
+            let mut result = Error::from(error);
+            context::explain_missing(&mut result, prepared.hidden.as_deref());
+            result
+        })?;
+        let Output::Snapshot(snapshot) = output else {
+            return Err(Error::user("the target is no image"));
+        };
+        let created = self.created(&request)?;
+        let image = assemble::assemble(&solver, &plan, &snapshot, created)?;
+        let exported = output::export(self, &solver, &image, tags)?;
+        let (steps_cached, steps_run) = self.reporter.counts();
+        Ok(BuildResult {
+            config_digest: image.config_digest,
+            manifest_digest: exported.manifest,
+            names: exported.names,
+            platform: plan.platform,
+            steps_cached,
+            steps_run,
+        })
+    }
+
+    /// A solver of this build.
+    pub(crate) fn solver(&self, inputs: Inputs) -> Solver<'_> {
+        Solver {
+            store: self.store,
+            registry: self.registry,
+            http: self.http,
+            executor: &Sandbox,
+            inputs,
+            reporter: Arc::clone(self.reporter),
+            cancel: Arc::clone(self.cancel),
+            max_parallelism: 0,
+            pulls: Pulls::default(),
+        }
+    }
+
+    fn warn(&self, warning: &Warning) {
+        self.reporter.send(Event::Warning {
+            rule: Some(warning.rule),
+            message: warning.message.clone(),
+            span: Some(warning.span),
+        });
+    }
+
+    fn tags(&self) -> Result<Vec<ImageRef>, Error> {
+        let tags = self.build.tags.iter();
+        tags.map(|tag| tag.parse().map_err(|error: InvalidReference| Error::user(error.to_string()))).collect()
+    }
+
+    fn plan_request(&self, contexts: BTreeMap<String, NamedContext>) -> Result<PlanRequest, Error> {
+        let build = self.build;
+        let platform = build
+            .platform
+            .as_ref()
+            .map(|platform| platform.parse().map_err(|error: InvalidPlatform| Error::user(error.to_string())))
+            .transpose()?;
+        Ok(PlanRequest {
+            build_args: build.args.iter().cloned().collect(),
+            target: build.target.clone(),
+            platform,
+            build_platform: Platform::host(),
+            labels: build.labels.clone(),
+            no_cache: build.no_cache,
+            no_cache_stages: build.no_cache_stages.clone(),
+            network: build.network,
+            extra_hosts: build.extra_hosts.clone(),
+            shm_bytes: build.shm_bytes,
+            ulimits: build.ulimits.clone(),
+            allow: build.allow.clone(),
+            contexts,
+        })
+    }
+
+    fn secrets(&self) -> Result<HashMap<String, Secret>, Error> {
+        let mut secrets = HashMap::new();
+        for (id, source) in &self.build.secrets {
+            let value = match source {
+                SecretSource::Value(value) => value.clone(),
+                SecretSource::File(path) => {
+                    let mut value = Vec::new();
+                    let file = std::fs::File::open(path).map_err(|error| Error::io(path, error))?;
+                    let read = file.take(SECRET_LIMIT + 1).read_to_end(&mut value);
+                    read.map_err(|error| Error::io(path, error))?;
+                    value
+                }
+                SecretSource::Env(name) => match std::env::var_os(name) {
+                    Some(value) => value.into_encoded_bytes(),
+                    // As BuildKit has it: a secret that is not there, which only a step that requires it minds.
+                    None => continue,
+                },
+            };
+            if value.len() as u64 > SECRET_LIMIT {
+                return Err(Error::user(format!("secret {id} is larger than {SECRET_LIMIT} bytes")));
+            }
+            secrets.insert(id.clone(), Secret(value));
+        }
+        Ok(secrets)
+    }
+
+    /// When the image says it was made: `SOURCE_DATE_EPOCH` of the arguments or the environment, else now.
+    fn created(&self, request: &PlanRequest) -> Result<Created, Error> {
+        let from_env = || std::env::var("SOURCE_DATE_EPOCH").ok();
+        let given = request.build_args.get("SOURCE_DATE_EPOCH").cloned().or_else(from_env);
+        match given.filter(|epoch| !epoch.is_empty()) {
+            None => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                Ok(Created::now(now))
+            }
+            Some(epoch) => epoch
+                .parse()
+                .ok()
+                .and_then(Created::epoch)
+                .ok_or_else(|| Error::user(format!("SOURCE_DATE_EPOCH `{epoch}` is no number of seconds"))),
+        }
+    }
+}
+
+/// The largest secret, as BuildKit has it.
+const SECRET_LIMIT: u64 = 500 * 1024;

@@ -1,6 +1,14 @@
 //! Why something did not work, with what a report needs to show it.
 
-use kiln_parser::Span;
+use std::path::Path;
+
+use kiln_cache::{StoreError, TreeError};
+use kiln_image::http::HttpError;
+use kiln_image::layer::LayerError;
+use kiln_image::registry::RegistryError;
+use kiln_parser::{ParseErrors, Span};
+use kiln_solver::plan::PlanError;
+use kiln_solver::solve::SolveError;
 
 /// Who can mend it; decides the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,5 +63,167 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|cause| cause as _)
+    }
+}
+
+impl Error {
+    /// A mistake of the user's in what was asked for.
+    pub(crate) fn user(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::User, message)
+    }
+
+    /// An error without a place in the Dockerfile.
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+            dockerfile: None,
+            labels: Vec::new(),
+            log_tail: Vec::new(),
+            source: None,
+        }
+    }
+
+    /// An I/O error at `path`.
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        let mut error = Self::new(ErrorKind::Environment, format!("{}: {source}", path.display()));
+        error.source = Some(Box::new(source));
+        error
+    }
+
+    /// Adds what can be done.
+    #[must_use]
+    pub(crate) fn hinted(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the Dockerfile whose places the labels name.
+    #[must_use]
+    pub(crate) fn in_dockerfile(mut self, name: &str, text: &[u8]) -> Self {
+        self.dockerfile.get_or_insert_with(|| (name.to_owned(), String::from_utf8_lossy(text).into_owned()));
+        self
+    }
+
+    fn from_cause<E>(kind: ErrorKind, error: E) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let message = error.to_string();
+        let mut result = Self::new(kind, message);
+        // The message is the error's own; what is behind it is the cause.
+        result.source = Some(Box::new(error));
+        result
+    }
+
+    fn label(&mut self, span: Option<Span>, message: String) {
+        if let Some(span) = span {
+            self.labels.push(ErrorLabel { span, message, hint: None });
+        }
+    }
+}
+
+impl From<ParseErrors> for Error {
+    fn from(errors: ParseErrors) -> Self {
+        let mut result = Self::user(errors.to_string());
+        result.hint = match errors.0.as_slice() {
+            [only] => only.hint(),
+            _ => None,
+        };
+        result.labels = errors
+            .0
+            .iter()
+            .map(|error| ErrorLabel { span: error.span(), message: error.to_string(), hint: error.hint() })
+            .collect();
+        result.source = Some(Box::new(errors));
+        result
+    }
+}
+
+impl From<PlanError> for Error {
+    fn from(error: PlanError) -> Self {
+        let (span, hint) = (error.span(), error.hint());
+        let mut result = Self::from_cause(ErrorKind::User, error);
+        result.hint = hint;
+        let message = result.message.clone();
+        result.label(span, message);
+        result
+    }
+}
+
+impl From<SolveError> for Error {
+    fn from(error: SolveError) -> Self {
+        let (span, hint) = (error.span(), error.hint());
+        let kind = match error.root() {
+            SolveError::Canceled => ErrorKind::Canceled,
+            SolveError::StepFailed { .. } => ErrorKind::Step,
+            SolveError::Copy(_)
+            | SolveError::MissingSecret { .. }
+            | SolveError::MissingSsh { .. }
+            | SolveError::Identity(_)
+            | SolveError::Checksum { .. } => ErrorKind::User,
+            SolveError::Sandbox(
+                kiln_sandbox::SandboxError::CommandNotFound(_)
+                | kiln_sandbox::SandboxError::NotExecutable { .. },
+            ) => ErrorKind::Step,
+            _ => ErrorKind::Environment,
+        };
+        let log_tail = match error.root() {
+            SolveError::StepFailed { log_tail, .. } => log_tail.clone(),
+            _ => Vec::new(),
+        };
+        let mut result = Self::from_cause(kind, error);
+        result.hint = hint;
+        result.log_tail = log_tail;
+        let message = result.message.clone();
+        result.label(span, message);
+        result
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let kind = match error {
+            StoreError::Canceled => ErrorKind::Canceled,
+            _ => ErrorKind::Environment,
+        };
+        let hint = error.hint();
+        let mut result = Self::from_cause(kind, error);
+        result.hint = hint;
+        result
+    }
+}
+
+impl From<RegistryError> for Error {
+    fn from(error: RegistryError) -> Self {
+        let hint = error.hint();
+        let mut result = Self::from_cause(ErrorKind::Environment, error);
+        result.hint = hint;
+        result
+    }
+}
+
+impl From<HttpError> for Error {
+    fn from(error: HttpError) -> Self {
+        let hint = error.hint();
+        let mut result = Self::from_cause(ErrorKind::Environment, error);
+        result.hint = hint;
+        result
+    }
+}
+
+impl From<LayerError> for Error {
+    fn from(error: LayerError) -> Self {
+        let hint = error.hint();
+        let mut result = Self::from_cause(ErrorKind::Environment, error);
+        result.hint = hint;
+        result
+    }
+}
+
+impl From<TreeError> for Error {
+    fn from(error: TreeError) -> Self {
+        Self::from_cause(ErrorKind::Environment, error)
     }
 }

@@ -16,18 +16,22 @@
 //! Here: builds, their outputs, the commands on images and containers. Not here: displays and arguments (`kiln-cli`).
 #![forbid(unsafe_code)]
 
+mod assemble;
+mod bases;
 mod build;
+mod context;
 mod error;
 pub mod images;
+mod output;
 pub mod run;
 
 pub use build::{
-    Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource,
+    Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource, default_root,
 };
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, ErrorLabel};
 pub use kiln_cache::{ImageRecord, Store, StoreError};
 pub use kiln_image::registry::{Registry, RegistryConfig};
-pub use kiln_image::{Digest, ImageRef, Platform, oci};
+pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
 pub use kiln_solver::graph::NetworkMode;

@@ -1,6 +1,8 @@
 //! What a build tells while it goes on: one typed stream that displays, reports and embedders read.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use kiln_parser::Span;
 
@@ -109,3 +111,88 @@ pub enum LogStream {
 
 /// Takes events from any thread.
 pub type EventSink = dyn Fn(Event) + Send + Sync;
+
+/// Sends the events of one build: it has the clock, the numbers of the steps and the counts of what was done.
+pub struct Reporter {
+    sink: Arc<EventSink>,
+    start: Instant,
+    last_step: AtomicU32,
+    cached: AtomicUsize,
+    run: AtomicUsize,
+}
+
+impl std::fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reporter").field("start", &self.start).field("last_step", &self.last_step).finish()
+    }
+}
+
+impl Reporter {
+    /// Starts the build's clock.
+    pub fn new(sink: Arc<EventSink>) -> Self {
+        Self {
+            sink,
+            start: Instant::now(),
+            last_step: AtomicU32::new(0),
+            cached: AtomicUsize::new(0),
+            run: AtomicUsize::new(0),
+        }
+    }
+
+    /// Sends any event.
+    pub fn send(&self, event: Event) {
+        (self.sink)(event);
+    }
+
+    /// Time since the build's start.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Makes a step known and numbers it.
+    pub fn step(&self, name: impl Into<String>, inputs: Vec<StepId>) -> StepId {
+        let id = StepId(self.last_step.fetch_add(1, Ordering::Relaxed) + 1);
+        self.send(Event::Step { id, name: name.into(), inputs });
+        id
+    }
+
+    /// Work on a step starts.
+    pub fn started(&self, id: StepId) {
+        self.send(Event::Started { id, at: self.elapsed() });
+    }
+
+    /// A step's result was found.
+    pub fn cached(&self, id: StepId) {
+        self.send(Event::Cached { id, at: self.elapsed() });
+    }
+
+    /// A step is done.
+    pub fn done(&self, id: StepId) {
+        self.send(Event::Done { id, at: self.elapsed() });
+    }
+
+    /// A step failed.
+    pub fn failed(&self, id: StepId, message: impl Into<String>) {
+        self.send(Event::Failed { id, message: message.into(), at: self.elapsed() });
+    }
+
+    /// A step was stopped.
+    pub fn canceled(&self, id: StepId) {
+        self.send(Event::Canceled { id, at: self.elapsed() });
+    }
+
+    /// Counts a result that was found, for the summary.
+    pub(crate) fn count_cached(&self) {
+        self.cached.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a result that was made, for the summary.
+    pub(crate) fn count_run(&self) {
+        self.run.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many results of the Dockerfile's steps were found, and how many were made.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.cached.load(Ordering::Relaxed), self.run.load(Ordering::Relaxed))
+    }
+}

@@ -1,16 +1,28 @@
 //! Runs a graph: takes each vertex when its inputs are ready, makes its key, finds its record or makes its result.
+//!
+//! `schedule` says what runs when, `key` what a step is called, `op` what it does, `layers` when a base image's files
+//! are really fetched.
+
+mod error;
+mod key;
+mod layers;
+mod op;
+mod schedule;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use kiln_cache::{Layer, SourceTree, Store, StoreError};
-use kiln_image::Digest;
+use kiln_cache::{Layer, SourceTree, Store};
+use kiln_image::{Digest, http};
 use kiln_image::registry::{Registry, RemoteImage};
-use kiln_parser::Span;
 
-use crate::event::EventSink;
+pub use error::SolveError;
+pub use op::exec::{Executor, Sandbox};
+pub use op::file::{CopyError, copy_out};
+
+use crate::event::Reporter;
 use crate::graph::{Graph, VertexId};
 
 /// Where the layers of a resolved image can be had.
@@ -65,51 +77,10 @@ pub struct Snapshot {
 /// What a vertex made.
 #[derive(Clone, Debug)]
 pub enum Output {
-    /// A root file system.
+    /// A root file system. Layers of a base image may not be unpacked yet, see [`Solver::ensure_layers`].
     Snapshot(Snapshot),
     /// Something to copy from that is no root file system: a context, a download.
     Tree(Arc<dyn SourceTree>),
-}
-
-/// Why a build failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SolveError {
-    /// The user gave up.
-    #[error("canceled")]
-    Canceled,
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A RUN step exited with an error.
-    #[error("process {command:?} did not complete successfully: exit code: {code}")]
-    StepFailed {
-        /// The step's name.
-        step: String,
-        /// The command.
-        command: String,
-        /// Its exit status (128 + signal).
-        code: i32,
-        /// The end of its output.
-        log_tail: Vec<u8>,
-        /// The instruction.
-        span: Option<Span>,
-    },
-}
-
-impl SolveError {
-    /// Where in the Dockerfile the cause stands.
-    pub fn span(&self) -> Option<Span> {
-        match self {
-            Self::StepFailed { span, .. } => *span,
-            _ => None,
-        }
-    }
-
-    /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
-        None
-    }
 }
 
 /// Runs graphs on one store.
@@ -118,14 +89,20 @@ pub struct Solver<'a> {
     pub store: &'a Store,
     /// The registry client.
     pub registry: &'a Registry,
+    /// The web client.
+    pub http: &'a http::Client,
+    /// Runs processes.
+    pub executor: &'a dyn Executor,
     /// Contexts, images, secrets.
     pub inputs: Inputs,
     /// Who is told.
-    pub events: Arc<EventSink>,
-    /// Up when the user gives up.
+    pub reporter: Arc<Reporter>,
+    /// Up when the user gives up; raised here too, to stop what runs beside a failed step.
     pub cancel: Arc<AtomicBool>,
     /// At most so many steps at once; 0: as many as are ready.
     pub max_parallelism: usize,
+    /// Layers of base images that are unpacked when first needed.
+    pub pulls: layers::Pulls,
 }
 
 impl Solver<'_> {
@@ -134,7 +111,16 @@ impl Solver<'_> {
     /// # Errors
     /// The first failure; what ran beside it is stopped.
     pub fn solve(&self, graph: &Graph, target: VertexId) -> Result<Output, SolveError> {
-        let _ = (graph, target);
-        todo!()
+        schedule::solve(self, graph, target)
+    }
+
+    /// Sees to it that all files of `snapshot` are there: pulls and unpacks, in parallel, what no step has needed yet.
+    ///
+    /// # Errors
+    /// Registry, layer, store.
+    pub fn ensure_layers(&self, snapshot: &Snapshot) -> Result<(), SolveError> {
+        layers::ensure(self, snapshot)
     }
 }
+
+pub use layers::Pulls;

@@ -1,0 +1,167 @@
+//! Base images: names to digests and configs. The store is asked first, then the registry; no layers are pulled.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kiln_cache::{ImageRecord, LayerId, StoreError};
+use kiln_image::oci::{ImageConfig, Manifest, parse_config};
+use kiln_image::registry::RemoteImage;
+use kiln_image::{Digest, ImageRef, Platform};
+use kiln_solver::plan::{BaseError, BaseImage};
+use kiln_solver::solve::ImageOrigin;
+
+use crate::Error;
+use crate::build::Session;
+use crate::context::Layout;
+
+/// Manifests and configs in the store are read up to this size.
+const DOCUMENT_LIMIT: u64 = 8 << 20;
+
+type Resolved = Result<(BaseImage, ImageOrigin), Arc<Error>>;
+
+/// The base images of one build, each looked up once.
+pub(crate) struct Bases<'a> {
+    session: &'a Session<'a>,
+    layouts: HashMap<ImageRef, Layout>,
+    known: Mutex<HashMap<(ImageRef, Platform), Resolved>>,
+}
+
+impl<'a> Bases<'a> {
+    pub(crate) fn new(session: &'a Session<'a>, layouts: HashMap<ImageRef, Layout>) -> Self {
+        Self { session, layouts, known: Mutex::default() }
+    }
+
+    /// Looks all of `names` up at once; errors are told when the plan asks.
+    pub(crate) fn resolve_all(&self, names: &[(ImageRef, Platform)]) {
+        if names.len() < 2 {
+            return;
+        }
+        std::thread::scope(|scope| {
+            for (image, platform) in names {
+                scope.spawn(move || self.look_up(image, platform).map(drop));
+            }
+        });
+    }
+
+    /// What the planner wants to know.
+    pub(crate) fn resolve(&self, image: &ImageRef, platform: &Platform) -> Result<BaseImage, BaseError> {
+        match self.look_up(image, platform) {
+            Ok((base, _)) => Ok(base),
+            Err(error) => Err(Box::new(error)),
+        }
+    }
+
+    /// What the solver wants to know.
+    pub(crate) fn into_origins(self) -> HashMap<Digest, ImageOrigin> {
+        let known = self.known.into_inner().unwrap_or_else(PoisonError::into_inner);
+        known.into_values().flatten().map(|(base, origin)| (base.manifest, origin)).collect()
+    }
+
+    fn look_up(&self, image: &ImageRef, platform: &Platform) -> Resolved {
+        let key = (image.clone(), platform.clone());
+        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(&key) {
+            return known.clone();
+        }
+        let reporter = self.session.reporter;
+        let step = reporter.step(format!("[internal] load metadata for {image}"), Vec::new());
+        reporter.started(step);
+        let resolved = self.find(image, platform).map_err(Arc::new);
+        match &resolved {
+            Ok(_) => reporter.done(step),
+            Err(error) => reporter.failed(step, error.to_string()),
+        }
+        lock().insert(key, resolved.clone());
+        resolved
+    }
+
+    fn find(&self, image: &ImageRef, platform: &Platform) -> Result<(BaseImage, ImageOrigin), Error> {
+        if let Some(layout) = self.layouts.get(image) {
+            return layout.resolve(image, platform);
+        }
+        let build = self.session.build;
+        if !build.pull
+            && let Some(record) = self.session.store.image(image, platform)?
+            && let Some(found) = self.stored(image, &record)?
+        {
+            return Ok(found);
+        }
+        if build.offline {
+            return Err(Error::user(format!("{image} is not in the store, and the build is offline")));
+        }
+        let remote = self.session.registry.resolve(image, platform, self.session.cancel)?;
+        self.remember(image, platform, &remote)?;
+        let base = BaseImage {
+            digest: remote.digest,
+            manifest: remote.manifest_digest,
+            config: remote.config.clone(),
+        };
+        Ok((base, ImageOrigin::Registry(Arc::new(remote))))
+    }
+
+    /// An image the store knows: built here, loaded, or looked up earlier.
+    fn stored(
+        &self,
+        image: &ImageRef,
+        record: &ImageRecord,
+    ) -> Result<Option<(BaseImage, ImageOrigin)>, Error> {
+        let Some(config_bytes) = self.document(&record.config)? else { return Ok(None) };
+        let config: ImageConfig = parse_config(&config_bytes).map_err(|error| Error::user(error.to_string()))?;
+        let mut layers = Vec::with_capacity(record.layers.len());
+        for id in &record.layers {
+            layers.extend(self.session.store.layer(*id)?);
+        }
+        if layers.len() == record.layers.len() {
+            let digest = record.remote_digest.or(record.manifest).unwrap_or(record.config);
+            let manifest = record.manifest.unwrap_or(record.config);
+            return Ok(Some((BaseImage { digest, manifest, config }, ImageOrigin::Store { layers })));
+        }
+        // Its files are not here (any more), but it is known where they came from.
+        let Some(manifest_digest) = record.manifest else { return Ok(None) };
+        let Some(manifest_bytes) = self.document(&manifest_digest)? else { return Ok(None) };
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&manifest_bytes) else { return Ok(None) };
+        let remote = RemoteImage {
+            reference: image.clone(),
+            digest: record.remote_digest.unwrap_or(manifest_digest),
+            manifest_digest,
+            manifest_bytes,
+            manifest,
+            config_bytes,
+            config,
+        };
+        let base = BaseImage {
+            digest: remote.digest,
+            manifest: manifest_digest,
+            config: remote.config.clone(),
+        };
+        Ok(Some((base, ImageOrigin::Registry(Arc::new(remote)))))
+    }
+
+    /// The first look at a name counts for later builds.
+    fn remember(&self, image: &ImageRef, platform: &Platform, remote: &RemoteImage) -> Result<(), StoreError> {
+        let store = self.session.store;
+        let config = store.put_blob(&remote.config_bytes)?;
+        store.put_blob(&remote.manifest_bytes)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        store.put_image(&ImageRecord {
+            name: Some(image.clone()),
+            platform: platform.clone(),
+            config,
+            manifest: Some(remote.manifest_digest),
+            remote_digest: Some(remote.digest),
+            layers: remote.config.rootfs.diff_ids.iter().map(|diff_id| LayerId::from(*diff_id)).collect(),
+            tagged_at: now.as_secs(),
+            size_bytes: remote.manifest.layers.iter().map(|layer| layer.size).sum(),
+        })
+    }
+
+    fn document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        use std::io::Read as _;
+        let Some(file) = self.session.store.open_blob(digest)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let read = file.take(DOCUMENT_LIMIT).read_to_end(&mut bytes);
+        read.map_err(|error| Error::io(self.session.store.root(), error))?;
+        Ok(Some(bytes))
+    }
+}

@@ -1,0 +1,146 @@
+//! COPY and ADD (FEATURES CP).
+
+use std::os::unix::fs::symlink;
+
+use kiln::ErrorKind;
+
+use crate::support::Bench;
+
+/// The top layer of an image from scratch, without its root.
+fn top(bench: &Bench, instructions: &str) -> String {
+    let (_, image) = bench.image(&format!("FROM scratch\n{instructions}\n")).unwrap();
+    image.top()
+}
+
+#[test]
+fn a_directory_gives_its_contents_and_made_directories_are_0755() {
+    let bench = Bench::new();
+    bench.write("d/a", "").write("d/s/b", "");
+    assert_eq!(
+        top(&bench, "COPY --chmod=go= d /out/x"),
+        "d0755 0:0 out\nd0755 0:0 out/x\n-0600 0:0 out/x/a\nd0700 0:0 out/x/s\n-0600 0:0 out/x/s/b\n"
+    );
+    assert_eq!(
+        top(&bench, "COPY --chmod=751 --chown=5:6 d /out/x"),
+        "d0751 5:6 out\nd0751 5:6 out/x\n-0751 5:6 out/x/a\nd0751 5:6 out/x/s\n-0751 5:6 out/x/s/b\n"
+    );
+}
+
+#[test]
+fn the_named_link_is_followed_and_links_in_a_tree_are_kept() {
+    let bench = Bench::new();
+    bench.write("d/a", "");
+    symlink("a", bench.context().join("d/l")).unwrap();
+    symlink("d", bench.context().join("link")).unwrap();
+    assert_eq!(top(&bench, "COPY link /x"), "d0755 0:0 x\n-0644 0:0 x/a\nl0777 0:0 -> a x/l\n");
+    assert_eq!(top(&bench, "COPY d/l /y"), "-0644 0:0 y\n");
+}
+
+#[test]
+fn a_link_out_of_the_context_leads_nowhere() {
+    let bench = Bench::new();
+    symlink("/etc/hostname", bench.context().join("esc")).unwrap();
+    let error = bench.image("FROM scratch\nCOPY esc /out\n").map(drop).unwrap_err();
+    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::User, "/esc: not found"));
+}
+
+#[test]
+fn a_missing_source_names_what_may_have_been_meant() {
+    let bench = Bench::new();
+    bench.write("config.toml", "");
+    let error = bench.image("FROM scratch\nCOPY conifg.toml /\n").map(drop).unwrap_err();
+    assert_eq!(error.message, "/conifg.toml: not found");
+    assert_eq!(error.hint.as_deref(), Some("did you mean `/config.toml`?"));
+}
+
+#[test]
+fn an_ignored_source_is_said_to_be_ignored() {
+    let bench = Bench::new();
+    bench.write("a.txt", "").write(".dockerignore", "*.txt\n");
+    let error = bench.image("FROM scratch\nCOPY a.txt /\n").map(drop).unwrap_err();
+    assert_eq!(error.hint.as_deref(), Some("`a.txt` is there, but .dockerignore leaves it out"));
+}
+
+#[test]
+fn parents_are_kept_from_the_pivot_on() {
+    let bench = Bench::new();
+    bench.write("d/sub/three.txt", "").write("d/one.txt", "").write("top.txt", "");
+    assert_eq!(
+        top(&bench, "COPY --parents ./d/./sub/three.txt /out/"),
+        "d0755 0:0 out\nd0755 0:0 out/sub\n-0644 0:0 out/sub/three.txt\n"
+    );
+    assert_eq!(
+        top(&bench, "COPY --parents **/*.txt /out/"),
+        "d0755 0:0 out\nd0755 0:0 out/d\n-0644 0:0 out/d/one.txt\nd0755 0:0 out/d/sub\n-0644 0:0 out/d/sub/three.txt\n-0644 0:0 out/top.txt\n"
+    );
+}
+
+#[test]
+fn excludes_hold_below_the_source() {
+    let bench = Bench::new();
+    bench.write("a.txt", "").write("b.md", "").write("s/c.md", "");
+    assert_eq!(
+        top(&bench, "COPY --exclude=*.md . /out/"),
+        "d0755 0:0 out\n-0644 0:0 out/a.txt\nd0755 0:0 out/s\n-0644 0:0 out/s/c.md\n"
+    );
+}
+
+#[test]
+fn hard_links_hold_within_one_copy() {
+    let bench = Bench::new();
+    bench.write("d/a", "A");
+    std::fs::hard_link(bench.context().join("d/a"), bench.context().join("d/b")).unwrap();
+    assert_eq!(top(&bench, "COPY d /"), "-0644 0:0 a\nh0644 0:0 -> a b\n");
+}
+
+#[test]
+fn an_archive_is_extracted_by_its_contents() {
+    let bench = Bench::new();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(3);
+    header.set_mode(0o600);
+    header.set_uid(3);
+    header.set_gid(4);
+    tar.append_data(&mut header, "s/two", &b"two"[..]).unwrap();
+    std::fs::write(bench.context().join("arc"), tar.into_inner().unwrap()).unwrap();
+    bench.write("plain", "");
+    assert_eq!(
+        top(&bench, "ADD arc plain /out/"),
+        "d0755 0:0 out\n-0644 0:0 out/plain\nd0755 0:0 out/s\n-0600 3:4 out/s/two\n"
+    );
+}
+
+#[test]
+fn what_is_written_alike_is_one_layer() {
+    let bench = Bench::new();
+    bench.write("a", "A").write("d/a", "A");
+    bench.image("FROM scratch\nCOPY a /x/a\n").unwrap();
+    let (result, _) = bench.image("FROM scratch\nADD d /x\n").unwrap();
+    assert_eq!((result.steps_cached, result.steps_run), (1, 0));
+}
+
+#[test]
+fn a_destination_is_resolved_in_the_parent() {
+    let Some(bench) = Bench::with_base() else { return };
+    bench.write("a", "A\n");
+    let (_, image) = bench
+        .image("FROM BASE/busybox\nRUN mkdir -m 711 /real && ln -s /real /link && echo old > /real/f && ln -s /real/f /file\nCOPY a /link/\nCOPY a /file\n")
+        .unwrap();
+    let layers = image.layers.len();
+    assert_eq!(crate::support::listing(&image.layers[layers - 2]), "d0711 0:0 real\n-0644 0:0 real/a\n");
+    assert_eq!(image.top(), "d0711 0:0 real\n-0644 0:0 real/f\n");
+}
+
+#[test]
+fn files_and_directories_do_not_replace_each_other() {
+    let Some(bench) = Bench::with_base() else { return };
+    bench.write("a.txt", "").write("d/f", "");
+    for (dockerfile, message) in [
+        ("FROM BASE/busybox\nRUN mkdir -p /x/a.txt\nCOPY a.txt /x\n", "cannot replace to directory /x/a.txt with file"),
+        ("FROM BASE/busybox\nRUN echo x > /x\nCOPY d /x\n", "cannot copy to non-directory: /x"),
+    ] {
+        let error = bench.image(dockerfile).map(drop).unwrap_err();
+        assert_eq!(error.message, message);
+    }
+}

@@ -1,0 +1,647 @@
+//! The words of the command line, as docker spells them.
+//!
+//! Values are checked for their shape here and nowhere else; what they mean is the commands' and the engine's business.
+//! Docker's flag parser takes whatever word follows as a flag's value, so `allow_hyphen_values` stands on all of them.
+
+pub(crate) mod csv;
+pub(crate) mod host;
+pub(crate) mod output;
+pub(crate) mod pair;
+pub(crate) mod resource;
+pub(crate) mod secret;
+pub(crate) mod ssh;
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand};
+
+/// Builds container images from Dockerfiles; no daemon, no root.
+#[derive(Debug, Parser)]
+#[command(name = "kiln", version, disable_help_subcommand = true, args_override_self = true)]
+pub(crate) struct Cli {
+    /// Print what kiln does, for its developers
+    #[arg(short = 'D', long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub debug: bool,
+    /// The store's directory
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One variant a command; each has its file in `command/`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+    /// Show the history of an image
+    History(HistoryArgs),
+    /// List images
+    Images(ImagesArgs),
+    /// Return low-level information on images, as JSON
+    Inspect(InspectArgs),
+    /// Load images from a tar archive or standard input
+    Load(LoadArgs),
+    /// Download an image from a registry
+    Pull(PullArgs),
+    /// Remove one or more images
+    Rmi(RmiArgs),
+    /// Run a command in a new container
+    Run(Box<RunArgs>),
+    /// Save one or more images to a tar archive
+    Save(SaveArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Print kiln's version
+    Version,
+}
+
+/// `kiln build`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true, override_usage = "kiln build [OPTIONS] PATH | URL | -")]
+pub(crate) struct BuildArgs {
+    /// A name for the image (`name[:tag]`); may be repeated
+    #[arg(short, long = "tag", value_name = "NAME", allow_hyphen_values = true)]
+    pub tags: Vec<String>,
+    /// The Dockerfile (default: `PATH/Dockerfile`; `-`: standard input)
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
+    pub file: Option<String>,
+    /// Set a build argument; `NAME` alone takes its value from the environment
+    #[arg(long = "build-arg", value_name = "NAME=VALUE", allow_hyphen_values = true)]
+    pub build_args: Vec<String>,
+    /// The stage to build
+    #[arg(long, value_name = "STAGE", allow_hyphen_values = true)]
+    pub target: Option<String>,
+    /// Do not use the cache
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub no_cache: bool,
+    /// Do not use the cache for these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', allow_hyphen_values = true)]
+    pub no_cache_filter: Vec<String>,
+    /// Ask the registry for every base image
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub pull: bool,
+    /// Never ask a registry
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub offline: bool,
+    /// A label for the image
+    #[arg(long = "label", value_name = "KEY=VALUE", allow_hyphen_values = true)]
+    pub labels: Vec<String>,
+    /// A further context (`name=path`, `name=docker-image://…`, …)
+    #[arg(long = "build-context", value_name = "NAME=VALUE", allow_hyphen_values = true)]
+    pub contexts: Vec<String>,
+    /// A secret for the build (`id=mysecret[,src=/path][,env=NAME]`)
+    #[arg(long = "secret", value_name = "SECRET", allow_hyphen_values = true)]
+    pub secrets: Vec<String>,
+    /// An ssh agent for the build (`default|id[=socket]`)
+    #[arg(long, value_name = "SSH", allow_hyphen_values = true)]
+    pub ssh: Vec<String>,
+    /// Network of RUN instructions
+    #[arg(long, value_name = "MODE", default_value = "default", allow_hyphen_values = true)]
+    pub network: String,
+    /// Allow what needs permission (`network.host`, `security.insecure`)
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',', allow_hyphen_values = true)]
+    pub allow: Vec<String>,
+    /// The platform to build for
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',', allow_hyphen_values = true)]
+    pub platform: Vec<String>,
+    /// A line for /etc/hosts (`host:ip`)
+    #[arg(long, value_name = "HOST:IP", allow_hyphen_values = true)]
+    pub add_host: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub shm_size: Option<String>,
+    /// A limit (`nofile=1024:2048`)
+    #[arg(long, value_name = "TYPE=SOFT[:HARD]", allow_hyphen_values = true)]
+    pub ulimit: Vec<String>,
+    /// Where the result goes (`type=local,dest=path`); may be repeated
+    #[arg(short, long = "output", value_name = "OUTPUT", allow_hyphen_values = true)]
+    pub outputs: Vec<String>,
+    /// Put the image into the store (as without --output)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub load: bool,
+    /// Push the image to its registry (not there yet)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub push: bool,
+    /// Print nothing but the image's id
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = parse_bool, hide_default_value = true,
+          hide_possible_values = true)]
+    pub quiet: bool,
+    /// Write the image's id to a file
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
+    pub iidfile: Option<PathBuf>,
+    /// Write what was built to a file, as JSON
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
+    pub metadata_file: Option<PathBuf>,
+    /// How progress is shown: auto, plain, tty, rawjson, quiet, none
+    #[arg(long, value_name = "MODE", default_value = "auto", allow_hyphen_values = true)]
+    pub progress: String,
+    /// Lint the Dockerfile without building (not there yet)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub check: bool,
+    /// What to do with the Dockerfile: build, check, outline, targets (only build is there yet)
+    #[arg(long, value_name = "METHOD", default_value = "build", allow_hyphen_values = true)]
+    pub call: String,
+    /// Form of what --check and --call print (not there yet)
+    #[arg(long, value_name = "FORMAT", hide = true)]
+    pub format: Option<String>,
+    #[command(flatten)]
+    pub legacy: LegacyArgs,
+    /// PATH, URL or `-`
+    #[arg(value_name = "PATH | URL | -", required = true)]
+    pub context: OsString,
+}
+
+/// What docker's first builder knew and BuildKit ignores (FEATURES CL26, CL40): taken, so that scripts go on working.
+#[derive(Debug, Args)]
+pub(crate) struct LegacyArgs {
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = parse_bool)]
+    pub compress: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = parse_bool)]
+    pub rm: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = parse_bool)]
+    pub force_rm: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = parse_bool)]
+    pub squash: bool,
+    #[arg(long, hide = true)]
+    pub isolation: Option<String>,
+    #[arg(long, hide = true)]
+    pub security_opt: Vec<String>,
+    #[arg(long, hide = true)]
+    pub builder: Option<String>,
+    #[arg(long, hide = true)]
+    pub cgroup_parent: Option<String>,
+    #[arg(short = 'm', long, hide = true)]
+    pub memory: Option<String>,
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    #[arg(short = 'c', long, hide = true)]
+    pub cpu_shares: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpu_period: Option<String>,
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    pub cpu_quota: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpuset_mems: Option<String>,
+    /// Attestations are not made yet; `false` is what scripts pass to be without.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub provenance: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub sbom: Option<String>,
+}
+
+impl LegacyArgs {
+    /// The flags that were given and change nothing although a user may think that they do.
+    pub(crate) fn ignored(&self) -> Vec<&'static str> {
+        let wanted =
+            |value: &Option<String>| value.as_deref().is_some_and(|value| parse_bool(value) != Ok(false));
+        [
+            ("--squash", self.squash),
+            ("--isolation", self.isolation.as_deref().is_some_and(|value| value != "default")),
+            ("--security-opt", !self.security_opt.is_empty()),
+            ("--cgroup-parent", self.cgroup_parent.is_some()),
+            ("--memory", self.memory.is_some()),
+            ("--memory-swap", self.memory_swap.is_some()),
+            ("--cpu-shares", self.cpu_shares.is_some()),
+            ("--cpu-period", self.cpu_period.is_some()),
+            ("--cpu-quota", self.cpu_quota.is_some()),
+            ("--cpuset-cpus", self.cpuset_cpus.is_some()),
+            ("--cpuset-mems", self.cpuset_mems.is_some()),
+            ("--provenance", wanted(&self.provenance)),
+            ("--sbom", wanted(&self.sbom)),
+        ]
+        .into_iter()
+        .filter_map(|(flag, given)| given.then_some(flag))
+        .collect()
+    }
+}
+
+/// `kiln pull`.
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Print only the name
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The platform wanted
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How progress is shown: auto, plain, tty, rawjson, quiet, none
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub progress: String,
+    /// Name, with a tag or digest
+    #[arg(value_name = "NAME[:TAG|@DIGEST]")]
+    pub name: String,
+}
+
+/// `kiln images`.
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArgs {
+    /// Show all images (kiln keeps no intermediate ones)
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only print ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Print digests
+    #[arg(long)]
+    pub digests: bool,
+    /// `table` or `json`
+    #[arg(long, default_value = "table", value_parser = ["table", "json"])]
+    pub format: String,
+    /// Only this repository
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub name: Option<String>,
+}
+
+/// `kiln inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Names or ids
+    #[arg(value_name = "IMAGE", required = true)]
+    pub names: Vec<String>,
+}
+
+/// `kiln history`.
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// Print whole instructions and ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Only print ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Sizes and dates for people
+    #[arg(short = 'H', long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = parse_bool, hide_possible_values = true)]
+    pub human: bool,
+    /// Name or id
+    #[arg(value_name = "IMAGE")]
+    pub name: String,
+}
+
+/// `kiln tag`.
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// Name or id
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// The new name
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+}
+
+/// `kiln rmi`.
+#[derive(Debug, Args)]
+pub(crate) struct RmiArgs {
+    /// Remove an id with all its names
+    #[arg(short, long)]
+    pub force: bool,
+    /// Names or ids
+    #[arg(value_name = "IMAGE", required = true)]
+    pub names: Vec<String>,
+}
+
+/// `kiln save`.
+#[derive(Debug, Args)]
+pub(crate) struct SaveArgs {
+    /// Write to a file and not to standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Names or ids
+    #[arg(value_name = "IMAGE", required = true)]
+    pub names: Vec<String>,
+}
+
+/// `kiln load`.
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Read a file and not standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Print nothing but what was loaded
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `kiln run`.
+#[derive(Debug, Args)]
+#[command(
+    args_override_self = true,
+    disable_help_flag = true,
+    override_usage = "kiln run [OPTIONS] IMAGE [COMMAND] [ARG...]"
+)]
+pub(crate) struct RunArgs {
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    pub help: Option<bool>,
+    /// Remove the container when it exits (it always is)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub rm: bool,
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Set a variable; `NAME` alone takes its value from the environment
+    #[arg(short, long, value_name = "NAME=VALUE", allow_hyphen_values = true)]
+    pub env: Vec<String>,
+    /// Read variables from a file
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
+    pub env_file: Vec<PathBuf>,
+    /// Mount a directory or file of the host
+    #[arg(short, long = "volume", value_name = "HOST:PATH[:ro]", allow_hyphen_values = true)]
+    pub volumes: Vec<String>,
+    /// The working directory
+    #[arg(short, long, value_name = "DIR", allow_hyphen_values = true)]
+    pub workdir: Option<String>,
+    /// The user
+    #[arg(short, long, value_name = "USER[:GROUP]", allow_hyphen_values = true)]
+    pub user: Option<String>,
+    /// The host name
+    #[arg(short = 'h', long, value_name = "NAME", allow_hyphen_values = true)]
+    pub hostname: Option<String>,
+    /// In place of the image's ENTRYPOINT
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
+    pub entrypoint: Option<String>,
+    /// `none` or `host`
+    #[arg(
+        long,
+        visible_alias = "net",
+        value_name = "MODE",
+        default_value = "host",
+        allow_hyphen_values = true
+    )]
+    pub network: String,
+    /// Name or id, and the command in place of CMD; whatever follows the image is the command's
+    #[arg(value_name = "IMAGE", required = true, num_args = 1.., trailing_var_arg = true)]
+    pub image_and_command: Vec<String>,
+}
+
+/// A command line that cannot be understood, and how to say so.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct UsageError {
+    /// What is wrong with it.
+    pub message: String,
+    /// What can be done.
+    pub hint: String,
+    /// Docker's: 125 for `run`, whose own statuses are the process's, else 1.
+    pub status: u8,
+}
+
+/// What the words ask for.
+#[derive(Debug)]
+pub(crate) enum Parsed {
+    /// A command.
+    Run(Box<Cli>),
+    /// To be printed on standard output: help or version.
+    Print(String),
+}
+
+/// Understands a whole command line, the program's own name first.
+pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
+    let words = normalise(words.into_iter().collect());
+    let command = words.get(1).and_then(|word| word.to_str()).unwrap_or_default().to_owned();
+    match Cli::try_parse_from(words) {
+        Ok(cli) => Ok(Parsed::Run(Box::new(cli))),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Ok(Parsed::Print(error.render().to_string()))
+        }
+        Err(error) => Err(usage_error(&error, &command)),
+    }
+}
+
+/// Called as `build`, the command is `build`; docker's longer spellings (`image ls`, `buildx build`) become the short.
+fn normalise(mut words: Vec<OsString>) -> Vec<OsString> {
+    let program = words.first().map(PathBuf::from).unwrap_or_default();
+    if program.file_name() == Some(OsStr::new("build")) && words.get(1).is_none_or(|word| word != "--version")
+    {
+        words.insert(1, "build".into());
+        return words;
+    }
+    let group = words.get(1).and_then(|word| word.to_str());
+    let action = words.get(2).and_then(|word| word.to_str());
+    let short = match (group, action) {
+        (Some("builder" | "buildx" | "image"), Some("build")) | (Some("buildx"), Some("b")) => "build",
+        (Some("image"), Some("ls" | "list")) => "images",
+        (Some("image"), Some("rm" | "remove")) => "rmi",
+        (Some("image"), Some("history")) => "history",
+        (Some("image"), Some("inspect")) => "inspect",
+        (Some("image"), Some("load")) => "load",
+        (Some("image"), Some("pull")) => "pull",
+        (Some("image"), Some("save")) => "save",
+        (Some("image"), Some("tag")) => "tag",
+        (Some("container"), Some("run")) => "run",
+        _ => return words,
+    };
+    words.splice(1..3, [OsString::from(short)]);
+    words
+}
+
+/// Words clap's finding as docker does.
+fn usage_error(error: &clap::Error, command: &str) -> UsageError {
+    let known = Cli::known_command(command);
+    let place = if known { format!("kiln {command}") } else { "kiln".to_owned() };
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        _ => None,
+    };
+    let given = text(ContextKind::InvalidArg).unwrap_or_default();
+    let message = match error.kind() {
+        ErrorKind::MissingRequiredArgument | ErrorKind::UnknownArgument
+            if command == "build" && !given.starts_with('-') =>
+        {
+            "`kiln build` requires exactly 1 argument: PATH, URL or `-`".to_owned()
+        }
+        ErrorKind::UnknownArgument if given.starts_with('-') => format!("unknown flag: {given}"),
+        ErrorKind::UnknownArgument => format!("`{place}` takes no further argument `{given}`"),
+        ErrorKind::MissingRequiredArgument => format!("`{place}` requires {given}"),
+        ErrorKind::InvalidSubcommand => {
+            format!("unknown command: {}", text(ContextKind::InvalidSubcommand).unwrap_or_default())
+        }
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "which command?".to_owned()
+        }
+        _ => {
+            let rendered = error.render().to_string();
+            let first = rendered.lines().next().unwrap_or_default();
+            first.strip_prefix("error: ").unwrap_or(first).to_owned()
+        }
+    };
+    let nearest = text(ContextKind::SuggestedArg).or_else(|| text(ContextKind::SuggestedSubcommand));
+    let hint = match nearest {
+        Some(nearest) => format!("did you mean `{nearest}`? See '{place} --help'"),
+        None => format!("See '{place} --help'"),
+    };
+    UsageError { message, hint, status: if command == "run" { 125 } else { 1 } }
+}
+
+impl Cli {
+    fn known_command(name: &str) -> bool {
+        use clap::CommandFactory as _;
+        Self::command().find_subcommand(name).is_some()
+    }
+}
+
+/// A boolean as docker's flag parser reads it.
+fn parse_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cli(line: &[&str]) -> Cli {
+        match parse(line.iter().map(OsString::from)) {
+            Ok(Parsed::Run(cli)) => *cli,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn build(line: &[&str]) -> BuildArgs {
+        match cli(line).command {
+            Command::Build(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn run(line: &[&str]) -> RunArgs {
+        match cli(line).command {
+            Command::Run(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(line: &[&str]) -> UsageError {
+        parse(line.iter().map(OsString::from)).unwrap_err()
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn called_as_build_the_program_is_kiln_build() {
+        let args =
+            build(&["/usr/bin/build", "-t", "name", "-f", "Dockerfile.dev", "--build-arg", "UID=1000", "."]);
+        assert_eq!(args.tags, ["name"]);
+        assert_eq!(args.file.as_deref(), Some("Dockerfile.dev"));
+        assert_eq!(args.build_args, ["UID=1000"]);
+        assert_eq!(args.context, ".");
+    }
+
+    #[test]
+    fn short_flags_take_their_value_in_all_of_dockers_ways() {
+        for line in [
+            &["kiln", "build", "-t=x", "."][..],
+            &["kiln", "build", "-tx", "."],
+            &["kiln", "build", "-qtx", "."],
+        ] {
+            assert_eq!(build(line).tags, ["x"], "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_boolean_is_on_alone_and_off_when_told_so() {
+        assert!(build(&["kiln", "build", "--pull", "."]).pull);
+        assert!(!build(&["kiln", "build", "--pull=false", "."]).pull);
+        assert!(build(&["kiln", "build", "--pull=1", "."]).pull);
+        assert!(build(&["kiln", "build", "-q", "."]).quiet);
+        assert!(!build(&["kiln", "build", "-q=false", "."]).quiet);
+        assert!(!build(&["kiln", "build", "."]).pull);
+    }
+
+    #[test]
+    fn flags_may_follow_the_context() {
+        let args = build(&["kiln", "build", ".", "-t", "x", "--no-cache"]);
+        assert_eq!((args.context.as_os_str(), args.no_cache), (OsStr::new("."), true));
+    }
+
+    #[test]
+    fn a_dash_is_a_context_and_a_dockerfile() {
+        assert_eq!(build(&["kiln", "build", "-"]).context, "-");
+        assert_eq!(build(&["kiln", "build", "-f-", "."]).file.as_deref(), Some("-"));
+        assert_eq!(build(&["kiln", "build", "-f", "-", "."]).file.as_deref(), Some("-"));
+        assert_eq!(build(&["kiln", "build", "-o", "-", "."]).outputs, ["-"]);
+    }
+
+    #[test]
+    fn a_value_may_start_with_a_dash() {
+        assert_eq!(build(&["kiln", "build", "--build-arg", "-O=2", "."]).build_args, ["-O=2"]);
+    }
+
+    #[test]
+    fn the_first_builders_flags_are_taken_and_ignored() {
+        let args =
+            build(&["kiln", "build", "--compress", "--rm", "--force-rm", "--squash", "--rm=false", "."]);
+        assert_eq!(args.legacy.ignored(), ["--squash"]);
+    }
+
+    #[test]
+    fn dockers_longer_spellings_are_the_same_commands() {
+        assert_eq!(build(&["kiln", "buildx", "build", "-t", "x", "."]).tags, ["x"]);
+        assert!(matches!(cli(&["kiln", "image", "ls"]).command, Command::Images(_)));
+    }
+
+    #[test]
+    fn build_takes_exactly_one_context() {
+        for line in [&["kiln", "build"][..], &["kiln", "build", "a", "b"], &["build", "-t", "x"]] {
+            let error = refused(line);
+            assert_eq!(
+                error.message, "`kiln build` requires exactly 1 argument: PATH, URL or `-`",
+                "{line:?}"
+            );
+            assert_eq!((error.hint.as_str(), error.status), ("See 'kiln build --help'", 1));
+        }
+    }
+
+    #[test]
+    fn an_unknown_flag_names_the_closest_one() {
+        let error = refused(&["kiln", "build", "--tagg", "x", "."]);
+        assert_eq!(error.message, "unknown flag: --tagg");
+        assert_eq!(error.hint, "did you mean `--tag`? See 'kiln build --help'");
+        assert_eq!(refused(&["kiln", "run", "--nope", "x"]).status, 125);
+    }
+
+    #[test]
+    fn runs_flags_stop_at_the_image() {
+        let args = run(&["kiln", "run", "--rm", "-it", "-e", "A=1", "busybox", "ls", "-l", "--rm=x", "-e"]);
+        assert_eq!((args.rm, args.interactive, args.tty, args.env.len()), (true, true, true, 1));
+        assert_eq!(args.image_and_command, ["busybox", "ls", "-l", "--rm=x", "-e"]);
+    }
+
+    #[test]
+    fn help_and_version_are_for_standard_output() {
+        assert!(matches!(parse(["kiln", "build", "--help"].map(OsString::from)), Ok(Parsed::Print(_))));
+        assert!(matches!(parse(["kiln", "--version"].map(OsString::from)), Ok(Parsed::Print(_))));
+        assert!(matches!(parse(["build", "--version"].map(OsString::from)), Ok(Parsed::Print(_))));
+    }
+}

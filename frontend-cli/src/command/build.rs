@@ -1,0 +1,325 @@
+//! `kiln build`.
+
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use kiln::{Build, BuildResult, ContextSource, DockerfileSource, NetworkMode, OutputSpec};
+
+use crate::args::{BuildArgs, host, output, pair, resource, secret, ssh};
+use crate::progress::{Mode, Progress};
+use crate::report::Failure;
+
+pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> {
+    let mode = mode(args, super::env("BUILDKIT_PROGRESS").as_deref())?;
+    let outputs = outputs(args)?;
+    let build = request(args, root, &outputs)?;
+    for flag in args.legacy.ignored() {
+        if mode != Mode::Quiet {
+            let _ = writeln!(std::io::stderr(), "warning: {flag} is ignored");
+        }
+    }
+    // A script must not find the id of an earlier build after this one failed.
+    if let Some(path) = &args.iidfile {
+        remove(path)?;
+    }
+    let cancel = build.cancel_handle();
+    crate::cancel::on_signal(move || cancel.cancel());
+    let progress = Progress::start(mode, &super::env)?;
+    let built = build.on_event(progress.sink()).run();
+    let summary = progress.finish();
+    let built = built.map_err(|error| Failure::from(error).with_step(summary.failed_step))?;
+    if let Some(path) = &args.iidfile {
+        write_whole(path, built.config_digest.to_string().as_bytes())?;
+    }
+    if let Some(path) = &args.metadata_file {
+        write_whole(path, metadata(&built).as_bytes())?;
+    }
+    if args.quiet {
+        super::print(&format!("{}\n", built.config_digest))?;
+    }
+    Ok(0)
+}
+
+fn mode(args: &BuildArgs, variable: Option<&str>) -> Result<Mode, Failure> {
+    if args.quiet {
+        return match args.progress.as_str() {
+            "auto" | "quiet" | "none" => Ok(Mode::Quiet),
+            other => Err(Failure::usage(format!("progress={other} and quiet cannot be used together"))),
+        };
+    }
+    Ok(Mode::choose(&args.progress, variable)?)
+}
+
+/// What is asked for; whatever only this program can find out (standard input, its environment) is put in.
+fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Result<Build, Failure> {
+    not_there_yet(args)?;
+    let mut build = Build::new(context(args)?).dockerfile(dockerfile(args)?);
+    if let Some(root) = root {
+        build = build.root(root);
+    }
+    for text in &args.build_args {
+        if let Some((name, value)) = pair::variable("--build-arg", text, &super::env)? {
+            build = build.arg(name, value);
+        }
+    }
+    if let Some(target) = args.target.as_deref().filter(|target| !target.is_empty()) {
+        build = build.target(target);
+    }
+    for tag in &args.tags {
+        build = build.tag(tag);
+    }
+    for text in &args.labels {
+        let (key, value) = pair::label(text)?;
+        build = build.label(key, value);
+    }
+    if let Some(platform) = platform(&args.platform, super::env("DOCKER_DEFAULT_PLATFORM"))? {
+        build = build.platform(platform);
+    }
+    build = build.no_cache(args.no_cache).pull(args.pull).offline(args.offline);
+    for stage in &args.no_cache_filter {
+        build = build.no_cache_stage(stage);
+    }
+    let mut allow = args.allow.clone();
+    build = build.network(match args.network.as_str() {
+        "default" | "" => NetworkMode::Default,
+        "none" => NetworkMode::None,
+        "host" => {
+            // Asking for it is permission enough (FEATURES CL21).
+            allow.push("network.host".to_owned());
+            NetworkMode::Host
+        }
+        other => {
+            return Err(Failure::usage(format!("network mode `{other}` is not supported"))
+                .with_hint("the modes are `default`, `none` and `host`"));
+        }
+    });
+    for entitlement in allow {
+        if !matches!(entitlement.as_str(), "network.host" | "security.insecure") {
+            return Err(Failure::usage(format!("--allow {entitlement}: there is no such entitlement"))
+                .with_hint("the entitlements are `network.host` and `security.insecure`"));
+        }
+        build = build.allow(entitlement);
+    }
+    for text in &args.add_host {
+        for (name, address) in host::parse(text)? {
+            build = build.add_host(name, address);
+        }
+    }
+    if let Some(text) = &args.shm_size {
+        // 0 is the default size (FEATURES CL23).
+        build = match resource::bytes(text)? {
+            0 => build,
+            bytes => build.shm_size(bytes),
+        };
+    }
+    for text in &args.ulimit {
+        let (name, soft, hard) = resource::ulimit(text)?;
+        build = build.ulimit(name, soft, hard);
+    }
+    for text in &args.contexts {
+        let (name, value) = pair::context(text)?;
+        build = build.named_context(name, value);
+    }
+    for text in &args.secrets {
+        let (id, source) = secret::parse(text, &super::env)?;
+        build = build.secret(id, source);
+    }
+    for text in &args.ssh {
+        let (id, socket) = ssh::parse(text, &super::env)?;
+        build = build.ssh(id, socket);
+    }
+    Ok(outputs.iter().cloned().fold(build, Build::output))
+}
+
+fn not_there_yet(args: &BuildArgs) -> Result<(), Failure> {
+    let method = args.call.split(',').next().unwrap_or_default();
+    if args.check || !matches!(method, "build" | "") {
+        let flag = if args.check { "--check".to_owned() } else { format!("--call={}", args.call) };
+        return Err(Failure::usage(format!("{flag} is not there yet: kiln only builds")));
+    }
+    if args.push {
+        return Err(Failure::usage("--push is not there yet")
+            .with_hint("write an archive with `-o type=oci,dest=FILE` and push that"));
+    }
+    Ok(())
+}
+
+fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
+    let mut outputs: Vec<_> =
+        args.outputs.iter().map(|text| output::parse(text)).collect::<Result<_, _>>()?;
+    let has_image = outputs.iter().any(|output| matches!(output, OutputSpec::Image { .. }));
+    if args.load && !outputs.is_empty() && !has_image {
+        outputs.push(OutputSpec::Image { names: Vec::new() });
+    }
+    let to_stdout = |output: &&OutputSpec| {
+        matches!(
+            output,
+            OutputSpec::Oci { dest: None, .. }
+                | OutputSpec::Docker { dest: None, .. }
+                | OutputSpec::Tar { dest: None }
+        )
+    };
+    match outputs.iter().filter(to_stdout).count() {
+        0 => {}
+        1 if args.quiet => {
+            return Err(Failure::usage("-q prints an id where the output is to go: standard output"));
+        }
+        1 if std::io::stdout().is_terminal() => {
+            return Err(Failure::usage("an archive is nothing for a terminal")
+                .with_hint("name a file with `dest=` or redirect standard output"));
+        }
+        1 => {}
+        _ => return Err(Failure::usage("only one output can go to standard output")),
+    }
+    let has_no_image =
+        |output: &OutputSpec| matches!(output, OutputSpec::Local { .. } | OutputSpec::Tar { .. });
+    if args.iidfile.is_some() && !outputs.is_empty() && outputs.iter().all(has_no_image) {
+        return Err(Failure::usage("--iidfile needs an image, but the outputs are files only"));
+    }
+    Ok(outputs)
+}
+
+fn context(args: &BuildArgs) -> Result<ContextSource, Failure> {
+    if args.context == "-" {
+        if args.file.as_deref() == Some("-") {
+            return Err(Failure::usage("standard input cannot be both the build context and the Dockerfile"));
+        }
+        return Ok(ContextSource::Stream(Arc::new(Mutex::new(std::io::stdin()))));
+    }
+    if let Some(url) = args.context.to_str().filter(|text| is_url(text)) {
+        return Ok(ContextSource::Url(url.to_owned()));
+    }
+    let path = Path::new(&args.context);
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(ContextSource::Directory(path.to_owned())),
+        Ok(_) => Err(Failure::usage(format!(
+            "unable to prepare context: path \"{}\" is not a directory",
+            path.display()
+        ))
+        .with_hint("name the directory, and the Dockerfile with `-f`")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Failure::usage(format!("unable to prepare context: path \"{}\" not found", path.display())))
+        }
+        Err(error) => Err(Failure::usage(format!("unable to prepare context: {}: {error}", path.display()))),
+    }
+}
+
+/// What docker takes for the address of a repository or archive and not for a path.
+fn is_url(text: &str) -> bool {
+    const PREFIXES: [&str; 6] = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
+    PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+}
+
+fn dockerfile(args: &BuildArgs) -> Result<DockerfileSource, Failure> {
+    match args.file.as_deref() {
+        None | Some("") => Ok(DockerfileSource::Default),
+        Some("-") => {
+            let mut text = Vec::new();
+            std::io::stdin()
+                .take(LONGEST_DOCKERFILE + 1)
+                .read_to_end(&mut text)
+                .map_err(|error| Failure::file(Path::new("standard input"), &error))?;
+            if text.len() as u64 > LONGEST_DOCKERFILE {
+                return Err(Failure::usage(format!(
+                    "the Dockerfile on standard input is longer than {LONGEST_DOCKERFILE} bytes"
+                )));
+            }
+            Ok(DockerfileSource::Text(text))
+        }
+        Some(url) if is_url(url) => {
+            Err(Failure::usage(format!("--file {url}: a Dockerfile's URL is not there yet"))
+                .with_hint("download it and pipe it in with `-f -`"))
+        }
+        Some(path) => Ok(DockerfileSource::Path(path.into())),
+    }
+}
+
+fn platform(flags: &[String], default: Option<String>) -> Result<Option<String>, Failure> {
+    let platforms: Vec<&str> =
+        flags.iter().map(|flag| flag.trim()).filter(|flag| !flag.is_empty() && *flag != "local").collect();
+    match platforms.as_slice() {
+        [] if flags.is_empty() => Ok(default.filter(|platform| !platform.is_empty())),
+        [] => Ok(None),
+        [one] if flags.len() == 1 => Ok(Some((*one).to_owned())),
+        _ => Err(Failure::usage("building for several platforms at once is not there yet")),
+    }
+}
+
+/// `--metadata-file`, with buildx's keys.
+fn metadata(built: &BuildResult) -> String {
+    let mut keys = serde_json::Map::new();
+    if let Some(digest) = built.manifest_digest {
+        keys.insert("containerimage.digest".to_owned(), digest.to_string().into());
+    }
+    keys.insert("containerimage.config.digest".to_owned(), built.config_digest.to_string().into());
+    if !built.names.is_empty() {
+        let names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
+        keys.insert("image.name".to_owned(), names.join(",").into());
+    }
+    format!("{:#}\n", serde_json::Value::Object(keys))
+}
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::file(path, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes beside and renames over: readers see the old file or the new one, never a part.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    // A pipe or device (`/dev/stdout`) cannot be renamed over.
+    let is_special = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
+    let written = if is_special {
+        std::fs::write(path, bytes)
+    } else {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let beside = path.with_file_name(name);
+        std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path)).inspect_err(|_| {
+            let _ = std::fs::remove_file(&beside);
+        })
+    };
+    written.map_err(|error| Failure::file(path, &error))
+}
+
+/// Of a Dockerfile that comes through a pipe.
+const LONGEST_DOCKERFILE: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_from_paths() {
+        for url in ["https://x/y.git#main", "git@github.com:a/b", "github.com/a/b", "git://x"] {
+            assert!(is_url(url), "{url}");
+        }
+        for path in [".", "/a", "x.git", "githubXcom/a", "http"] {
+            assert!(!is_url(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_platform_is_the_flags_or_the_variables() {
+        let default = || Some("linux/arm64".to_owned());
+        let flags = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        assert_eq!(platform(&flags(&[]), default()).unwrap().as_deref(), Some("linux/arm64"));
+        assert_eq!(platform(&flags(&["local"]), default()).unwrap(), None);
+        assert_eq!(platform(&flags(&["linux/amd64"]), default()).unwrap().as_deref(), Some("linux/amd64"));
+        assert!(platform(&flags(&["linux/amd64", "linux/arm64"]), None).is_err());
+    }
+
+    #[test]
+    fn a_file_is_replaced_in_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("iid");
+        std::fs::write(&path, "old and longer").unwrap();
+        write_whole(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+    }
+}

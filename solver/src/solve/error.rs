@@ -1,0 +1,211 @@
+//! Why a build failed while it ran.
+
+use std::path::PathBuf;
+
+use kiln_cache::{StoreError, TreeError};
+use kiln_image::http::HttpError;
+use kiln_image::layer::LayerError;
+use kiln_image::registry::RegistryError;
+use kiln_image::{DiffId, Digest};
+use kiln_parser::Span;
+use kiln_sandbox::{IdentityError, SandboxError};
+
+use super::CopyError;
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SolveError {
+    /// The user gave up.
+    #[error("canceled")]
+    Canceled,
+    /// The store.
+    #[error(transparent)]
+    Store(StoreError),
+    /// A RUN step exited with an error.
+    #[error("process {command:?} did not complete successfully: exit code: {code}")]
+    StepFailed {
+        /// The step's name.
+        step: String,
+        /// The command.
+        command: String,
+        /// Its exit status (128 + signal).
+        code: i32,
+        /// The end of its output.
+        log_tail: Vec<u8>,
+        /// A process of it was killed for memory.
+        oom_killed: bool,
+        /// The instruction.
+        span: Option<Span>,
+    },
+    /// A step could not be done.
+    #[error("{source}")]
+    Step {
+        /// The step's name.
+        step: String,
+        /// The instruction.
+        span: Option<Span>,
+        /// Why.
+        source: Box<SolveError>,
+    },
+    /// COPY, ADD or WORKDIR.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// A tree cannot be read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A layer or archive cannot be read.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// A registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A web server.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// A process could not be started.
+    #[error(transparent)]
+    Sandbox(SandboxError),
+    /// USER names nobody.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The engine gave no such input.
+    #[error("{what} `{name}` is not there")]
+    MissingInput {
+        /// Context, image.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// `--mount=type=secret,required=true` and no such secret was given.
+    #[error("secret {id}: not found")]
+    MissingSecret {
+        /// Its id.
+        id: String,
+    },
+    /// `--mount=type=ssh,required=true` and no such agent was given.
+    #[error("no ssh agent `{id}` was given to the build")]
+    MissingSsh {
+        /// Its id.
+        id: String,
+    },
+    /// The layer is neither in the store nor known to be had from anywhere.
+    #[error("layer {0} is gone from the store and is of no image that can be pulled")]
+    LayerGone(String),
+    /// Config and manifest of an image do not agree.
+    #[error("{image}: the config names {diff_ids} layers, the manifest {layers}")]
+    LayerCount {
+        /// The image.
+        image: String,
+        /// In the config.
+        diff_ids: usize,
+        /// In the manifest.
+        layers: usize,
+    },
+    /// A download is not what `--checksum` says.
+    #[error("digest mismatch for {url}: expected {expected}, got {actual}")]
+    Checksum {
+        /// What was downloaded.
+        url: String,
+        /// `--checksum`.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
+    /// A layer is not what its image's config says.
+    #[error("layer {expected} unpacked to {actual}")]
+    DiffId {
+        /// The config's.
+        expected: DiffId,
+        /// The bytes'.
+        actual: DiffId,
+    },
+    /// git failed.
+    #[error("git {command}: {message}")]
+    Git {
+        /// `fetch`, `checkout`.
+        command: String,
+        /// The end of what it said.
+        message: String,
+    },
+    /// Reading or writing.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `Diff` of trees of which one is not made from the other.
+    #[error("the upper tree of a diff is not made from the lower one")]
+    UnrelatedDiff,
+    /// A thread of the solver ended without a result: a bug of kiln's.
+    #[error("internal: step {0} ended without a result")]
+    LostStep(String),
+}
+
+impl From<StoreError> for SolveError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Canceled => Self::Canceled,
+            error => Self::Store(error),
+        }
+    }
+}
+
+impl From<SandboxError> for SolveError {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::Canceled => Self::Canceled,
+            error => Self::Sandbox(error),
+        }
+    }
+}
+
+impl SolveError {
+    /// Where in the Dockerfile the cause stands.
+    pub fn span(&self) -> Option<Span> {
+        match self {
+            Self::StepFailed { span, .. } | Self::Step { span, .. } => *span,
+            _ => None,
+        }
+    }
+
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::StepFailed { oom_killed: true, .. } => {
+                Some("a process of the step was killed because memory ran out".into())
+            }
+            Self::StepFailed { code: 127, .. } => {
+                Some("exit code 127 says that a command was not found in the image".into())
+            }
+            Self::Step { source, .. } => source.hint(),
+            Self::Copy(error) => error.hint(),
+            Self::MissingSecret { id } => Some(format!("give it with `--secret id={id},src=FILE`")),
+            Self::MissingSsh { id } => Some(format!("give it with `--ssh {id}`")),
+            _ => None,
+        }
+    }
+
+    /// The error behind the step it happened in.
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Step { source, .. } => source.root(),
+            error => error,
+        }
+    }
+
+    /// Whether this is only the echo of a cancelation.
+    pub(super) fn is_canceled(&self) -> bool {
+        matches!(self.root(), Self::Canceled)
+    }
+
+    /// Says which step it happened in, once.
+    pub(super) fn in_step(self, step: &str, span: Option<Span>) -> Self {
+        match self {
+            Self::Canceled | Self::StepFailed { .. } | Self::Step { .. } => self,
+            error => Self::Step { step: step.to_owned(), span, source: Box::new(error) },
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What a step key is made of (design, "Contents, keys, records").
+//!
+//! A key is SHA-256 over an unambiguous encoding: every word is preceded by its length, every list by its count, every
+//! optional value by a byte, and the whole by the name of the key's kind with a version. Left out is whatever cannot
+//! change the result (FEATURES CA1): proxies, secrets' values, addresses of hosts, ids and sharing of cache mounts.
+
+use kiln_cache::{Layer, StepKey};
+use kiln_image::{ContentsDigest, Digest, Platform};
+use kiln_parser::CacheSharing;
+use sha2::{Digest as _, Sha256};
+
+use super::Snapshot;
+use crate::graph::{Exec, ExecMount, ExecMountKind, NetworkMode};
+
+/// Raised whenever the encoding or the meaning of a step changes: old records are then never found again.
+const VERSION: u32 = 1;
+
+/// Writes the canonical encoding into SHA-256.
+pub(super) struct KeyHasher(Sha256);
+
+impl KeyHasher {
+    /// Starts a key of `kind`; keys of different kinds never meet.
+    pub(super) fn new(kind: &str) -> Self {
+        let mut hasher = Self(Sha256::new());
+        hasher.text("kiln step");
+        hasher.number(u64::from(VERSION));
+        hasher.text(kind);
+        hasher
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+        self
+    }
+
+    pub(super) fn text(&mut self, text: &str) -> &mut Self {
+        self.bytes(text.as_bytes())
+    }
+
+    pub(super) fn number(&mut self, number: u64) -> &mut Self {
+        self.0.update(number.to_le_bytes());
+        self
+    }
+
+    pub(super) fn flag(&mut self, flag: bool) -> &mut Self {
+        self.0.update([u8::from(flag)]);
+        self
+    }
+
+    pub(super) fn digest(&mut self, digest: &Digest) -> &mut Self {
+        self.0.update(digest.as_bytes());
+        self
+    }
+
+    pub(super) fn contents(&mut self, contents: &ContentsDigest) -> &mut Self {
+        self.digest(&contents.0)
+    }
+
+    pub(super) fn texts<S: AsRef<str>>(&mut self, texts: &[S]) -> &mut Self {
+        self.number(texts.len() as u64);
+        for text in texts {
+            self.text(text.as_ref());
+        }
+        self
+    }
+
+    /// A root file system: the contents of its layers in order, not how they came to be.
+    pub(super) fn snapshot(&mut self, snapshot: &Snapshot) -> &mut Self {
+        self.number(snapshot.layers.len() as u64);
+        for Layer { contents, .. } in &snapshot.layers {
+            self.contents(contents);
+        }
+        self
+    }
+
+    fn platform(&mut self, platform: &Platform) -> &mut Self {
+        self.text(&platform.os).text(&platform.architecture).text(&platform.variant)
+    }
+
+    pub(super) fn finish(self) -> StepKey {
+        StepKey(Digest::from_bytes(self.0.finalize().into()))
+    }
+}
+
+/// What a mounted input is, for the key.
+#[derive(Clone, Debug)]
+pub(super) enum MountContents {
+    /// A root file system.
+    Snapshot(Snapshot),
+    /// The selected part of a tree.
+    Selection(ContentsDigest),
+}
+
+/// The key of a process: the user's name is enough, since the files that say what it means are in `root`.
+/// `mounted` are the inputs of bind mounts and seeds in the order of `exec.mounts`.
+pub(super) fn exec_key(
+    exec: &Exec,
+    platform: &Platform,
+    root: &Snapshot,
+    mounted: &[MountContents],
+) -> StepKey {
+    // Named one by one, so that a new field cannot be forgotten here.
+    let Exec {
+        argv,
+        env,
+        unkeyed_env: _,
+        cwd,
+        user,
+        mounts,
+        network,
+        insecure,
+        hostname,
+        extra_hosts,
+        shm_bytes,
+        ulimits,
+        scripts,
+    } = exec;
+    let mut key = KeyHasher::new("exec");
+    key.platform(platform).texts(argv).texts(env).text(cwd).text(user).text(hostname);
+    key.number(match network {
+        NetworkMode::Default => 0,
+        NetworkMode::None => 1,
+        NetworkMode::Host => 2,
+    });
+    key.flag(*insecure);
+    key.number(extra_hosts.len() as u64);
+    for (name, _address) in extra_hosts {
+        key.text(name);
+    }
+    key.flag(shm_bytes.is_some()).number(shm_bytes.unwrap_or(0));
+    key.number(ulimits.len() as u64);
+    for (name, soft, hard) in ulimits {
+        key.text(name).number(*soft).number(*hard);
+    }
+    key.number(scripts.len() as u64);
+    for (name, body) in scripts {
+        key.text(name).text(body);
+    }
+    key.number(mounts.len() as u64);
+    for mount in mounts {
+        mount_key(&mut key, mount);
+    }
+    key.snapshot(root);
+    key.number(mounted.len() as u64);
+    for contents in mounted {
+        match contents {
+            MountContents::Snapshot(snapshot) => key.number(0).snapshot(snapshot),
+            MountContents::Selection(contents) => key.number(1).contents(contents),
+        };
+    }
+    key.finish()
+}
+
+fn mount_key(key: &mut KeyHasher, mount: &ExecMount) {
+    key.text(&mount.target);
+    let owner = |key: &mut KeyHasher, mode: u32, uid: u32, gid: u32| {
+        key.number(u64::from(mode)).number(u64::from(uid)).number(u64::from(gid));
+    };
+    match &mount.kind {
+        ExecMountKind::Bind { input: _, source, writable } => {
+            key.number(0).text(source).flag(*writable);
+        }
+        ExecMountKind::Cache { id: _, seed, sharing, read_only, mode, uid, gid } => {
+            let (CacheSharing::Shared | CacheSharing::Private | CacheSharing::Locked) = sharing;
+            key.number(1).flag(*read_only).flag(seed.is_some());
+            key.text(seed.as_ref().map_or("", |(_, path)| path));
+            owner(key, *mode, *uid, *gid);
+        }
+        ExecMountKind::Tmpfs { size } => {
+            key.number(2).flag(size.is_some()).number(size.unwrap_or(0));
+        }
+        ExecMountKind::Secret { id, env, required, mode, uid, gid } => {
+            key.number(3).text(id).flag(env.is_some()).text(env.as_deref().unwrap_or("")).flag(*required);
+            owner(key, *mode, *uid, *gid);
+        }
+        ExecMountKind::Ssh { id, required, mode, uid, gid } => {
+            key.number(4).text(id).flag(*required);
+            owner(key, *mode, *uid, *gid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec() -> Exec {
+        Exec {
+            argv: vec!["/bin/sh".into(), "-c".into(), "make".into()],
+            env: vec!["PATH=/bin".into()],
+            unkeyed_env: Vec::new(),
+            cwd: "/".into(),
+            user: String::new(),
+            mounts: Vec::new(),
+            network: NetworkMode::Default,
+            insecure: false,
+            hostname: "buildkitsandbox".into(),
+            extra_hosts: Vec::new(),
+            shm_bytes: None,
+            ulimits: Vec::new(),
+            scripts: Vec::new(),
+        }
+    }
+
+    fn key(exec: &Exec) -> StepKey {
+        let platform =
+            Platform { os: "linux".into(), architecture: "amd64".into(), variant: String::new() };
+        exec_key(exec, &platform, &Snapshot::default(), &[])
+    }
+
+    #[test]
+    fn proxies_and_host_addresses_are_not_in_the_key() {
+        let plain = exec();
+        let mut other = exec();
+        other.unkeyed_env.push("HTTP_PROXY=http://proxy".into());
+        assert_eq!(key(&plain), key(&other));
+        let host = |address: [u8; 4]| {
+            let mut exec = exec();
+            exec.extra_hosts.push(("db".into(), address.into()));
+            exec
+        };
+        assert_eq!(key(&host([1, 2, 3, 4])), key(&host([4, 3, 2, 1])));
+        assert_ne!(key(&plain), key(&host([1, 2, 3, 4])));
+    }
+
+    #[test]
+    fn words_do_not_run_into_each_other() {
+        let mut one = exec();
+        one.argv = vec!["a".into(), "bc".into()];
+        let mut two = exec();
+        two.argv = vec!["ab".into(), "c".into()];
+        let mut three = exec();
+        three.argv = vec!["a".into()];
+        three.env.insert(0, "bc".into());
+        assert_ne!(key(&one), key(&two));
+        assert_ne!(key(&one), key(&three));
+    }
+
+    #[test]
+    fn id_and_sharing_of_a_cache_mount_are_not_in_the_key_but_its_target_is() {
+        let cache = |id: &str, sharing, target: &str| {
+            let mut exec = exec();
+            exec.mounts.push(ExecMount {
+                target: target.into(),
+                kind: ExecMountKind::Cache {
+                    id: id.into(),
+                    seed: None,
+                    sharing,
+                    read_only: false,
+                    mode: 0o755,
+                    uid: 0,
+                    gid: 0,
+                },
+            });
+            exec
+        };
+        let one = key(&cache("a", CacheSharing::Shared, "/c"));
+        assert_eq!(one, key(&cache("b", CacheSharing::Locked, "/c")));
+        assert_ne!(one, key(&cache("a", CacheSharing::Shared, "/d")));
+    }
+}

@@ -1,0 +1,336 @@
+//! The files of layers, when they are really needed.
+//!
+//! A base image enters a build as the names of its layers: their DiffIds are contents digests and layer ids at once. Only
+//! an operation that must read files asks for them here, so that a build whose steps are all known pulls nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use kiln_cache::{BlobWriter, Layer, LayerDraft, LayerId, LayerTree, Store, StoreError};
+use kiln_image::layer::{self, OverlayXattrs};
+use kiln_image::oci::Descriptor;
+use kiln_image::{ContentsDigest, DiffId, ImageRef};
+
+use super::{ImageOrigin, Snapshot, SolveError, Solver};
+use crate::event::{Event, Reporter, StepId};
+
+/// So many layers are pulled and unpacked at once: more wait for the same network and processors.
+const PULLS_AT_ONCE: usize = 4;
+
+/// Progress of a download is told after so many bytes.
+const PROGRESS_BYTES: u64 = 1 << 20;
+
+/// Layers of base images that can be fetched, and what is known to be there; and DiffIds being computed.
+#[derive(Debug, Default)]
+pub struct Pulls {
+    state: Mutex<PullState>,
+    diff_ids: Mutex<HashMap<LayerId, thread::JoinHandle<Result<DiffId, StoreError>>>>,
+}
+
+#[derive(Debug, Default)]
+struct PullState {
+    /// How to get a layer that may not be there.
+    sources: HashMap<LayerId, PullSource>,
+    /// What was seen in the store by this build.
+    present: HashSet<LayerId>,
+    /// Steps of images of which nothing was needed yet.
+    unstarted: Vec<StepId>,
+    /// Layers that a step still pulls.
+    running: HashMap<StepId, usize>,
+}
+
+#[derive(Clone, Debug)]
+struct PullSource {
+    diff_id: DiffId,
+    descriptor: Descriptor,
+    from: PullFrom,
+    step: Option<StepId>,
+}
+
+#[derive(Clone, Debug)]
+enum PullFrom {
+    Registry(ImageRef),
+    Layout(PathBuf),
+}
+
+impl Pulls {
+    /// Remembers where an image's layers can be had and names them. Nothing is read.
+    pub(super) fn add_image(
+        &self,
+        origin: &ImageOrigin,
+        step: Option<StepId>,
+    ) -> Result<Snapshot, SolveError> {
+        let (image, from) = match origin {
+            ImageOrigin::Store { layers } => return Ok(Snapshot { layers: layers.clone() }),
+            ImageOrigin::Registry(image) => (image, PullFrom::Registry(image.reference.clone())),
+            ImageOrigin::Layout { path, image } => (image, PullFrom::Layout(path.clone())),
+        };
+        let diff_ids = &image.config.rootfs.diff_ids;
+        if diff_ids.len() != image.manifest.layers.len() {
+            return Err(SolveError::LayerCount {
+                image: image.manifest_digest.to_string(),
+                diff_ids: diff_ids.len(),
+                layers: image.manifest.layers.len(),
+            });
+        }
+        let mut state = self.lock();
+        let mut layers = Vec::with_capacity(diff_ids.len());
+        for (&diff_id, descriptor) in diff_ids.iter().zip(&image.manifest.layers) {
+            let id = LayerId::from(diff_id);
+            layers.push(Layer { id, contents: ContentsDigest::from(diff_id) });
+            state.sources.entry(id).or_insert_with(|| PullSource {
+                diff_id,
+                descriptor: descriptor.clone(),
+                from: from.clone(),
+                step,
+            });
+        }
+        state.unstarted.extend(step);
+        Ok(Snapshot { layers })
+    }
+
+    /// Images of which no file was needed are as good as found.
+    pub(super) fn report_unneeded(&self, reporter: &Reporter) {
+        for step in std::mem::take(&mut self.lock().unstarted) {
+            reporter.cached(step);
+        }
+    }
+
+    /// Starts computing a new layer's DiffId beside the steps that follow.
+    pub(super) fn start_diff_id(&self, store: &Store, id: LayerId) {
+        let store = store.clone();
+        let worker =
+            thread::Builder::new().name("kiln-diff-id".into()).spawn(move || store.diff_id(id));
+        // Without a thread the DiffId is computed when it is asked for.
+        if let Ok(worker) = worker {
+            self.diff_ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id, worker);
+        }
+    }
+
+    /// The DiffId of a layer, waiting for the thread that computes it.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn diff_id(&self, store: &Store, layer: &Layer) -> Result<DiffId, StoreError> {
+        // A pulled layer is named by its DiffId and need not be there.
+        let pulled = DiffId(layer.contents.0);
+        if LayerId::from(pulled) == layer.id {
+            return Ok(pulled);
+        }
+        let worker = self.diff_ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&layer.id);
+        match worker.map(thread::JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(_)) | None => store.diff_id(layer.id),
+        }
+    }
+
+    /// The compressed blob's descriptor and where it can be had, for a layer of a base image.
+    pub fn descriptor(&self, layer: &Layer) -> Option<(Descriptor, Option<ImageRef>)> {
+        let state = self.lock();
+        let source = state.sources.get(&layer.id)?;
+        let image = match &source.from {
+            PullFrom::Registry(image) => Some(image.clone()),
+            PullFrom::Layout(_) => None,
+        };
+        Some((source.descriptor.clone(), image))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PullState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Solver::ensure_layers`].
+pub(super) fn ensure(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<(), SolveError> {
+    let missing = missing(solver, snapshot)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let next = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    thread::scope(|scope| {
+        for _ in 0..missing.len().min(PULLS_AT_ONCE) {
+            scope.spawn(|| {
+                while let Some(source) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(error) = pull(solver, source) {
+                        // The others need not go on.
+                        next.store(missing.len(), Ordering::Relaxed);
+                        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// The merged view of a snapshot's layers, all of them there.
+pub(super) fn tree(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<LayerTree, SolveError> {
+    ensure(solver, snapshot)?;
+    Ok(LayerTree::open(&paths(solver, snapshot))?)
+}
+
+/// The directories of a snapshot's layers.
+pub(super) fn paths(solver: &Solver<'_>, snapshot: &Snapshot) -> Vec<PathBuf> {
+    snapshot.layers.iter().map(|layer| solver.store.layer_path(layer.id)).collect()
+}
+
+fn missing(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<Vec<PullSource>, SolveError> {
+    let mut missing = Vec::new();
+    let mut state = solver.pulls.lock();
+    for layer in &snapshot.layers {
+        if state.present.contains(&layer.id) {
+            continue;
+        }
+        if solver.store.has_layer(layer.id)? {
+            state.present.insert(layer.id);
+            continue;
+        }
+        let Some(source) = state.sources.get(&layer.id).cloned() else {
+            return Err(SolveError::LayerGone(layer.contents.0.to_string()));
+        };
+        if let Some(step) = source.step {
+            if let Some(index) = state.unstarted.iter().position(|unstarted| *unstarted == step) {
+                state.unstarted.swap_remove(index);
+                solver.reporter.started(step);
+            }
+            *state.running.entry(step).or_default() += 1;
+        }
+        missing.push(source);
+    }
+    Ok(missing)
+}
+
+/// Downloads and unpacks one layer, in one pass. The compressed bytes are kept: exports take them as they are.
+fn pull(solver: &Solver<'_>, source: &PullSource) -> Result<(), SolveError> {
+    let result = solver.store.add_pulled_layer(source.diff_id, &solver.cancel, |draft| fetch(solver, source, draft));
+    if let Err(error) = &result
+        && let Some(step) = source.step
+    {
+        solver.reporter.failed(step, error.to_string());
+    }
+    let layer = result?;
+    let mut state = solver.pulls.lock();
+    state.present.insert(layer.id);
+    if let Some(step) = source.step
+        && let Some(running) = state.running.get_mut(&step)
+    {
+        *running -= 1;
+        if *running == 0 {
+            solver.reporter.done(step);
+        }
+    }
+    Ok(())
+}
+
+fn fetch(
+    solver: &Solver<'_>,
+    source: &PullSource,
+    draft: &LayerDraft,
+) -> Result<(DiffId, u64), SolveError> {
+    let descriptor = &source.descriptor;
+    let kept = solver.store.has_blob(&descriptor.digest);
+    let reader: Box<dyn Read + Send> = if kept {
+        match solver.store.open_blob(&descriptor.digest)? {
+            Some(file) => Box::new(file),
+            None => return Err(SolveError::LayerGone(descriptor.digest.to_string())),
+        }
+    } else {
+        match &source.from {
+            PullFrom::Registry(image) => solver.registry.blob(image, descriptor, &solver.cancel)?,
+            PullFrom::Layout(path) => {
+                let path = path.join("blobs/sha256").join(descriptor.digest.hex());
+                let file = File::open(&path).map_err(|source| SolveError::Io { path, source })?;
+                // Whatever is longer than it says is not it.
+                Box::new(file.take(descriptor.size.saturating_add(1)))
+            }
+        }
+    };
+    let mut reader = Download {
+        inner: reader,
+        copy: if kept { None } else { Some(solver.store.blob_writer()?) },
+        reporter: &solver.reporter,
+        step: source.step,
+        part: format!("{} downloading", descriptor.digest),
+        done: 0,
+        told: 0,
+        total: descriptor.size,
+    };
+    let fs = draft.fs();
+    let target = File::open(&fs).map_err(|source| SolveError::Io { path: fs, source })?;
+    let unpacked = layer::unpack(&mut reader, target.as_fd(), OverlayXattrs::Trusted)?;
+    // The reader verifies the blob's digest at its end.
+    io::copy(&mut reader, &mut io::sink()).map_err(|source| SolveError::Io { path: draft.fs(), source })?;
+    reader.tell();
+    if unpacked.diff_id != source.diff_id {
+        return Err(SolveError::DiffId { expected: source.diff_id, actual: unpacked.diff_id });
+    }
+    if let Some(copy) = reader.copy.take() {
+        copy.finish(Some(descriptor.digest))?;
+    }
+    if let Some(how) = compression_of(&descriptor.media_type) {
+        solver.store.remember_compressed(source.diff_id, how, descriptor.digest)?;
+    }
+    Ok((unpacked.diff_id, unpacked.size_bytes))
+}
+
+/// The word for a layer's compression by its media type (image-spec, `layer.md`; docker's schema 2).
+fn compression_of(media_type: &str) -> Option<&'static str> {
+    if media_type.ends_with("gzip") {
+        Some("gzip")
+    } else if media_type.ends_with("zstd") {
+        Some("zstd")
+    } else {
+        None
+    }
+}
+
+/// Reads a blob, keeps a copy and tells how far it is.
+struct Download<'a> {
+    inner: Box<dyn Read + Send>,
+    copy: Option<BlobWriter>,
+    reporter: &'a Arc<Reporter>,
+    step: Option<StepId>,
+    part: String,
+    done: u64,
+    told: u64,
+    total: u64,
+}
+
+impl Download<'_> {
+    fn tell(&mut self) {
+        self.told = self.done;
+        if let Some(id) = self.step {
+            self.reporter.send(Event::Progress {
+                id,
+                part: self.part.clone(),
+                current: self.done,
+                total: Some(self.total),
+            });
+        }
+    }
+}
+
+impl Read for Download<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        if let Some(copy) = &mut self.copy {
+            copy.write_all(&buffer[..read])?;
+        }
+        self.done += read as u64;
+        if self.done - self.told >= PROGRESS_BYTES {
+            self.tell();
+        }
+        Ok(read)
+    }
+}

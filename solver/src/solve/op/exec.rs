@@ -1,0 +1,355 @@
+//! RUN: a process on the input's root file system, whose changes are the new layer.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use kiln_cache::{
+    CacheMount, CacheMountRequest, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
+};
+use kiln_parser::CacheSharing;
+use kiln_sandbox::{
+    Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError,
+    Security, Spec, resolve_user,
+};
+use rustix::fs::{AtFlags, CWD, Mode};
+use rustix::process::{Gid, Uid};
+
+use super::{Made, Step, file};
+use crate::event::{Event, LogStream};
+use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
+use crate::solve::key::{MountContents, exec_key};
+use crate::solve::{Output, Snapshot, SolveError, layers};
+
+/// What a record keeps of a step's output (FEATURES PG; BuildKit's own limit).
+const LOG_LIMIT: usize = 2 << 20;
+
+/// What an error carries of it.
+const LOG_TAIL_LIMIT: usize = 64 << 10;
+
+/// `/etc/passwd` and `/etc/group` of a hostile image are read up to this size (THREATS A14, C10).
+const ACCOUNT_FILE_LIMIT: u64 = 4 << 20;
+
+/// Mode of a tmpfs mount, as `/tmp` has it.
+const TMPFS_MODE: u32 = 0o1777;
+
+/// Runs a prepared process: the embedded sandbox, and later others.
+pub trait Executor: Send + Sync + std::fmt::Debug {
+    /// Runs `spec` to its end; see [`kiln_sandbox::run`].
+    ///
+    /// # Errors
+    /// See [`SandboxError`].
+    fn run(
+        &self,
+        spec: &Spec,
+        output: &mut dyn FnMut(kiln_sandbox::Output, &[u8]),
+        cancel: &AtomicBool,
+    ) -> Result<Exit, SandboxError>;
+}
+
+/// The embedded sandbox.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sandbox;
+
+impl Executor for Sandbox {
+    fn run(
+        &self,
+        spec: &Spec,
+        output: &mut dyn FnMut(kiln_sandbox::Output, &[u8]),
+        cancel: &AtomicBool,
+    ) -> Result<Exit, SandboxError> {
+        kiln_sandbox::run(spec, output, cancel)
+    }
+}
+
+/// Runs an exec vertex.
+pub(super) fn run(step: &Step<'_>, exec: &Exec) -> Result<Output, SolveError> {
+    let root = step.snapshot(InputIndex(0))?;
+    let mounted = mounted_contents(step, exec)?;
+    let key = exec_key(exec, &step.vertex.platform, &root, &mounted);
+    step.find_or_make(key, &root, || make(step, exec, &root))
+}
+
+/// What the key says of mounted inputs: of a context only the part that is mounted.
+fn mounted_contents(step: &Step<'_>, exec: &Exec) -> Result<Vec<MountContents>, SolveError> {
+    exec.mounts
+        .iter()
+        .filter_map(|mount| match &mount.kind {
+            ExecMountKind::Bind { input, source, .. } => Some((input, source)),
+            ExecMountKind::Cache { seed: Some((input, source)), .. } => Some((input, source)),
+            _ => None,
+        })
+        .map(|(input, source)| match step.inputs.get(input.0) {
+            Some(Output::Snapshot(snapshot)) => Ok(MountContents::Snapshot(snapshot.clone())),
+            Some(Output::Tree(tree)) => Ok(MountContents::Selection(file::contents_at(tree, source)?)),
+            None => Err(SolveError::MissingInput { what: "input", name: input.0.to_string() }),
+        })
+        .collect()
+}
+
+fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveError> {
+    let solver = step.solver;
+    let tree = layers::tree(solver, root)?;
+    let draft = solver.store.draft_layer()?;
+    give_root(&draft, tree.entry(Path::new(""))?)?;
+    let identity = identity(&tree, &exec.user)?;
+    let prepared = Prepared::of(step, exec)?;
+    let spec = Spec {
+        rootfs: Rootfs { layers: layers::paths(solver, root), upper: draft.fs(), work: draft.work() },
+        argv: exec.argv.iter().map(OsString::from).collect(),
+        env: environment(exec, &prepared.env, &identity),
+        cwd: PathBuf::from(&exec.cwd),
+        identity,
+        hostname: exec.hostname.clone(),
+        mounts: prepared.mounts,
+        network: match exec.network {
+            NetworkMode::None => Network::None,
+            NetworkMode::Default | NetworkMode::Host => Network::Host,
+        },
+        extra_hosts: exec
+            .extra_hosts
+            .iter()
+            .map(|(name, address)| HostEntry { name: name.clone(), address: *address })
+            .collect(),
+        security: if exec.insecure { Security::Insecure } else { Security::Sandbox },
+        limits: Limits { shm_bytes: exec.shm_bytes, ulimits: exec.ulimits.clone(), ..Limits::default() },
+        io: Io::Captured,
+    };
+    let mut log = Log::default();
+    let mut output = |stream, bytes: &[u8]| {
+        log.push(bytes);
+        if let Some(id) = step.id {
+            let stream = match stream {
+                kiln_sandbox::Output::Stdout => LogStream::Stdout,
+                kiln_sandbox::Output::Stderr => LogStream::Stderr,
+            };
+            let at = solver.reporter.elapsed();
+            solver.reporter.send(Event::Log { id, stream, bytes: bytes.to_vec(), at });
+        }
+    };
+    let exit = solver.executor.run(&spec, &mut output, &solver.cancel)?;
+    let code = match exit.status {
+        ExitStatus::Code(code) => code,
+        ExitStatus::Signal(signal) => 128 + signal,
+    };
+    if code != 0 {
+        return Err(SolveError::StepFailed {
+            step: step.vertex.name.clone(),
+            command: exec.argv.join(" "),
+            code,
+            log_tail: log.tail.into(),
+            oom_killed: exit.oom_killed,
+            span: step.vertex.span,
+        });
+    }
+    // Mounts are given back before others may see the result.
+    drop(prepared.guards);
+    Ok(Made { draft, contents: None, log: log.head })
+}
+
+/// The upper directory's own root decides how the merged root looks.
+fn give_root(draft: &LayerDraft, parent: Option<Entry>) -> Result<(), SolveError> {
+    let (mode, uid, gid) = parent.map_or((0o755, 0, 0), |root| (root.mode, root.uid, root.gid));
+    let path = draft.fs();
+    rustix::fs::chownat(CWD, &path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::empty())
+        .and_then(|()| rustix::fs::chmodat(CWD, &path, Mode::from_raw_mode(mode), AtFlags::empty()))
+        .map_err(|source| SolveError::Io { path, source: source.into() })
+}
+
+fn identity(tree: &LayerTree, user: &str) -> Result<Identity, SolveError> {
+    let read = |path: &str| -> Result<Vec<u8>, SolveError> {
+        Ok(tree.read_small(Path::new(path), ACCOUNT_FILE_LIMIT)?.unwrap_or_default())
+    };
+    Ok(resolve_user(user, &read("etc/passwd")?, &read("etc/group")?)?)
+}
+
+/// All variables of the process; the user's home is given as runtimes give it.
+fn environment(exec: &Exec, from_mounts: &[OsString], identity: &Identity) -> Vec<OsString> {
+    let mut env: Vec<OsString> = exec.env.iter().chain(&exec.unkeyed_env).map(OsString::from).collect();
+    env.extend(from_mounts.iter().cloned());
+    if !exec.env.iter().any(|variable| variable.starts_with("HOME=")) {
+        env.push(format!("HOME={}", if identity.home.is_empty() { "/" } else { &identity.home }).into());
+    }
+    env
+}
+
+/// Mounts of a step, ready, and what must live as long as they do.
+#[derive(Default)]
+struct Prepared {
+    mounts: Vec<Mount>,
+    env: Vec<OsString>,
+    guards: Vec<Guard>,
+}
+
+/// Kept for its drop.
+enum Guard {
+    Scratch(#[expect(dead_code, reason = "removed on drop")] LayerDraft),
+    Cache(#[expect(dead_code, reason = "released on drop")] CacheMount),
+}
+
+impl Prepared {
+    fn of(step: &Step<'_>, exec: &Exec) -> Result<Self, SolveError> {
+        let mut prepared = Self::default();
+        for mount in &exec.mounts {
+            prepared.add(step, mount)?;
+        }
+        for (name, body) in &exec.scripts {
+            prepared.mounts.push(Mount {
+                target: Path::new("/dev/pipes").join(name),
+                kind: MountKind::File { contents: body.clone().into_bytes(), mode: 0o755, uid: 0, gid: 0 },
+            });
+        }
+        Ok(prepared)
+    }
+
+    fn add(&mut self, step: &Step<'_>, mount: &ExecMount) -> Result<(), SolveError> {
+        let kind = match &mount.kind {
+            ExecMountKind::Bind { input, source, writable } => {
+                let (layers, subpath) = self.bind(step, *input, source)?;
+                let scratch = if *writable {
+                    let draft = step.solver.store.scratch_dir()?;
+                    let paths = (draft.fs(), draft.work());
+                    self.guards.push(Guard::Scratch(draft));
+                    Some(paths)
+                } else {
+                    None
+                };
+                MountKind::Layers { layers, subpath, scratch }
+            }
+            ExecMountKind::Cache { .. } => self.cache(step, &mount.kind)?,
+            ExecMountKind::Tmpfs { size } => MountKind::Tmpfs { size: *size, mode: TMPFS_MODE },
+            ExecMountKind::Secret { id, env, required, mode, uid, gid } => {
+                let Some(secret) = step.solver.inputs.secrets.get(id) else {
+                    if *required {
+                        return Err(SolveError::MissingSecret { id: id.clone() });
+                    }
+                    return Ok(());
+                };
+                if let Some(name) = env {
+                    use std::os::unix::ffi::OsStringExt as _;
+                    let mut variable = name.clone().into_bytes();
+                    variable.push(b'=');
+                    variable.extend_from_slice(&secret.0);
+                    self.env.push(OsString::from_vec(variable));
+                }
+                if mount.target.is_empty() {
+                    return Ok(());
+                }
+                MountKind::File { contents: secret.0.clone(), mode: *mode, uid: *uid, gid: *gid }
+            }
+            ExecMountKind::Ssh { id, required, mode, uid, gid } => {
+                let Some(socket) = step.solver.inputs.ssh.get(id) else {
+                    if *required {
+                        return Err(SolveError::MissingSsh { id: id.clone() });
+                    }
+                    return Ok(());
+                };
+                if !self.env.iter().any(|variable| variable.to_string_lossy().starts_with("SSH_AUTH_SOCK=")) {
+                    self.env.push(format!("SSH_AUTH_SOCK={}", mount.target).into());
+                }
+                MountKind::Socket { source: socket.clone(), mode: *mode, uid: *uid, gid: *gid }
+            }
+        };
+        self.mounts.push(Mount { target: PathBuf::from(&mount.target), kind });
+        Ok(())
+    }
+
+    /// The layers to show, and the path in them.
+    fn bind(
+        &mut self,
+        step: &Step<'_>,
+        input: InputIndex,
+        source: &str,
+    ) -> Result<(Vec<PathBuf>, PathBuf), SolveError> {
+        match step.inputs.get(input.0) {
+            Some(Output::Snapshot(snapshot)) => {
+                step.solver.ensure_layers(snapshot)?;
+                let subpath = source.trim_start_matches('/').into();
+                Ok((layers::paths(step.solver, snapshot), subpath))
+            }
+            // The process must see the filtered tree, and must not reach the user's own files: it sees a layer.
+            Some(Output::Tree(tree)) => {
+                let (layer, subpath) = file::materialize(step, tree, source)?;
+                Ok((vec![step.solver.store.layer_path(layer.id)], subpath))
+            }
+            None => Err(SolveError::MissingInput { what: "input", name: input.0.to_string() }),
+        }
+    }
+
+    fn cache(&mut self, step: &Step<'_>, kind: &ExecMountKind) -> Result<MountKind, SolveError> {
+        let ExecMountKind::Cache { id, seed, sharing, read_only, mode, uid, gid } = kind else {
+            return Err(SolveError::MissingInput { what: "cache mount", name: String::new() });
+        };
+        let request = CacheMountRequest {
+            id: id.clone(),
+            sharing: match sharing {
+                CacheSharing::Shared => MountSharing::Shared,
+                CacheSharing::Private => MountSharing::Private,
+                CacheSharing::Locked => MountSharing::Locked,
+            },
+            mode: *mode,
+            uid: *uid,
+            gid: *gid,
+        };
+        let mut on_wait = |pid| {
+            if let Some(id) = step.id {
+                step.solver.reporter.send(Event::Waiting { id, pid });
+            }
+        };
+        let cache = step.solver.store.cache_mount(&request, &mut on_wait, &step.solver.cancel)?;
+        if cache.is_new()
+            && let Some((input, source)) = seed
+        {
+            let tree = match step.inputs.get(input.0) {
+                Some(Output::Snapshot(snapshot)) => Arc::new(layers::tree(step.solver, snapshot)?),
+                Some(Output::Tree(tree)) => Arc::clone(tree),
+                None => {
+                    return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() });
+                }
+            };
+            file::copy_out(&tree, source, cache.path())?;
+        }
+        let source = cache.path().to_owned();
+        self.guards.push(Guard::Cache(cache));
+        Ok(MountKind::Bind { source, subpath: PathBuf::new(), read_only: *read_only })
+    }
+}
+
+/// What a step prints: the beginning for the record, the end for an error.
+#[derive(Default)]
+struct Log {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+}
+
+impl Log {
+    fn push(&mut self, bytes: &[u8]) {
+        let room = LOG_LIMIT.saturating_sub(self.head.len());
+        self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.tail.extend(&bytes[bytes.len().saturating_sub(LOG_TAIL_LIMIT)..]);
+        let surplus = self.tail.len().saturating_sub(LOG_TAIL_LIMIT);
+        self.tail.drain(..surplus);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_keeps_its_beginning_for_the_record_and_its_end_for_the_error() {
+        let mut log = Log::default();
+        log.push(b"first");
+        for _ in 0..5 {
+            log.push(&vec![b'.'; 1 << 20]);
+        }
+        log.push(b"last");
+        assert_eq!(log.head.len(), LOG_LIMIT);
+        assert!(log.head.starts_with(b"first"));
+        let tail: Vec<u8> = log.tail.into();
+        assert_eq!(tail.len(), LOG_TAIL_LIMIT);
+        assert!(tail.ends_with(b"last"));
+    }
+}

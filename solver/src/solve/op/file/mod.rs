@@ -1,0 +1,441 @@
+//! COPY, ADD of local files, WORKDIR, inline files: layers made without running anything.
+//!
+//! An operation is first planned in memory: which entry goes where, with which mode and owner, looking only at those
+//! places of the parent that matter. The plan is the new layer entry for entry, so its digest *is* the step's key: two
+//! parents that answer alike, or two instructions that write the same, share the layer. Only on a miss are the files
+//! written, straight into what becomes the layer.
+//!
+//! `select` chooses source entries, `place` says where they go, `write` writes, `owner` and `chmod` read flags.
+
+mod chmod;
+mod error;
+mod owner;
+mod place;
+mod select;
+mod write;
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiln_cache::{Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SourceTree, StepKey};
+use kiln_image::ContentsDigest;
+use kiln_image::layer::{self, ExtractOptions};
+use rayon::prelude::*;
+
+pub use error::CopyError;
+
+use self::owner::Users;
+use self::place::{Data, LayerPlan, Meta};
+use self::select::Selected;
+use super::{Made, Step};
+use crate::graph::{CopyOptions, File, FileAction, InputIndex, ModeChange, Op, Source};
+use crate::solve::key::KeyHasher;
+use crate::solve::{Output, Snapshot, SolveError, layers};
+
+/// Mode of directories made on the way to a destination.
+const CREATED_DIR_MODE: u32 = 0o755;
+
+/// Mode of an inline file.
+const INLINE_FILE_MODE: u32 = 0o644;
+
+/// Runs a file operation.
+pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
+    let parent = step.snapshot(InputIndex(0))?;
+    let view = if parent.layers.is_empty() { None } else { Some(layers::tree(step.solver, &parent)?) };
+    let sources = Sources::of(step, file)?;
+    let mut planner = Planner { view: view.as_ref(), sources: &sources, archives: Archives::Named(Vec::new()) };
+    let plan = planner.plan(file)?;
+    let digests = Digests::of(&plan)?;
+    let key = key_of(&plan, &digests, &planner.archives, &parent);
+    step.find_or_make(key, &parent, || {
+        let archives = match planner.archives {
+            Archives::Named(named) if !named.is_empty() => named,
+            _ => return make(step, &plan, Some(digests.contents)),
+        };
+        // What is in the archives decides what they replace, so the plan is made again with them.
+        let unpacked = unpack(step, &archives)?;
+        let mut planner = Planner {
+            view: view.as_ref(),
+            sources: &sources,
+            archives: Archives::Unpacked(unpacked.iter().map(|archive| Arc::clone(&archive.tree)).collect()),
+        };
+        make(step, &planner.plan(file)?, None)
+    })
+}
+
+/// A layer that holds `path` of `tree` at its root, found or made: what a bind mount of a context shows.
+/// Returns the layer and the path inside.
+pub(super) fn materialize(
+    step: &Step<'_>,
+    tree: &Arc<dyn SourceTree>,
+    path: &str,
+) -> Result<(Layer, PathBuf), SolveError> {
+    let mut plan = LayerPlan::new(None);
+    let inside = plan_materialized(&mut plan, tree, path)?;
+    plan.finish()?;
+    let digests = Digests::of(&plan)?;
+    let key = key_of(&plan, &digests, &Archives::Named(Vec::new()), &Snapshot::default());
+    let mut on_wait = |_| {};
+    let record = match step.solver.store.find_or_claim(&key, &mut on_wait, &step.solver.cancel)? {
+        Lookup::Found(record) => record,
+        Lookup::Missing(claim) => {
+            let made = make(step, &plan, Some(digests.contents))?;
+            step.commit(claim, made, Duration::ZERO)?
+        }
+    };
+    let layer = record.layers.first().copied();
+    Ok((layer.ok_or_else(|| SolveError::LayerGone(path.to_owned()))?, inside))
+}
+
+/// The digest of `path` in `tree`, as keys of bind mounts have it.
+pub(super) fn contents_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<ContentsDigest, SolveError> {
+    let mut plan = LayerPlan::new(None);
+    plan_materialized(&mut plan, tree, path)?;
+    Ok(Digests::of(&plan)?.contents)
+}
+
+/// Copies `path` of `tree` into the existing, empty directory `target` of the host's.
+///
+/// # Errors
+/// Reading, writing.
+pub fn copy_out(tree: &Arc<dyn SourceTree>, path: &str, target: &Path) -> Result<(), SolveError> {
+    let mut plan = LayerPlan::new(None);
+    plan_materialized(&mut plan, tree, path)?;
+    Ok(write::write(&plan, target)?)
+}
+
+fn plan_materialized(
+    plan: &mut LayerPlan<'_>,
+    tree: &Arc<dyn SourceTree>,
+    path: &str,
+) -> Result<PathBuf, SolveError> {
+    let resolved = tree.resolve(&select::clean(path))?;
+    let Some(entry) = tree.entry(&resolved)? else {
+        return Err(CopyError::not_found(tree, path).into());
+    };
+    if entry.kind == EntryKind::Dir {
+        plan.root_from(&entry);
+        plan.copy_children(tree, &entry, Path::new(""), &Meta::default(), &|_| true)?;
+        return Ok(PathBuf::new());
+    }
+    let name = resolved.file_name().map(PathBuf::from).unwrap_or_default();
+    plan.put_entry(tree, &entry, &name, &Meta::default())?;
+    Ok(name)
+}
+
+/// Writes the plan's files into a new layer.
+fn make(step: &Step<'_>, plan: &LayerPlan<'_>, contents: Option<ContentsDigest>) -> Result<Made, SolveError> {
+    let draft = step.solver.store.draft_layer()?;
+    write::write(plan, &draft.fs())?;
+    Ok(Made { draft, contents, log: Vec::new() })
+}
+
+fn key_of(plan: &LayerPlan<'_>, digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey {
+    let mut key = KeyHasher::new("file");
+    key.contents(&digests.contents);
+    // Which files are one file is not in the contents digest of a selection.
+    for (path, node) in plan.nodes() {
+        if let Some(group) = node.link_group() {
+            key.bytes(path.as_os_str().as_encoded_bytes()).number(group as u64);
+        }
+    }
+    if let Archives::Named(named) = archives
+        && !named.is_empty()
+    {
+        key.number(named.len() as u64);
+        for archive in named {
+            key.digest(&archive.digest).bytes(archive.dest.as_os_str().as_encoded_bytes());
+            key.flag(archive.meta.owner.is_some());
+            let (uid, gid) = archive.meta.owner.unwrap_or_default();
+            key.number(u64::from(uid)).number(u64::from(gid));
+        }
+        // What an archive replaces is anywhere in the parent.
+        key.snapshot(parent);
+    }
+    key.finish()
+}
+
+/// The trees an operation copies from, by input.
+struct Sources {
+    trees: HashMap<InputIndex, Arc<dyn SourceTree>>,
+    /// Inputs that hold one downloaded file, whatever its name.
+    downloads: HashMap<InputIndex, ()>,
+}
+
+impl Sources {
+    fn of(step: &Step<'_>, file: &File) -> Result<Self, SolveError> {
+        let mut sources = Self { trees: HashMap::new(), downloads: HashMap::new() };
+        for action in &file.actions {
+            let FileAction::Copy { input, .. } = action else { continue };
+            if sources.trees.contains_key(input) {
+                continue;
+            }
+            let tree: Arc<dyn SourceTree> = match step.inputs.get(input.0) {
+                Some(Output::Tree(tree)) => Arc::clone(tree),
+                Some(Output::Snapshot(snapshot)) => Arc::new(layers::tree(step.solver, snapshot)?),
+                None => {
+                    return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() });
+                }
+            };
+            sources.trees.insert(*input, tree);
+            if let Some(Op::Source(Source::Http { .. })) = step.input_ops.get(input.0) {
+                sources.downloads.insert(*input, ());
+            }
+        }
+        Ok(sources)
+    }
+}
+
+/// An archive that ADD extracts.
+struct NamedArchive {
+    tree: Arc<dyn SourceTree>,
+    entry: Entry,
+    digest: kiln_image::Digest,
+    dest: PathBuf,
+    meta: Meta,
+}
+
+/// What is known of the archives while planning.
+enum Archives {
+    /// What they are called: enough for the key. Filled by the planner.
+    Named(Vec<NamedArchive>),
+    /// What is in them, in the order in which they come up.
+    Unpacked(std::collections::VecDeque<Arc<dyn SourceTree>>),
+}
+
+struct UnpackedArchive {
+    tree: Arc<dyn SourceTree>,
+    /// Removes the files on drop.
+    _files: LayerDraft,
+}
+
+fn unpack(step: &Step<'_>, archives: &[NamedArchive]) -> Result<Vec<UnpackedArchive>, SolveError> {
+    archives
+        .iter()
+        .map(|archive| {
+            let files = step.solver.store.scratch_dir()?;
+            let fs = files.fs();
+            let target = std::fs::File::open(&fs)
+                .map_err(|source| SolveError::Io { path: fs.clone(), source })?;
+            let mut reader = archive.tree.open(&archive.entry.path)?;
+            let options = ExtractOptions { owner: archive.meta.owner };
+            layer::extract_archive(&mut reader, target.as_fd(), options)?;
+            let tree: Arc<dyn SourceTree> = Arc::new(LayerTree::open(&[fs])?);
+            Ok(UnpackedArchive { tree, _files: files })
+        })
+        .collect()
+}
+
+/// Turns actions into a plan.
+struct Planner<'a> {
+    view: Option<&'a LayerTree>,
+    sources: &'a Sources,
+    archives: Archives,
+}
+
+impl<'a> Planner<'a> {
+    fn plan(&mut self, file: &File) -> Result<LayerPlan<'a>, SolveError> {
+        let mut plan = LayerPlan::new(self.view.map(|tree| tree as &dyn SourceTree));
+        let mut users = Users::new(self.view);
+        for action in &file.actions {
+            match action {
+                FileAction::MakeDir { path, mode, owner } => {
+                    let owner = owner.as_ref().map(|owner| users.resolve(owner)).transpose()?;
+                    let path = plan.resolve(&select::clean(path))?;
+                    plan.make_dirs(&path, *mode, owner)?;
+                }
+                FileAction::MakeFile { name, dest, contents, options } => {
+                    let meta = Meta::of(options, &mut users)?;
+                    let dest = Self::file_dest(&mut plan, dest, Path::new(name), &meta)?;
+                    plan.put_inline(&dest, contents.as_bytes(), INLINE_FILE_MODE, &meta)?;
+                }
+                FileAction::Copy { input, source, dest, wildcard, options } => {
+                    let meta = Meta::of(options, &mut users)?;
+                    plan.next_group_scope();
+                    self.copy(&mut plan, *input, source, dest, *wildcard, options, &meta)?;
+                }
+            }
+        }
+        plan.finish()?;
+        Ok(plan)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one action")]
+    fn copy(
+        &mut self,
+        plan: &mut LayerPlan<'a>,
+        input: InputIndex,
+        source: &str,
+        dest: &str,
+        wildcard: bool,
+        options: &CopyOptions,
+        meta: &Meta,
+    ) -> Result<(), SolveError> {
+        let Some(tree) = self.sources.trees.get(&input) else {
+            return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() });
+        };
+        let excludes = select::Excludes::new(&options.exclude)?;
+        if options.parents {
+            let dest = Self::dir_dest(plan, dest, meta)?;
+            for group in select::with_parents(tree, source, wildcard)? {
+                plan.copy_with_parents(tree, &group, &dest, meta, &|path| excludes.keep(path))?;
+            }
+            return Ok(());
+        }
+        let selected = if self.sources.downloads.contains_key(&input) {
+            select::only_file(tree)?
+        } else {
+            select::select(tree, source, wildcard)?
+        };
+        for Selected { name, entry } in selected {
+            let name = options.rename.clone().unwrap_or(name);
+            if options.unpack
+                && matches!(entry.kind, EntryKind::File { .. })
+                && let Some(digest) = archive_digest(tree, &entry)?
+            {
+                let dest = Self::dir_dest(plan, dest, meta)?;
+                self.add_archive(plan, tree, entry, digest, dest, meta)?;
+            } else if entry.kind == EntryKind::Dir {
+                let dest = Self::dir_dest(plan, dest, meta)?;
+                plan.copy_children(tree, &entry, &dest, meta, &|path| excludes.keep(path))?;
+            } else {
+                let dest = Self::file_dest(plan, dest, &name, meta)?;
+                plan.put_entry(tree, &entry, &dest, meta)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_archive(
+        &mut self,
+        plan: &mut LayerPlan<'a>,
+        tree: &Arc<dyn SourceTree>,
+        entry: Entry,
+        digest: kiln_image::Digest,
+        dest: PathBuf,
+        meta: &Meta,
+    ) -> Result<(), SolveError> {
+        match &mut self.archives {
+            Archives::Named(named) => named.push(NamedArchive {
+                tree: Arc::clone(tree),
+                entry,
+                digest,
+                dest,
+                meta: meta.clone(),
+            }),
+            Archives::Unpacked(trees) => {
+                // The order is that of the first planning, on the same inputs.
+                if let Some(tree) = trees.pop_front() {
+                    plan.lay_over(&tree, &dest, meta.owner)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a directory's contents go: `dest` with links followed, made if absent.
+    fn dir_dest(plan: &mut LayerPlan<'_>, dest: &str, meta: &Meta) -> Result<PathBuf, SolveError> {
+        let resolved = plan.resolve(&select::clean(dest))?;
+        if plan.is_other_than_dir(&resolved)? {
+            return Err(CopyError::NotADirectory { dest: place::shown(&resolved) }.into());
+        }
+        plan.make_dirs(&resolved, meta.created_dir_mode(), meta.owner)?;
+        Ok(resolved)
+    }
+
+    /// Where a file goes: into `dest` if that is (or says it is) a directory, else there; parents are made.
+    fn file_dest(
+        plan: &mut LayerPlan<'_>,
+        dest: &str,
+        name: &Path,
+        meta: &Meta,
+    ) -> Result<PathBuf, SolveError> {
+        let says_dir = dest.ends_with('/') || dest.ends_with("/.") || dest == ".";
+        let mut resolved = plan.resolve(&select::clean(dest))?;
+        if says_dir {
+            resolved = Self::dir_dest(plan, dest, meta)?;
+        }
+        if plan.is_dir(&resolved)? {
+            // The last component is not followed: a link of that name is replaced.
+            resolved = resolved.join(name);
+        }
+        let parent = resolved.parent().map(Path::to_owned).unwrap_or_default();
+        plan.make_dirs(&parent, meta.created_dir_mode(), meta.owner)?;
+        Ok(resolved)
+    }
+}
+
+impl Meta {
+    fn of(options: &CopyOptions, users: &mut Users<'_>) -> Result<Self, SolveError> {
+        let owner = options.owner.as_ref().map(|owner| users.resolve(owner)).transpose()?;
+        Ok(Self { owner, mode: options.mode.clone() })
+    }
+
+    /// An octal `--chmod` is also the mode of directories made on the way (FEATURES CP8).
+    fn created_dir_mode(&self) -> u32 {
+        match self.mode {
+            Some(ModeChange::Octal(mode)) => mode,
+            _ => CREATED_DIR_MODE,
+        }
+    }
+}
+
+/// The digest of a file that is an archive by its first bytes.
+fn archive_digest(
+    tree: &Arc<dyn SourceTree>,
+    entry: &Entry,
+) -> Result<Option<kiln_image::Digest>, SolveError> {
+    let mut head = Vec::new();
+    let mut file = tree.open(&entry.path)?.take(layer::ARCHIVE_HEAD_BYTES as u64);
+    file.read_to_end(&mut head).map_err(|source| SolveError::Io { path: entry.path.clone(), source })?;
+    if !layer::is_archive(&head) {
+        return Ok(None);
+    }
+    Ok(Some(tree.digest(entry)?))
+}
+
+/// The digests of all that a plan writes.
+struct Digests {
+    contents: ContentsDigest,
+}
+
+impl Digests {
+    fn of(plan: &LayerPlan<'_>) -> Result<Self, SolveError> {
+        let mut entries = Vec::new();
+        let mut digests = Vec::new();
+        // Files by tree, so that each tree can hash its own in parallel and use its index.
+        type FromTree = (Arc<dyn SourceTree>, Vec<usize>, Vec<Entry>);
+        let mut by_tree: HashMap<*const (), FromTree> = HashMap::new();
+        for (index, (path, node)) in plan.nodes().enumerate() {
+            let mut entry = node.entry.clone();
+            entry.path = path.clone();
+            // Names of inodes are not contents.
+            entry.hard_link = None;
+            entries.push(entry);
+            digests.push(None);
+            match &node.data {
+                Data::None => {}
+                Data::Inline(bytes) => digests[index] = Some(kiln_image::Digest::of(bytes)),
+                Data::Source { tree, entry } => {
+                    let slot = by_tree
+                        .entry(Arc::as_ptr(tree).cast())
+                        .or_insert_with(|| (Arc::clone(tree), Vec::new(), Vec::new()));
+                    slot.1.push(index);
+                    slot.2.push(entry.clone());
+                }
+            }
+        }
+        let groups: Vec<_> = by_tree.into_values().collect();
+        let hashed: Vec<_> = groups.par_iter().map(|(tree, _, entries)| tree.digests(entries)).collect();
+        for ((_, indices, _), hashed) in groups.iter().zip(hashed) {
+            for (&index, digest) in indices.iter().zip(hashed?) {
+                digests[index] = digest;
+            }
+        }
+        Ok(Self { contents: kiln_cache::selection_digest(&entries, &digests) })
+    }
+}

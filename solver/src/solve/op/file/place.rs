@@ -1,0 +1,466 @@
+//! Where entries go: the new layer in memory.
+//!
+//! A layer holds what it changes and every directory above that. A directory that the parent has is repeated with the
+//! parent's own mode, owner and attributes, since the topmost layer's word counts in the merged view.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kiln_cache::{Entry, EntryKind, SourceTree};
+
+use super::select::WithParents;
+use super::{CREATED_DIR_MODE, CopyError, chmod};
+use crate::graph::ModeChange;
+use crate::solve::SolveError;
+
+/// As many links as the kernel follows (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// `--chown` and `--chmod`, resolved.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Meta {
+    /// uid and gid.
+    pub(super) owner: Option<(u32, u32)>,
+    pub(super) mode: Option<ModeChange>,
+}
+
+/// Where a node's bytes come from.
+#[derive(Clone, Debug)]
+pub(super) enum Data {
+    /// It has none.
+    None,
+    /// These.
+    Inline(Arc<[u8]>),
+    /// A file of a source tree.
+    Source { tree: Arc<dyn SourceTree>, entry: Entry },
+}
+
+/// One entry of the new layer.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    /// With the destination's path and metadata.
+    pub(super) entry: Entry,
+    pub(super) data: Data,
+    /// Nodes of one group are one file.
+    group: Option<usize>,
+    /// Nothing of the parent shows below it.
+    fresh: bool,
+}
+
+impl Node {
+    pub(super) fn link_group(&self) -> Option<usize> {
+        self.group
+    }
+}
+
+/// A layer in the making.
+pub(super) struct LayerPlan<'a> {
+    parent: Option<&'a dyn SourceTree>,
+    nodes: BTreeMap<PathBuf, Node>,
+    /// What the parent answered.
+    seen: HashMap<PathBuf, Option<Entry>>,
+    /// Hard links hold within one action only.
+    scope: usize,
+    groups: HashMap<(usize, (u64, u64)), usize>,
+    now_ns: i128,
+}
+
+impl<'a> LayerPlan<'a> {
+    pub(super) fn new(parent: Option<&'a dyn SourceTree>) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            parent,
+            nodes: BTreeMap::new(),
+            seen: HashMap::new(),
+            scope: 0,
+            groups: HashMap::new(),
+            now_ns: i128::try_from(now.as_nanos()).unwrap_or(i128::MAX),
+        }
+    }
+
+    /// All entries, directories before what is in them.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (&PathBuf, &Node)> {
+        self.nodes.iter()
+    }
+
+    /// Starts an action.
+    pub(super) fn next_group_scope(&mut self) {
+        self.scope += 1;
+    }
+
+    /// The root directory looks like `entry`.
+    pub(super) fn root_from(&mut self, entry: &Entry) {
+        let mut entry = entry.clone();
+        entry.path = PathBuf::new();
+        entry.hard_link = None;
+        self.nodes.insert(PathBuf::new(), Node { entry, data: Data::None, group: None, fresh: true });
+    }
+
+    /// Where `path` leads when every link is followed within the root; what does not exist is kept as it is.
+    pub(super) fn resolve(&mut self, path: &Path) -> Result<PathBuf, SolveError> {
+        let mut resolved = PathBuf::new();
+        let mut rest: Vec<_> = components_reversed(path);
+        let mut links = 0;
+        while let Some(name) = rest.pop() {
+            if name == ".." {
+                resolved.pop();
+                continue;
+            }
+            resolved.push(&name);
+            let Some(Entry { kind: EntryKind::Symlink(target), .. }) = self.lookup(&resolved)? else {
+                continue;
+            };
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(CopyError::LinkLoop { dest: shown(path) }.into());
+            }
+            resolved.pop();
+            if target.is_absolute() {
+                resolved.clear();
+            }
+            rest.extend(components_reversed(&target));
+        }
+        Ok(resolved)
+    }
+
+    /// Whether a directory is at `path` (links are not followed).
+    pub(super) fn is_dir(&mut self, path: &Path) -> Result<bool, SolveError> {
+        Ok(path.as_os_str().is_empty()
+            || self.lookup(path)?.is_some_and(|entry| entry.kind == EntryKind::Dir))
+    }
+
+    /// Whether something else is there.
+    pub(super) fn is_other_than_dir(&mut self, path: &Path) -> Result<bool, SolveError> {
+        Ok(!path.as_os_str().is_empty()
+            && self.lookup(path)?.is_some_and(|entry| entry.kind != EntryKind::Dir))
+    }
+
+    /// Makes the directory `path` and those above it where absent.
+    pub(super) fn make_dirs(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), SolveError> {
+        let mut prefix = PathBuf::new();
+        for component in path.components() {
+            prefix.push(component);
+            match self.lookup(&prefix)? {
+                Some(entry) if entry.kind == EntryKind::Dir => {}
+                Some(_) => return Err(CopyError::NotADirectory { dest: shown(&prefix) }.into()),
+                None => {
+                    let (uid, gid) = owner.unwrap_or((0, 0));
+                    let entry = Entry {
+                        path: prefix.clone(),
+                        kind: EntryKind::Dir,
+                        mode,
+                        uid,
+                        gid,
+                        mtime_ns: self.now_ns,
+                        xattrs: Vec::new(),
+                        hard_link: None,
+                    };
+                    self.insert(entry, Data::None, None, true);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a file with these bytes at `dest`.
+    pub(super) fn put_inline(
+        &mut self,
+        dest: &Path,
+        bytes: &[u8],
+        mode: u32,
+        meta: &Meta,
+    ) -> Result<(), SolveError> {
+        self.refuse_dir(dest)?;
+        let entry = Entry {
+            path: dest.to_owned(),
+            kind: EntryKind::File { size: bytes.len() as u64 },
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime_ns: self.now_ns,
+            xattrs: Vec::new(),
+            hard_link: None,
+        };
+        let entry = with_meta(entry, meta)?;
+        self.insert(entry, Data::Inline(bytes.into()), None, true);
+        Ok(())
+    }
+
+    /// Puts what is no directory at `dest`, in place of any other such thing.
+    pub(super) fn put_entry(
+        &mut self,
+        tree: &Arc<dyn SourceTree>,
+        source: &Entry,
+        dest: &Path,
+        meta: &Meta,
+    ) -> Result<(), SolveError> {
+        self.refuse_dir(dest)?;
+        self.put_node(tree, source, dest, meta)
+    }
+
+    fn put_node(
+        &mut self,
+        tree: &Arc<dyn SourceTree>,
+        source: &Entry,
+        dest: &Path,
+        meta: &Meta,
+    ) -> Result<(), SolveError> {
+        let group = source.hard_link.map(|inode| {
+            let next = self.groups.len();
+            *self.groups.entry((self.scope, inode)).or_insert(next)
+        });
+        let data = match source.kind {
+            EntryKind::File { .. } => Data::Source { tree: Arc::clone(tree), entry: source.clone() },
+            _ => Data::None,
+        };
+        let mut entry = with_meta(source.clone(), meta)?;
+        entry.path = dest.to_owned();
+        self.insert(entry, data, group, true);
+        Ok(())
+    }
+
+    /// Puts directory `source` at `dest`: made, or given this metadata where there is one.
+    fn put_dir(&mut self, source: &Entry, dest: &Path, meta: &Meta) -> Result<(), SolveError> {
+        let fresh = match self.lookup(dest)? {
+            None => true,
+            Some(entry) if entry.kind == EntryKind::Dir => {
+                self.nodes.get(dest).is_some_and(|node| node.fresh)
+            }
+            Some(_) => return Err(CopyError::NotADirectory { dest: shown(dest) }.into()),
+        };
+        let mut entry = with_meta(source.clone(), meta)?;
+        entry.path = dest.to_owned();
+        self.insert(entry, Data::None, None, fresh);
+        Ok(())
+    }
+
+    /// Puts everything below directory `dir` below `dest`, which exists. `keep` judges paths below `dir`.
+    pub(super) fn copy_children(
+        &mut self,
+        tree: &Arc<dyn SourceTree>,
+        dir: &Entry,
+        dest: &Path,
+        meta: &Meta,
+        keep: &dyn Fn(&Path) -> bool,
+    ) -> Result<(), SolveError> {
+        for source in tree.walk(&dir.path)? {
+            let Ok(below) = source.path.strip_prefix(&dir.path) else { continue };
+            if below.as_os_str().is_empty() || !keep(below) {
+                continue;
+            }
+            let target = dest.join(below);
+            self.source_parents(tree, &dir.path, below, dest, meta)?;
+            if source.kind == EntryKind::Dir {
+                self.put_dir(&source, &target, meta)?;
+            } else {
+                self.put_entry(tree, &source, &target, meta)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts one thing below `dest` with the directories between the pivot and it.
+    pub(super) fn copy_with_parents(
+        &mut self,
+        tree: &Arc<dyn SourceTree>,
+        selected: &WithParents,
+        dest: &Path,
+        meta: &Meta,
+        keep: &dyn Fn(&Path) -> bool,
+    ) -> Result<(), SolveError> {
+        let WithParents { base, entry, recursive } = selected;
+        let below = entry.path.strip_prefix(base).unwrap_or(&entry.path);
+        let is_dir = entry.kind == EntryKind::Dir;
+        if keep(below) && !below.as_os_str().is_empty() {
+            self.source_parents(tree, base, below, dest, meta)?;
+            if is_dir {
+                self.put_dir(entry, &dest.join(below), meta)?;
+            } else {
+                self.put_entry(tree, entry, &dest.join(below), meta)?;
+            }
+        }
+        if is_dir && *recursive {
+            for source in tree.walk(&entry.path)? {
+                let inner = source.path.strip_prefix(base).unwrap_or(&source.path);
+                if source.path == entry.path || !keep(inner) {
+                    continue;
+                }
+                self.source_parents(tree, base, inner, dest, meta)?;
+                if source.kind == EntryKind::Dir {
+                    self.put_dir(&source, &dest.join(inner), meta)?;
+                } else {
+                    self.put_entry(tree, &source, &dest.join(inner), meta)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The directories between `base` and `below` of the source, where the destination has none.
+    fn source_parents(
+        &mut self,
+        tree: &Arc<dyn SourceTree>,
+        base: &Path,
+        below: &Path,
+        dest: &Path,
+        meta: &Meta,
+    ) -> Result<(), SolveError> {
+        let Some(parent) = below.parent() else { return Ok(()) };
+        if self.nodes.get(&dest.join(parent)).is_some_and(|node| node.entry.kind == EntryKind::Dir) {
+            return Ok(());
+        }
+        let mut prefix = PathBuf::new();
+        for component in parent.components() {
+            prefix.push(component);
+            let target = dest.join(&prefix);
+            if self.lookup(&target)?.is_some_and(|entry| entry.kind == EntryKind::Dir) {
+                continue;
+            }
+            if let Some(source) = tree.entry(&base.join(&prefix))? {
+                self.put_dir(&source, &target, meta)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays an extracted archive over `dest`: unlike a copy it replaces whatever is in its way, as tar does.
+    pub(super) fn lay_over(
+        &mut self,
+        tree: &Arc<dyn SourceTree>,
+        dest: &Path,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), SolveError> {
+        let meta = Meta { owner, mode: None };
+        for source in tree.walk(Path::new(""))? {
+            if source.path.as_os_str().is_empty() {
+                continue;
+            }
+            let target = dest.join(&source.path);
+            let present = self.lookup(&target)?.map(|entry| entry.kind == EntryKind::Dir);
+            if source.kind == EntryKind::Dir {
+                if present == Some(false) {
+                    let mut entry = with_meta(source.clone(), &meta)?;
+                    entry.path = target;
+                    self.insert(entry, Data::None, None, true);
+                } else {
+                    self.put_dir(&source, &target, &meta)?;
+                }
+                continue;
+            }
+            if present == Some(true) {
+                self.nodes.retain(|path, _| !path.starts_with(&target));
+            }
+            self.put_node(tree, &source, &target, &meta)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the directories above every entry as the parent has them, and the root.
+    pub(super) fn finish(&mut self) -> Result<(), SolveError> {
+        let mut missing = Vec::new();
+        for path in self.nodes.keys() {
+            // Whatever is above a directory that is here already was looked at with it.
+            let absent = path.ancestors().skip(1).take_while(|above| !self.nodes.contains_key(*above));
+            missing.extend(absent.map(Path::to_owned));
+        }
+        if !self.nodes.contains_key(Path::new("")) {
+            missing.push(PathBuf::new());
+        }
+        missing.sort();
+        missing.dedup();
+        for path in missing {
+            let found = match self.parent {
+                Some(parent) => parent.entry(&path)?,
+                None => None,
+            };
+            let mut entry = found.filter(|entry| entry.kind == EntryKind::Dir).unwrap_or(Entry {
+                path: PathBuf::new(),
+                kind: EntryKind::Dir,
+                mode: CREATED_DIR_MODE,
+                uid: 0,
+                gid: 0,
+                mtime_ns: self.now_ns,
+                xattrs: Vec::new(),
+                hard_link: None,
+            });
+            entry.path.clone_from(&path);
+            self.insert(entry, Data::None, None, false);
+        }
+        Ok(())
+    }
+
+    fn refuse_dir(&mut self, dest: &Path) -> Result<(), SolveError> {
+        if self.is_dir(dest)? {
+            return Err(CopyError::IsADirectory { dest: shown(dest) }.into());
+        }
+        Ok(())
+    }
+
+    /// What is at `path`, seen through this plan.
+    fn lookup(&mut self, path: &Path) -> Result<Option<Entry>, SolveError> {
+        if let Some(node) = self.nodes.get(path) {
+            return Ok(Some(node.entry.clone()));
+        }
+        let Some(parent) = self.parent else { return Ok(None) };
+        for above in path.ancestors().skip(1) {
+            if let Some(node) = self.nodes.get(above) {
+                if node.fresh {
+                    return Ok(None);
+                }
+                break;
+            }
+        }
+        if let Some(seen) = self.seen.get(path) {
+            return Ok(seen.clone());
+        }
+        let entry = parent.entry(path)?;
+        self.seen.insert(path.to_owned(), entry.clone());
+        Ok(entry)
+    }
+
+    fn insert(&mut self, mut entry: Entry, data: Data, group: Option<usize>, fresh: bool) {
+        entry.hard_link = None;
+        self.nodes.insert(entry.path.clone(), Node { entry, data, group, fresh });
+    }
+}
+
+/// A path of the destination, for people.
+pub(super) fn shown(path: &Path) -> PathBuf {
+    Path::new("/").join(path)
+}
+
+fn with_meta(mut entry: Entry, meta: &Meta) -> Result<Entry, SolveError> {
+    if let Some((uid, gid)) = meta.owner {
+        (entry.uid, entry.gid) = (uid, gid);
+    }
+    if matches!(entry.kind, EntryKind::Symlink(_)) {
+        return Ok(entry);
+    }
+    match &meta.mode {
+        None => {}
+        Some(ModeChange::Octal(mode)) => entry.mode = *mode & 0o7777,
+        Some(ModeChange::Symbolic(change)) => {
+            entry.mode = chmod::apply(change, entry.mode, entry.kind == EntryKind::Dir)
+                .ok_or_else(|| CopyError::Mode(change.clone()))?;
+        }
+    }
+    Ok(entry)
+}
+
+/// The names of a path, last first, `..` among them.
+fn components_reversed(path: &Path) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> = path
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
+        .map(|part| part.as_os_str().to_owned())
+        .collect();
+    names.reverse();
+    names
+}
