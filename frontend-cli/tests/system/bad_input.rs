@@ -26,15 +26,28 @@ fn an_unknown_instruction_is_shown_with_the_nearest_one() {
     let Some(kiln) = Kiln::new("unknown instruction") else { return };
     let context = Context::with_dockerfile("FROM busybox\nCPOY a b\n");
     let (_, report) = fails(&kiln, &context, &[]);
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r"
+    error: unknown instruction: CPOY
+     --> Dockerfile:2:1
+    2 | CPOY a b
+      | ^^^^
+    hint: did you mean COPY?
+    ");
 }
 
 #[test]
 fn a_missing_copy_source_lists_near_names() {
     let Some(kiln) = Kiln::new("missing source") else { return };
-    let context = Context::with_dockerfile("FROM busybox\nCOPY requirement.txt /\n").file("requirements.txt", "x");
+    let context =
+        Context::with_dockerfile("FROM busybox\nCOPY requirement.txt /\n").file("requirements.txt", "x");
     let (_, report) = fails(&kiln, &context, &[]);
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r"
+    error: /requirement.txt: not found
+     --> Dockerfile:2:1
+    2 | COPY requirement.txt /
+      | ^^^^^^^^^^^^^^^^^^^^^^
+    hint: did you mean `/requirements.txt`?
+    ");
 }
 
 #[test]
@@ -44,7 +57,13 @@ fn an_ignored_copy_source_says_that_dockerignore_hid_it() {
         .file("app.log", "x")
         .file(".dockerignore", "*.log\n");
     let (_, report) = fails(&kiln, &context, &[]);
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r"
+    error: /app.log: not found
+     --> Dockerfile:2:1
+    2 | COPY app.log /
+      | ^^^^^^^^^^^^^^
+    hint: `app.log` is there, but .dockerignore leaves it out
+    ");
 }
 
 #[test]
@@ -52,7 +71,13 @@ fn a_base_that_no_registry_has_is_named() {
     let Some(kiln) = Kiln::new("missing base") else { return };
     let context = Context::with_dockerfile(&format!("FROM {}/no-such-image:1\n", kiln.bases().registry()));
     let (_, report) = fails(&kiln, &context, &[]);
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r"
+    error: 127.0.0.1:[port]/no-such-image:1: image cannot be used
+     --> Dockerfile:1:1
+    1 | FROM 127.0.0.1:[port]/no-such-image:1
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    cause: 127.0.0.1:[port]/no-such-image:1: not found
+    ");
 }
 
 #[test]
@@ -61,7 +86,13 @@ fn a_registry_that_is_down_is_named_with_its_address() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let context = Context::with_dockerfile(&format!("FROM 127.0.0.1:{port}/app\n"));
     let (_, report) = fails(&kiln, &context, &[]);
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r"
+    error: 127.0.0.1:[port]/app: image cannot be used
+     --> Dockerfile:1:1
+    1 | FROM 127.0.0.1:[port]/app
+      | ^^^^^^^^^^^^^^^^^^^^^^^^
+    cause: registry 127.0.0.1:[port] cannot be reached: Connection refused (os error 111)
+    ");
 }
 
 #[test]
@@ -71,7 +102,13 @@ fn a_base_pinned_to_a_digest_that_is_not_served_is_refused() {
     let image = format!("{}/busybox@sha256:{digest}", kiln.bases().registry());
     let context = Context::with_dockerfile(&format!("FROM {image}\n"));
     let (_, report) = fails(&kiln, &context, &[]);
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r"
+    error: 127.0.0.1:[port]/busybox@sha256:[digest]: image cannot be used
+     --> Dockerfile:1:1
+    1 | FROM 127.0.0.1:[port]/busybox@sha256:[digest]
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    cause: 127.0.0.1:[port]/busybox@sha256:[digest]: not found
+    ");
 }
 
 #[test]
@@ -80,15 +117,28 @@ fn a_failed_run_shows_its_exit_code_line_and_last_output() {
     let context = Context::with_dockerfile("FROM busybox\nRUN echo about to fail && \\\n    exit 7\n");
     let (ended, report) = fails(&kiln, &context, &[]);
     ended.says("about to fail");
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r#"
+    error: process "/bin/sh -c echo about to fail &&     exit 7" did not complete successfully: exit code: 7
+     --> Dockerfile:2:1
+    2 | RUN echo about to fail && \
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    3 |     exit 7
+    "#);
 }
 
 #[test]
 fn a_required_variable_that_is_unset_fails_with_its_message() {
     let Some(kiln) = Kiln::new("required variable") else { return };
-    let context = Context::with_dockerfile("FROM busybox\nARG VERSION\nWORKDIR /opt/${VERSION:?give --build-arg VERSION}\n");
+    let context = Context::with_dockerfile(
+        "FROM busybox\nARG VERSION\nWORKDIR /opt/${VERSION:?give --build-arg VERSION}\n",
+    );
     let (_, report) = fails(&kiln, &context, &[]);
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r"
+    error: VERSION: give --build-arg VERSION
+     --> Dockerfile:3:9
+    3 | WORKDIR /opt/${VERSION:?give --build-arg VERSION}
+      |         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    ");
 }
 
 #[test]
@@ -96,7 +146,12 @@ fn stages_that_need_each_other_are_named() {
     let Some(kiln) = Kiln::new("circular stages") else { return };
     let text = "FROM scratch AS a\nCOPY --from=b /x /x\nFROM scratch AS b\nCOPY --from=a /x /x\n";
     let (_, report) = fails(&kiln, &Context::with_dockerfile(text), &[]);
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r"
+    error: circular dependency detected on stage: a
+     --> Dockerfile:4:1
+    4 | COPY --from=a /x /x
+      | ^^^^^^^^^^^^^^^^^^^
+    ");
 }
 
 #[test]
@@ -104,7 +159,9 @@ fn a_context_that_does_not_exist_is_named() {
     let Some(kiln) = Kiln::new("missing context") else { return };
     let ended = kiln.call(Path::new("/"), &["build", "--progress=plain", "no/such/folder"]);
     assert_ne!(ended.status, 0);
-    insta::assert_snapshot!(ended.stderr, @"");
+    insta::assert_snapshot!(ended.stderr, @r#"
+    error: unable to prepare context: path "no/such/folder" not found
+    "#);
 }
 
 #[test]
@@ -113,14 +170,18 @@ fn a_store_that_cannot_be_written_is_named() {
     let context = Context::with_dockerfile("FROM busybox\n");
     // A file where a directory must be is not writable for root either.
     let (ended, _) = fails(&kiln, &context, &["--root", "Dockerfile/store"]);
-    insta::assert_snapshot!(redact(&ended.stderr, &[(context.path(), "context")]), @"");
+    insta::assert_snapshot!(redact(&ended.stderr, &[(context.path(), "context")]), @r"
+    error: Dockerfile/store: Not a directory (os error 20)
+    ");
 }
 
 #[test]
 fn a_full_disk_is_told_as_such_and_leaves_a_store_that_works() {
     let Some(kiln) = Kiln::new("disk full") else { return };
     std::fs::create_dir(kiln.root()).unwrap();
-    let mount = |words: &[&str]| assert!(Command::new("mount").args(words).arg(kiln.root()).status().unwrap().success());
+    let mount = |words: &[&str]| {
+        assert!(Command::new("mount").args(words).arg(kiln.root()).status().unwrap().success())
+    };
     mount(&["-t", "tmpfs", "-o", "size=24m,mode=0700", "tmpfs"]);
     let context = Context::with_dockerfile("FROM busybox\nRUN head -c 64m /dev/zero > /big\n");
     let (_, report) = fails(&kiln, &context, &[]);
@@ -131,6 +192,11 @@ fn a_full_disk_is_told_as_such_and_leaves_a_store_that_works() {
     let output = kiln.run(&["small", "cat", "/small"]);
     assert!(Command::new("umount").arg("-l").arg(kiln.root()).status().unwrap().success());
     assert_eq!(output, "small\n");
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r#"
+    error: process "/bin/sh -c head -c 64m /dev/zero > /big" did not complete successfully: exit code: 1
+     --> Dockerfile:2:1
+    2 | RUN head -c 64m /dev/zero > /big
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    "#);
     insta::assert_snapshot!(copy_report, @"");
 }

@@ -27,7 +27,8 @@ fn fifty_kills_at_random_moments_are_each_followed_by_a_good_build() {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let delay = Duration::from_micros((random >> 33) % 150_000);
         let mut build = kiln.command(context.path(), &line);
-        let mut build = build.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut build =
+            build.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
         // Not waiting for anything: the moment of the kill is what is being varied.
         std::thread::sleep(delay);
         build.kill().unwrap();
@@ -39,7 +40,7 @@ fn fifty_kills_at_random_moments_are_each_followed_by_a_good_build() {
         assert_eq!(output, format!("{round}\n{round} 1 1\n{round} 5 6\n4\n20\n"), "round {round}");
     }
     let store = kiln_cache::Store::open(&kiln.root()).unwrap();
-    let problems = store.check(true).unwrap();
+    let problems = store.check(kiln_cache::CheckDepth::Trees).unwrap();
     assert!(problems.is_empty(), "{problems:?}");
     drop(store);
     let left: Vec<_> = std::fs::read_dir(kiln.root().join("work")).unwrap().collect();

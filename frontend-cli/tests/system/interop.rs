@@ -68,7 +68,10 @@ fn docker_archives_go_both_ways() {
     assert_eq!(listing, "inline\nkept\n");
 
     // -o type=docker and an archive that skopeo made of a base.
-    kiln.build(context.path(), &["-t", "there:1", "-o", &format!("type=docker,dest={}", path("docker.tar")), "."]);
+    kiln.build(
+        context.path(),
+        &["-t", "there:1", "-o", &format!("type=docker,dest={}", path("docker.tar")), "."],
+    );
     tool(&["skopeo", "inspect", &format!("docker-archive:{}", path("docker.tar"))]);
     let layout = format!("oci:{}:latest", kiln.bases().layout("busybox").display());
     tool(&["skopeo", "copy", &layout, &format!("docker-archive:{}:copied:3", path("base.tar"))]);

@@ -9,7 +9,8 @@ use crate::kiln::{Ended, Kiln};
 /// Each line of the log on the host is one run of a step.
 fn counting_dockerfile() -> String {
     // The cache mount is the only thing that both builds write to.
-    let step = |n: u32| format!("RUN --mount=type=cache,id=count,target=/count echo {n} >> /count/log && sleep 1\n");
+    let step =
+        |n: u32| format!("RUN --mount=type=cache,id=count,target=/count echo {n} >> /count/log && sleep 1\n");
     format!("FROM busybox\n{}{}{}", step(1), step(2), step(3))
 }
 
