@@ -107,7 +107,8 @@ impl<'a> Bases<'a> {
         record: &ImageRecord,
     ) -> Result<Option<(BaseImage, ImageOrigin)>, Error> {
         let Some(config_bytes) = self.document(&record.config)? else { return Ok(None) };
-        let config: ImageConfig = parse_config(&config_bytes).map_err(|error| Error::user(error.to_string()))?;
+        let config: ImageConfig =
+            parse_config(&config_bytes).map_err(|error| Error::user(error.to_string()))?;
         let mut layers = Vec::with_capacity(record.layers.len());
         for id in &record.layers {
             layers.extend(self.session.store.layer(*id)?);
@@ -130,16 +131,18 @@ impl<'a> Bases<'a> {
             config_bytes,
             config,
         };
-        let base = BaseImage {
-            digest: remote.digest,
-            manifest: manifest_digest,
-            config: remote.config.clone(),
-        };
+        let base =
+            BaseImage { digest: remote.digest, manifest: manifest_digest, config: remote.config.clone() };
         Ok(Some((base, ImageOrigin::Registry(Arc::new(remote)))))
     }
 
     /// The first look at a name counts for later builds.
-    fn remember(&self, image: &ImageRef, platform: &Platform, remote: &RemoteImage) -> Result<(), StoreError> {
+    fn remember(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+        remote: &RemoteImage,
+    ) -> Result<(), StoreError> {
         let store = self.session.store;
         let config = store.put_blob(&remote.config_bytes)?;
         store.put_blob(&remote.manifest_bytes)?;

@@ -463,7 +463,8 @@ impl Session<'_> {
 
     fn tags(&self) -> Result<Vec<ImageRef>, Error> {
         let tags = self.build.tags.iter();
-        tags.map(|tag| tag.parse().map_err(|error: InvalidReference| Error::user(error.to_string()))).collect()
+        tags.map(|tag| tag.parse().map_err(|error: InvalidReference| Error::user(error.to_string())))
+            .collect()
     }
 
     fn plan_request(&self, contexts: BTreeMap<String, NamedContext>) -> Result<PlanRequest, Error> {
@@ -525,11 +526,11 @@ impl Session<'_> {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Ok(Created::now(now))
             }
-            Some(epoch) => epoch
-                .parse()
-                .ok()
-                .and_then(Created::epoch)
-                .ok_or_else(|| Error::user(format!("SOURCE_DATE_EPOCH `{epoch}` is no number of seconds"))),
+            Some(epoch) => {
+                epoch.parse().ok().and_then(Created::epoch).ok_or_else(|| {
+                    Error::user(format!("SOURCE_DATE_EPOCH `{epoch}` is no number of seconds"))
+                })
+            }
         }
     }
 }

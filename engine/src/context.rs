@@ -77,7 +77,8 @@ pub(crate) fn explain_missing(error: &mut Error, hidden: Option<&Hidden>) {
             && let Ok(below) = path.strip_prefix("/")
             && hidden.root.join(below).symlink_metadata().is_ok()
         {
-            error.hint = Some(format!("`{}` is there, but {} leaves it out", below.display(), hidden.ignore_file));
+            error.hint =
+                Some(format!("`{}` is there, but {} leaves it out", below.display(), hidden.ignore_file));
             return;
         }
         cause = current.source();
@@ -189,7 +190,9 @@ impl Preparation<'_> {
         if let Main::Dockerfile(text) = main {
             return match source {
                 DockerfileSource::Default => Ok(("Dockerfile".into(), None, text.clone())),
-                _ => Err(Error::user("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")),
+                _ => Err(Error::user(
+                    "ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles",
+                )),
             };
         }
         let within = match main {
@@ -248,7 +251,8 @@ impl Preparation<'_> {
             let Some(text) = read_text(&path)? else { continue };
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let rules = IgnoreRules::parse(&text).map_err(|error| {
-                Error::user(format!("{name}:{}: {error}", error.number)).hinted("mend the line or take it out")
+                Error::user(format!("{name}:{}: {error}", error.number))
+                    .hinted("mend the line or take it out")
             })?;
             if !rules.is_empty() {
                 filter = Some(Box::new(Rules(rules)));
@@ -297,9 +301,9 @@ impl Preparation<'_> {
             self.download(value)?
         } else {
             let path = Path::new(value.strip_prefix("local:").unwrap_or(value));
-            let root = path.canonicalize().map_err(|error| {
-                Error::user(format!("build context {name}: {}: {error}", path.display()))
-            })?;
+            let root = path
+                .canonicalize()
+                .map_err(|error| Error::user(format!("build context {name}: {}: {error}", path.display())))?;
             self.directory(&root, None)?.0
         };
         contexts.insert(name.to_owned(), tree);
@@ -388,10 +392,7 @@ fn first_readable(candidates: &[PathBuf], name: &Path) -> Result<(String, Option
     Err(Error::user(format!("failed to read dockerfile: open {}: no such file or directory", name.display())))
 }
 
-fn from_tree(
-    tree: &Arc<dyn SourceTree>,
-    name: &str,
-) -> Result<(String, Option<PathBuf>, Vec<u8>), Error> {
+fn from_tree(tree: &Arc<dyn SourceTree>, name: &str) -> Result<(String, Option<PathBuf>, Vec<u8>), Error> {
     let path = tree.resolve(Path::new(name.trim_start_matches('/')))?;
     if tree.entry(&path)?.is_none() {
         let message = format!("failed to read dockerfile: open {name}: no such file or directory");
@@ -502,12 +503,13 @@ impl Layout {
     fn entry<'a>(&self, index: &'a Index) -> Result<&'a Descriptor, Error> {
         const NAME: &str = "org.opencontainers.image.ref.name";
         let found = match &self.which {
-            Which::Digest(digest) => {
-                index.manifests.iter().find(|entry| entry.digest.to_string() == *digest)
-            }
+            Which::Digest(digest) => index.manifests.iter().find(|entry| entry.digest.to_string() == *digest),
             Which::Tag(tag) => {
                 let named = |entry: &&Descriptor| {
-                    entry.annotations.get(NAME).is_some_and(|name| name == tag || name.ends_with(&format!(":{tag}")))
+                    entry
+                        .annotations
+                        .get(NAME)
+                        .is_some_and(|name| name == tag || name.ends_with(&format!(":{tag}")))
                 };
                 // A layout of one image needs no name.
                 index.manifests.iter().find(named).or(match index.manifests.as_slice() {

@@ -112,16 +112,23 @@ pub(super) fn pack(
 
 impl Settings {
     fn of(image: &Assembled, attrs: &[(String, String)]) -> Result<Self, Error> {
-        let get = |wanted: &str| attrs.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        let get = |wanted: &str| {
+            attrs.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+        };
         let flag = |wanted: &str| matches!(get(wanted), Some("" | "1" | "true"));
         let compression = match get("compression") {
             None | Some("gzip") => Compression::Gzip,
             Some("zstd") => Compression::Zstd,
             Some("uncompressed") => Compression::None,
-            Some(other) => return Err(Error::user(format!("unknown compression `{other}`")).hinted("gzip, zstd or uncompressed")),
+            Some(other) => {
+                return Err(Error::user(format!("unknown compression `{other}`"))
+                    .hinted("gzip, zstd or uncompressed"));
+            }
         };
         let level = get("compression-level")
-            .map(|level| level.parse().map_err(|_| Error::user(format!("compression level `{level}` is no number"))))
+            .map(|level| {
+                level.parse().map_err(|_| Error::user(format!("compression level `{level}` is no number")))
+            })
             .transpose()?;
         // Without an epoch there is nothing to rewrite to (FEATURES RP3).
         let rewrite = flag("rewrite-timestamp") && image.created.fixed;
@@ -160,8 +167,7 @@ fn blob_of(
     // A base image's layers stay as they are, their times too.
     let is_pulled = DiffId(layer.contents.0) == diff_id;
     if is_pulled && !settings.force {
-        for (how, media_type) in
-            [("gzip", media_type::OCI_LAYER_GZIP), ("zstd", media_type::OCI_LAYER_ZSTD)]
+        for (how, media_type) in [("gzip", media_type::OCI_LAYER_GZIP), ("zstd", media_type::OCI_LAYER_ZSTD)]
         {
             if let Some(descriptor) = remembered(solver, diff_id, how, media_type)? {
                 return Ok((diff_id, descriptor));

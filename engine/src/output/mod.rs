@@ -76,7 +76,9 @@ fn export_one(
         OutputSpec::Image { names } => {
             let mut all = tags.to_vec();
             for name in names {
-                let name = name.parse().map_err(|error: kiln_image::InvalidReference| Error::user(error.to_string()))?;
+                let name = name
+                    .parse()
+                    .map_err(|error: kiln_image::InvalidReference| Error::user(error.to_string()))?;
                 if !all.contains(&name) {
                     all.push(name);
                 }
@@ -86,13 +88,27 @@ fn export_one(
         }
         OutputSpec::Oci { dest, tar, attrs } => {
             let packed = blobs::pack(solver, image, attrs)?;
-            layout::write(session, &packed, &names_of(tags, attrs)?, layout::Kind::Oci, dest.as_deref(), *tar)?;
+            layout::write(
+                session,
+                &packed,
+                &names_of(tags, attrs)?,
+                layout::Kind::Oci,
+                dest.as_deref(),
+                *tar,
+            )?;
             exported.manifest = Some(packed.manifest.digest);
         }
         OutputSpec::Docker { dest, attrs } => {
             let tar = !attrs.iter().any(|(name, value)| name == "tar" && value == "false");
             let packed = blobs::pack(solver, image, attrs)?;
-            layout::write(session, &packed, &names_of(tags, attrs)?, layout::Kind::Docker, dest.as_deref(), tar)?;
+            layout::write(
+                session,
+                &packed,
+                &names_of(tags, attrs)?,
+                layout::Kind::Docker,
+                dest.as_deref(),
+                tar,
+            )?;
             exported.manifest = Some(packed.manifest.digest);
         }
         OutputSpec::Local { dest } => tree::export_dir(solver, image, dest)?,

@@ -16,7 +16,10 @@ fn a_dockerfile_becomes_an_oci_archive() {
         )
         .unwrap();
     assert_eq!(image.text("app/hello.txt"), "hello\nkiln\n");
-    assert_eq!(image.config.config.cmd.as_deref(), Some(&["cat".to_owned(), "/app/hello.txt".to_owned()][..]));
+    assert_eq!(
+        image.config.config.cmd.as_deref(),
+        Some(&["cat".to_owned(), "/app/hello.txt".to_owned()][..])
+    );
     let with_layer = image.config.history.iter().filter(|entry| !entry.empty_layer).count();
     assert_eq!(with_layer, image.layers.len());
     assert_eq!((result.steps_cached, result.steps_run), (0, 3));
@@ -37,8 +40,7 @@ fn a_second_build_runs_nothing_and_gives_the_same_layers() {
 #[test]
 fn a_step_that_gives_the_same_contents_again_stops_the_rebuild() {
     let Some(bench) = Bench::with_base() else { return };
-    let dockerfile =
-        "FROM BASE/busybox AS make\nCOPY in /in\nRUN head -c 1 /in > /out\nFROM BASE/busybox\nCOPY --from=make /out /out\nRUN cat /out > /end\n";
+    let dockerfile = "FROM BASE/busybox AS make\nCOPY in /in\nRUN head -c 1 /in > /out\nFROM BASE/busybox\nCOPY --from=make /out /out\nRUN cat /out > /end\n";
     bench.write("in", "x1");
     bench.image(dockerfile).unwrap();
     bench.write("in", "x2");

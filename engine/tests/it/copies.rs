@@ -137,7 +137,10 @@ fn files_and_directories_do_not_replace_each_other() {
     let Some(bench) = Bench::with_base() else { return };
     bench.write("a.txt", "").write("d/f", "");
     for (dockerfile, message) in [
-        ("FROM BASE/busybox\nRUN mkdir -p /x/a.txt\nCOPY a.txt /x\n", "cannot replace to directory /x/a.txt with file"),
+        (
+            "FROM BASE/busybox\nRUN mkdir -p /x/a.txt\nCOPY a.txt /x\n",
+            "cannot replace to directory /x/a.txt with file",
+        ),
         ("FROM BASE/busybox\nRUN echo x > /x\nCOPY d /x\n", "cannot copy to non-directory: /x"),
     ] {
         let error = bench.image(dockerfile).map(drop).unwrap_err();

@@ -52,7 +52,9 @@ impl Bench {
     pub(crate) fn build(&self, dockerfile: &str) -> Build {
         let events = Arc::clone(&self.events);
         Build::from_context(self.context())
-            .dockerfile(DockerfileSource::Text(dockerfile.replace("BASE/", &format!("{}/", registry())).into()))
+            .dockerfile(DockerfileSource::Text(
+                dockerfile.replace("BASE/", &format!("{}/", registry())).into(),
+            ))
             .root(self.dir.path().join("store"))
             .on_event(move |event| events.lock().unwrap().push(event))
     }
@@ -64,9 +66,8 @@ impl Bench {
 
     pub(crate) fn image_of(&self, build: Build) -> Result<(BuildResult, Image), Error> {
         let dest = self.dir.path().join("out.tar");
-        let result = build
-            .output(OutputSpec::Oci { dest: Some(dest.clone()), tar: true, attrs: Vec::new() })
-            .run()?;
+        let result =
+            build.output(OutputSpec::Oci { dest: Some(dest.clone()), tar: true, attrs: Vec::new() }).run()?;
         Ok((result, Image::read(&dest)))
     }
 
@@ -123,7 +124,8 @@ impl Image {
             bytes.clone()
         };
         let index: kiln::oci::Index = serde_json::from_slice(&blobs["index.json"]).unwrap();
-        let manifest: kiln::oci::Manifest = serde_json::from_slice(&blob(&index.manifests[0].digest)).unwrap();
+        let manifest: kiln::oci::Manifest =
+            serde_json::from_slice(&blob(&index.manifests[0].digest)).unwrap();
         let config: kiln::oci::ImageConfig = serde_json::from_slice(&blob(&manifest.config.digest)).unwrap();
         let layers = manifest.layers.iter().zip(&config.rootfs.diff_ids).map(|(layer, diff_id)| {
             let compressed = blob(&layer.digest);

@@ -204,8 +204,7 @@ mod tests {
     }
 
     fn key(exec: &Exec) -> StepKey {
-        let platform =
-            Platform { os: "linux".into(), architecture: "amd64".into(), variant: String::new() };
+        let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: String::new() };
         exec_key(exec, &platform, &Snapshot::default(), &[])
     }
 

@@ -105,8 +105,7 @@ impl Pulls {
     /// Starts computing a new layer's DiffId beside the steps that follow.
     pub(super) fn start_diff_id(&self, store: &Store, id: LayerId) {
         let store = store.clone();
-        let worker =
-            thread::Builder::new().name("kiln-diff-id".into()).spawn(move || store.diff_id(id));
+        let worker = thread::Builder::new().name("kiln-diff-id".into()).spawn(move || store.diff_id(id));
         // Without a thread the DiffId is computed when it is asked for.
         if let Ok(worker) = worker {
             self.diff_ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id, worker);
@@ -213,7 +212,8 @@ fn missing(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<Vec<PullSource>, 
 
 /// Downloads and unpacks one layer, in one pass. The compressed bytes are kept: exports take them as they are.
 fn pull(solver: &Solver<'_>, source: &PullSource) -> Result<(), SolveError> {
-    let result = solver.store.add_pulled_layer(source.diff_id, &solver.cancel, |draft| fetch(solver, source, draft));
+    let result =
+        solver.store.add_pulled_layer(source.diff_id, &solver.cancel, |draft| fetch(solver, source, draft));
     if let Err(error) = &result
         && let Some(step) = source.step
     {
@@ -233,11 +233,7 @@ fn pull(solver: &Solver<'_>, source: &PullSource) -> Result<(), SolveError> {
     Ok(())
 }
 
-fn fetch(
-    solver: &Solver<'_>,
-    source: &PullSource,
-    draft: &LayerDraft,
-) -> Result<(DiffId, u64), SolveError> {
+fn fetch(solver: &Solver<'_>, source: &PullSource, draft: &LayerDraft) -> Result<(DiffId, u64), SolveError> {
     let descriptor = &source.descriptor;
     let kept = solver.store.has_blob(&descriptor.digest);
     let reader: Box<dyn Read + Send> = if kept {

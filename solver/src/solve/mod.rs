@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{Layer, SourceTree, Store};
-use kiln_image::{Digest, http};
 use kiln_image::registry::{Registry, RemoteImage};
+use kiln_image::{Digest, http};
 
 pub use error::SolveError;
 pub use op::exec::{Executor, Sandbox};

@@ -20,8 +20,10 @@ use crate::graph::{Graph, Op, Source, VertexId};
 /// Runs what `target` needs, then `target`.
 pub(super) fn solve(solver: &Solver<'_>, graph: &Graph, target: VertexId) -> Result<Output, SolveError> {
     let nodes = number(solver, graph, &needed(graph, target));
-    let waiting: HashMap<_, _> =
-        nodes.keys().map(|&id| (id, inputs_of(graph, id).into_iter().collect::<HashSet<_>>().len())).collect();
+    let waiting: HashMap<_, _> = nodes
+        .keys()
+        .map(|&id| (id, inputs_of(graph, id).into_iter().collect::<HashSet<_>>().len()))
+        .collect();
     let mut ready: Vec<_> = waiting.iter().filter(|(_, inputs)| **inputs == 0).map(|(&id, _)| id).collect();
     ready.sort();
     let run = Run {
@@ -59,11 +61,7 @@ struct State {
 
 impl Run<'_> {
     /// Runs `ready` and all that becomes ready by it.
-    fn work<'scope>(
-        &'scope self,
-        scope: &'scope Scope<'scope, '_>,
-        mut ready: VecDeque<VertexId>,
-    ) {
+    fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, mut ready: VecDeque<VertexId>) {
         while let Some(id) = ready.pop_front() {
             if !ready.is_empty() && !is_instant(&self.graph[id].op) {
                 scope.spawn(move || self.work(scope, VecDeque::from([id])));
@@ -146,9 +144,7 @@ impl Run<'_> {
 fn is_instant(op: &Op) -> bool {
     matches!(
         op,
-        Op::Merge
-            | Op::Diff
-            | Op::Source(Source::Scratch | Source::Image { .. } | Source::Context { .. })
+        Op::Merge | Op::Diff | Op::Source(Source::Scratch | Source::Image { .. } | Source::Context { .. })
     )
 }
 

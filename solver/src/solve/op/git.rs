@@ -62,7 +62,8 @@ pub(super) fn fetch(step: &Step<'_>, request: &Request<'_>) -> Result<Output, So
     }
     let whole = ContextTree::open(&dir, None, None)?;
     let root = whole.resolve(Path::new(request.subdir.trim_matches('/')))?;
-    let tree = if root.as_os_str().is_empty() { whole } else { ContextTree::open(&dir.join(root), None, None)? };
+    let tree =
+        if root.as_os_str().is_empty() { whole } else { ContextTree::open(&dir.join(root), None, None)? };
     Ok(Output::Tree(Arc::new(Scratch { tree, _files: files })))
 }
 

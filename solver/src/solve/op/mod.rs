@@ -69,10 +69,9 @@ impl Step<'_> {
     pub(super) fn snapshot(&self, index: InputIndex) -> Result<Snapshot, SolveError> {
         match self.inputs.get(index.0) {
             Some(Output::Snapshot(snapshot)) => Ok(snapshot.clone()),
-            _ => Err(SolveError::MissingInput {
-                what: "root file system of input",
-                name: index.0.to_string(),
-            }),
+            _ => {
+                Err(SolveError::MissingInput { what: "root file system of input", name: index.0.to_string() })
+            }
         }
     }
 

@@ -63,10 +63,7 @@ fn context(step: &Step<'_>, name: &str) -> Result<Output, SolveError> {
     Ok(Output::Tree(Arc::clone(tree)))
 }
 
-fn timed(
-    step: &Step<'_>,
-    work: impl FnOnce() -> Result<Output, SolveError>,
-) -> Result<Output, SolveError> {
+fn timed(step: &Step<'_>, work: impl FnOnce() -> Result<Output, SolveError>) -> Result<Output, SolveError> {
     let _slot = step.slots.take();
     if let Some(id) = step.id {
         step.solver.reporter.started(id);

@@ -76,9 +76,7 @@ impl CopyError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotFound { closest: Some(near), .. } => {
-                Some(format!("did you mean `{}`?", near.display()))
-            }
+            Self::NotFound { closest: Some(near), .. } => Some(format!("did you mean `{}`?", near.display())),
             Self::Changed(_) => Some("build again once nothing writes to the context".into()),
             _ => None,
         }

@@ -47,7 +47,8 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     let parent = step.snapshot(InputIndex(0))?;
     let view = if parent.layers.is_empty() { None } else { Some(layers::tree(step.solver, &parent)?) };
     let sources = Sources::of(step, file)?;
-    let mut planner = Planner { view: view.as_ref(), sources: &sources, archives: Archives::Named(Vec::new()) };
+    let mut planner =
+        Planner { view: view.as_ref(), sources: &sources, archives: Archives::Named(Vec::new()) };
     let plan = planner.plan(file)?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&plan, &digests, &planner.archives, &parent);
@@ -219,8 +220,8 @@ fn unpack(step: &Step<'_>, archives: &[NamedArchive]) -> Result<Vec<UnpackedArch
         .map(|archive| {
             let files = step.solver.store.scratch_dir()?;
             let fs = files.fs();
-            let target = std::fs::File::open(&fs)
-                .map_err(|source| SolveError::Io { path: fs.clone(), source })?;
+            let target =
+                std::fs::File::open(&fs).map_err(|source| SolveError::Io { path: fs.clone(), source })?;
             let mut reader = archive.tree.open(&archive.entry.path)?;
             let options = ExtractOptions { owner: archive.meta.owner };
             layer::extract_archive(&mut reader, target.as_fd(), options)?;
@@ -320,13 +321,9 @@ impl<'a> Planner<'a> {
         meta: &Meta,
     ) -> Result<(), SolveError> {
         match &mut self.archives {
-            Archives::Named(named) => named.push(NamedArchive {
-                tree: Arc::clone(tree),
-                entry,
-                digest,
-                dest,
-                meta: meta.clone(),
-            }),
+            Archives::Named(named) => {
+                named.push(NamedArchive { tree: Arc::clone(tree), entry, digest, dest, meta: meta.clone() })
+            }
             Archives::Unpacked(trees) => {
                 // The order is that of the first planning, on the same inputs.
                 if let Some(tree) = trees.pop_front() {

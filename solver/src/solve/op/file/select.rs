@@ -133,9 +133,7 @@ fn matches(tree: &Arc<dyn SourceTree>, base: &Path, pattern: &str) -> Result<Vec
             for entry in tree.read_dir(&dir)? {
                 let last = index + 1 == components.len();
                 let name = entry.path.file_name().map(|name| name.to_string_lossy().into_owned());
-                if (last || entry.kind == EntryKind::Dir)
-                    && name.is_some_and(|name| pattern.matches(&name))
-                {
+                if (last || entry.kind == EntryKind::Dir) && name.is_some_and(|name| pattern.matches(&name)) {
                     next.push(entry.path);
                 }
             }
