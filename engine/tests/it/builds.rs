@@ -140,6 +140,13 @@ fn a_bind_mount_of_the_context_shows_what_the_ignore_file_leaves() {
 }
 
 #[test]
+fn a_script_is_run_by_its_own_interpreter() {
+    let Some(bench) = Bench::with_base() else { return };
+    bench.image("FROM BASE/busybox\nRUN <<EOF\n#!/bin/awk -f\nBEGIN { print \"from awk\" }\nEOF\n").unwrap();
+    assert_eq!(bench.log(), "from awk\n");
+}
+
+#[test]
 fn standard_input_that_is_no_archive_is_the_dockerfile() {
     let bench = Bench::new();
     let text = std::io::Cursor::new(b"FROM scratch\nCOPY <<EOF /x\nhi\nEOF\n".to_vec());
