@@ -72,6 +72,14 @@ fn a_failed_step_says_its_command_its_code_and_its_last_words() {
 }
 
 #[test]
+fn a_run_without_a_shell_says_so() {
+    let Some(bench) = Bench::with_base() else { return };
+    let error = bench.image("FROM scratch\nRUN echo hi\n").map(drop).unwrap_err();
+    assert_eq!(error.message, "/bin/sh: no such file or directory in the image");
+    assert!(error.hint.is_some_and(|hint| hint.contains("JSON array")));
+}
+
+#[test]
 fn a_failure_stops_what_runs_beside_it() {
     let Some(bench) = Bench::with_base() else { return };
     let error = bench
