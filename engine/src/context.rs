@@ -90,6 +90,9 @@ struct Preparation<'a> {
     scratch: Vec<LayerDraft>,
 }
 
+/// A directory's tree, and what its ignore file hides.
+type Directory = (Arc<dyn SourceTree>, Option<Arc<Hidden>>);
+
 /// The main context.
 enum Main {
     Directory(PathBuf),
@@ -233,11 +236,7 @@ impl Preparation<'_> {
     }
 
     /// A directory of the host's with its ignore file: the Dockerfile's own comes first (FEATURES CX13).
-    fn directory(
-        &self,
-        root: &Path,
-        dockerfile: Option<&Path>,
-    ) -> Result<(Arc<dyn SourceTree>, Option<Arc<Hidden>>), Error> {
+    fn directory(&self, root: &Path, dockerfile: Option<&Path>) -> Result<Directory, Error> {
         let mut candidates = Vec::new();
         if let Some(dockerfile) = dockerfile {
             let mut own = dockerfile.as_os_str().to_owned();

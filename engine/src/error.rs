@@ -157,7 +157,7 @@ impl From<SolveError> for Error {
         let (span, hint) = (error.span(), error.hint());
         let kind = match error.root() {
             SolveError::Canceled => ErrorKind::Canceled,
-            SolveError::StepFailed { .. } => ErrorKind::Step,
+            SolveError::StepFailed { .. } | SolveError::NoSuchProgram { .. } => ErrorKind::Step,
             SolveError::Copy(_)
             | SolveError::MissingSecret { .. }
             | SolveError::MissingSsh { .. }

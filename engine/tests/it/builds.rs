@@ -72,6 +72,14 @@ fn a_failed_step_says_its_command_its_code_and_its_last_words() {
 }
 
 #[test]
+fn a_run_without_a_shell_says_so() {
+    let Some(bench) = Bench::with_base() else { return };
+    let error = bench.image("FROM scratch\nRUN echo hi\n").map(drop).unwrap_err();
+    assert_eq!(error.message, "/bin/sh: no such file or directory in the image");
+    assert!(error.hint.is_some_and(|hint| hint.contains("JSON array")));
+}
+
+#[test]
 fn a_failure_stops_what_runs_beside_it() {
     let Some(bench) = Bench::with_base() else { return };
     let error = bench
@@ -137,6 +145,13 @@ fn a_bind_mount_of_the_context_shows_what_the_ignore_file_leaves() {
     bench.write("a", "").write("b", "").write(".dockerignore", "b\n.dockerignore\n");
     bench.image("FROM BASE/busybox\nRUN --mount=target=/c ls /c\n").unwrap();
     assert_eq!(bench.log(), "a\n");
+}
+
+#[test]
+fn a_script_is_run_by_its_own_interpreter() {
+    let Some(bench) = Bench::with_base() else { return };
+    bench.image("FROM BASE/busybox\nRUN <<EOF\n#!/bin/awk -f\nBEGIN { print \"from awk\" }\nEOF\n").unwrap();
+    assert_eq!(bench.log(), "from awk\n");
 }
 
 #[test]

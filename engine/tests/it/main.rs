@@ -2,7 +2,7 @@
 //!
 //! Those that start from a base image want a registry with `busybox` at `KILN_TEST_REGISTRY` (127.0.0.1:5000 unless set)
 //! and, for RUN, root; without them they say so and pass.
-#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::panic, clippy::result_large_err)]
 
 mod builds;
 mod copies;

@@ -66,6 +66,12 @@ pub enum SolveError {
     /// A process could not be started.
     #[error(transparent)]
     Sandbox(SandboxError),
+    /// The program of a command, given by its path, is not in the image.
+    #[error("{program}: no such file or directory in the image")]
+    NoSuchProgram {
+        /// Its path.
+        program: String,
+    },
     /// USER names nobody.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -157,6 +163,9 @@ impl From<SandboxError> for SolveError {
     fn from(error: SandboxError) -> Self {
         match error {
             SandboxError::Canceled => Self::Canceled,
+            SandboxError::CommandNotFound(program) if program.contains('/') => {
+                Self::NoSuchProgram { program }
+            }
             error => Self::Sandbox(error),
         }
     }
@@ -182,6 +191,10 @@ impl SolveError {
             }
             Self::Step { source, .. } => source.hint(),
             Self::Copy(error) => error.hint(),
+            Self::NoSuchProgram { program } if program == "/bin/sh" => Some(
+                "the image has no shell: write the command as a JSON array, or copy a shell into the image"
+                    .into(),
+            ),
             Self::MissingSecret { id } => Some(format!("give it with `--secret id={id},src=FILE`")),
             Self::MissingSsh { id } => Some(format!("give it with `--ssh {id}`")),
             _ => None,

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -31,6 +33,12 @@ const LOG_TAIL_LIMIT: usize = 64 << 10;
 
 /// `/etc/passwd` and `/etc/group` of a hostile image are read up to this size (THREATS A14, C10).
 const ACCOUNT_FILE_LIMIT: u64 = 4 << 20;
+
+/// Where scripts are.
+const SCRIPTS: &str = "/dev/pipes";
+
+/// Mode of a script.
+const SCRIPT_MODE: u32 = 0o755;
 
 /// Mode of a tmpfs mount, as `/tmp` has it.
 const TMPFS_MODE: u32 = 0o1777;
@@ -195,13 +203,28 @@ impl Prepared {
         for mount in &exec.mounts {
             prepared.add(step, mount)?;
         }
-        for (name, body) in &exec.scripts {
-            prepared.mounts.push(Mount {
-                target: Path::new("/dev/pipes").join(name),
-                kind: MountKind::File { contents: body.clone().into_bytes(), mode: 0o755, uid: 0, gid: 0 },
-            });
-        }
+        prepared.add_scripts(step, &exec.scripts)?;
         Ok(prepared)
+    }
+
+    /// Scripts are a read-only directory (FEATURES LX31).
+    fn add_scripts(&mut self, step: &Step<'_>, scripts: &[(String, String)]) -> Result<(), SolveError> {
+        if scripts.is_empty() {
+            return Ok(());
+        }
+        let files = step.solver.store.scratch_dir()?;
+        for (name, body) in scripts {
+            // The name comes from the Dockerfile: only its last component may decide where something is written.
+            let Some(name) = Path::new(name).file_name() else { continue };
+            let path = files.fs().join(name);
+            std::fs::write(&path, body)
+                .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(SCRIPT_MODE)))
+                .map_err(|source| SolveError::Io { path, source })?;
+        }
+        let kind = MountKind::Bind { source: files.fs(), subpath: PathBuf::new(), read_only: true };
+        self.mounts.push(Mount { target: SCRIPTS.into(), kind });
+        self.guards.push(Guard::Scratch(files));
+        Ok(())
     }
 
     fn add(&mut self, step: &Step<'_>, mount: &ExecMount) -> Result<(), SolveError> {

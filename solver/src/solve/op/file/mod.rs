@@ -298,7 +298,8 @@ impl<'a> Planner<'a> {
                 && matches!(entry.kind, EntryKind::File { .. })
                 && let Some(digest) = archive_digest(tree, &entry)?
             {
-                let dest = Self::dir_dest(plan, dest, meta)?;
+                // `--chmod` is for copied files: neither members nor the directory they go to have it.
+                let dest = Self::dir_dest(plan, dest, &Meta { mode: None, ..meta.clone() })?;
                 self.add_archive(plan, tree, entry, digest, dest, meta)?;
             } else if entry.kind == EntryKind::Dir {
                 let dest = Self::dir_dest(plan, dest, meta)?;
