@@ -41,6 +41,9 @@ struct Settings {
     rewrite_mtime_to: Option<i64>,
 }
 
+/// One layer's blob, or why there is none.
+type PackedLayer = Result<(DiffId, Descriptor), Error>;
+
 /// Makes the blobs.
 pub(super) fn pack(
     solver: &Solver<'_>,
@@ -49,8 +52,7 @@ pub(super) fn pack(
 ) -> Result<Packed, Error> {
     let settings = Settings::of(image, attrs)?;
     let count = image.snapshot.layers.len();
-    let slots: Vec<Mutex<Option<Result<(DiffId, Descriptor), Error>>>> =
-        (0..count).map(|_| Mutex::new(None)).collect();
+    let slots: Vec<Mutex<Option<PackedLayer>>> = (0..count).map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let workers = std::thread::available_parallelism().map_or(2, usize::from).min(WORKERS).min(count);
