@@ -1,39 +1,11 @@
 //! From the last step's layers and the plan's config to an image.
 
-use std::time::Duration;
-
 use kiln_image::oci::{History, ImageConfig, RootFs};
 use kiln_image::{DiffId, Digest};
 use kiln_solver::plan::Plan;
 use kiln_solver::solve::{Snapshot, Solver};
 
 use crate::Error;
-
-/// When an image was made.
-#[derive(Clone, Debug)]
-pub(crate) struct Created {
-    /// RFC 3339.
-    pub(crate) text: String,
-    /// Seconds since the epoch.
-    pub(crate) seconds: i64,
-    /// It was asked for, by `SOURCE_DATE_EPOCH`.
-    pub(crate) fixed: bool,
-}
-
-impl Created {
-    pub(crate) fn now(since_epoch: Duration) -> Self {
-        let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(0);
-        let nanoseconds = i128::try_from(since_epoch.as_nanos()).unwrap_or(0);
-        let timestamp = jiff::Timestamp::from_nanosecond(nanoseconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-        Self { text: timestamp.to_string(), seconds, fixed: false }
-    }
-
-    /// `None` for a time no calendar has.
-    pub(crate) fn epoch(seconds: i64) -> Option<Self> {
-        let timestamp = jiff::Timestamp::from_second(seconds).ok()?;
-        Some(Self { text: timestamp.to_string(), seconds, fixed: true })
-    }
-}
 
 /// An image, not yet anywhere.
 #[derive(Clone, Debug)]
@@ -45,7 +17,8 @@ pub(crate) struct Assembled {
     /// Of the layers, in their order.
     pub(crate) diff_ids: Vec<DiffId>,
     pub(crate) platform: kiln_image::Platform,
-    pub(crate) created: Created,
+    /// `SOURCE_DATE_EPOCH`, in seconds, where it was asked for.
+    pub(crate) epoch: Option<i64>,
 }
 
 /// Completes the config: times, history in step with the layers, the layers' DiffIds.
@@ -53,18 +26,31 @@ pub(crate) fn assemble(
     solver: &Solver<'_>,
     plan: &Plan,
     snapshot: &Snapshot,
-    created: Created,
+    epoch: Option<i64>,
 ) -> Result<Assembled, Error> {
     let mut diff_ids = Vec::with_capacity(snapshot.layers.len());
     for layer in &snapshot.layers {
         diff_ids.push(solver.pulls.diff_id(solver.store, layer)?);
     }
     let mut config = plan.config.clone();
-    config.created = Some(created.text.clone());
-    for entry in config.history.iter_mut().skip(plan.base_history) {
-        entry.created = Some(created.text.clone());
+    align(&mut config.history, plan.base_history, diff_ids.len());
+    match epoch {
+        Some(seconds) => {
+            let text = timestamp(seconds);
+            for entry in config.history.iter_mut().skip(plan.base_history) {
+                entry.created.clone_from(&text);
+            }
+            config.created = text;
+        }
+        None => {
+            let mut made_at = Vec::with_capacity(snapshot.layers.len());
+            for layer in &snapshot.layers {
+                made_at.push(solver.store.layer_made_at(layer.id)?.and_then(timestamp));
+            }
+            date(&mut config.history, plan.base_history, &made_at);
+            config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
+        }
     }
-    align(&mut config.history, plan.base_history, diff_ids.len(), &created.text);
     config.rootfs = RootFs { diff_ids: diff_ids.clone(), ..RootFs::default() };
     let config_bytes = to_json(&config)?;
     Ok(Assembled {
@@ -74,8 +60,35 @@ pub(crate) fn assemble(
         snapshot: snapshot.clone(),
         diff_ids,
         platform: plan.platform.clone(),
-        created,
+        epoch,
     })
+}
+
+/// RFC 3339; `None` for a time no calendar has.
+pub(crate) fn timestamp(seconds: i64) -> Option<String> {
+    jiff::Timestamp::from_second(seconds).ok().map(|time| time.to_string())
+}
+
+/// Dates the entries after the base's: a layer's by when it was made, one without a layer by the layer before it, or,
+/// at the start, by the first layer that is new. Never by the clock: building nothing new gives the same image again
+/// (BuildKit's rule for entries without a time).
+fn date(history: &mut [History], base: usize, made_at: &[Option<String>]) {
+    let mut layers = made_at.iter();
+    for (index, entry) in history.iter_mut().enumerate() {
+        let time = if entry.empty_layer { None } else { layers.next().cloned().flatten() };
+        if index >= base {
+            entry.created = time;
+        }
+    }
+    let of_base = history.iter().take(base).rev().find_map(|entry| entry.created.clone());
+    let first_new = history.iter().skip(base).find_map(|entry| entry.created.clone());
+    let mut before = first_new.or(of_base);
+    for entry in history.iter_mut().skip(base) {
+        match &entry.created {
+            Some(time) => before = Some(time.clone()),
+            None => entry.created.clone_from(&before),
+        }
+    }
 }
 
 /// Serialises a document of ours.
@@ -86,11 +99,10 @@ pub(crate) fn to_json(document: &impl serde::Serialize) -> Result<Vec<u8>, Error
 
 /// Entries that made a layer must be as many as the layers (FEATURES IF7). Images by other tools may lack history: what
 /// is missing belongs to the base and goes behind its entries; a surplus is marked as having made no layer.
-fn align(history: &mut Vec<History>, base: usize, layers: usize, created: &str) {
+fn align(history: &mut Vec<History>, base: usize, layers: usize) {
     let with_layer = history.iter().filter(|entry| !entry.empty_layer).count();
     for _ in with_layer..layers {
-        let filler = History { created: Some(created.to_owned()), ..History::default() };
-        history.insert(base.min(history.len()), filler);
+        history.insert(base.min(history.len()), History::default());
     }
     let surplus = with_layer.saturating_sub(layers);
     for entry in history.iter_mut().rev().filter(|entry| !entry.empty_layer).take(surplus) {
@@ -109,7 +121,7 @@ mod tests {
     #[test]
     fn a_base_without_history_gets_an_entry_for_each_of_its_layers() {
         let mut history = vec![entry("COPY a /", false), entry("CMD x", true)];
-        align(&mut history, 0, 3, "now");
+        align(&mut history, 0, 3);
         let made: Vec<_> = history.iter().map(|entry| entry.created_by.as_str()).collect();
         assert_eq!(made, ["", "", "COPY a /", "CMD x"]);
     }
@@ -117,12 +129,35 @@ mod tests {
     #[test]
     fn an_entry_without_a_layer_of_its_own_is_marked_so() {
         let mut history = vec![entry("a", false), entry("b", false)];
-        align(&mut history, 0, 1, "now");
+        align(&mut history, 0, 1);
         assert_eq!(history.iter().map(|entry| entry.empty_layer).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]
     fn an_epoch_is_written_in_rfc_3339() {
-        assert_eq!(Created::epoch(1_700_000_000).unwrap().text, "2023-11-14T22:13:20Z");
+        assert_eq!(timestamp(1_700_000_000).unwrap(), "2023-11-14T22:13:20Z");
+    }
+
+    #[test]
+    fn entries_are_dated_by_the_layers_around_them_and_never_by_the_clock() {
+        let mut history = [
+            History { created: Some("base".into()), ..entry("base", false) },
+            entry("ENV a=b", true),
+            entry("RUN x", false),
+            entry("CMD x", true),
+            entry("COPY y /", false),
+        ];
+        let made_at = ["pulled", "ten", "eleven"].map(|time| Some(time.to_owned()));
+        date(&mut history, 1, &made_at);
+        let times: Vec<_> = history.iter().map(|entry| entry.created.as_deref().unwrap_or("")).collect();
+        assert_eq!(times, ["base", "ten", "ten", "ten", "eleven"]);
+    }
+
+    #[test]
+    fn an_image_of_settings_alone_is_as_old_as_its_base() {
+        let mut history =
+            [History { created: Some("base".into()), ..entry("base", false) }, entry("CMD x", true)];
+        date(&mut history, 1, &[Some("pulled".into())]);
+        assert_eq!(history[1].created.as_deref(), Some("base"));
     }
 }

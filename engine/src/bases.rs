@@ -48,7 +48,7 @@ impl<'a> Bases<'a> {
     pub(crate) fn resolve(&self, image: &ImageRef, platform: &Platform) -> Result<BaseImage, BaseError> {
         match self.look_up(image, platform) {
             Ok((base, _)) => Ok(base),
-            Err(error) => Err(Box::new(error)),
+            Err(error) => Err(Box::new(Unresolved(error))),
         }
     }
 
@@ -166,5 +166,21 @@ impl<'a> Bases<'a> {
         let read = file.take(DOCUMENT_LIMIT).read_to_end(&mut bytes);
         read.map_err(|error| Error::io(self.session.store.root(), error))?;
         Ok(Some(bytes))
+    }
+}
+
+/// Carries an error of the engine's through the planner, which knows where in the Dockerfile it belongs.
+#[derive(Clone, Debug)]
+pub(crate) struct Unresolved(pub(crate) Arc<Error>);
+
+impl std::fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Unresolved {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
     }
 }

@@ -7,7 +7,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use kiln_cache::Store;
 use kiln_image::registry::{Registry, RegistryConfig};
@@ -18,7 +17,7 @@ use kiln_solver::graph::NetworkMode;
 use kiln_solver::plan::{self, NamedContext, PlanRequest};
 use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
 
-use crate::assemble::{self, Created};
+use crate::assemble;
 use crate::bases::Bases;
 use crate::{Error, context, output};
 
@@ -424,8 +423,8 @@ impl Session<'_> {
         let Output::Snapshot(snapshot) = output else {
             return Err(Error::user("the target is no image"));
         };
-        let created = self.created(&request)?;
-        let image = assemble::assemble(&solver, &plan, &snapshot, created)?;
+        let epoch = self.epoch(&request)?;
+        let image = assemble::assemble(&solver, &plan, &snapshot, epoch)?;
         let exported = output::export(self, &solver, &image, tags)?;
         let (steps_cached, steps_run) = self.reporter.counts();
         Ok(BuildResult {
@@ -517,20 +516,14 @@ impl Session<'_> {
         Ok(secrets)
     }
 
-    /// When the image says it was made: `SOURCE_DATE_EPOCH` of the arguments or the environment, else now.
-    fn created(&self, request: &PlanRequest) -> Result<Created, Error> {
+    /// `SOURCE_DATE_EPOCH` of the arguments or the environment, in seconds: what the image gives as its time.
+    fn epoch(&self, request: &PlanRequest) -> Result<Option<i64>, Error> {
         let from_env = || std::env::var("SOURCE_DATE_EPOCH").ok();
         let given = request.build_args.get("SOURCE_DATE_EPOCH").cloned().or_else(from_env);
-        match given.filter(|epoch| !epoch.is_empty()) {
-            None => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                Ok(Created::now(now))
-            }
-            Some(epoch) => {
-                epoch.parse().ok().and_then(Created::epoch).ok_or_else(|| {
-                    Error::user(format!("SOURCE_DATE_EPOCH `{epoch}` is no number of seconds"))
-                })
-            }
+        let Some(epoch) = given.filter(|epoch| !epoch.is_empty()) else { return Ok(None) };
+        match epoch.parse() {
+            Ok(seconds) if assemble::timestamp(seconds).is_some() => Ok(Some(seconds)),
+            _ => Err(Error::user(format!("SOURCE_DATE_EPOCH `{epoch}` is no number of seconds"))),
         }
     }
 }

@@ -10,6 +10,8 @@ use kiln_parser::{ParseErrors, Span};
 use kiln_solver::plan::PlanError;
 use kiln_solver::solve::SolveError;
 
+use crate::bases::Unresolved;
+
 /// Who can mend it; decides the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -117,6 +119,13 @@ impl Error {
         result
     }
 
+    fn from_look_up(Unresolved(error): Unresolved) -> Self {
+        let mut result = Self::new(error.kind, error.message.clone());
+        result.hint.clone_from(&error.hint);
+        result.source = Some(Box::new(Unresolved(error)));
+        result
+    }
+
     fn label(&mut self, span: Option<Span>, message: String) {
         if let Some(span) = span {
             self.labels.push(ErrorLabel { span, message, hint: None });
@@ -144,8 +153,16 @@ impl From<ParseErrors> for Error {
 impl From<PlanError> for Error {
     fn from(error: PlanError) -> Self {
         let (span, hint) = (error.span(), error.hint());
-        let mut result = Self::from_cause(ErrorKind::User, error);
-        result.hint = hint;
+        let look_up = match &error {
+            PlanError::Base { cause, .. } => cause.downcast_ref::<Unresolved>().cloned(),
+            _ => None,
+        };
+        // The look-up's own words say more than "cannot be used".
+        let mut result = match look_up {
+            Some(look_up) => Self::from_look_up(look_up),
+            None => Self::from_cause(ErrorKind::User, error),
+        };
+        result.hint = hint.or(result.hint);
         let message = result.message.clone();
         result.label(span, message);
         result

@@ -14,7 +14,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use super::error::StoreError;
 
 /// The format of the database and of the directories beside it (`PRAGMA user_version`).
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// Another process' transaction takes milliseconds; this long means it is stuck.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// 16 MB of log, should no settling thread ever live long enough to checkpoint.
@@ -39,6 +39,7 @@ CREATE TABLE layers(
     size_bytes INTEGER,
     diff_id BLOB,
     settled INTEGER NOT NULL DEFAULT 0,
+    made_at INTEGER NOT NULL,
     used_at INTEGER NOT NULL
 );
 CREATE INDEX layers_unsettled ON layers(seq) WHERE settled = 0;

@@ -106,7 +106,7 @@ impl StoreError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::DiskFull { .. } => {
-                Some("free some space (`kiln prune` removes what no image needs), or choose another store with `--root`".into())
+                Some("free some space, or choose another store with `--root`".into())
             }
             Self::NotWritable { .. } | Self::ForeignOwner { .. } => {
                 Some("choose a store of your own with `--root` or KILN_ROOT".into())

@@ -91,6 +91,7 @@ pub(super) struct LayerRow {
     pub(super) diff_id: Option<DiffId>,
     pub(super) size_bytes: Option<u64>,
     used_at: i64,
+    made_at: i64,
 }
 
 impl Store {
@@ -127,6 +128,15 @@ impl Store {
     /// I/O.
     pub fn layer_size(&self, id: LayerId) -> Result<Option<u64>, StoreError> {
         Ok(row(self.db(), id)?.and_then(|row| row.size_bytes))
+    }
+
+    /// When the layer was made (or unpacked), in seconds since the epoch. A result that is found again keeps its time, so
+    /// that a build of nothing new gives the image that was there.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn layer_made_at(&self, id: LayerId) -> Result<Option<i64>, StoreError> {
+        Ok(row(self.db(), id)?.map(|row| row.made_at))
     }
 
     /// Unpacks a pulled layer once, however many threads and processes want it: `unpack` fills the draft and returns
@@ -294,7 +304,7 @@ pub(super) fn discard(root: &Path, id: LayerId, trash: &LayerDraft) -> Result<()
     }
 }
 
-const COLUMNS: &str = "contents, origin, settled, diff_id, size_bytes, used_at";
+const COLUMNS: &str = "contents, origin, settled, diff_id, size_bytes, used_at, made_at";
 
 pub(super) fn row(db: &Db, id: LayerId) -> Result<Option<LayerRow>, StoreError> {
     db.read(|connection| {
@@ -330,6 +340,7 @@ impl LayerRow {
             diff_id: row.get::<_, Option<[u8; 32]>>(from + 3)?.map(|bytes| DiffId(digest(bytes))),
             size_bytes: row.get::<_, Option<i64>>(from + 4)?.map(i64::cast_unsigned),
             used_at: row.get(from + 5)?,
+            made_at: row.get(from + 6)?,
         })
     }
 }
@@ -338,8 +349,8 @@ fn insert(connection: &Connection, made: &New) -> Result<(), TxError> {
     // `OR REPLACE`: a pulled layer whose directory was lost is pulled again.
     connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO layers(id, contents, origin, size_bytes, diff_id, used_at)
-             VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT OR REPLACE INTO layers(id, contents, origin, size_bytes, diff_id, made_at, used_at)
+             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?6)",
         )?
         .execute(params![
             made.layer.id.as_bytes(),

@@ -179,7 +179,9 @@ pub(super) fn make_dir(path: &Path) -> Result<(), StoreError> {
 
 fn denied(path: &Path, error: std::io::Error) -> StoreError {
     match error.kind() {
-        ErrorKind::PermissionDenied => StoreError::NotWritable { path: path.into() },
+        ErrorKind::PermissionDenied | ErrorKind::NotADirectory => {
+            StoreError::NotWritable { path: path.into() }
+        }
         _ => StoreError::io(path, error),
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Packed {
     pub(super) config_bytes: Vec<u8>,
     /// Bottom first, all in the store.
     pub(super) layers: Vec<Descriptor>,
-    pub(super) created: String,
+    pub(super) created: Option<String>,
     pub(super) platform: kiln_image::Platform,
 }
 
@@ -107,7 +107,7 @@ pub(super) fn pack(
         config,
         config_bytes,
         layers,
-        created: image.created.text.clone(),
+        created: image.config.created.clone(),
         platform: image.platform.clone(),
     })
 }
@@ -133,12 +133,12 @@ impl Settings {
             })
             .transpose()?;
         // Without an epoch there is nothing to rewrite to (FEATURES RP3).
-        let rewrite = flag("rewrite-timestamp") && image.created.fixed;
+        let rewrite = flag("rewrite-timestamp");
         Ok(Self {
             compression,
             level,
             force: flag("force-compression"),
-            rewrite_mtime_to: rewrite.then_some(image.created.seconds),
+            rewrite_mtime_to: image.epoch.filter(|_| rewrite),
         })
     }
 

@@ -96,21 +96,19 @@ fn index(image: &Packed, names: &[ImageRef]) -> Index {
         let platform = Some(PlatformSpec::from(&image.platform));
         Descriptor { annotations, platform, ..image.manifest.clone() }
     };
-    let created = ("org.opencontainers.image.created".to_owned(), image.created.clone());
+    let created = image.created.clone().map(|time| ("org.opencontainers.image.created".to_owned(), time));
     let manifests = if names.is_empty() {
-        vec![describe(BTreeMap::from([created]))]
+        vec![describe(created.into_iter().collect())]
     } else {
         names
             .iter()
             .map(|name| {
-                describe(BTreeMap::from([
-                    created.clone(),
+                let tag = name.tag().unwrap_or("latest").to_owned();
+                let named = [
                     ("io.containerd.image.name".to_owned(), name.to_string()),
-                    (
-                        "org.opencontainers.image.ref.name".to_owned(),
-                        name.tag().unwrap_or("latest").to_owned(),
-                    ),
-                ]))
+                    ("org.opencontainers.image.ref.name".to_owned(), tag),
+                ];
+                describe(named.into_iter().chain(created.clone()).collect())
             })
             .collect()
     };

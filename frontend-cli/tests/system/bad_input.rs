@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use kiln_fixtures::{Context, redact};
+use kiln_fixtures::{Context, FileServer, redact};
 
 use crate::kiln::{Ended, Kiln};
 
@@ -72,11 +72,11 @@ fn a_base_that_no_registry_has_is_named() {
     let context = Context::with_dockerfile(&format!("FROM {}/no-such-image:1\n", kiln.bases().registry()));
     let (_, report) = fails(&kiln, &context, &[]);
     insta::assert_snapshot!(report, @r"
-    error: 127.0.0.1:[port]/no-such-image:1: image cannot be used
+    error: 127.0.0.1:[port]/no-such-image:1: not found
      --> Dockerfile:1:1
     1 | FROM 127.0.0.1:[port]/no-such-image:1
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-    cause: 127.0.0.1:[port]/no-such-image:1: not found
+    hint: check the name and tag; a private image may also need a login
     ");
 }
 
@@ -87,11 +87,11 @@ fn a_registry_that_is_down_is_named_with_its_address() {
     let context = Context::with_dockerfile(&format!("FROM 127.0.0.1:{port}/app\n"));
     let (_, report) = fails(&kiln, &context, &[]);
     insta::assert_snapshot!(report, @r"
-    error: 127.0.0.1:[port]/app: image cannot be used
+    error: registry 127.0.0.1:[port] cannot be reached: Connection refused (os error 111)
      --> Dockerfile:1:1
     1 | FROM 127.0.0.1:[port]/app
       | ^^^^^^^^^^^^^^^^^^^^^^^^
-    cause: registry 127.0.0.1:[port] cannot be reached: Connection refused (os error 111)
+    hint: is the registry running, and the port right?
     ");
 }
 
@@ -103,11 +103,29 @@ fn a_base_pinned_to_a_digest_that_is_not_served_is_refused() {
     let context = Context::with_dockerfile(&format!("FROM {image}\n"));
     let (_, report) = fails(&kiln, &context, &[]);
     insta::assert_snapshot!(report, @r"
-    error: 127.0.0.1:[port]/busybox@sha256:[digest]: image cannot be used
+    error: 127.0.0.1:[port]/busybox@sha256:[digest]: not found
      --> Dockerfile:1:1
     1 | FROM 127.0.0.1:[port]/busybox@sha256:[digest]
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-    cause: 127.0.0.1:[port]/busybox@sha256:[digest]: not found
+    hint: check the name and tag; a private image may also need a login
+    ");
+}
+
+#[test]
+fn a_manifest_with_another_digest_than_asked_for_is_refused() {
+    let Some(kiln) = Kiln::new("changed manifest") else { return };
+    let digest = format!("sha256:{}", "1".repeat(64));
+    let registry = Context::default().file(&format!("v2/app/manifests/{digest}"), "{\"schemaVersion\": 2}");
+    let server = FileServer::start(registry.path());
+    let host = server.url().replace("http://", "");
+    let context = Context::with_dockerfile(&format!("FROM {host}/app@{digest}\n"));
+    let (_, report) = fails(&kiln, &context, &[]);
+    insta::assert_snapshot!(report, @r"
+    error: 127.0.0.1:[port]/app (manifests/sha256:[digest]) has digest sha256:[digest] instead of sha256:[digest]
+     --> Dockerfile:1:1
+    1 | FROM 127.0.0.1:[port]/app@sha256:[digest]
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    hint: the registry, a mirror or a proxy on the way changes what it sends; nothing of it was used
     ");
 }
 
@@ -171,7 +189,8 @@ fn a_store_that_cannot_be_written_is_named() {
     // A file where a directory must be is not writable for root either.
     let (ended, _) = fails(&kiln, &context, &["--root", "Dockerfile/store"]);
     insta::assert_snapshot!(redact(&ended.stderr, &[(context.path(), "context")]), @r"
-    error: Dockerfile/store: Not a directory (os error 20)
+    error: Dockerfile/store: the store is not writable
+    hint: choose a store of your own with `--root` or KILN_ROOT
     ");
 }
 
@@ -197,6 +216,13 @@ fn a_full_disk_is_told_as_such_and_leaves_a_store_that_works() {
      --> Dockerfile:2:1
     2 | RUN head -c 64m /dev/zero > /big
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    hint: the file system of kiln's store is full: free some space, or choose another store with `--root`
     "#);
-    insta::assert_snapshot!(copy_report, @"");
+    insta::assert_snapshot!(copy_report, @r"
+    error: big: No space left on device (os error 28)
+     --> Dockerfile:2:1
+    2 | COPY big /
+      | ^^^^^^^^^^
+    hint: the file system of kiln's store is full: free some space, or choose another store with `--root`
+    ");
 }

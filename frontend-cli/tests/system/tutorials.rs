@@ -17,6 +17,9 @@ fn a_python_app_builds_from_its_development_dockerfile_and_the_second_build_is_c
 
     let again = kiln.build(&app, &line);
     assert_eq!(again.steps(), (0, 5), "{}", again.stderr);
+    // Nothing new gives the same image, not one that differs in its time only.
+    let images = kiln.ok(&app, &["images", "-q", "--no-trunc", "-a"]).stdout;
+    assert_eq!(images.lines().count(), 2, "hello and its base: {images}");
 
     // Another file than the one edited is not installed again.
     let edited = Context::copy_of(&app).file("app.py", "print('edited')\n");

@@ -33,8 +33,8 @@ pub enum SolveError {
         code: i32,
         /// The end of its output.
         log_tail: Vec<u8>,
-        /// A process of it was killed for memory.
-        oom_killed: bool,
+        /// What ran out while it ran, if something did.
+        shortage: Option<Shortage>,
         /// The instruction.
         span: Option<Span>,
     },
@@ -171,6 +171,19 @@ impl From<SandboxError> for SolveError {
     }
 }
 
+/// What to do about [`Shortage::Disk`].
+pub(super) const FULL_DISK: &str =
+    "the file system of kiln's store is full: free some space, or choose another store with `--root`";
+
+/// What a step lacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// A process of it was killed for memory.
+    Memory,
+    /// The file system that this store is on has no space or no inodes left.
+    Disk,
+}
+
 impl SolveError {
     /// Where in the Dockerfile the cause stands.
     pub fn span(&self) -> Option<Span> {
@@ -183,9 +196,10 @@ impl SolveError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::StepFailed { oom_killed: true, .. } => {
+            Self::StepFailed { shortage: Some(Shortage::Memory), .. } => {
                 Some("a process of the step was killed because memory ran out".into())
             }
+            Self::StepFailed { shortage: Some(Shortage::Disk), .. } => Some(FULL_DISK.into()),
             Self::StepFailed { code: 127, .. } => {
                 Some("exit code 127 says that a command was not found in the image".into())
             }

@@ -18,7 +18,7 @@ use kiln_cache::{Layer, SourceTree, Store};
 use kiln_image::registry::{Registry, RemoteImage};
 use kiln_image::{Digest, http};
 
-pub use error::SolveError;
+pub use error::{Shortage, SolveError};
 pub use op::exec::{Executor, Sandbox};
 pub use op::file::{CopyError, copy_out};
 

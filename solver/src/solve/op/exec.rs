@@ -23,7 +23,7 @@ use super::{Made, Step, file};
 use crate::event::{Event, LogStream};
 use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
 use crate::solve::key::{MountContents, exec_key};
-use crate::solve::{Output, Snapshot, SolveError, layers};
+use crate::solve::{Output, Shortage, Snapshot, SolveError, Solver, layers};
 
 /// What a record keeps of a step's output (FEATURES PG; BuildKit's own limit).
 const LOG_LIMIT: usize = 2 << 20;
@@ -148,7 +148,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
             command: exec.argv.join(" "),
             code,
             log_tail: log.tail.into(),
-            oom_killed: exit.oom_killed,
+            shortage: shortage(solver, exit.oom_killed),
             span: step.vertex.span,
         });
     }
@@ -156,6 +156,19 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
     drop(prepared.guards);
     Ok(Made { draft, contents: None, log: log.head })
 }
+
+/// What was lacking when a step failed. The step's own words say it as well, if they are read to the end.
+fn shortage(solver: &Solver<'_>, oom_killed: bool) -> Option<Shortage> {
+    if oom_killed {
+        return Some(Shortage::Memory);
+    }
+    let space = rustix::fs::statvfs(solver.store.root()).ok()?;
+    let full = space.f_bavail * space.f_frsize < FULL_BYTES || (space.f_files > 0 && space.f_favail == 0);
+    full.then_some(Shortage::Disk)
+}
+
+/// Below this many free bytes a disk counts as full: what failed for want of space has mostly removed its last piece.
+const FULL_BYTES: u64 = 1 << 20;
 
 /// The upper directory's own root decides how the merged root looks.
 fn give_root(draft: &LayerDraft, parent: Option<Entry>) -> Result<(), SolveError> {

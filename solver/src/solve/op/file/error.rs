@@ -77,6 +77,9 @@ impl CopyError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotFound { closest: Some(near), .. } => Some(format!("did you mean `{}`?", near.display())),
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Some(crate::solve::error::FULL_DISK.into())
+            }
             Self::Changed(_) => Some("build again once nothing writes to the context".into()),
             _ => None,
         }
