@@ -199,7 +199,7 @@ impl From<HttpError> for RegistryError {
     }
 }
 
-/// Only until the image's name is known: [`RegistryError::document`] puts it in.
+/// Only until the image's name is known: `RegistryError::document` puts it in.
 impl From<DocumentError> for RegistryError {
     fn from(source: DocumentError) -> Self {
         Self::document("", source)
