@@ -214,8 +214,12 @@ impl From<StoreError> for Error {
 
 impl From<RegistryError> for Error {
     fn from(error: RegistryError) -> Self {
+        let kind = match error {
+            RegistryError::Canceled => ErrorKind::Canceled,
+            _ => ErrorKind::Environment,
+        };
         let hint = error.hint();
-        let mut result = Self::from_cause(ErrorKind::Environment, error);
+        let mut result = Self::from_cause(kind, error);
         result.hint = hint;
         result
     }
@@ -223,8 +227,12 @@ impl From<RegistryError> for Error {
 
 impl From<HttpError> for Error {
     fn from(error: HttpError) -> Self {
+        let kind = match error {
+            HttpError::Canceled => ErrorKind::Canceled,
+            _ => ErrorKind::Environment,
+        };
         let hint = error.hint();
-        let mut result = Self::from_cause(ErrorKind::Environment, error);
+        let mut result = Self::from_cause(kind, error);
         result.hint = hint;
         result
     }
@@ -242,5 +250,18 @@ impl From<LayerError> for Error {
 impl From<TreeError> for Error {
     fn from(error: TreeError) -> Self {
         Self::from_cause(ErrorKind::Environment, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_was_stopped_by_the_user_says_so() {
+        assert_eq!(Error::from(RegistryError::Canceled).kind, ErrorKind::Canceled);
+        assert_eq!(Error::from(HttpError::Canceled).kind, ErrorKind::Canceled);
+        assert_eq!(Error::from(StoreError::Canceled).kind, ErrorKind::Canceled);
+        assert_eq!(Error::from(SolveError::Canceled).kind, ErrorKind::Canceled);
     }
 }
