@@ -206,9 +206,7 @@ impl From<StoreError> for Error {
             _ => ErrorKind::Environment,
         };
         let hint = error.hint();
-        let mut result = Self::from_cause(kind, error);
-        result.hint = hint;
-        result
+        Self { hint, ..Self::from_cause(kind, error) }
     }
 }
 
@@ -219,9 +217,7 @@ impl From<RegistryError> for Error {
             _ => ErrorKind::Environment,
         };
         let hint = error.hint();
-        let mut result = Self::from_cause(kind, error);
-        result.hint = hint;
-        result
+        Self { hint, ..Self::from_cause(kind, error) }
     }
 }
 
@@ -232,18 +228,14 @@ impl From<HttpError> for Error {
             _ => ErrorKind::Environment,
         };
         let hint = error.hint();
-        let mut result = Self::from_cause(kind, error);
-        result.hint = hint;
-        result
+        Self { hint, ..Self::from_cause(kind, error) }
     }
 }
 
 impl From<LayerError> for Error {
     fn from(error: LayerError) -> Self {
         let hint = error.hint();
-        let mut result = Self::from_cause(ErrorKind::Environment, error);
-        result.hint = hint;
-        result
+        Self { hint, ..Self::from_cause(ErrorKind::Environment, error) }
     }
 }
 
