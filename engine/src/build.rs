@@ -19,7 +19,8 @@ use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
 
 use crate::assemble;
 use crate::bases::Bases;
-use crate::{Error, context, output};
+use crate::output::ImageSet;
+use crate::{Error, context, output, ssh};
 
 /// Where the context comes from.
 #[derive(Clone)]
@@ -68,6 +69,15 @@ pub enum SecretSource {
     Env(String),
     /// Given.
     Value(Vec<u8>),
+}
+
+/// Where ssh keys are.
+#[derive(Clone, Debug)]
+pub(crate) enum SshSource {
+    /// In the agent behind this socket.
+    Agent(PathBuf),
+    /// In files.
+    Keys(Vec<PathBuf>),
 }
 
 /// `--output`.
@@ -119,7 +129,7 @@ pub struct Build {
     pub(crate) target: Option<String>,
     pub(crate) tags: Vec<String>,
     pub(crate) labels: Vec<(String, String)>,
-    pub(crate) platform: Option<String>,
+    pub(crate) platforms: Vec<String>,
     pub(crate) no_cache: bool,
     pub(crate) no_cache_stages: Vec<String>,
     pub(crate) pull: bool,
@@ -131,7 +141,7 @@ pub struct Build {
     pub(crate) allow: Vec<String>,
     pub(crate) contexts: Vec<(String, String)>,
     pub(crate) secrets: Vec<(String, SecretSource)>,
-    pub(crate) ssh: Vec<(String, PathBuf)>,
+    pub(crate) ssh: Vec<(String, SshSource)>,
     pub(crate) outputs: Vec<OutputSpec>,
     pub(crate) events: Arc<EventSink>,
     pub(crate) cancel: Arc<AtomicBool>,
@@ -152,13 +162,13 @@ impl CancelHandle {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BuildResult {
-    /// The image id.
+    /// The image id; of several images the first platform's.
     pub config_digest: Digest,
-    /// Digest of the manifest, where one was made.
+    /// Digest of the manifest, where one was made; of several images that of their index.
     pub manifest_digest: Option<Digest>,
     /// The names it has in the store.
     pub names: Vec<ImageRef>,
-    /// Its platform.
+    /// Its platform, the first one of several.
     pub platform: Platform,
     /// Steps that were found.
     pub steps_cached: usize,
@@ -182,7 +192,7 @@ impl Build {
             target: None,
             tags: Vec::new(),
             labels: Vec::new(),
-            platform: None,
+            platforms: Vec::new(),
             no_cache: false,
             no_cache_stages: Vec::new(),
             pull: false,
@@ -243,9 +253,9 @@ impl Build {
         self
     }
 
-    /// The platform to build for, such as `linux/amd64`.
+    /// A platform to build for, such as `linux/amd64`; of several, each gets an image, and outputs an index of them.
     pub fn platform(mut self, platform: impl Into<String>) -> Self {
-        self.platform = Some(platform.into());
+        self.platforms.push(platform.into());
         self
     }
 
@@ -317,7 +327,13 @@ impl Build {
 
     /// An ssh agent's socket for `RUN --mount=type=ssh`.
     pub fn ssh(mut self, id: impl Into<String>, socket: impl AsRef<Path>) -> Self {
-        self.ssh.push((id.into(), socket.as_ref().to_owned()));
+        self.ssh.push((id.into(), SshSource::Agent(socket.as_ref().to_owned())));
+        self
+    }
+
+    /// Private keys for `RUN --mount=type=ssh`: an agent of the build's own has them.
+    pub fn ssh_keys(mut self, id: impl Into<String>, keys: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.ssh.push((id.into(), SshSource::Keys(keys.into_iter().collect())));
         self
     }
 
@@ -400,41 +416,97 @@ impl Session<'_> {
         for warning in &dockerfile.warnings {
             self.warn(warning);
         }
-        let request = self.plan_request(prepared.named)?;
+        let mut request = self.plan_request(prepared.named)?;
+        let platforms = self.platforms()?;
+        let set = self.image_set(&platforms)?;
         let bases = Bases::new(self, prepared.layouts);
-        bases.resolve_all(&plan::base_names(&dockerfile, &request)?);
-        let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
-        let plan = plan::plan(&dockerfile, &request, &mut resolve)?;
-        for warning in &plan.warnings {
+        let mut names = Vec::new();
+        for platform in &platforms {
+            request.platform.clone_from(platform);
+            names.extend(plan::base_names(&dockerfile, &request)?);
+        }
+        bases.resolve_all(&names);
+        let mut plans = Vec::with_capacity(platforms.len());
+        for platform in &platforms {
+            request.platform.clone_from(platform);
+            let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
+            plans.push(plan::plan(&dockerfile, &request, &mut resolve)?);
+        }
+        // What is wrong is wrong for all platforms, or nearly so.
+        for warning in plans.iter().take(1).flat_map(|plan| &plan.warnings) {
             self.warn(warning);
         }
+        let agents = self.agents()?;
         let inputs = Inputs {
             contexts: prepared.contexts,
             images: bases.into_origins(),
             secrets: self.secrets()?,
-            ssh: self.build.ssh.iter().cloned().collect(),
+            ssh: agents.iter().map(|(id, agent)| (id.clone(), agent.socket().to_owned())).collect(),
         };
         let solver = self.solver(inputs);
-        let output = solver.solve(&plan.graph, plan.result).map_err(|error| {
+        let outputs = match plans.as_slice() {
+            [plan] => solver.solve_all(&plan.graph, &[plan.result]),
+            plans => {
+                let (graph, results) = plan::join(plans);
+                solver.solve_all(&graph, &results)
+            }
+        };
+        let outputs = outputs.map_err(|error| {
             let mut result = Error::from(error);
             context::explain_missing(&mut result, prepared.hidden.as_deref());
             result
         })?;
-        let Output::Snapshot(snapshot) = output else {
-            return Err(Error::user("the target is no image"));
-        };
         let epoch = self.epoch(&request)?;
-        let image = assemble::assemble(&solver, &plan, &snapshot, epoch)?;
-        let exported = output::export(self, &solver, &image, tags)?;
+        let mut images = Vec::with_capacity(plans.len());
+        for (plan, output) in plans.iter().zip(&outputs) {
+            let Output::Snapshot(snapshot) = output else {
+                return Err(Error::user("the target is no image"));
+            };
+            images.push(assemble::assemble(&solver, plan, snapshot, epoch)?);
+        }
+        let exported = output::export(self, &solver, &images, set, tags)?;
         let (steps_cached, steps_run) = self.reporter.counts();
         Ok(BuildResult {
-            config_digest: image.config_digest,
+            config_digest: images[0].config_digest,
             manifest_digest: exported.manifest,
             names: exported.names,
-            platform: plan.platform,
+            platform: images[0].platform.clone(),
             steps_cached,
             steps_run,
         })
+    }
+
+    /// What to build for, each once; one `None` where nothing is asked for.
+    fn platforms(&self) -> Result<Vec<Option<Platform>>, Error> {
+        let mut platforms = Vec::new();
+        for name in &self.build.platforms {
+            let platform: Platform =
+                name.parse().map_err(|error: InvalidPlatform| Error::user(error.to_string()))?;
+            if !platforms.contains(&Some(platform.clone())) {
+                platforms.push(Some(platform));
+            }
+        }
+        if platforms.is_empty() {
+            platforms.push(None);
+        }
+        Ok(platforms)
+    }
+
+    /// Whether an index is made (FEATURES AS19).
+    fn image_set(&self, platforms: &[Option<Platform>]) -> Result<ImageSet, Error> {
+        const NAME: &str = "BUILDKIT_MULTI_PLATFORM";
+        let given = self.build.args.iter().rev().find(|(name, _)| name == NAME);
+        match (given.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty()), platforms) {
+            (None, [_]) => Ok(ImageSet::Single),
+            (None, _) => Ok(ImageSet::Index),
+            (Some("1" | "t" | "T" | "true" | "TRUE" | "True"), _) => Ok(ImageSet::Index),
+            (Some("0" | "f" | "F" | "false" | "FALSE" | "False"), [_]) => Ok(ImageSet::Single),
+            (Some("0" | "f" | "F" | "false" | "FALSE" | "False"), _) => {
+                Err(Error::user("conflicting options: returning multiple target platforms is not allowed")
+                    .hinted("leave out --build-arg BUILDKIT_MULTI_PLATFORM"))
+            }
+            (Some(value), _) => Err(Error::user(format!("invalid boolean value for {NAME}: {value:?}"))),
+        }
     }
 
     /// A solver of this build.
@@ -468,15 +540,10 @@ impl Session<'_> {
 
     fn plan_request(&self, contexts: BTreeMap<String, NamedContext>) -> Result<PlanRequest, Error> {
         let build = self.build;
-        let platform = build
-            .platform
-            .as_ref()
-            .map(|platform| platform.parse().map_err(|error: InvalidPlatform| Error::user(error.to_string())))
-            .transpose()?;
         Ok(PlanRequest {
             build_args: build.args.iter().cloned().collect(),
             target: build.target.clone(),
-            platform,
+            platform: None,
             build_platform: Platform::host(),
             labels: build.labels.clone(),
             no_cache: build.no_cache,
@@ -516,6 +583,20 @@ impl Session<'_> {
         Ok(secrets)
     }
 
+    /// The ssh agents by id; those of keys end when they are dropped.
+    fn agents(&self) -> Result<Vec<(String, Agent)>, Error> {
+        let sources = self.build.ssh.iter();
+        sources
+            .map(|(id, source)| {
+                let agent = match source {
+                    SshSource::Agent(socket) => Agent::Running(socket.clone()),
+                    SshSource::Keys(keys) => Agent::Own(ssh::Agent::start(keys)?),
+                };
+                Ok((id.clone(), agent))
+            })
+            .collect()
+    }
+
     /// `SOURCE_DATE_EPOCH` of the arguments or the environment, in seconds: what the image gives as its time.
     fn epoch(&self, request: &PlanRequest) -> Result<Option<i64>, Error> {
         let from_env = || std::env::var("SOURCE_DATE_EPOCH").ok();
@@ -524,6 +605,23 @@ impl Session<'_> {
         match epoch.parse() {
             Ok(seconds) if assemble::timestamp(seconds).is_some() => Ok(Some(seconds)),
             _ => Err(Error::user(format!("SOURCE_DATE_EPOCH `{epoch}` is no number of seconds"))),
+        }
+    }
+}
+
+/// An ssh agent.
+enum Agent {
+    /// The user's.
+    Running(PathBuf),
+    /// Of this build.
+    Own(ssh::Agent),
+}
+
+impl Agent {
+    fn socket(&self) -> &Path {
+        match self {
+            Self::Running(socket) => socket,
+            Self::Own(agent) => &agent.socket,
         }
     }
 }

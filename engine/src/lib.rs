@@ -26,6 +26,7 @@ mod error;
 pub mod images;
 mod output;
 pub mod run;
+mod ssh;
 
 pub use build::{
     Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource, default_root,

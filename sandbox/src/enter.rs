@@ -3,12 +3,14 @@
 //! Nothing here allocates, locks or panics: the host program has other threads, whose locks stay held in the copy.
 //! What fails is reported as a [`Failure`], and worded by the parent.
 
+use std::convert::Infallible;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags as Attr, MountPropagationFlags, mount_change};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedSource};
@@ -16,13 +18,14 @@ use crate::report::{At, Entered, Failure, Report, Step};
 use crate::rootfs::{
     Maker, StubReport, TargetKind, attach, clone_mount, mount_id, new_mount, open_in_root, target_kind,
 };
-use crate::sys::{self, EndSignal, PointerList};
+use crate::socket::send_descriptor;
+use crate::sys::{self, Forked, PointerList};
 use crate::{Network, Security, capabilities};
 
-/// Namespaces that every sandbox has of its own. That of control groups comes after joining one, since its root is
-/// where the process is when it is made.
+/// Namespaces that every sandbox has of its own and its supervisor shares; that of processes is the command's alone.
+/// That of control groups comes after joining one, since its root is where the process is when it is made.
 pub(crate) fn namespaces(network: Network) -> i32 {
-    let standard = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let standard = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     match network {
         Network::None => standard | libc::CLONE_NEWNET,
         Network::Host => standard,
@@ -36,10 +39,14 @@ pub(crate) struct Execution<'a> {
     pub(crate) env: PointerList<'a>,
 }
 
-/// The whole life of the sandbox's init.
-pub(crate) fn init(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<'_>) -> i32 {
-    match enter(plan, descriptors, execution) {
-        Ok(command) => supervise(command, descriptors),
+/// The whole life of the sandbox's supervisor. It starts what becomes the command, the first process of a process
+/// namespace, and stays outside of that, where nothing inside can see or signal it.
+///
+/// It also holds the mounts, so that the command's end is known before the kernel takes them apart, which costs several
+/// grace periods of RCU.
+pub(crate) fn supervise(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<'_>) -> i32 {
+    match start(plan, descriptors, execution) {
+        Ok(command) => watch(&command, descriptors),
         Err(failure) => {
             report_failure(failure, descriptors);
             1
@@ -47,13 +54,8 @@ pub(crate) fn init(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &
     }
 }
 
-fn report_failure(failure: Failure, descriptors: &ChildDescriptors<'_>) {
-    let Failure { step, index, errno } = failure;
-    Report::Failed { step, index, errno: errno.raw_os_error() }.send(descriptors.report.as_fd());
-}
-
-/// Enters the sandbox and starts the command; answers its process id.
-fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<'_>) -> Entered<i32> {
+/// Starts what becomes the command.
+fn start(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<'_>) -> Entered<Forked> {
     // First, so that no descriptor, environment or memory of the engine can be reached from inside, whatever follows.
     keep_only(descriptors).at(Step::Descriptors)?;
     if let Some(strings) = plan.start_strings {
@@ -63,7 +65,59 @@ fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<
         .at(Step::Descriptors)?;
     // Signals to the engine's process group are not for the sandbox.
     rustix::process::setsid().at(Step::Descriptors)?;
+    let supervisor = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).at(Step::Descriptors)?;
+    sys::fork(libc::CLONE_NEWPID, || {
+        let failure = match first_process(plan, descriptors, execution, &supervisor) {
+            Err(failure) => failure,
+            Ok(never) => match never {},
+        };
+        match failure {
+            CommandFailure::Setup(failure) => report_failure(failure, descriptors),
+            CommandFailure::NotExecuted { errno, found } => {
+                let errno = errno.raw_os_error();
+                Report::NotExecuted { errno, found }.send(descriptors.report.as_fd());
+            }
+        }
+        127
+    })
+    .at(Step::Fork)
+}
 
+/// From the copy of the supervisor to the command.
+fn first_process(
+    plan: &Plan,
+    descriptors: &ChildDescriptors<'_>,
+    execution: &Execution<'_>,
+    supervisor: &OwnedFd,
+) -> Result<Infallible, CommandFailure> {
+    die_with(supervisor).at(Step::Descriptors)?;
+    // Before every other descriptor: the engine kills by it.
+    let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).at(Step::Descriptors)?;
+    send_descriptor(descriptors.control.as_fd(), own.as_fd()).at(Step::Descriptors)?;
+    drop(own);
+    let terminal = enter(plan, descriptors)?;
+    become_command(plan, descriptors, execution, terminal.as_ref())
+}
+
+/// Makes the kernel kill this process when the supervisor goes; with it goes all of its namespace.
+fn die_with(supervisor: &OwnedFd) -> Result<(), Errno> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may be gone already; its number cannot be asked for, since it is in another namespace.
+    let mut events = [PollFd::new(supervisor, PollFlags::IN)];
+    match poll(&mut events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? {
+        0 => Ok(()),
+        _ => Err(Errno::SRCH),
+    }
+}
+
+fn report_failure(failure: Failure, descriptors: &ChildDescriptors<'_>) {
+    let Failure { step, index, errno } = failure;
+    Report::Failed { step, index, errno: errno.raw_os_error() }.send(descriptors.report.as_fd());
+}
+
+/// Enters the sandbox; answers its terminal, if it has one.
+fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>) -> Entered<Option<OwnedFd>> {
     // Before the cgroup namespace, whose root this becomes.
     for group in descriptors.control_groups {
         rustix::io::write(group, b"0").at(Step::ControlGroup)?;
@@ -117,19 +171,7 @@ fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<
         ChildStdio::Given { .. } => None,
     };
     drop((upper, root, files, proc, sys, dev, cwd));
-    let command = sys::fork(0, EndSignal::Child, || {
-        let Err(failure) = become_command(plan, descriptors, execution, terminal.as_ref());
-        match failure {
-            CommandFailure::Setup(failure) => report_failure(failure, descriptors),
-            CommandFailure::NotExecuted { errno, found } => {
-                let errno = errno.raw_os_error();
-                Report::NotExecuted { errno, found }.send(descriptors.report.as_fd());
-            }
-        }
-        127
-    })
-    .at(Step::Fork)?;
-    Ok(command.pid)
+    Ok(terminal)
 }
 
 /// Closes every descriptor but those of the plan; 0 to 2 become `/dev/null`.
@@ -496,7 +538,7 @@ fn become_command(
     descriptors: &ChildDescriptors<'_>,
     execution: &Execution<'_>,
     terminal: Option<&OwnedFd>,
-) -> Result<std::convert::Infallible, CommandFailure> {
+) -> Result<Infallible, CommandFailure> {
     rustix::process::setsid().at(Step::Descriptors)?;
     let streams = match (&descriptors.stdio, terminal) {
         (ChildStdio::Given { stdin, stdout, stderr }, _) => {
@@ -541,6 +583,8 @@ fn become_command(
         sys::load_filter(filter).at(Step::Seccomp)?;
     }
     rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::User)?;
+    // Taking another user's rights clears it.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).at(Step::User)?;
     if plan.security == Security::Sandbox {
         // A user other than root has none, root exactly the set; none are ever inheritable or ambient.
         let held = if plan.uid == 0 { capabilities::DEFAULT } else { CapabilitySet::empty() };
@@ -576,7 +620,7 @@ fn drop_bounding() -> Result<(), Errno> {
 }
 
 /// Tries the candidates as execvp(3) does.
-fn execute(plan: &Plan, execution: &Execution<'_>) -> Result<std::convert::Infallible, CommandFailure> {
+fn execute(plan: &Plan, execution: &Execution<'_>) -> Result<Infallible, CommandFailure> {
     let mut refused = None;
     let mut found = false;
     for candidate in &plan.candidates {
@@ -633,33 +677,20 @@ fn runs_own_program(path: &CStr, own: (u64, u64)) -> bool {
     false
 }
 
-/// The sandbox's init: reaps whatever ends, reports the command's end, and goes when the engine is gone; with it the
-/// kernel kills everything in the process namespace.
-fn supervise(command: i32, descriptors: &ChildDescriptors<'_>) -> i32 {
+/// Waits for the command, reports its end, and kills it when the engine is gone; with it the kernel kills everything in
+/// the process namespace, and only then its end is seen.
+fn watch(command: &Forked, descriptors: &ChildDescriptors<'_>) -> i32 {
     use rustix::event::{PollFd, PollFlags, poll};
-    let Ok(signals) = sys::signal_fd() else { return 1 };
-    loop {
-        while let Ok(dead) = sys::wait_any() {
-            if dead.pid == command {
-                // Once this is reported nothing inside runs any more, so the parent need not wait for the kernel to
-                // take the namespaces apart, which costs several grace periods of RCU.
-                sys::end_all_others();
-                let (cpu_micros, max_rss_bytes) = sys::children_usage();
-                Report::Ended { wait_status: dead.status, cpu_micros, max_rss_bytes }
-                    .send(descriptors.report.as_fd());
-                return 0;
-            }
-            if dead.pid == 0 {
-                break;
-            }
-        }
-        // By a descriptor of its process and not by PR_SET_PDEATHSIG, which fires when the starting *thread* ends.
-        let mut events =
-            [PollFd::new(&descriptors.engine, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
-        if poll(&mut events, None).is_ok() && events[0].revents().contains(PollFlags::IN) {
-            return 1;
-        }
-        let mut drained = [0_u8; 128];
-        let _ = rustix::io::read(&signals, &mut drained);
+    // By a descriptor of its process and not by PR_SET_PDEATHSIG, which fires when the starting *thread* ends.
+    let mut events =
+        [PollFd::new(&descriptors.engine, PollFlags::IN), PollFd::new(&command.pidfd, PollFlags::IN)];
+    while let Err(Errno::INTR) = poll(&mut events, None) {}
+    let is_over = !events[1].revents().is_empty();
+    if !is_over {
+        let _ = pidfd_send_signal(&command.pidfd, Signal::KILL);
     }
+    let Ok(status) = sys::wait_for(command.pid) else { return 1 };
+    let (cpu_micros, max_rss_bytes) = sys::children_usage();
+    Report::Ended { wait_status: status, cpu_micros, max_rss_bytes }.send(descriptors.report.as_fd());
+    0
 }

@@ -424,7 +424,7 @@ fn c_str(bytes: &[u8]) -> Result<&CStr, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::{EndSignal, fork, wait_for};
+    use crate::sys::{fork, wait_for};
     use std::os::unix::ffi::OsStrExt;
 
     #[test]
@@ -451,7 +451,7 @@ mod tests {
             api: LayerApi::List,
             marks: Marks::Trusted,
         };
-        let child = fork(libc::CLONE_NEWNS, EndSignal::None, || {
+        let child = fork(libc::CLONE_NEWNS, || {
             let private =
                 rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
             if rustix::mount::mount_change(c"/", private).is_err() {
@@ -461,7 +461,7 @@ mod tests {
             i32::from(open_in_root(mount.as_fd(), c"file", OFlags::PATH).is_err()) * 3
         })
         .unwrap();
-        assert_eq!(wait_for(child.pid).unwrap().status, 0);
+        assert_eq!(wait_for(child.pid).unwrap(), 0);
     }
 
     #[test]

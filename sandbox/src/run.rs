@@ -17,7 +17,7 @@ use crate::plan::{ChildDescriptors, ChildStdio, Plan, setup};
 use crate::report::Report;
 use crate::socket::{Relay, above_stdio, control_pair, receive_descriptor};
 use crate::stubs::{self, Stub};
-use crate::sys::{self, EndSignal, Forked, PointerList, SignalsBlocked};
+use crate::sys::{self, Forked, PointerList, SignalsBlocked};
 use crate::terminal::Session;
 use crate::{Exit, ExitStatus, Io, Output, SandboxError, Spec, Usage};
 
@@ -49,12 +49,10 @@ pub fn run(
         Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
     let streamed = sandbox.stream(spec, &plan, output, cancel);
     let ended = match &streamed {
-        // A control group can only be removed when the init has left it.
-        Ok(Streamed::ToTheEnd) if group.joins.is_empty() => sandbox.init.end_in_background(),
-        Ok(Streamed::ToTheEnd) => sandbox.init.end(),
+        Ok(Streamed::ToTheEnd) => sandbox.supervisor.end_in_background(),
         _ => {
-            sandbox.init.kill();
-            sandbox.init.end()
+            sandbox.supervisor.kill();
+            sandbox.supervisor.end()
         }
     };
     let reports = Report::parse_all(&sandbox.reports);
@@ -99,7 +97,7 @@ fn conclude(
             Report::Stub { .. } => {}
         }
     }
-    // Without a word the init was killed: by the user, or for memory.
+    // Without a word the supervisor was killed: by the user, or for memory.
     let (status, usage) = match ended {
         Some((wait_status, usage)) => {
             let status = std::process::ExitStatus::from_raw(wait_status);
@@ -129,7 +127,7 @@ enum Streamed {
 /// A started sandbox.
 #[derive(Debug)]
 struct Sandbox {
-    init: Init,
+    supervisor: Supervisor,
     /// `None` at their ends.
     report: Option<OwnedFd>,
     control: Option<OwnedFd>,
@@ -139,14 +137,16 @@ struct Sandbox {
     reports: Vec<u8>,
 }
 
-/// The sandbox's init; when this goes, so does everything in the sandbox.
+/// The process between the engine and the command.
 #[derive(Debug)]
-struct Init {
+struct Supervisor {
     process: Forked,
+    /// The first process inside; when it goes, so does everything in the sandbox. Without one nothing was started.
+    command: Option<OwnedFd>,
     reaped: bool,
 }
 
-impl Init {
+impl Supervisor {
     /// Waits until all processes of the sandbox are gone.
     fn end(&mut self) -> io::Result<()> {
         if !self.reaped {
@@ -156,8 +156,8 @@ impl Init {
         Ok(())
     }
 
-    /// Leaves the reaping to a thread: every process inside is gone already, and the kernel takes the namespaces
-    /// apart before the init can be reaped.
+    /// Leaves the reaping to a thread: every process inside is gone already, and the kernel takes the mounts apart
+    /// before the supervisor can be reaped.
     fn end_in_background(&mut self) -> io::Result<()> {
         let pid = self.process.pid;
         let waiter = std::thread::Builder::new().name("kiln-reaper".into()).stack_size(REAPER_STACK_BYTES);
@@ -170,12 +170,15 @@ impl Init {
         }
     }
 
+    /// Kills everything inside and waits for its end, even if the supervisor itself was killed. It ends by itself then.
     fn kill(&self) {
-        let _ = pidfd_send_signal(&self.process.pidfd, Signal::KILL);
+        let Some(command) = &self.command else { return };
+        let _ = pidfd_send_signal(command, Signal::KILL);
+        while let Err(Errno::INTR) = poll(&mut [PollFd::new(command, PollFlags::IN)], None) {}
     }
 }
 
-impl Drop for Init {
+impl Drop for Supervisor {
     fn drop(&mut self) {
         if !self.reaped {
             self.kill();
@@ -222,13 +225,13 @@ impl Sandbox {
             env: PointerList::new(plan.env.iter().map(|entry| entry.as_c_str())),
         };
         let blocked = SignalsBlocked::new()?;
-        let process = sys::fork(enter::namespaces(plan.network), EndSignal::None, || {
-            enter::init(plan, &descriptors, &execution)
-        })?;
+        let process =
+            sys::fork(enter::namespaces(plan.network), || enter::supervise(plan, &descriptors, &execution))?;
         drop(blocked);
-        let init = Init { process, reaped: false };
+        let command = first_process(&process, &control);
+        let supervisor = Supervisor { process, command, reaped: false };
         Ok(Sandbox {
-            init,
+            supervisor,
             report: Some(report),
             control: Some(control),
             stdout,
@@ -284,7 +287,10 @@ impl Sandbox {
                 }
             }
             if ended {
-                self.read_reports(&mut buffer);
+                if !self.read_reports(&mut buffer) {
+                    // The supervisor was killed, for memory or by the user; the command must not outlive it.
+                    self.supervisor.kill();
+                }
                 return Ok(Streamed::ToTheEnd);
             }
         }
@@ -305,7 +311,7 @@ impl Sandbox {
 
     fn wait(&self, session: Option<&Session<'_>>) -> io::Result<Ready> {
         let mut events = Vec::with_capacity(7);
-        events.push(PollFd::new(&self.init.process.pidfd, PollFlags::IN));
+        events.push(PollFd::new(&self.supervisor.process.pidfd, PollFlags::IN));
         let mut control_at = None;
         if let Some(control) = &self.control {
             control_at = Some(events.len());
@@ -362,6 +368,24 @@ fn drain(
         _ => {
             *stream = None;
             false
+        }
+    }
+}
+
+/// Waits for the descriptor of the sandbox's first process, which it sends before all else; `None` when the supervisor
+/// ended without starting it.
+fn first_process(supervisor: &Forked, control: &OwnedFd) -> Option<OwnedFd> {
+    loop {
+        let mut events = [PollFd::new(control, PollFlags::IN), PollFd::new(&supervisor.pidfd, PollFlags::IN)];
+        match poll(&mut events, None) {
+            Err(Errno::INTR) => continue,
+            Err(_) => return None,
+            Ok(_) => {}
+        }
+        let has_ended = !events[1].revents().is_empty();
+        let process = receive_descriptor(control.as_fd());
+        if process.is_some() || has_ended {
+            return process;
         }
     }
 }

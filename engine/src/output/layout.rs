@@ -7,12 +7,13 @@ use std::path::Path;
 
 use kiln_image::oci::{Descriptor, Index, PlatformSpec, media_type};
 use kiln_image::{Digest, ImageRef};
+use kiln_solver::solve::Solver;
 use serde::Serialize;
 
-use super::blobs::Packed;
-use super::write_to;
+use super::blobs::{self, Packed};
+use super::{ImageSet, write_to};
 use crate::Error;
-use crate::assemble::to_json;
+use crate::assemble::{Assembled, to_json};
 use crate::build::Session;
 
 /// Which readers it is for.
@@ -33,10 +34,46 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-/// Writes the image.
+/// What a layout holds.
+pub(super) struct Content {
+    images: Vec<Packed>,
+    /// What its names stand for: the sole image's manifest, or an index of the images.
+    pub(super) top: Descriptor,
+    /// The index's own bytes.
+    index: Option<Vec<u8>>,
+}
+
+impl Content {
+    /// Makes the blobs.
+    pub(super) fn pack(
+        solver: &Solver<'_>,
+        images: &[Assembled],
+        set: ImageSet,
+        attrs: &[(String, String)],
+    ) -> Result<Self, Error> {
+        let images: Vec<Packed> =
+            images.iter().map(|image| blobs::pack(solver, image, attrs)).collect::<Result<_, _>>()?;
+        let described = |image: &Packed| Descriptor {
+            platform: Some(PlatformSpec::from(&image.platform)),
+            ..image.manifest.clone()
+        };
+        if let ([image], ImageSet::Single) = (images.as_slice(), set) {
+            return Ok(Self { top: described(image), index: None, images });
+        }
+        let index = to_json(&Index {
+            schema_version: 2,
+            media_type: Some(media_type::OCI_INDEX.to_owned()),
+            manifests: images.iter().map(described).collect(),
+            annotations: BTreeMap::new(),
+        })?;
+        Ok(Self { top: blobs::describe(media_type::OCI_INDEX, &index), index: Some(index), images })
+    }
+}
+
+/// Writes the images.
 pub(super) fn write(
     session: &Session<'_>,
-    image: &Packed,
+    content: &Content,
     names: &[ImageRef],
     kind: Kind,
     dest: Option<&Path>,
@@ -45,17 +82,17 @@ pub(super) fn write(
     if tar {
         return write_to(dest, |out| {
             let mut tar = Tar(tar::Builder::new(out));
-            write_entries(session, image, names, kind, &mut tar)?;
+            write_entries(session, content, names, kind, &mut tar)?;
             tar.0.finish().map_err(|error| Error::io(dest.unwrap_or(Path::new("standard output")), error))
         });
     }
     let dest = dest.ok_or_else(|| Error::user("an output that is a directory needs dest="))?;
-    write_entries(session, image, names, kind, &mut Directory(dest))
+    write_entries(session, content, names, kind, &mut Directory(dest))
 }
 
 fn write_entries(
     session: &Session<'_>,
-    image: &Packed,
+    content: &Content,
     names: &[ImageRef],
     kind: Kind,
     out: &mut dyn Sink,
@@ -63,7 +100,7 @@ fn write_entries(
     out.directory("blobs")?;
     out.directory("blobs/sha256")?;
     let mut written = std::collections::BTreeSet::new();
-    for layer in &image.layers {
+    for layer in content.images.iter().flat_map(|image| &image.layers) {
         if !written.insert(layer.digest) {
             continue;
         }
@@ -71,14 +108,19 @@ fn write_entries(
         let mut file = session.store.open_blob(&layer.digest)?.ok_or_else(missing)?;
         out.file(&blob_path(&layer.digest), layer.size, &mut file)?;
     }
-    for (descriptor, bytes) in
-        [(&image.config, &image.config_bytes), (&image.manifest, &image.manifest_bytes)]
-    {
-        out.file(&blob_path(&descriptor.digest), descriptor.size, &mut bytes.as_slice())?;
+    let documents = content
+        .images
+        .iter()
+        .flat_map(|image| [(&image.config, &image.config_bytes), (&image.manifest, &image.manifest_bytes)]);
+    for (descriptor, bytes) in documents.chain(content.index.iter().map(|bytes| (&content.top, bytes))) {
+        // Images of two platforms may be alike to the last byte.
+        if written.insert(descriptor.digest) {
+            out.file(&blob_path(&descriptor.digest), descriptor.size, &mut bytes.as_slice())?;
+        }
     }
-    let index = to_json(&index(image, names))?;
+    let index = to_json(&index(content, names))?;
     out.file("index.json", index.len() as u64, &mut index.as_slice())?;
-    if kind == Kind::Docker {
+    if let (Kind::Docker, [image]) = (kind, content.images.as_slice()) {
         let docker = to_json(&[DockerImage {
             config: blob_path(&image.config.digest),
             repo_tags: names.iter().map(ImageRef::familiar).collect(),
@@ -91,12 +133,10 @@ fn write_entries(
 }
 
 /// One entry for each name, or one without.
-fn index(image: &Packed, names: &[ImageRef]) -> Index {
-    let describe = |annotations: BTreeMap<String, String>| {
-        let platform = Some(PlatformSpec::from(&image.platform));
-        Descriptor { annotations, platform, ..image.manifest.clone() }
-    };
-    let created = image.created.clone().map(|time| ("org.opencontainers.image.created".to_owned(), time));
+fn index(content: &Content, names: &[ImageRef]) -> Index {
+    let describe = |annotations: BTreeMap<String, String>| Descriptor { annotations, ..content.top.clone() };
+    let created = content.images.first().and_then(|image| image.created.clone());
+    let created = created.map(|time| ("org.opencontainers.image.created".to_owned(), time));
     let manifests = if names.is_empty() {
         vec![describe(created.into_iter().collect())]
     } else {

@@ -16,6 +16,15 @@ use crate::Error;
 use crate::assemble::Assembled;
 use crate::build::{OutputSpec, Session};
 
+/// Whether images are told apart by platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ImageSet {
+    /// There is one image.
+    Single,
+    /// There are several, or an index is wanted for the one.
+    Index,
+}
+
 /// What was exported.
 #[derive(Default)]
 pub(crate) struct Exported {
@@ -29,7 +38,8 @@ pub(crate) struct Exported {
 pub(crate) fn export(
     session: &Session<'_>,
     solver: &Solver<'_>,
-    image: &Assembled,
+    images: &[Assembled],
+    set: ImageSet,
     tags: &[ImageRef],
 ) -> Result<Exported, Error> {
     let default = [OutputSpec::Image { names: Vec::new() }];
@@ -42,7 +52,7 @@ pub(crate) fn export(
         let Some(name) = step_name(output) else { continue };
         let step = session.reporter.step(name, Vec::new());
         session.reporter.started(step);
-        match export_one(session, solver, image, tags, output, &mut exported) {
+        match export_one(session, solver, (images, set), tags, output, &mut exported) {
             Ok(()) => session.reporter.done(step),
             Err(error) => {
                 session.reporter.failed(step, error.to_string());
@@ -67,7 +77,7 @@ fn step_name(output: &OutputSpec) -> Option<&'static str> {
 fn export_one(
     session: &Session<'_>,
     solver: &Solver<'_>,
-    image: &Assembled,
+    (images, set): (&[Assembled], ImageSet),
     tags: &[ImageRef],
     output: &OutputSpec,
     exported: &mut Exported,
@@ -83,36 +93,30 @@ fn export_one(
                     all.push(name);
                 }
             }
-            store::export(solver, image, &all)?;
+            for image in images {
+                store::export(solver, image, &all)?;
+            }
             exported.names.extend(all);
         }
         OutputSpec::Oci { dest, tar, attrs } => {
-            let packed = blobs::pack(solver, image, attrs)?;
-            layout::write(
-                session,
-                &packed,
-                &names_of(tags, attrs)?,
-                layout::Kind::Oci,
-                dest.as_deref(),
-                *tar,
-            )?;
-            exported.manifest = Some(packed.manifest.digest);
+            let content = layout::Content::pack(solver, images, set, attrs)?;
+            let names = names_of(tags, attrs)?;
+            layout::write(session, &content, &names, layout::Kind::Oci, dest.as_deref(), *tar)?;
+            exported.manifest = Some(content.top.digest);
         }
         OutputSpec::Docker { dest, attrs } => {
             let tar = !attrs.iter().any(|(name, value)| name == "tar" && value == "false");
-            let packed = blobs::pack(solver, image, attrs)?;
-            layout::write(
-                session,
-                &packed,
-                &names_of(tags, attrs)?,
-                layout::Kind::Docker,
-                dest.as_deref(),
-                tar,
-            )?;
-            exported.manifest = Some(packed.manifest.digest);
+            if set == ImageSet::Index {
+                return Err(Error::user("docker exporter does not support exporting manifest lists")
+                    .hinted("use the output type=oci"));
+            }
+            let content = layout::Content::pack(solver, images, set, attrs)?;
+            let names = names_of(tags, attrs)?;
+            layout::write(session, &content, &names, layout::Kind::Docker, dest.as_deref(), tar)?;
+            exported.manifest = Some(content.top.digest);
         }
-        OutputSpec::Local { dest } => tree::export_dir(solver, image, dest)?,
-        OutputSpec::Tar { dest } => tree::export_tar(solver, image, dest.as_deref())?,
+        OutputSpec::Local { dest } => tree::export_dir(solver, images, set, dest)?,
+        OutputSpec::Tar { dest } => tree::export_tar(solver, images, set, dest.as_deref())?,
         OutputSpec::CacheOnly => {}
     }
     Ok(())

@@ -9,12 +9,32 @@ use kiln_cache::{LayerTree, SourceTree};
 use kiln_image::layer::{self, OverlayXattrs, PackOptions};
 use kiln_solver::solve::{Solver, copy_out};
 
-use super::write_to;
+use super::{ImageSet, write_to};
 use crate::Error;
 use crate::assemble::Assembled;
 
-/// Writes the merged tree into `dest`, over what is there.
-pub(super) fn export_dir(solver: &Solver<'_>, image: &Assembled, dest: &Path) -> Result<(), Error> {
+/// Writes the merged tree into `dest`, over what is there; those of an index into a directory for each platform.
+pub(super) fn export_dir(
+    solver: &Solver<'_>,
+    images: &[Assembled],
+    set: ImageSet,
+    dest: &Path,
+) -> Result<(), Error> {
+    for image in images {
+        match set {
+            ImageSet::Single => export_one(solver, image, dest)?,
+            ImageSet::Index => export_one(solver, image, &dest.join(directory_of(image)))?,
+        }
+    }
+    Ok(())
+}
+
+/// `linux_arm_v7`.
+fn directory_of(image: &Assembled) -> String {
+    image.platform.to_string().replace('/', "_")
+}
+
+fn export_one(solver: &Solver<'_>, image: &Assembled, dest: &Path) -> Result<(), Error> {
     fs::create_dir_all(dest).map_err(|error| Error::io(dest, error))?;
     let tree = merged(solver, image)?;
     let is_empty = fs::read_dir(dest).map_err(|error| Error::io(dest, error))?.next().is_none();
@@ -29,14 +49,26 @@ pub(super) fn export_dir(solver: &Solver<'_>, image: &Assembled, dest: &Path) ->
     merge(&staging.0, dest)
 }
 
-/// Writes the merged tree as one tar.
-pub(super) fn export_tar(solver: &Solver<'_>, image: &Assembled, dest: Option<&Path>) -> Result<(), Error> {
-    let tree = merged(solver, image)?;
+/// Writes the merged trees as one tar, as [`export_dir`] does.
+pub(super) fn export_tar(
+    solver: &Solver<'_>,
+    images: &[Assembled],
+    set: ImageSet,
+    dest: Option<&Path>,
+) -> Result<(), Error> {
     let scratch = solver.store.scratch_dir()?;
     let root = scratch.fs();
-    copy_out(&tree, "", &root)?;
+    for image in images {
+        let tree = merged(solver, image)?;
+        let within = match set {
+            ImageSet::Single => root.clone(),
+            ImageSet::Index => root.join(directory_of(image)),
+        };
+        fs::create_dir_all(&within).map_err(|error| Error::io(&within, error))?;
+        copy_out(&tree, "", &within)?;
+    }
     let files = File::open(&root).map_err(|error| Error::io(&root, error))?;
-    let options = PackOptions { rewrite_mtime_to: image.epoch };
+    let options = PackOptions { rewrite_mtime_to: images.first().and_then(|image| image.epoch) };
     write_to(dest, |out| {
         layer::pack_with(files.as_fd(), OverlayXattrs::Trusted, options, out)?;
         Ok(())

@@ -99,7 +99,7 @@ pub(crate) struct BuildArgs {
     /// A secret for the build (`id=mysecret[,src=/path][,env=NAME]`)
     #[arg(long = "secret", value_name = "SECRET", allow_hyphen_values = true)]
     pub secrets: Vec<String>,
-    /// An ssh agent for the build (`default|id[=socket]`)
+    /// An ssh agent or keys for the build (`default|id[=socket|key[,key]]`)
     #[arg(long, value_name = "SSH", allow_hyphen_values = true)]
     pub ssh: Vec<String>,
     /// Network of RUN instructions
@@ -108,7 +108,7 @@ pub(crate) struct BuildArgs {
     /// Allow what needs permission (`network.host`, `security.insecure`)
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',', allow_hyphen_values = true)]
     pub allow: Vec<String>,
-    /// The platform to build for
+    /// The platforms to build for
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', allow_hyphen_values = true)]
     pub platform: Vec<String>,
     /// A line for /etc/hosts (`host:ip`)

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use kiln::{Build, BuildResult, ContextSource, DockerfileSource, NetworkMode, OutputSpec};
 
+use crate::args::ssh::Ssh;
 use crate::args::{BuildArgs, host, output, pair, resource, secret, ssh};
 use crate::progress::{Mode, Progress};
 use crate::report::Failure;
@@ -73,7 +74,7 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
         let (key, value) = pair::label(text)?;
         build = build.label(key, value);
     }
-    if let Some(platform) = platform(&args.platform, super::env("DOCKER_DEFAULT_PLATFORM"))? {
+    for platform in platforms(&args.platform, super::env("DOCKER_DEFAULT_PLATFORM")) {
         build = build.platform(platform);
     }
     build = build.no_cache(args.no_cache).pull(args.pull).offline(args.offline);
@@ -126,8 +127,10 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
         build = build.secret(id, source);
     }
     for text in &args.ssh {
-        let (id, socket) = ssh::parse(text, &super::env)?;
-        build = build.ssh(id, socket);
+        build = match ssh::parse(text, &super::env)? {
+            (id, Ssh::Socket(socket)) => build.ssh(id, socket),
+            (id, Ssh::Keys(keys)) => build.ssh_keys(id, keys),
+        };
     }
     Ok(outputs.iter().cloned().fold(build, Build::output))
 }
@@ -235,14 +238,21 @@ fn dockerfile(args: &BuildArgs) -> Result<DockerfileSource, Failure> {
     }
 }
 
-fn platform(flags: &[String], default: Option<String>) -> Result<Option<String>, Failure> {
-    let platforms: Vec<&str> =
-        flags.iter().map(|flag| flag.trim()).filter(|flag| !flag.is_empty() && *flag != "local").collect();
+/// The platforms asked for; `local` is this machine's. Without any it is the engine's choice.
+fn platforms(flags: &[String], default: Option<String>) -> Vec<String> {
+    let default = default.filter(|_| flags.is_empty());
+    let platforms = flags.iter().chain(&default).flat_map(|flag| flag.split(','));
+    let platforms: Vec<&str> = platforms.map(str::trim).filter(|name| !name.is_empty()).collect();
     match platforms.as_slice() {
-        [] if flags.is_empty() => Ok(default.filter(|platform| !platform.is_empty())),
-        [] => Ok(None),
-        [one] if flags.len() == 1 => Ok(Some((*one).to_owned())),
-        _ => Err(Failure::usage("building for several platforms at once is not there yet")),
+        // As if nothing had been said: a base for another platform is taken as it is.
+        ["local"] => Vec::new(),
+        platforms => platforms
+            .iter()
+            .map(|&name| match name {
+                "local" => kiln::Platform::host().to_string(),
+                name => name.to_owned(),
+            })
+            .collect(),
     }
 }
 
@@ -305,10 +315,10 @@ mod tests {
     fn the_platform_is_the_flags_or_the_variables() {
         let default = || Some("linux/arm64".to_owned());
         let flags = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-        assert_eq!(platform(&flags(&[]), default()).unwrap().as_deref(), Some("linux/arm64"));
-        assert_eq!(platform(&flags(&["local"]), default()).unwrap(), None);
-        assert_eq!(platform(&flags(&["linux/amd64"]), default()).unwrap().as_deref(), Some("linux/amd64"));
-        assert!(platform(&flags(&["linux/amd64", "linux/arm64"]), None).is_err());
+        assert_eq!(platforms(&flags(&[]), default()), ["linux/arm64"]);
+        assert_eq!(platforms(&flags(&["local"]), default()), [""; 0]);
+        let several = flags(&["linux/amd64,linux/arm64", "linux/riscv64"]);
+        assert_eq!(platforms(&several, default()), ["linux/amd64", "linux/arm64", "linux/riscv64"]);
     }
 
     #[test]

@@ -8,9 +8,9 @@ mod seccomp;
 
 pub(crate) use mount::{set_mount_attributes, umount_here};
 pub(crate) use process::{
-    EndSignal, Forked, PointerList, SignalsBlocked, StartStrings, bring_loopback_up, children_usage,
-    close_range, current_directory_is_reachable, end_all_others, execve, fork, new_session_keyring,
-    reset_signals, set_raw_rlimit, signal_fd, unshare_control_groups, wait_any, wait_for,
+    Forked, PointerList, SignalsBlocked, StartStrings, bring_loopback_up, children_usage, close_range,
+    current_directory_is_reachable, execve, fork, new_session_keyring, reset_signals, set_raw_rlimit,
+    unshare_control_groups, wait_for,
 };
 pub(crate) use seccomp::{Instruction, load_filter};
 

@@ -21,18 +21,16 @@ pub(crate) struct Forked {
 
 /// Makes a process that runs `child` and exits with its answer; `namespaces` are `CLONE_NEW*` bits.
 ///
-/// The child is a copy of this thread only, so `child` may not allocate, lock or panic.
-pub(crate) fn fork(namespaces: i32, end: EndSignal, child: impl FnOnce() -> i32) -> io::Result<Forked> {
+/// Its end sends no signal, so that a host program that waits for any child does not take it; [`wait_for`] does. The
+/// child is a copy of this thread only, so `child` may not allocate, lock or panic.
+pub(crate) fn fork(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<Forked> {
     let mut pidfd: i32 = -1;
     let mut arguments = libc::clone_args {
         flags: (namespaces as u32 as u64) | libc::CLONE_PIDFD as u64,
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: match end {
-            EndSignal::None => 0,
-            EndSignal::Child => libc::SIGCHLD as u64,
-        },
+        exit_signal: 0,
         stack: 0,
         stack_size: 0,
         tls: 0,
@@ -55,15 +53,6 @@ pub(crate) fn fork(namespaces: i32, end: EndSignal, child: impl FnOnce() -> i32)
     Ok(Forked { pid: pid as i32, pidfd })
 }
 
-/// What a process's end sends to its parent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum EndSignal {
-    /// Nothing, so that a host program that waits for any child does not take it; [`wait_for`] does.
-    None,
-    /// SIGCHLD.
-    Child,
-}
-
 struct ExitOnDrop;
 
 impl Drop for ExitOnDrop {
@@ -78,50 +67,21 @@ pub(crate) fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// How a child ended, wait(2)'s status.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Dead {
-    pub(crate) pid: i32,
-    pub(crate) status: i32,
-}
-
-/// Waits until `pid`, made by [`fork`], is gone and reaped.
-pub(crate) fn wait_for(pid: i32) -> io::Result<Dead> {
+/// Waits until `pid`, made by [`fork`], is gone and reaped; answers wait(2)'s status.
+pub(crate) fn wait_for(pid: i32) -> io::Result<i32> {
     loop {
-        match wait4(pid, libc::__WALL) {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call and is all that the kernel writes; a null rusage is allowed.
+        let waited = check(unsafe {
+            let usage = std::ptr::null_mut::<libc::rusage>();
+            libc::syscall(libc::SYS_wait4, pid, &raw mut status, libc::__WALL, usage)
+        });
+        match waited {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
-            Ok(dead) => return Ok(dead),
+            Ok(_) => return Ok(status),
         }
     }
-}
-
-/// Kills and reaps every other process of the namespace that this process is the init of.
-pub(crate) fn end_all_others() {
-    loop {
-        // SAFETY: no memory is passed; from the init of a namespace -1 reaches that namespace and never itself.
-        unsafe { libc::syscall(libc::SYS_kill, -1, libc::SIGKILL) };
-        match wait4(-1, libc::__WALL) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // No child is left, and orphans become children of the init.
-            Err(_) => return,
-        }
-    }
-}
-
-/// Reaps one dead child, if there is one now; `pid` 0 in the answer when there is none.
-pub(crate) fn wait_any() -> io::Result<Dead> {
-    wait4(-1, libc::__WALL | libc::WNOHANG)
-}
-
-fn wait4(pid: i32, options: i32) -> io::Result<Dead> {
-    let mut status = 0;
-    // SAFETY: `status` outlives the call and is all that the kernel writes; a null rusage is allowed.
-    let pid = check(unsafe {
-        libc::syscall(libc::SYS_wait4, pid, &raw mut status, options, std::ptr::null_mut::<libc::rusage>())
-    })?;
-    Ok(Dead { pid: pid as i32, status })
 }
 
 /// CPU time in microseconds and peak memory in bytes of the children reaped so far.
@@ -184,23 +144,6 @@ pub(crate) fn reset_signals() {
         };
     }
     let _ = set_signal_mask(libc::SIG_SETMASK, 0);
-}
-
-/// A descriptor that is readable when a child has ended. The signal must be blocked.
-pub(crate) fn signal_fd() -> io::Result<OwnedFd> {
-    let mask = 1_u64 << (libc::SIGCHLD - 1);
-    // SAFETY: `mask` is 64 bits as the size says and only read.
-    let fd = check(unsafe {
-        libc::syscall(
-            libc::SYS_signalfd4,
-            -1,
-            &raw const mask,
-            SIGSET_BYTES,
-            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
-        )
-    })?;
-    // SAFETY: the call returned a new descriptor that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Closes descriptors `first` to `last`. For a forked child only, whose descriptors nobody else relies upon.

@@ -39,11 +39,27 @@ fn cancel_kills_grandchildren_as_well() {
 }
 
 #[test]
-fn orphans_are_reaped_by_the_init() {
+fn the_command_is_the_first_process_and_sees_nothing_of_what_watches_it() {
     let Some(store) = store() else { return };
-    let script = "for i in 1 2 3 4 5; do (true & ); done; \
-                  while grep -l 'State:.*Z' /proc/[0-9]*/status 2>/dev/null; do :; done; echo clean";
-    assert!(store.sh(script).ends_with("clean\n"));
+    let ran = go(&store.command(&["sh", "-c", "echo $$ $PPID; echo /proc/[0-9]*"])).unwrap();
+    assert_eq!(ran.stdout, "1 0\n/proc/1\n");
+}
+
+#[test]
+fn a_killed_supervisor_takes_the_command_with_it() {
+    let Some(store) = store() else { return };
+    let mut supervisor = None;
+    let spec = store.shell("echo started; sleep 11235");
+    let mut kill = |_, _: &[u8]| {
+        // The engine's child that waits for the command.
+        let children = fs::read_to_string("/proc/thread-self/children").unwrap();
+        supervisor = children.split_whitespace().next().map(str::to_owned);
+        let killed = Command::new("kill").args(["-9", supervisor.as_deref().unwrap()]).status();
+        assert!(killed.unwrap().success());
+    };
+    let exit = run(&spec, &mut kill, &AtomicBool::new(false)).unwrap();
+    assert_eq!(exit.status, kiln_sandbox::ExitStatus::Signal(9));
+    assert_eq!(processes_with("11235"), 0);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod environment;
 mod error;
 mod expansion;
 mod history;
+mod join;
 mod names;
 mod near;
 mod paths;
@@ -33,6 +34,7 @@ use kiln_image::{Digest, ImageRef, Platform};
 use kiln_parser::{Dockerfile, Warning};
 
 pub use error::PlanError;
+pub use join::join;
 
 use crate::graph::{Graph, NetworkMode, VertexId};
 

@@ -111,7 +111,16 @@ impl Solver<'_> {
     /// # Errors
     /// The first failure; what ran beside it is stopped.
     pub fn solve(&self, graph: &Graph, target: VertexId) -> Result<Output, SolveError> {
-        schedule::solve(self, graph, target)
+        let output = self.solve_all(graph, &[target])?.pop();
+        output.ok_or_else(|| SolveError::LostStep(graph[target].name.clone()))
+    }
+
+    /// Makes the outputs of all `targets`, in their order.
+    ///
+    /// # Errors
+    /// As [`Solver::solve`].
+    pub fn solve_all(&self, graph: &Graph, targets: &[VertexId]) -> Result<Vec<Output>, SolveError> {
+        schedule::solve(self, graph, targets)
     }
 
     /// Sees to it that all files of `snapshot` are there: pulls and unpacks, in parallel, what no step has needed yet.

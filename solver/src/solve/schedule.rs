@@ -17,9 +17,13 @@ use super::{Output, SolveError, Solver};
 use crate::event::StepId;
 use crate::graph::{Graph, Op, Source, VertexId};
 
-/// Runs what `target` needs, then `target`.
-pub(super) fn solve(solver: &Solver<'_>, graph: &Graph, target: VertexId) -> Result<Output, SolveError> {
-    let nodes = number(solver, graph, &needed(graph, target));
+/// Runs what `targets` need, then `targets`.
+pub(super) fn solve(
+    solver: &Solver<'_>,
+    graph: &Graph,
+    targets: &[VertexId],
+) -> Result<Vec<Output>, SolveError> {
+    let nodes = number(solver, graph, &needed(graph, targets));
     let waiting: HashMap<_, _> = nodes
         .keys()
         .map(|&id| (id, inputs_of(graph, id).into_iter().collect::<HashSet<_>>().len()))
@@ -34,12 +38,16 @@ pub(super) fn solve(solver: &Solver<'_>, graph: &Graph, target: VertexId) -> Res
         slots: Slots::new(solver.max_parallelism),
     };
     thread::scope(|scope| run.work(scope, ready.into()));
-    let mut state = run.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let Some(error) = state.failure.take() {
+    let state = run.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(error) = state.failure {
         return Err(error);
     }
     solver.pulls.report_unneeded(&solver.reporter);
-    state.outputs.remove(&target).ok_or_else(|| SolveError::LostStep(graph[target].name.clone()))
+    let output = |target| state.outputs.get(target).cloned();
+    targets
+        .iter()
+        .map(|target| output(target).ok_or_else(|| SolveError::LostStep(graph[*target].name.clone())))
+        .collect()
 }
 
 /// One solve.
@@ -155,22 +163,27 @@ fn inputs_of(graph: &Graph, id: VertexId) -> Vec<VertexId> {
     inputs.into_iter().map(|(_, input)| input).collect()
 }
 
-/// What `target` needs, inputs before what needs them.
-fn needed(graph: &Graph, target: VertexId) -> Vec<VertexId> {
+/// What `targets` need, inputs before what needs them.
+fn needed(graph: &Graph, targets: &[VertexId]) -> Vec<VertexId> {
     let mut order = Vec::new();
-    let mut seen = HashSet::from([target]);
-    let mut stack = vec![(target, inputs_of(graph, target).into_iter())];
-    while let Some((id, inputs)) = stack.last_mut() {
-        let id = *id;
-        match inputs.next() {
-            Some(input) => {
-                if seen.insert(input) {
-                    stack.push((input, inputs_of(graph, input).into_iter()));
+    let mut seen = HashSet::new();
+    for &target in targets {
+        if !seen.insert(target) {
+            continue;
+        }
+        let mut stack = vec![(target, inputs_of(graph, target).into_iter())];
+        while let Some((id, inputs)) = stack.last_mut() {
+            let id = *id;
+            match inputs.next() {
+                Some(input) => {
+                    if seen.insert(input) {
+                        stack.push((input, inputs_of(graph, input).into_iter()));
+                    }
                 }
-            }
-            None => {
-                order.push(id);
-                stack.pop();
+                None => {
+                    order.push(id);
+                    stack.pop();
+                }
             }
         }
     }
