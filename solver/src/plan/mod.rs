@@ -15,7 +15,7 @@ mod expansion;
 mod history;
 mod names;
 mod near;
-mod paths;
+pub(crate) mod paths;
 mod planner;
 mod stages;
 mod state;
