@@ -20,7 +20,7 @@ use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
 
 use crate::assemble::{self, Created};
 use crate::bases::Bases;
-use crate::{Error, context, output};
+use crate::{Error, context, frontend, output};
 
 /// Where the context comes from.
 #[derive(Clone)]
@@ -57,6 +57,8 @@ pub enum DockerfileSource {
     Path(PathBuf),
     /// The text itself (`-f -`).
     Text(Vec<u8>),
+    /// An http or https address to download it from.
+    Url(String),
 }
 
 /// A secret.
@@ -397,6 +399,7 @@ impl Session<'_> {
     }
 
     fn build_prepared(&self, prepared: context::Prepared, tags: &[ImageRef]) -> Result<BuildResult, Error> {
+        frontend::check(self.build, &prepared.dockerfile)?;
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
         for warning in &dockerfile.warnings {
             self.warn(warning);
@@ -491,7 +494,8 @@ impl Session<'_> {
         })
     }
 
-    fn secrets(&self) -> Result<HashMap<String, Secret>, Error> {
+    /// The secrets' values.
+    pub(crate) fn secrets(&self) -> Result<HashMap<String, Secret>, Error> {
         let mut secrets = HashMap::new();
         for (id, source) in &self.build.secrets {
             let value = match source {
