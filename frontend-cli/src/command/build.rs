@@ -227,9 +227,8 @@ fn dockerfile(args: &BuildArgs) -> Result<DockerfileSource, Failure> {
             }
             Ok(DockerfileSource::Text(text))
         }
-        Some(url) if is_url(url) => {
-            Err(Failure::usage(format!("--file {url}: a Dockerfile's URL is not there yet"))
-                .with_hint("download it and pipe it in with `-f -`"))
+        Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
+            Ok(DockerfileSource::Url(url.to_owned()))
         }
         Some(path) => Ok(DockerfileSource::Path(path.into())),
     }
