@@ -212,6 +212,44 @@ fn nothing_of_a_repository_or_of_the_host_is_run() {
 }
 
 #[test]
+fn a_token_goes_to_the_repositorys_server_that_may_be_one_of_plain_files() {
+    let Some(server) = GitServer::start() else { return };
+    let (bench, web, repository) = (Bench::new(), Web::start(), server.repository("r.git"));
+    repository.write("f", "one").commit();
+    repository.write("f", "two").commit();
+    repository.git(&["update-server-info"]);
+    web.put_dir("/r.git", &repository.path().join(".git"));
+    for reference in ["", "#main"] {
+        let bench = Bench::new();
+        let build = bench.build(&format!("FROM scratch\nADD {}{reference} /\n", web.url("/r.git")));
+        let (_, image) =
+            bench.image_of(build.secret("GIT_AUTH_TOKEN", SecretSource::Value(b"CANARY".to_vec()))).unwrap();
+        assert_eq!(image.text("f"), "two");
+        let seen = web.seen();
+        assert!(seen.iter().all(|line| line.ends_with(" Basic eC1hY2Nlc3MtdG9rZW46Q0FOQVJZ")), "{seen:?}");
+    }
+    assert!(!format!("{:?}", bench.events()).contains("CANARY"));
+}
+
+#[test]
+fn a_build_that_is_cancelled_does_not_wait_for_git() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("git://127.0.0.1:{}/r.git", listener.local_addr().unwrap().port());
+    let bench = Bench::new();
+    let build = bench.build(&format!("FROM scratch\nADD {url} /\n"));
+    let cancel = build.cancel_handle();
+    let server = std::thread::spawn(move || {
+        // It never answers, and hangs up only when git does.
+        let (mut stream, _) = listener.accept().unwrap();
+        cancel.cancel();
+        std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+    });
+    let error = build.run().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Canceled);
+    server.join().unwrap();
+}
+
+#[test]
 fn times_are_the_commits_when_asked_for() {
     let Some(server) = GitServer::start() else { return };
     let (bench, repository) = (Bench::new(), server.repository("r.git"));

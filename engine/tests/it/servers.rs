@@ -45,6 +45,19 @@ impl Web {
         self
     }
 
+    /// Serves all files below `dir`, as they are.
+    pub(crate) fn put_dir(&self, path: &str, dir: &Path) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let path = format!("{path}/{}", entry.file_name().to_str().unwrap());
+            if entry.file_type().unwrap().is_dir() {
+                self.put_dir(&path, &entry.path());
+            } else {
+                self.put(&path, fs::read(entry.path()).unwrap());
+            }
+        }
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
@@ -73,7 +86,7 @@ fn answer(mut stream: TcpStream, site: &Mutex<Site>) {
     }
     let path = request.split(' ').nth(1).unwrap_or("/");
     let mut site = site.lock().unwrap();
-    let found = site.files.get(path).cloned();
+    let found = site.files.get(path.split('?').next().unwrap_or(path)).cloned();
     let (status, body, etag) = match found {
         Some((_, etag)) if headers.get("if-none-match") == Some(&etag) => ("304", Vec::new(), etag),
         Some((bytes, etag)) => ("200", bytes, etag),

@@ -89,13 +89,11 @@ impl Fetch<'_> {
         let lines = git.run(&["ls-remote", "--symref", "--", &self.remote.url, "HEAD"])?;
         let mut wanted = Wanted { object: String::new(), reference: None };
         for line in lines.lines() {
-            match line.split_once('\t') {
-                Some((target, "HEAD")) => match target.strip_prefix("ref: ") {
-                    Some(name) if name.starts_with("refs/heads/") => wanted.reference = Some(name.to_owned()),
-                    Some(_) => {}
-                    None => wanted.object = target.to_owned(),
-                },
-                _ => {}
+            let Some((target, "HEAD")) = line.split_once('\t') else { continue };
+            match target.strip_prefix("ref: ") {
+                Some(name) if name.starts_with("refs/heads/") => wanted.reference = Some(name.to_owned()),
+                Some(_) => {}
+                None => wanted.object = target.to_owned(),
             }
         }
         if !is_commit(&wanted.object) {
