@@ -20,7 +20,7 @@ use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
 use crate::assemble;
 use crate::bases::Bases;
 use crate::output::ImageSet;
-use crate::{Error, context, output, ssh};
+use crate::{Error, context, frontend, output, ssh};
 
 /// Where the context comes from.
 #[derive(Clone)]
@@ -57,6 +57,8 @@ pub enum DockerfileSource {
     Path(PathBuf),
     /// The text itself (`-f -`).
     Text(Vec<u8>),
+    /// An http or https address to download it from.
+    Url(String),
 }
 
 /// A secret.
@@ -412,6 +414,7 @@ impl Session<'_> {
     }
 
     fn build_prepared(&self, prepared: context::Prepared, tags: &[ImageRef]) -> Result<BuildResult, Error> {
+        frontend::check(self.build, &prepared.dockerfile)?;
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
         for warning in &dockerfile.warnings {
             self.warn(warning);
@@ -557,7 +560,8 @@ impl Session<'_> {
         })
     }
 
-    fn secrets(&self) -> Result<HashMap<String, Secret>, Error> {
+    /// The secrets' values.
+    pub(crate) fn secrets(&self) -> Result<HashMap<String, Secret>, Error> {
         let mut secrets = HashMap::new();
         for (id, source) in &self.build.secrets {
             let value = match source {

@@ -179,7 +179,10 @@ impl From<SolveError> for Error {
             | SolveError::MissingSecret { .. }
             | SolveError::MissingSsh { .. }
             | SolveError::Identity(_)
-            | SolveError::Checksum { .. } => ErrorKind::User,
+            | SolveError::Checksum { .. }
+            | SolveError::GitChecksum { .. }
+            | SolveError::GitDirectory { .. }
+            | SolveError::GitReference { .. } => ErrorKind::User,
             SolveError::Sandbox(
                 kiln_sandbox::SandboxError::CommandNotFound(_)
                 | kiln_sandbox::SandboxError::NotExecutable { .. },

@@ -23,6 +23,7 @@ mod bases;
 mod build;
 mod context;
 mod error;
+mod frontend;
 pub mod images;
 mod output;
 pub mod run;

@@ -60,3 +60,8 @@ pub fn parse(text: &[u8]) -> Result<Dockerfile, ParseErrors> {
 pub fn parse_trigger(text: &str) -> Result<Instruction, ParseErrors> {
     dockerfile::parse_trigger(text)
 }
+
+/// The value of `# syntax=`, whatever the rest of the file is: it may be in another frontend's language.
+pub fn syntax(text: &[u8]) -> Option<Spanned<String>> {
+    dockerfile::syntax(text)
+}

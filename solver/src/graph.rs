@@ -77,18 +77,53 @@ pub enum Source {
         checksum: Option<Digest>,
     },
     /// A git tree.
-    Git {
-        /// Remote.
-        remote: String,
-        /// Branch, tag or commit; empty is the default branch.
-        reference: String,
-        /// Directory in it.
-        subdir: String,
-        /// Keep `.git`.
-        keep_git_dir: bool,
-        /// Commit, or a prefix of it, that must be found.
-        checksum: Option<String>,
-    },
+    Git(GitSource),
+}
+
+/// A git tree; [`crate::git_url`] makes one of an address and checks it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GitSource {
+    /// Remote. May hold a password.
+    pub remote: String,
+    /// Branch, tag or commit; empty is the default branch.
+    pub reference: String,
+    /// Directory in it; empty is the root.
+    pub subdir: String,
+    /// Keep `.git`.
+    pub keep_git_dir: bool,
+    /// Commit, or a prefix of it, that must be found.
+    pub checksum: Option<String>,
+    /// Check submodules out as well.
+    pub submodules: bool,
+    /// Modification times.
+    pub times: GitTimes,
+    /// Fetch the commit of `checksum` without a look at what `reference` is now.
+    pub fetch_by_commit: bool,
+}
+
+impl Default for GitSource {
+    fn default() -> Self {
+        Self {
+            remote: String::new(),
+            reference: String::new(),
+            subdir: String::new(),
+            keep_git_dir: false,
+            checksum: None,
+            submodules: true,
+            times: GitTimes::Checkout,
+            fetch_by_commit: false,
+        }
+    }
+}
+
+/// Modification times of a git tree's files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum GitTimes {
+    /// When they were written.
+    #[default]
+    Checkout,
+    /// When the commit was made.
+    Commit,
 }
 
 /// A process. All words are final: variables are expanded, the shell is in `argv`.

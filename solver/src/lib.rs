@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod event;
+pub mod git_url;
 pub mod graph;
 pub mod plan;
 pub mod solve;

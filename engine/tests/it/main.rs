@@ -4,6 +4,9 @@
 //! and, for RUN, root; without them they say so and pass.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::panic, clippy::result_large_err)]
 
+mod adds;
 mod builds;
+mod contexts;
 mod copies;
+mod servers;
 mod support;

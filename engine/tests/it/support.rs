@@ -98,6 +98,8 @@ fn registry() -> String {
 pub(crate) struct File {
     pub(crate) line: String,
     pub(crate) bytes: Vec<u8>,
+    /// Seconds since the epoch.
+    pub(crate) modified: u64,
 }
 
 /// An image out of an OCI archive.
@@ -174,9 +176,10 @@ fn files(tar: &[u8]) -> BTreeMap<String, File> {
             header.gid().unwrap(),
             link.unwrap_or_default()
         );
+        let modified = header.mtime().unwrap();
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).unwrap();
-        files.insert(path, File { line, bytes });
+        files.insert(path, File { line, bytes, modified });
     }
     files
 }

@@ -212,6 +212,14 @@ fn context(args: &BuildArgs) -> Result<ContextSource, Failure> {
 fn is_url(text: &str) -> bool {
     const PREFIXES: [&str; 6] = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
     PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+        || (is_scp_style(text) && !Path::new(text).exists())
+}
+
+/// `user@host:path`, as ssh's scp has it.
+fn is_scp_style(text: &str) -> bool {
+    let host = text.split_once('@').filter(|(user, _)| !user.contains(['/', ':'])).map(|(_, rest)| rest);
+    host.and_then(|rest| rest.split_once(':'))
+        .is_some_and(|(host, _)| !host.is_empty() && !host.contains('/'))
 }
 
 fn dockerfile(args: &BuildArgs) -> Result<DockerfileSource, Failure> {
@@ -230,9 +238,8 @@ fn dockerfile(args: &BuildArgs) -> Result<DockerfileSource, Failure> {
             }
             Ok(DockerfileSource::Text(text))
         }
-        Some(url) if is_url(url) => {
-            Err(Failure::usage(format!("--file {url}: a Dockerfile's URL is not there yet"))
-                .with_hint("download it and pipe it in with `-f -`"))
+        Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
+            Ok(DockerfileSource::Url(url.to_owned()))
         }
         Some(path) => Ok(DockerfileSource::Path(path.into())),
     }

@@ -13,12 +13,43 @@ use super::{content_length, text, url};
 /// A file name is no longer on Linux.
 const MAX_NAME_BYTES: usize = 255;
 
+/// What to fetch, and when.
+#[derive(Clone, Copy, Default)]
+pub struct Fetch<'a> {
+    /// The address.
+    pub url: &'a str,
+    /// `Authorization` for the address' own origin; goes before user name and password in the address.
+    pub authorization: Option<&'a str>,
+    /// Only if its `ETag` is another one (RFC 9110, `If-None-Match`).
+    pub etag: Option<&'a str>,
+    /// Only if it changed since this `Last-Modified`, as it was sent (RFC 9110, `If-Modified-Since`).
+    pub last_modified: Option<&'a str>,
+}
+
+impl std::fmt::Debug for Fetch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Neither the address nor the header may be printed: both can hold passwords.
+        f.debug_struct("Fetch").field("etag", &self.etag).finish_non_exhaustive()
+    }
+}
+
+/// What became of a [`Fetch`].
+#[derive(Debug)]
+pub enum Fetched {
+    /// It comes.
+    Download(Download),
+    /// It is what it was.
+    NotModified,
+}
+
 /// A download that has begun.
 pub struct Download {
     /// The body as sent. Reading fails when it ends early, stalls, or the build is cancelled.
     pub reader: Box<dyn Read + Send>,
     /// `Last-Modified`.
     pub last_modified: Option<SystemTime>,
+    /// `Last-Modified`, as sent.
+    pub last_modified_text: Option<String>,
     /// The file name in `Content-Disposition`: one path component, never `.` or `..`.
     pub content_disposition_name: Option<String>,
     /// `ETag`, as sent.
@@ -38,6 +69,7 @@ impl Download {
         let headers = &response.headers;
         Self {
             last_modified: text(headers, &header::LAST_MODIFIED).and_then(http_date),
+            last_modified_text: text(headers, &header::LAST_MODIFIED).map(str::to_owned),
             content_disposition_name: text(headers, &header::CONTENT_DISPOSITION).and_then(disposition_name),
             etag: text(headers, &header::ETAG).map(str::to_owned),
             len: content_length(headers),

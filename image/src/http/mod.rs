@@ -16,7 +16,7 @@ use std::time::Duration;
 use ureq::http::header;
 use ureq::http::{HeaderMap, HeaderName};
 
-pub use download::Download;
+pub use download::{Download, Fetch, Fetched};
 
 pub(crate) use exchange::{Body, Connections, Request, Response, Tls, is_canceled};
 pub(crate) use proxy::ProxyRules;
@@ -186,13 +186,36 @@ impl Client {
     /// # Errors
     /// See [`HttpError`]; [`HttpError::Status`] for whatever is no success.
     pub fn fetch_url(&self, url: &str, cancel: &Arc<AtomicBool>) -> Result<Download, HttpError> {
-        let request = Request::get(Url::parse(url)?);
-        let authorization = request.url.basic().map(str::to_owned);
-        let response = self.follow(&request, authorization.as_deref(), self.retry, cancel)?;
-        if response.status != 200 {
-            return Err(status_error(response, cancel));
+        match self.fetch(&Fetch { url, ..Fetch::default() }, cancel)? {
+            Fetched::Download(download) => Ok(download),
+            Fetched::NotModified => {
+                // Nobody asked whether it changed.
+                let host = host(url)?;
+                Err(HttpError::Status { host, status: 304, detail: String::new() })
+            }
         }
-        Ok(Download::new(response, cancel))
+    }
+
+    /// As [`Client::fetch_url`], with a header of one's own for the address' origin, and only if it has changed.
+    ///
+    /// # Errors
+    /// As [`Client::fetch_url`].
+    pub fn fetch(&self, fetch: &Fetch<'_>, cancel: &Arc<AtomicBool>) -> Result<Fetched, HttpError> {
+        let mut request = Request::get(Url::parse(fetch.url)?);
+        if let Some(etag) = fetch.etag {
+            request = request.header(header::IF_NONE_MATCH, etag);
+        }
+        if let Some(date) = fetch.last_modified {
+            request = request.header(header::IF_MODIFIED_SINCE, date);
+        }
+        let conditional = fetch.etag.is_some() || fetch.last_modified.is_some();
+        let authorization = fetch.authorization.or(request.url.basic()).map(str::to_owned);
+        let response = self.follow(&request, authorization.as_deref(), self.retry, cancel)?;
+        match response.status {
+            200 => Ok(Fetched::Download(Download::new(response, cancel))),
+            304 if conditional => Ok(Fetched::NotModified),
+            _ => Err(status_error(response, cancel)),
+        }
     }
 
     pub(crate) fn retry(&self) -> Retry {
@@ -271,6 +294,14 @@ impl Client {
         }
         Err(HttpError::TooManyRedirects { host: home.to_string(), limit: MAX_REDIRECTS })
     }
+}
+
+/// The host of an http or https address, without its port.
+///
+/// # Errors
+/// When it is no such address.
+pub fn host(url: &str) -> Result<String, HttpError> {
+    Ok(Url::parse(url)?.origin().host.clone())
 }
 
 /// Turns an answer that is no success into an error, with the server's words.

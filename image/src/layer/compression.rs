@@ -1,20 +1,34 @@
-//! gzip and zstd, in and out. Output is deterministic: the same bytes for the same input and level, whatever the machine.
+//! gzip and zstd, in and out; bzip2 and xz, in. Output is deterministic: the same bytes for the same input and level,
+//! whatever the machine.
 
-use std::io::{self, BufRead, BufReader, Cursor, Read, Write};
+use std::io::{self, BufRead as _, BufReader, Cursor, Read, Write};
 
 use super::tar_reader::is_header_block;
 use super::{At as _, Compression, LayerError};
 
-impl Compression {
+/// What kiln reads. Layers are written as [`Compression`] says; the others come in archives that people made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Plain,
+    Gzip,
+    Zstd,
+    Bzip2,
+    Xz,
+}
+
+impl Format {
     /// What the first bytes of a stream say.
-    pub fn sniff(head: &[u8]) -> Self {
-        // Other formats of ADD (bzip2 `BZh`, xz `FD 37 7A 58 5A 00`) belong here and into `decompress`.
+    fn sniff(head: &[u8]) -> Self {
         if head.starts_with(&[0x1f, 0x8b, 0x08]) {
             Self::Gzip
         } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable_zstd_frame(head) {
             Self::Zstd
+        } else if matches!(head, [b'B', b'Z', b'h', b'1'..=b'9', ..]) {
+            Self::Bzip2
+        } else if head.starts_with(&[0xfd, b'7', b'z', b'X', b'Z', 0x00]) {
+            Self::Xz
         } else {
-            Self::None
+            Self::Plain
         }
     }
 }
@@ -24,17 +38,21 @@ fn is_skippable_zstd_frame(head: &[u8]) -> bool {
     matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
-/// The uncompressed bytes of `input`, compressed as its first bytes say. Several gzip members or zstd frames are one
-/// stream; anything else behind them is an error when it is reached (THREATS B11).
+/// The uncompressed bytes of `input`, compressed as its first bytes say. Several members, frames or streams are
+/// one; anything else behind them is an error when it is reached (THREATS B11).
 ///
 /// # Errors
 /// I/O while looking at the first bytes.
 pub fn decompress<'a>(input: impl Read + 'a) -> Result<Box<dyn Read + 'a>, LayerError> {
     let mut input = BufReader::with_capacity(INPUT_BUFFER_BYTES, Peeked::new(input).at(b"archive")?);
-    Ok(match Compression::sniff(input.fill_buf().at(b"archive")?) {
-        Compression::None => Box::new(input),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-        Compression::Zstd => {
+    Ok(match Format::sniff(input.fill_buf().at(b"archive")?) {
+        Format::Plain => Box::new(input),
+        Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
+        Format::Xz => {
+            Box::new(UntilError::Reading(lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB)))
+        }
+        Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Format::Zstd => {
             let mut decoder = zstd::Decoder::with_buffer(input).at(b"archive")?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).at(b"archive")?;
             Box::new(decoder)
@@ -168,10 +186,32 @@ impl<R: Read> Read for Peeked<R> {
     }
 }
 
+/// A decoder that must not be read again once it has failed.
+enum UntilError<R> {
+    Reading(R),
+    Failed,
+}
+
+impl<R: Read> Read for UntilError<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Self::Reading(reader) = self else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the stream is damaged"));
+        };
+        let result = reader.read(buffer);
+        if result.is_err() {
+            *self = Self::Failed;
+        }
+        result
+    }
+}
+
 /// The largest window of a zstd frame that is decoded, as a power of two: 128 MiB, what zstd's own tool takes unasked.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;
-/// How much of a file [`is_archive`] wants to see: more than one whole block of any format.
-pub const ARCHIVE_HEAD_BYTES: usize = 256 * 1024;
+/// The memory that decoding an xz stream may take, in KiB: enough for a dictionary of 128 MiB, twice that of `xz -9`.
+const XZ_MEMORY_KIB: u32 = 130 * 1024;
+/// How much of a file [`is_archive`] wants to see: more than one whole block of any format. bzip2 has the largest, of
+/// 900 kB before it is compressed.
+pub const ARCHIVE_HEAD_BYTES: usize = 1 << 20;
 
 const SNIFF_BYTES: usize = 8;
 const INPUT_BUFFER_BYTES: usize = 128 * 1024;
@@ -201,6 +241,47 @@ mod tests {
         for how in [Compression::None, Compression::Gzip, Compression::Zstd] {
             assert_eq!(decompressed(&compressed(&bytes, how)).unwrap(), bytes, "{how:?}");
         }
+    }
+
+    /// `printf one | bzip2`.
+    const BZIP2_ONE: &[u8] = &[
+        0x42, 0x5a, 0x68, 0x39, 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, 0xbb, 0x70, 0x1b, 0x10, 0x00, 0x00, 0x01,
+        0x01, 0x00, 0x02, 0x01, 0xa0, 0x00, 0x21, 0x98, 0x19, 0x81, 0x61, 0x77, 0x24, 0x53, 0x85, 0x09, 0x0b,
+        0xb7, 0x01, 0xb1, 0x00,
+    ];
+    /// `printf one | xz`.
+    const XZ_ONE: &[u8] = &[
+        0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x04, 0xe6, 0xd6, 0xb4, 0x46, 0x02, 0x00, 0x21, 0x01, 0x16,
+        0x00, 0x00, 0x00, 0x74, 0x2f, 0xe5, 0xa3, 0x01, 0x00, 0x02, 0x6f, 0x6e, 0x65, 0x00, 0x00, 0x7e, 0xe5,
+        0x10, 0xc5, 0xd5, 0x6a, 0x6c, 0x9a, 0x00, 0x01, 0x1b, 0x03, 0x0b, 0x2f, 0xb9, 0x10, 0x1f, 0xb6, 0xf3,
+        0x7d, 0x01, 0x00, 0x00, 0x00, 0x00, 0x04, 0x59, 0x5a,
+    ];
+
+    #[test]
+    fn bzip2_and_xz_are_read_streams_behind_each_other_too() {
+        for one in [BZIP2_ONE, XZ_ONE] {
+            assert_eq!(decompressed(one).unwrap(), b"one");
+            assert_eq!(decompressed(&[one, one].concat()).unwrap(), b"oneone");
+            assert!(decompressed(&one[..one.len() - 3]).is_err());
+            assert!(decompressed(&[one, b"garbage behind it"].concat()).is_err());
+            let mut damaged = one.to_vec();
+            damaged[one.len() / 2] ^= 1;
+            assert!(decompressed(&damaged).is_err());
+        }
+    }
+
+    #[test]
+    fn an_xz_dictionary_over_the_limit_is_refused() {
+        // `printf one | xz --lzma2=dict=256MiB`.
+        assert!(
+            decompressed(&[
+                0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x04, 0xe6, 0xd6, 0xb4, 0x46, 0x02, 0x00, 0x21,
+                0x01, 0x20, 0x00, 0x00, 0x00, 0x09, 0x88, 0xa5, 0x76, 0x01, 0x00, 0x02, 0x6f, 0x6e, 0x65,
+                0x00, 0x00, 0x7e, 0xe5, 0x10, 0xc5, 0xd5, 0x6a, 0x6c, 0x9a, 0x00, 0x01, 0x1b, 0x03, 0x0b,
+                0x2f, 0xb9, 0x10, 0x1f, 0xb6, 0xf3, 0x7d, 0x01, 0x00, 0x00, 0x00, 0x00, 0x04, 0x59, 0x5a
+            ])
+            .is_err()
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod history;
 mod join;
 mod names;
 mod near;
-mod paths;
+pub(crate) mod paths;
 mod planner;
 mod stages;
 mod state;

@@ -21,7 +21,7 @@ pub(super) fn clean(path: &str) -> String {
 }
 
 /// `path` in `directory`, cleaned, whether or not it begins with a slash.
-pub(super) fn join(directory: &str, path: &str) -> String {
+pub(crate) fn join(directory: &str, path: &str) -> String {
     clean(&format!("{directory}/{path}"))
 }
 

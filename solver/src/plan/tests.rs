@@ -935,7 +935,7 @@ mod graphs {
         #2 [1/3] ADD https://example.org/a.tar.gz?x=1 /dl/  <- #0 #1
            copy /a.tar.gz of input 1 to /dl/
         #3 [2/3] ADD --keep-git-dir https://example.org/o/r.git#v1:sub /src
-           Git { remote: "https://example.org/o/r.git", reference: "v1", subdir: "sub", keep_git_dir: true, checksum: None }
+           Git(GitSource { remote: "https://example.org/o/r.git", reference: "v1", subdir: "sub", keep_git_dir: true, checksum: None, submodules: true, times: Checkout, fetch_by_commit: false })
         #4 [2/3] ADD --keep-git-dir https://example.org/o/r.git#v1:sub /src  <- #2 #3
            copy / of input 1 to /src
         #5 [3/3] ADD --unpack=true https://example.org/b.tgz local /x/

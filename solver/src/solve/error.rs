@@ -134,6 +134,40 @@ pub enum SolveError {
         /// The end of what it said.
         message: String,
     },
+    /// The host has no git.
+    #[error("git is needed for {remote} and is not on the PATH")]
+    NoGit {
+        /// What was to be fetched.
+        remote: String,
+    },
+    /// No branch or tag of that name.
+    #[error("{remote} has no branch or tag `{reference}`")]
+    GitReference {
+        /// The repository.
+        remote: String,
+        /// The name.
+        reference: String,
+    },
+    /// A commit is not what `--checksum` says.
+    #[error("{remote}: expected checksum to match {expected}, got {actual}")]
+    GitChecksum {
+        /// The repository.
+        remote: String,
+        /// `--checksum`.
+        expected: String,
+        /// The commit that was found.
+        actual: String,
+    },
+    /// The directory after `#reference:` cannot be had.
+    #[error("{remote}: `{directory}` {problem}")]
+    GitDirectory {
+        /// The repository.
+        remote: String,
+        /// The directory.
+        directory: String,
+        /// Why not.
+        problem: &'static str,
+    },
     /// Reading or writing.
     #[error("{path}: {source}")]
     Io {
@@ -210,6 +244,13 @@ impl SolveError {
                     .into(),
             ),
             Self::MissingSecret { id } => Some(format!("give it with `--secret id={id},src=FILE`")),
+            Self::NoGit { .. } => {
+                Some("install git, or fetch the repository first and give the directory".into())
+            }
+            Self::GitReference { .. } => {
+                Some("check the name behind `#`; a commit needs its whole hash".into())
+            }
+            Self::Git { message, .. } => git_hint(message).map(str::to_owned),
             Self::MissingSsh { id } => Some(format!("give it with `--ssh {id}`")),
             _ => None,
         }
@@ -234,5 +275,21 @@ impl SolveError {
             Self::Canceled | Self::StepFailed { .. } | Self::Step { .. } => self,
             error => Self::Step { step: step.to_owned(), span, source: Box::new(error) },
         }
+    }
+}
+
+/// What git's words mean for who calls kiln.
+fn git_hint(message: &str) -> Option<&'static str> {
+    let says = |text: &str| message.contains(text);
+    if says("could not read Username") || says("Authentication failed") || says("HTTP Basic: Access denied") {
+        Some("for a private repository give a token: `--secret id=GIT_AUTH_TOKEN,env=NAME`")
+    } else if says("Host key verification failed") {
+        Some("add the server's key to your known_hosts: `ssh-keyscan HOST >> ~/.ssh/known_hosts`")
+    } else if says("Permission denied (publickey") {
+        Some("give the build an agent that holds your key: `--ssh default`")
+    } else if says("transport '") && says("not allowed") {
+        Some("only https, http, git and ssh are spoken, by submodules too")
+    } else {
+        None
     }
 }

@@ -4,9 +4,10 @@ use kiln_image::Digest;
 use kiln_parser::{Add, Copy, CopySource, Span};
 
 use super::Step;
-use super::remote::{GitSource, SourceKind, kind};
+use super::remote::{SourceKind, kind};
+use crate::git_url::{GitUrl, check_checksum, redacted};
 use crate::graph::{
-    CopyOptions, File, FileAction, InputIndex, ModeChange, Op, Owner, Source, Vertex, VertexId,
+    CopyOptions, File, FileAction, GitSource, InputIndex, ModeChange, Op, Owner, Source, Vertex, VertexId,
 };
 use crate::plan::arguments::target_platform;
 use crate::plan::bases::{build_context, scratch, source};
@@ -54,7 +55,7 @@ fn add_files(
     let words = Words::expand(step, copy, add)?;
     let dest = paths::destination(&step.state.directory(), &words.dest);
     let created_by = words.text(keyword, copy.parents);
-    let shown = instruction_text(&step.instruction.original, &step.state.environment, &[]);
+    let shown = redacted(&instruction_text(&step.instruction.original, &step.state.environment, &[]));
     let name = step.state.names.next(&shown, step.author);
 
     let options = CopyOptions {
@@ -73,8 +74,11 @@ fn add_files(
         });
     }
     for path in &words.sources {
-        let kind =
-            kind(path).map_err(|problem| PlanError::InvalidGitSource { url: path.clone(), problem, span })?;
+        let kind = kind(path).map_err(|problem| PlanError::InvalidGitSource {
+            url: redacted(path),
+            problem,
+            span,
+        })?;
         match (kind, add) {
             (SourceKind::Local, _) => {
                 if words.checksum.is_some() {
@@ -194,7 +198,8 @@ impl Words {
             add(&["--chmod=", chmod]);
         }
         for source in &self.sources {
-            add(&[source]);
+            // A password in an address is nobody's business who has the image (THREATS D4).
+            add(&[&redacted(source)]);
         }
         for (name, _) in &self.contents {
             add(&["<<", name]);
@@ -261,32 +266,29 @@ fn fetched(step: &mut Step<'_, '_>, what: Source, name: &str) -> VertexId {
 }
 
 fn git_source(
-    git: GitSource,
+    git: GitUrl,
     add: &Add,
     checksum: Option<&str>,
     url: &str,
     span: Span,
 ) -> Result<Source, PlanError> {
-    let invalid = |problem: String| PlanError::InvalidGitSource { url: url.to_owned(), problem, span };
+    let invalid = |problem: String| PlanError::InvalidGitSource { url: redacted(url), problem, span };
     let keep_git_dir = match (add.keep_git_dir, git.keep_git_dir) {
         (Some(flag), Some(query)) if flag != query => {
             return Err(invalid("inconsistent keep-git-dir configuration".into()));
         }
         (flag, query) => query.or(flag).unwrap_or(false),
     };
-    let checksum = match (checksum, git.checksum) {
+    let checksum = match (checksum, git.source.checksum) {
         (Some(flag), Some(query)) if flag != query => {
             return Err(invalid(format!("checksum mismatch {flag:?} != {query:?}")));
         }
         (flag, query) => query.or(flag.map(str::to_owned)),
     };
-    Ok(Source::Git {
-        remote: git.remote,
-        reference: git.reference,
-        subdir: git.subdir,
-        keep_git_dir,
-        checksum,
-    })
+    if let Some(checksum) = &checksum {
+        check_checksum(checksum).map_err(invalid)?;
+    }
+    Ok(Source::Git(GitSource { keep_git_dir, checksum, ..git.source }))
 }
 
 fn parse_checksum(text: &str, span: Span) -> Result<Digest, PlanError> {

@@ -1,0 +1,89 @@
+//! Directories of the host's as contexts, and what their ignore files hide.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kiln_cache::{ContextTree, PathFilter, SourceTree, Verdict};
+use kiln_parser::ignore::{self, IgnoreRules};
+use kiln_solver::solve::{CopyError, SolveError};
+
+use super::text::{beneath, read_text};
+use crate::Error;
+use crate::build::Session;
+
+/// What an ignore file may hide.
+pub(crate) struct Hidden {
+    root: PathBuf,
+    ignore_file: String,
+}
+
+/// A directory's tree, and what its ignore file hides.
+pub(super) type Directory = (Arc<dyn SourceTree>, Option<Arc<Hidden>>);
+
+/// A directory of the host's with its ignore file: the Dockerfile's own comes first (FEATURES CX13).
+pub(super) fn directory(
+    session: &Session<'_>,
+    root: &Path,
+    dockerfile: Option<&Path>,
+) -> Result<Directory, Error> {
+    let mut candidates = Vec::new();
+    if let Some(dockerfile) = dockerfile {
+        let mut own = dockerfile.as_os_str().to_owned();
+        own.push(".dockerignore");
+        candidates.push(PathBuf::from(own));
+    }
+    // A link of that name must not lead out of the context (THREATS D6).
+    candidates.push(beneath(root, Path::new(".dockerignore"))?);
+    let mut filter: Option<Box<dyn PathFilter>> = None;
+    let mut hidden = None;
+    for path in candidates {
+        let Some(text) = read_text(&path)? else { continue };
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let rules = IgnoreRules::parse(&text).map_err(|error| {
+            Error::user(format!("{name}:{}: {error}", error.number)).hinted("mend the line or take it out")
+        })?;
+        if !rules.is_empty() {
+            filter = Some(Box::new(Rules(rules)));
+            hidden = Some(Arc::new(Hidden { root: root.to_owned(), ignore_file: name }));
+        }
+        break;
+    }
+    let index = session.store.context_index_path(root);
+    let tree = ContextTree::open(root, filter, Some(&index))?;
+    Ok((Arc::new(tree), hidden))
+}
+
+/// Adds to "not found" that an ignore file hides the path.
+pub(crate) fn explain_missing(error: &mut Error, hidden: Option<&Hidden>) {
+    let Some(hidden) = hidden else { return };
+    let mut cause = error.source.as_deref().map(|cause| cause as &(dyn std::error::Error + 'static));
+    while let Some(current) = cause {
+        let copy = match current.downcast_ref::<SolveError>().map(SolveError::root) {
+            Some(SolveError::Copy(copy)) => Some(copy),
+            _ => None,
+        };
+        if let Some(CopyError::NotFound { path, .. }) = copy
+            && let Ok(below) = path.strip_prefix("/")
+            && hidden.root.join(below).symlink_metadata().is_ok()
+        {
+            error.hint =
+                Some(format!("`{}` is there, but {} leaves it out", below.display(), hidden.ignore_file));
+            return;
+        }
+        cause = current.source();
+    }
+}
+
+/// An ignore file's rules as a tree wants them.
+#[derive(Debug)]
+struct Rules(IgnoreRules);
+
+impl PathFilter for Rules {
+    fn verdict(&self, path: &str) -> Verdict {
+        match self.0.verdict(path) {
+            ignore::Verdict::Keep => Verdict::Keep,
+            ignore::Verdict::Skip => Verdict::Skip,
+            ignore::Verdict::Prune => Verdict::Prune,
+        }
+    }
+}

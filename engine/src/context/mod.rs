@@ -1,0 +1,105 @@
+//! What a build reads: the Dockerfile, the ignore file, the context and the named contexts.
+//!
+//! `main_context` gets hold of the context, `dockerfile` finds the Dockerfile in it or beside it, `ignore` says what a
+//! directory does not show, `named` takes the named contexts in. What is fetched is so by the solver (`remote`).
+
+mod dockerfile;
+mod ignore;
+mod layout;
+mod main_context;
+mod named;
+mod remote;
+mod text;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kiln_cache::{ContextTree, LayerDraft, SourceTree};
+use kiln_image::ImageRef;
+use kiln_solver::plan::NamedContext;
+
+pub(crate) use ignore::{Hidden, explain_missing};
+pub(crate) use layout::Layout;
+pub(crate) use named::normalised;
+
+use crate::Error;
+use crate::build::Session;
+use main_context::Main;
+
+/// All that is known before the Dockerfile is parsed.
+pub(crate) struct Prepared {
+    /// As people know it.
+    pub(crate) dockerfile_name: String,
+    pub(crate) dockerfile: Vec<u8>,
+    /// Trees by name.
+    pub(crate) contexts: HashMap<String, Arc<dyn SourceTree>>,
+    /// Named contexts, for the plan.
+    pub(crate) named: BTreeMap<String, NamedContext>,
+    /// Images of layouts by their made-up names.
+    pub(crate) layouts: HashMap<ImageRef, Layout>,
+    /// The context without its ignore file, to explain what that hides.
+    pub(crate) hidden: Option<Arc<Hidden>>,
+    /// Scratch space the contexts live in.
+    _scratch: Vec<LayerDraft>,
+}
+
+/// Reads it all.
+pub(crate) fn prepare(session: &Session<'_>) -> Result<Prepared, Error> {
+    let step = session.reporter.step("[internal] load build definition", Vec::new());
+    session.reporter.started(step);
+    let prepared = Preparation { session, scratch: Vec::new() }.run();
+    match &prepared {
+        Ok(_) => session.reporter.done(step),
+        Err(error) => session.reporter.failed(step, error.to_string()),
+    }
+    prepared
+}
+
+struct Preparation<'a> {
+    session: &'a Session<'a>,
+    scratch: Vec<LayerDraft>,
+}
+
+impl Preparation<'_> {
+    fn run(mut self) -> Result<Prepared, Error> {
+        let main = main_context::open(&mut self)?;
+        let found = dockerfile::find(&self, &main)?;
+        let mut contexts: HashMap<String, Arc<dyn SourceTree>> = HashMap::new();
+        let mut hidden = None;
+        let tree = match main {
+            Main::Directory(root) => {
+                let (tree, seen) = ignore::directory(self.session, &root, found.path.as_deref())?;
+                hidden = seen;
+                tree
+            }
+            Main::Extracted(root) => Arc::new(ContextTree::open(&root, None, None)?),
+            Main::Tree(tree) | Main::DockerfileUrl { tree, .. } => tree,
+            Main::Empty | Main::Dockerfile(_) => self.empty()?,
+        };
+        contexts.insert("context".into(), tree);
+        let mut named = BTreeMap::new();
+        let mut layouts = HashMap::new();
+        for (name, value) in &self.session.build.contexts {
+            let key = normalised(name);
+            let context = named::open(&mut self, &key, value, &mut contexts, &mut layouts)?;
+            named.insert(key, context);
+        }
+        Ok(Prepared {
+            dockerfile_name: found.name,
+            dockerfile: found.text,
+            contexts,
+            named,
+            layouts,
+            hidden,
+            _scratch: self.scratch,
+        })
+    }
+
+    /// A context with nothing in it.
+    fn empty(&mut self) -> Result<Arc<dyn SourceTree>, Error> {
+        let files = self.session.store.scratch_dir()?;
+        let tree = ContextTree::open(&files.fs(), None, None)?;
+        self.scratch.push(files);
+        Ok(Arc::new(tree))
+    }
+}

@@ -1,0 +1,101 @@
+//! Named contexts (FEATURES CX11).
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use kiln_cache::SourceTree;
+use kiln_image::{ImageRef, InvalidReference};
+use kiln_solver::git_url::GitUrl;
+use kiln_solver::plan::NamedContext;
+
+use super::layout::Layout;
+use super::{Preparation, ignore, remote};
+use crate::{Error, ErrorKind};
+
+/// What all kinds are, for who wrote none of them.
+const KINDS: &str =
+    "give a directory, docker-image://NAME, oci-layout://PATH, or the address of a repository or file";
+
+/// Takes one in: its tree goes to `contexts`, its layout to `layouts`. `name` is normalised.
+pub(super) fn open(
+    preparation: &mut Preparation<'_>,
+    name: &str,
+    value: &str,
+    contexts: &mut HashMap<String, Arc<dyn SourceTree>>,
+    layouts: &mut HashMap<ImageRef, Layout>,
+) -> Result<NamedContext, Error> {
+    let invalid = |problem: String| Error::user(format!("build context {name}: {problem}"));
+    let tree = if let Some(image) = value.strip_prefix("docker-image://") {
+        if image != "scratch" {
+            let image = image.parse().map_err(|error: InvalidReference| invalid(error.to_string()))?;
+            return Ok(NamedContext::Image(image));
+        }
+        preparation.empty()?
+    } else if let Some(layout) = value.strip_prefix("oci-layout://") {
+        let layout = Layout::parse(layout);
+        // No registry has this name: `.invalid` is reserved (RFC 2606).
+        let made_up = format!("layout.invalid/context-{}:latest", layouts.len());
+        let made_up: ImageRef = made_up
+            .parse()
+            .map_err(|error: InvalidReference| Error::new(ErrorKind::Environment, error.to_string()))?;
+        layouts.insert(made_up.clone(), layout);
+        return Ok(NamedContext::Layout(made_up));
+    } else if let Some(git) = GitUrl::parse(value).map_err(invalid)? {
+        remote::git(preparation.session, git.source)?
+    } else if remote::is_http(value) {
+        // Whatever it is: an archive stays one, unlike the main context (as BuildKit has it).
+        let file = remote::download(preparation.session, value)?;
+        remote::as_context_file(preparation, &file)?
+    } else if let Some((scheme, _)) = value.split_once("://") {
+        let message = format!("unsupported context source {scheme} for {name}");
+        return Err(Error::user(message).hinted(KINDS));
+    } else {
+        directory(preparation, name, value)?
+    };
+    contexts.insert(name.to_owned(), tree);
+    Ok(NamedContext::Tree)
+}
+
+fn directory(preparation: &Preparation<'_>, name: &str, value: &str) -> Result<Arc<dyn SourceTree>, Error> {
+    let path = Path::new(value.strip_prefix("local:").unwrap_or(value));
+    let shown = path.display();
+    let root = path.canonicalize().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            Error::user(format!("build context {name}: path \"{shown}\" not found")).hinted(KINDS)
+        }
+        _ => Error::user(format!("build context {name}: {shown}: {error}")),
+    })?;
+    if !root.is_dir() {
+        return Err(Error::user(format!("build context {name}: path \"{shown}\" is no directory")));
+    }
+    Ok(ignore::directory(preparation.session, &root, None)?.0)
+}
+
+/// `docker.io/library/alpine:latest` and `alpine` are one name.
+pub(crate) fn normalised(name: &str) -> String {
+    if name.contains("::") {
+        return name.to_owned();
+    }
+    match name.parse::<ImageRef>() {
+        Ok(image) => {
+            let familiar = image.familiar();
+            familiar.strip_suffix(":latest").unwrap_or(&familiar).to_owned()
+        }
+        Err(_) => name.to_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_one_image_are_one_context() {
+        for name in ["alpine", "alpine:latest", "docker.io/library/alpine", "Alpine"] {
+            assert_eq!(normalised(name), "alpine", "{name}");
+        }
+        assert_eq!(normalised("alpine:3"), "alpine:3");
+    }
+}
