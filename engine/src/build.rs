@@ -444,7 +444,7 @@ impl Session<'_> {
             contexts: prepared.contexts,
             images: bases.into_origins(),
             secrets: self.secrets()?,
-            ssh: agents.iter().map(|(id, agent)| (id.clone(), agent.socket().to_owned())).collect(),
+            ssh: sockets(&agents),
         };
         let solver = self.solver(inputs);
         let outputs = match plans.as_slice() {
@@ -588,7 +588,7 @@ impl Session<'_> {
     }
 
     /// The ssh agents by id; those of keys end when they are dropped.
-    fn agents(&self) -> Result<Vec<(String, Agent)>, Error> {
+    pub(crate) fn agents(&self) -> Result<Vec<(String, Agent)>, Error> {
         let sources = self.build.ssh.iter();
         sources
             .map(|(id, source)| {
@@ -614,7 +614,7 @@ impl Session<'_> {
 }
 
 /// An ssh agent.
-enum Agent {
+pub(crate) enum Agent {
     /// The user's.
     Running(PathBuf),
     /// Of this build.
@@ -622,12 +622,17 @@ enum Agent {
 }
 
 impl Agent {
-    fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         match self {
             Self::Running(socket) => socket,
             Self::Own(agent) => &agent.socket,
         }
     }
+}
+
+/// Where the agents listen, by id.
+pub(crate) fn sockets(agents: &[(String, Agent)]) -> HashMap<String, PathBuf> {
+    agents.iter().map(|(id, agent)| (id.clone(), agent.socket().to_owned())).collect()
 }
 
 /// The largest secret, as BuildKit has it.

@@ -15,7 +15,7 @@ use kiln_solver::solve::{Inputs, Output};
 use super::Preparation;
 use super::text::{TEXT_LIMIT, read_limited};
 use crate::Error;
-use crate::build::Session;
+use crate::build::{Session, sockets};
 
 /// The name of a download in a context of its own (FEATURES CX11).
 const FILE_NAME: &str = "context";
@@ -84,8 +84,8 @@ pub(super) fn as_context_file(
 }
 
 fn fetch(session: &Session<'_>, source: Source, name: String) -> Result<Arc<dyn SourceTree>, Error> {
-    let mut inputs = Inputs { secrets: session.secrets()?, ..Inputs::default() };
-    inputs.ssh = session.build.ssh.iter().cloned().collect();
+    let agents = session.agents()?;
+    let mut inputs = Inputs { secrets: session.secrets()?, ssh: sockets(&agents), ..Inputs::default() };
     if let Some(agent) = std::env::var_os("SSH_AUTH_SOCK").filter(|agent| !agent.is_empty()) {
         // Who names a context may use one's own agent for it; a Dockerfile may not.
         inputs.ssh.entry("default".to_owned()).or_insert_with(|| agent.into());
