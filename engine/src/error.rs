@@ -7,6 +7,7 @@ use kiln_image::http::HttpError;
 use kiln_image::layer::LayerError;
 use kiln_image::registry::RegistryError;
 use kiln_parser::{ParseErrors, Span};
+use kiln_solver::git_url::masked;
 use kiln_solver::plan::PlanError;
 use kiln_solver::solve::SolveError;
 
@@ -104,7 +105,9 @@ impl Error {
     /// Adds the Dockerfile whose places the labels name.
     #[must_use]
     pub(crate) fn in_dockerfile(mut self, name: &str, text: &[u8]) -> Self {
-        self.dockerfile.get_or_insert_with(|| (name.to_owned(), String::from_utf8_lossy(text).into_owned()));
+        // A report shows lines of it, and often ends in a log that many read (THREATS D4).
+        let shown = || (name.to_owned(), masked(&String::from_utf8_lossy(text)));
+        self.dockerfile.get_or_insert_with(shown);
         self
     }
 

@@ -153,7 +153,15 @@ pub fn check_checksum(text: &str) -> Result<(), String> {
 
 /// Replaces user names and passwords of http addresses, and passwords of all others, anywhere in `text`.
 pub fn redacted(text: &str) -> String {
-    const HIDDEN: &str = "xxxxx";
+    replaced(text, |_| "xxxxx".to_owned())
+}
+
+/// As [`redacted`], with every byte in its place: spans of `text` are spans of this.
+pub fn masked(text: &str) -> String {
+    replaced(text, |secret| "x".repeat(secret.len()))
+}
+
+fn replaced(text: &str, hide: impl Fn(&str) -> String) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("://") {
@@ -162,17 +170,21 @@ pub fn redacted(text: &str) -> String {
         let is_http = ["http://", "https://"].iter().any(|scheme| ends_with_ignoring_case(before, scheme));
         let end = after.find(|c: char| matches!(c, '/' | '?' | '#' | '"' | '\'') || c.is_whitespace());
         let authority = &after[..end.unwrap_or(after.len())];
-        if let Some((user, _)) = authority.rsplit_once('@') {
-            match (is_http, user.split_once(':')) {
-                (true, Some(_)) => out.extend([HIDDEN, ":", HIDDEN]),
-                (true, None) => out.push_str(HIDDEN),
-                (false, Some((name, _))) => out.extend([name, ":", HIDDEN]),
-                (false, None) => out.push_str(user),
-            }
-            rest = &after[user.len()..];
-        } else {
+        let Some((user, _)) = authority.rsplit_once('@') else {
             rest = after;
+            continue;
+        };
+        let (name, password) = match user.split_once(':') {
+            Some((name, password)) => (name, Some(password)),
+            None => (user, None),
+        };
+        // A token may stand where the name does.
+        out.push_str(&if is_http { hide(name) } else { name.to_owned() });
+        if let Some(password) = password {
+            out.push(':');
+            out.push_str(&hide(password));
         }
+        rest = &after[user.len()..];
     }
     out.push_str(rest);
     out
@@ -380,5 +392,8 @@ mod tests {
         ] {
             assert_eq!(redacted(text), shown, "{text}");
         }
+        let text = "ADD https://user:geheim\u{e4}@h/r.git /\n";
+        assert_eq!(masked(text), "ADD https://xxxx:xxxxxxxx@h/r.git /\n");
+        assert_eq!(masked(text).len(), text.len());
     }
 }

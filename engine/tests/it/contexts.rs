@@ -95,6 +95,32 @@ fn links_of_a_context_lead_nowhere_outside() {
 }
 
 #[test]
+fn a_dockerfile_that_is_a_link_in_an_archive_is_followed_within_it() {
+    let bench = Bench::new();
+    let sentinel = bench.dir().join("sentinel");
+    std::fs::write(&sentinel, "FROM scratch\nWORKDIR /outside\n").unwrap();
+    let with_link = |target: &str| {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        archive.append_link(&mut header, "Dockerfile", target).unwrap();
+        let text = b"FROM scratch\nWORKDIR /inside\n";
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "real", &text[..]).unwrap();
+        archive.into_inner().unwrap()
+    };
+    let (_, made) = image(&bench, build(&bench, stream(with_link("/real")))).unwrap();
+    assert_eq!(made.top(), "d0755 0:0 inside\n");
+    for target in [sentinel.to_str().unwrap(), "../../../../../../../../../../etc/passwd"] {
+        let error = image(&bench, build(&bench, stream(with_link(target)))).map(drop).unwrap_err();
+        assert!(error.message.contains("no such file"), "{target}: {error}");
+    }
+}
+
+#[test]
 fn a_context_that_is_not_there_says_so() {
     let bench = Bench::new();
     let error = build(&bench, ContextSource::Directory("/no/such/dir".into())).run().unwrap_err();

@@ -1,7 +1,7 @@
 //! Image archives: what `docker save`, `skopeo copy … docker-archive:` and `oci-archive:` write, read in place.
 //!
 //! Nothing is unpacked: a layer is a range of the file. No name of an archive's is ever used as a path on disk. An
-//! archive in gzip or zstd is first written out to an unnamed file. Writing is [`crate::layout::write_tar`].
+//! archive in gzip, zstd, bzip2 or xz is first written out to an unnamed file. Writing is [`crate::layout::write_tar`].
 
 mod scan;
 
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use scan::{Contents, Extent, scan};
 
+use crate::layer::{self, LayerError};
 use crate::layout::{
     At as _, BlobStore, CONTAINERD_NAME_ANNOTATION, DOCKER_MANIFEST_FILE, DockerImage, INDEX_FILE,
     LayoutError, MARKER_FILE, Selector, blob_path, check_marker, names, open_regular, parse_index,
@@ -31,9 +32,6 @@ use crate::{Digest, ImageRef, Platform};
 const MAX_SPOOL_BYTES: u64 = 256 << 30;
 /// Most images that a docker archive may hold.
 const MAX_IMAGES: usize = 1000;
-/// zstd may ask for as much memory as 2 to this power (128 MiB, what `zstd -d` itself allows).
-const MAX_ZSTD_WINDOW_LOG: u32 = 27;
-
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
@@ -57,9 +55,9 @@ impl Archive {
     /// When it is no archive of images; I/O.
     pub fn open(path: &Path, spool: &Path, cancel: &AtomicBool) -> Result<Self, LayoutError> {
         let file = open_regular(path)?;
-        let mut magic = [0; 4];
-        let read = file.read_at(&mut magic, 0).at(path)?;
-        if is_compressed(&magic[..read]) {
+        let mut head = [0; layer::SNIFF_BYTES];
+        let read = file.read_at(&mut head, 0).at(path)?;
+        if layer::is_compressed(&head[..read]) {
             return Self::read(path, Box::new(file), spool, cancel);
         }
         Self::from_file(path, file)
@@ -80,22 +78,14 @@ impl Archive {
 
     fn read(
         path: &Path,
-        mut reader: Box<dyn Read + '_>,
+        reader: Box<dyn Read + '_>,
         spool: &Path,
         cancel: &AtomicBool,
     ) -> Result<Self, LayoutError> {
-        let mut magic = Vec::new();
-        reader.by_ref().take(4).read_to_end(&mut magic).at(path)?;
-        let whole = io::Cursor::new(magic.clone()).chain(reader);
-        let plain: Box<dyn Read + '_> = if magic.starts_with(GZIP_MAGIC) {
-            Box::new(flate2::read::MultiGzDecoder::new(io::BufReader::with_capacity(128 << 10, whole)))
-        } else if magic == ZSTD_MAGIC {
-            let mut decoder = zstd::Decoder::new(whole).at(path)?;
-            decoder.window_log_max(MAX_ZSTD_WINDOW_LOG).at(path)?;
-            Box::new(decoder)
-        } else {
-            Box::new(whole)
-        };
+        let plain = layer::decompress(reader).map_err(|error| match error {
+            LayerError::Io { source, .. } => LayoutError::Io { path: path.to_owned(), source },
+            error => LayoutError::Io { path: path.to_owned(), source: io::Error::other(error) },
+        })?;
         let mut file = tempfile::tempfile_in(spool).at(spool)?;
         copy(plain, &mut file, path, cancel)?;
         file.seek(SeekFrom::Start(0)).at(path)?;
@@ -315,10 +305,6 @@ impl Read for ExtentReader {
 
 fn descriptor(kind: &str, digest: Digest, size: u64) -> Descriptor {
     Descriptor { media_type: kind.to_owned(), digest, size, annotations: BTreeMap::new(), platform: None }
-}
-
-fn is_compressed(magic: &[u8]) -> bool {
-    magic.starts_with(GZIP_MAGIC) || magic.starts_with(ZSTD_MAGIC)
 }
 
 fn copy(mut from: impl Read, to: &mut File, path: &Path, cancel: &AtomicBool) -> Result<(), LayoutError> {

@@ -60,6 +60,11 @@ pub fn decompress<'a>(input: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Layer
     })
 }
 
+/// Whether a stream that begins with `head` is compressed in a way that [`decompress`] knows.
+pub(crate) fn is_compressed(head: &[u8]) -> bool {
+    Format::sniff(head) != Format::Plain
+}
+
 /// Whether the file that begins with `head` is an archive that ADD unpacks (FEATURES CP22): its (uncompressed) bytes begin
 /// with a tar header. Give [`ARCHIVE_HEAD_BYTES`] of it, or all if there are fewer.
 pub fn is_archive(head: &[u8]) -> bool {
@@ -213,7 +218,8 @@ const XZ_MEMORY_KIB: u32 = 130 * 1024;
 /// 900 kB before it is compressed.
 pub const ARCHIVE_HEAD_BYTES: usize = 1 << 20;
 
-const SNIFF_BYTES: usize = 8;
+/// Enough of a stream to tell its format.
+pub(crate) const SNIFF_BYTES: usize = 8;
 const INPUT_BUFFER_BYTES: usize = 128 * 1024;
 const GZIP_LEVEL: i32 = 6;
 const ZSTD_LEVEL: i32 = 3;

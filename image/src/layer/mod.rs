@@ -19,6 +19,7 @@ mod unpack;
 pub use compression::{
     ARCHIVE_HEAD_BYTES, Compressor, ZSTD_WINDOW_LOG_MAX, compress, decompress, is_archive,
 };
+pub(crate) use compression::{SNIFF_BYTES, is_compressed};
 pub use pack::{PackOptions, pack, pack_with};
 pub use tar_reader::{MAX_ENTRIES, MAX_EXTENSION_BYTES, MAX_FILE_BYTES, MAX_PATH_BYTES, MAX_SPARSE_SEGMENTS};
 pub use tree_writer::MAX_DEFERRED_BYTES;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use base64::Engine as _;
+use kiln_image::http::{Fetch, Fetched};
 use kiln_image::oci::Descriptor;
 use kiln_image::registry::{Registry, RegistryError};
 use kiln_image::{Digest, ImageRef};
@@ -349,6 +350,32 @@ fn a_download_tells_what_add_needs_and_comes_as_sent() {
         .unwrap_err();
     let text = error.to_string().replace(&missing.address.to_string(), "HOST");
     insta::assert_snapshot!(text, @"HOST answered 404");
+}
+
+#[test]
+fn a_download_is_asked_for_only_if_it_changed_and_with_its_own_header() {
+    let server = Server::start(|seen| match seen.header("if-none-match") {
+        Some("\"e\"") => reply("304 Not Modified", &[], b""),
+        _ => reply("200 OK", &[("ETag", "\"e\"")], b"x"),
+    });
+    let elsewhere = server.address;
+    let first = Server::start(move |_| {
+        reply("302 Found", &[("Location", &format!("http://{elsewhere}/there"))], b"")
+    });
+    let (url, client) = (format!("http://{}/x", server.address), client(&[]));
+    let fetch = |fetch: &Fetch<'_>| client.http().fetch(fetch, &cancel()).unwrap();
+    let unchanged =
+        Fetch { url: &url, authorization: Some("Bearer CANARY"), etag: Some("\"e\""), ..Fetch::default() };
+    assert!(matches!(fetch(&unchanged), Fetched::NotModified));
+    assert!(matches!(fetch(&Fetch { etag: Some("\"f\""), ..unchanged }), Fetched::Download(_)));
+    let redirected = format!("http://{}/x", first.address);
+    fetch(&Fetch { url: &redirected, ..unchanged });
+    let sent: Vec<_> =
+        server.seen().iter().map(|seen| seen.header("authorization").map(str::to_owned)).collect();
+    let canary = Some("Bearer CANARY".to_owned());
+    // Another origin gets no header that was meant for the first.
+    assert_eq!(sent, [canary.clone(), canary, None]);
+    assert!(!format!("{unchanged:?}").contains("CANARY"));
 }
 
 #[test]

@@ -122,7 +122,9 @@ fn a_compressed_archive_or_one_from_a_pipe_is_read_too() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&tar_of(&image)).unwrap();
     let zstd = zstd::encode_all(&tar_of(&image)[..], 1).unwrap();
-    for bytes in [gzip.finish().unwrap(), zstd] {
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(&tar_of(&image)).unwrap();
+    for bytes in [gzip.finish().unwrap(), zstd, bzip2.finish().unwrap()] {
         let path = directory.path().join("image.tar.x");
         std::fs::write(&path, &bytes).unwrap();
         check(&open(&path).unwrap(), &Selector::Only, &image);

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use kiln_cache::{Claim, ContextTree, Lookup, NewRecord, Record, StepKey};
 use kiln_image::Digest;
@@ -26,6 +26,9 @@ const DOWNLOAD_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Name of a file whose URL gives none (FEATURES CP24).
 const UNNAMED: &str = "__unnamed__";
+
+/// A file that changed so shortly ago may change again within the second that its date names (RFC 9110, 8.8.2.2).
+const STRONG_DATE_AGE: Duration = Duration::from_secs(60);
 
 /// A longer `ETag` is not remembered.
 const MAX_VALIDATOR_BYTES: usize = 4096;
@@ -91,14 +94,10 @@ impl Source<'_> {
         }
     }
 
-    /// The whole address is in it, a password too: it is a digest, and another user may see another file.
+    /// No password or secret is in it: whoever asks, the server says whether what it would send is what is known.
     fn url_key(&self) -> StepKey {
         let mut key = KeyHasher::new("http");
-        key.text(self.url).bytes(self.name.as_os_str().as_encoded_bytes());
-        match self.authorization() {
-            Some(header) => key.flag(true).digest(&Digest::of(header.as_bytes())),
-            None => key.flag(false),
-        };
+        key.text(&redacted(self.url)).bytes(self.name.as_os_str().as_encoded_bytes());
         key.finish()
     }
 
@@ -197,7 +196,12 @@ impl Validators {
             let text = text.as_ref().filter(|text| text.len() <= MAX_VALIDATOR_BYTES)?;
             (!text.is_empty() && !text.contains(char::is_control)).then(|| text.clone())
         };
-        Self { etag: usable(&download.etag), last_modified: usable(&download.last_modified_text) }
+        let age = download.last_modified.and_then(|time| time.elapsed().ok());
+        let is_strong = age.is_some_and(|age| age >= STRONG_DATE_AGE);
+        Self {
+            etag: usable(&download.etag),
+            last_modified: usable(&download.last_modified_text).filter(|_| is_strong),
+        }
     }
 
     fn encode(&self) -> Vec<u8> {
