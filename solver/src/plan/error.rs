@@ -161,7 +161,14 @@ pub enum PlanError {
         span: Span,
     },
     /// `--chmod` is neither octal nor symbolic.
-    #[error("invalid chmod parameter: '{value}'. it should be octal string and between 0 and 07777")]
+    #[error(
+        "invalid chmod parameter: '{value}'{}",
+        if value.starts_with(|c: char| c.is_ascii_digit()) {
+            ". it should be octal string and between 0 and 07777"
+        } else {
+            ": invalid syntax"
+        }
+    )]
     InvalidMode {
         /// Expanded.
         value: String,

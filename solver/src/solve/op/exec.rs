@@ -269,9 +269,6 @@ impl Prepared {
                     }
                     return Ok(());
                 };
-                if !self.env.iter().any(|variable| variable.to_string_lossy().starts_with("SSH_AUTH_SOCK=")) {
-                    self.env.push(format!("SSH_AUTH_SOCK={}", mount.target).into());
-                }
                 MountKind::Socket { source: socket.clone(), mode: *mode, uid: *uid, gid: *gid }
             }
         };
