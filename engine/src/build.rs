@@ -12,10 +12,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use kiln_cache::Store;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, InvalidPlatform, InvalidReference, Platform, http};
-use kiln_parser::Warning;
+use kiln_parser::{Dockerfile, Warning};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
-use kiln_solver::plan::{self, NamedContext, PlanRequest};
+use kiln_solver::plan::{self, EpochSource, NamedContext, PlanRequest};
 use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
 
 use crate::assemble::{self, Created};
@@ -418,6 +418,7 @@ impl Session<'_> {
             self.warn(warning);
         }
         let mut request = self.plan_request(prepared.named)?;
+        let created = self.created(&dockerfile, &mut request)?;
         let platforms = self.platforms()?;
         let set = self.image_set(&platforms)?;
         let bases = Bases::new(self, prepared.layouts);
@@ -457,7 +458,6 @@ impl Session<'_> {
             context::explain_missing(&mut result, prepared.hidden.as_deref());
             result
         })?;
-        let created = self.created(&request)?;
         let mut images = Vec::with_capacity(plans.len());
         for (plan, output) in plans.iter().zip(&outputs) {
             let Output::Snapshot(snapshot) = output else {
@@ -541,8 +541,13 @@ impl Session<'_> {
 
     fn plan_request(&self, contexts: BTreeMap<String, NamedContext>) -> Result<PlanRequest, Error> {
         let build = self.build;
+        let mut build_args: BTreeMap<String, String> = build.args.iter().cloned().collect();
+        // As buildx has it: this variable of the environment is an argument that need not be given.
+        if let Some(epoch) = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|epoch| !epoch.is_empty()) {
+            build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
+        }
         Ok(PlanRequest {
-            build_args: build.args.iter().cloned().collect(),
+            build_args,
             target: build.target.clone(),
             platform: None,
             build_platform: Platform::host(),
@@ -598,20 +603,40 @@ impl Session<'_> {
             .collect()
     }
 
-    /// When the image says it was made: `SOURCE_DATE_EPOCH` of the arguments or the environment, else now.
-    fn created(&self, request: &PlanRequest) -> Result<Created, Error> {
-        let from_env = || std::env::var("SOURCE_DATE_EPOCH").ok();
-        let given = request.build_args.get("SOURCE_DATE_EPOCH").cloned().or_else(from_env);
-        match given.filter(|epoch| !epoch.is_empty()) {
+    /// When the image says it was made: what `SOURCE_DATE_EPOCH` says, else now. The argument becomes the number that it
+    /// stands for.
+    fn created(&self, dockerfile: &Dockerfile, request: &mut PlanRequest) -> Result<Created, Error> {
+        const NAME: &str = "SOURCE_DATE_EPOCH";
+        let seconds = match plan::source_date_epoch(dockerfile, request)? {
+            None => None,
+            Some(EpochSource::Seconds(seconds)) => Some(seconds),
+            Some(EpochSource::Url { url, .. }) if !context::is_git(&url) => {
+                let download = self.http.fetch_url(&url, self.cancel)?;
+                let modified = download.last_modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+                modified.and_then(|time| i64::try_from(time.as_secs()).ok())
+            }
+            Some(EpochSource::Url { url, .. }) => {
+                return Err(Error::user(format!(
+                    "{NAME}: the time of {url} is not known before it is fetched"
+                ))
+                .hinted("give the commit's time as a number of seconds"));
+            }
+            // A directory has no time of its own; its files have.
+            Some(_) => None,
+        };
+        match seconds {
+            Some(seconds) => {
+                request.build_args.insert(NAME.to_owned(), seconds.to_string());
+            }
+            None => _ = request.build_args.remove(NAME),
+        }
+        match seconds {
             None => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Ok(Created::now(now))
             }
-            Some(epoch) => {
-                epoch.parse().ok().and_then(Created::epoch).ok_or_else(|| {
-                    Error::user(format!("SOURCE_DATE_EPOCH `{epoch}` is no number of seconds"))
-                })
-            }
+            Some(seconds) => Created::epoch(seconds)
+                .ok_or_else(|| Error::user(format!("invalid {NAME}: {seconds} is beyond any calendar"))),
         }
     }
 }

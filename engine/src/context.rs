@@ -359,7 +359,7 @@ impl Preparation<'_> {
 }
 
 /// Whether docker takes a URL for a git repository.
-fn is_git(url: &str) -> bool {
+pub(crate) fn is_git(url: &str) -> bool {
     let path = url.split('#').next().unwrap_or(url);
     url.starts_with("git://")
         || url.starts_with("ssh://")

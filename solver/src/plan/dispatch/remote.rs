@@ -2,7 +2,7 @@
 
 /// What a source's text says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SourceKind {
+pub(in crate::plan) enum SourceKind {
     /// A path or pattern in the context.
     Local,
     /// A file by HTTP(S); `file_name` is what it is called in a directory.
@@ -13,8 +13,8 @@ pub(super) enum SourceKind {
 
 /// A git tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct GitSource {
-    pub(super) remote: String,
+pub(in crate::plan) struct GitSource {
+    pub(in crate::plan) remote: String,
     pub(super) reference: String,
     pub(super) subdir: String,
     pub(super) keep_git_dir: Option<bool>,
@@ -28,7 +28,7 @@ const UNNAMED: &str = "__unnamed__";
 ///
 /// # Errors
 /// What is wrong with a git URL.
-pub(super) fn kind(source: &str) -> Result<SourceKind, String> {
+pub(in crate::plan) fn kind(source: &str) -> Result<SourceKind, String> {
     if let Some(git) = git(source)? {
         return Ok(SourceKind::Git(git));
     }
