@@ -7,14 +7,16 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::UNIX_EPOCH;
 
 use kiln_cache::Store;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, InvalidPlatform, InvalidReference, Platform, http};
-use kiln_parser::Warning;
+use kiln_parser::{Dockerfile, Warning};
 use kiln_solver::event::{Event, EventSink, Reporter};
+use kiln_solver::git_url::GitUrl;
 use kiln_solver::graph::NetworkMode;
-use kiln_solver::plan::{self, NamedContext, PlanRequest};
+use kiln_solver::plan::{self, EpochSource, NamedContext, PlanRequest};
 use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
 
 use crate::assemble;
@@ -420,6 +422,7 @@ impl Session<'_> {
             self.warn(warning);
         }
         let mut request = self.plan_request(prepared.named)?;
+        let epoch = self.epoch(&dockerfile, &mut request)?;
         let platforms = self.platforms()?;
         let set = self.image_set(&platforms)?;
         let bases = Bases::new(self, prepared.layouts);
@@ -459,7 +462,6 @@ impl Session<'_> {
             context::explain_missing(&mut result, prepared.hidden.as_deref());
             result
         })?;
-        let epoch = self.epoch(&request)?;
         let mut images = Vec::with_capacity(plans.len());
         for (plan, output) in plans.iter().zip(&outputs) {
             let Output::Snapshot(snapshot) = output else {
@@ -543,8 +545,13 @@ impl Session<'_> {
 
     fn plan_request(&self, contexts: BTreeMap<String, NamedContext>) -> Result<PlanRequest, Error> {
         let build = self.build;
+        let mut build_args: BTreeMap<String, String> = build.args.iter().cloned().collect();
+        // As buildx has it: this variable of the environment is an argument that need not be given.
+        if let Some(epoch) = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|epoch| !epoch.is_empty()) {
+            build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
+        }
         Ok(PlanRequest {
-            build_args: build.args.iter().cloned().collect(),
+            build_args,
             target: build.target.clone(),
             platform: None,
             build_platform: Platform::host(),
@@ -601,15 +608,34 @@ impl Session<'_> {
             .collect()
     }
 
-    /// `SOURCE_DATE_EPOCH` of the arguments or the environment, in seconds: what the image gives as its time.
-    fn epoch(&self, request: &PlanRequest) -> Result<Option<i64>, Error> {
-        let from_env = || std::env::var("SOURCE_DATE_EPOCH").ok();
-        let given = request.build_args.get("SOURCE_DATE_EPOCH").cloned().or_else(from_env);
-        let Some(epoch) = given.filter(|epoch| !epoch.is_empty()) else { return Ok(None) };
-        match epoch.parse() {
-            Ok(seconds) if assemble::timestamp(seconds).is_some() => Ok(Some(seconds)),
-            _ => Err(Error::user(format!("SOURCE_DATE_EPOCH `{epoch}` is no number of seconds"))),
+    /// What `SOURCE_DATE_EPOCH` says the image's time is, in seconds. The argument becomes the number that it stands for.
+    fn epoch(&self, dockerfile: &Dockerfile, request: &mut PlanRequest) -> Result<Option<i64>, Error> {
+        const NAME: &str = "SOURCE_DATE_EPOCH";
+        let seconds = match plan::source_date_epoch(dockerfile, request)? {
+            None => None,
+            Some(EpochSource::Seconds(seconds)) => Some(seconds),
+            Some(EpochSource::Url { url, .. }) => {
+                if GitUrl::parse(&url).is_ok_and(|git| git.is_some()) {
+                    return Err(Error::user(format!(
+                        "{NAME}: the time of {url} is not known before it is fetched"
+                    ))
+                    .hinted("give the commit's time as a number of seconds"));
+                }
+                let download = self.http.fetch_url(&url, self.cancel)?;
+                let modified = download.last_modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+                modified.and_then(|time| i64::try_from(time.as_secs()).ok())
+            }
+            // A directory has no time of its own; its files have.
+            Some(_) => None,
+        };
+        match seconds {
+            Some(seconds) if assemble::timestamp(seconds).is_none() => {
+                return Err(Error::user(format!("invalid {NAME}: {seconds} is beyond any calendar")));
+            }
+            Some(seconds) => _ = request.build_args.insert(NAME.to_owned(), seconds.to_string()),
+            None => _ = request.build_args.remove(NAME),
         }
+        Ok(seconds)
     }
 }
 

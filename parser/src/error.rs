@@ -348,7 +348,7 @@ pub enum MountProblem {
         closest: Option<&'static str>,
     },
     /// A key that mounts of this type do not have.
-    #[error("unexpected key '{key}' for mount type '{kind}'")]
+    #[error("{}", key_not_for_type(key, kind))]
     KeyNotForType {
         /// The key.
         key: &'static str,
@@ -364,7 +364,13 @@ pub enum MountProblem {
         closest: Option<&'static str>,
     },
     /// A value that the key does not take.
-    #[error("invalid value for {key}: {value}")]
+    #[error(
+        "{}",
+        match *key {
+            "mode" | "uid" | "gid" => format!("invalid value {value} for {key}"),
+            _ => format!("invalid value for {key}: {value}"),
+        }
+    )]
     InvalidValue {
         /// The key.
         key: &'static str,
@@ -486,6 +492,18 @@ impl ParseError {
             }
             _ => None,
         }
+    }
+}
+
+/// BuildKit's words, which differ by key.
+fn key_not_for_type(key: &str, kind: &str) -> String {
+    match (key, kind) {
+        ("mode" | "uid" | "gid", _) => format!("{key} not allowed for \"{kind}\" type mounts"),
+        ("from", _) => format!("{kind} mount should not have a from"),
+        ("sharing", "secret") => "secret mount should not define sharing".to_owned(),
+        ("sharing", _) => format!("invalid cache sharing set for {kind} mount"),
+        ("source", "ssh") => "ssh does not support source".to_owned(),
+        _ => format!("unexpected key '{key}' for mount type '{kind}'"),
     }
 }
 

@@ -147,3 +147,20 @@ fn files_and_directories_do_not_replace_each_other() {
         assert_eq!(error.message, message);
     }
 }
+
+#[test]
+fn parents_are_kept_below_a_pivot_and_no_link_is_followed() {
+    let bench = Bench::new();
+    bench.write("d/e/a.txt", "").write("d/e/b.md", "").write("d/c.txt", "");
+    symlink("d", bench.context().join("link")).unwrap();
+    assert_eq!(
+        top(&bench, "COPY --parents d*/./e/*.txt /o/"),
+        "d0755 0:0 o\nd0755 0:0 o/e\n-0644 0:0 o/e/a.txt\n"
+    );
+    assert_eq!(
+        top(&bench, "COPY --parents d/c.txt link/c.txt /o/"),
+        "d0755 0:0 o\nd0755 0:0 o/d\n-0644 0:0 o/d/c.txt\n"
+    );
+    let error = bench.image("FROM scratch\nCOPY --parents link/none /o/\n").map(drop).unwrap_err();
+    assert_eq!(error.message, "/link/none: not found");
+}

@@ -94,3 +94,27 @@ fn the_tree_of_a_result_comes_out_as_a_folder_and_as_a_tar() {
     let names = tool(&["tar", "-tf", &path("tree.tar")]);
     assert_eq!(names.lines().collect::<Vec<_>>(), ["d/", "d/a", "d/link"]);
 }
+
+#[test]
+fn several_platforms_make_an_index_and_a_directory_each() {
+    let Some(kiln) = Kiln::new("several platforms") else { return };
+    let out = tempfile::tempdir().unwrap();
+    let path = |name: &str| out.path().join(name).display().to_string();
+    let (archive, local) = (path("image.tar"), path("local"));
+    let context = Context::with_dockerfile(
+        "FROM scratch\nARG TARGETARCH\nCOPY <<EOF /arch\n$TARGETARCH\nEOF\nLABEL arch=$TARGETARCH\n",
+    );
+    let platforms = ["--platform", "linux/amd64,linux/arm64"];
+    let output = format!("type=oci,dest={archive}");
+    kiln.build(context.path(), &[&platforms[..], &["-t", "two:1", "-o", &output, "."]].concat());
+    let output = format!("type=local,dest={local}");
+    kiln.build(context.path(), &[&platforms[..], &["-o", &output, "."]].concat());
+    for arch in ["amd64", "arm64"] {
+        let override_arch = format!("--override-arch={arch}");
+        let inspected =
+            tool(&["skopeo", &override_arch, "inspect", "--config", &format!("oci-archive:{archive}")]);
+        assert!(inspected.contains(&format!("\"arch\": \"{arch}\"")), "{inspected}");
+        let file = out.path().join(format!("local/linux_{arch}/arch"));
+        assert_eq!(std::fs::read_to_string(file).unwrap(), format!("{arch}\n"));
+    }
+}

@@ -169,7 +169,7 @@ impl Options {
             "secret" => {
                 MountKind::Secret { id: self.id.or(self.source), env: self.env, required, mode, uid, gid }
             }
-            "ssh" => MountKind::Ssh { id: self.id.or(self.source), required, mode, uid, gid },
+            "ssh" => MountKind::Ssh { id: self.id, required, mode, uid, gid },
             _ => MountKind::Bind {
                 from: self.from,
                 source: self.source.unwrap_or_else(|| "/".to_owned()),
@@ -185,11 +185,11 @@ impl Options {
             ("size", self.size.is_some(), kind == "tmpfs"),
             ("required", self.required.is_some(), is_file),
             ("sharing", self.sharing.is_some(), kind == "cache"),
-            ("env", self.env.is_some(), kind == "secret"),
             ("mode", self.mode.is_some(), is_file || kind == "cache"),
             ("uid", self.uid.is_some(), is_file || kind == "cache"),
             ("gid", self.gid.is_some(), is_file || kind == "cache"),
             ("from", self.from.is_some(), kind != "secret"),
+            ("source", self.source.is_some(), kind != "ssh"),
         ];
         if let Some((key, ..)) = rules.into_iter().find(|(_, given, allowed)| *given && !allowed) {
             return Err(MountProblem::KeyNotForType { key, kind });

@@ -184,3 +184,18 @@ fn bytes_that_are_no_text_are_pointed_at() {
     let errors = parse(b"FROM scratch\n# caf\xe9 is fine here\nLABEL a=caf\xe9\n").unwrap_err();
     assert_eq!((errors.0[0].span().line, errors.0[0].span().start), (3, 44));
 }
+
+#[test]
+fn options_that_a_mount_has_not_are_told_in_buildkits_words() {
+    let told = |mount: &str| {
+        kiln_parser::parse(format!("FROM a\nRUN --mount={mount} true\n").as_bytes()).unwrap_err().to_string()
+    };
+    assert_eq!(told("type=tmpfs,target=/t,mode=0700"), "mode not allowed for \"tmpfs\" type mounts");
+    assert_eq!(told("target=/t,uid=1"), "uid not allowed for \"bind\" type mounts");
+    assert_eq!(told("type=secret,id=a,from=b"), "secret mount should not have a from");
+    assert_eq!(told("type=secret,id=a,sharing=locked"), "secret mount should not define sharing");
+    assert_eq!(told("target=/t,sharing=locked"), "invalid cache sharing set for bind mount");
+    assert_eq!(told("type=ssh,source=/x"), "ssh does not support source");
+    assert_eq!(told("type=cache,target=/t,mode=9"), "invalid value 9 for mode");
+    assert_eq!(told("type=tmpfs,target=/t,size=x"), "invalid value for size: x");
+}

@@ -18,6 +18,20 @@ pub enum PlanError {
         /// A stage with a near name.
         closest: Option<String>,
     },
+    /// `SOURCE_DATE_EPOCH` is neither a number nor a name of anything.
+    #[error("invalid SOURCE_DATE_EPOCH: {value}")]
+    InvalidEpoch {
+        /// As given.
+        value: String,
+    },
+    /// `SOURCE_DATE_EPOCH` names a stage that is more than one remote ADD.
+    #[error("SOURCE_DATE_EPOCH {problem}")]
+    UnusableEpochStage {
+        /// What is wrong with it.
+        problem: String,
+        /// Where.
+        span: Span,
+    },
     /// Stages need each other.
     #[error("circular dependency detected on stage: {stage}")]
     CircularStages {
@@ -161,7 +175,14 @@ pub enum PlanError {
         span: Span,
     },
     /// `--chmod` is neither octal nor symbolic.
-    #[error("invalid chmod parameter: '{value}'. it should be octal string and between 0 and 07777")]
+    #[error(
+        "invalid chmod parameter: '{value}'{}",
+        if value.starts_with(|c: char| c.is_ascii_digit()) {
+            ". it should be octal string and between 0 and 07777"
+        } else {
+            ": invalid syntax"
+        }
+    )]
     InvalidMode {
         /// Expanded.
         value: String,
@@ -279,7 +300,7 @@ impl PlanError {
     /// Where in the Dockerfile the cause stands.
     pub fn span(&self) -> Option<Span> {
         match self {
-            Self::UnknownTarget { .. } => None,
+            Self::UnknownTarget { .. } | Self::InvalidEpoch { .. } => None,
             Self::CircularStages { span, .. }
             | Self::Expansion { span, .. }
             | Self::ExpansionTooLong { span, .. }
@@ -292,6 +313,7 @@ impl PlanError {
             | Self::InvalidStageIndex { span, .. }
             | Self::CopyFromLaterStage { span, .. }
             | Self::MountFromLaterStage { span, .. }
+            | Self::UnusableEpochStage { span, .. }
             | Self::InvalidMountTarget { span, .. }
             | Self::SecretWithoutId { span }
             | Self::InvalidMode { span, .. }

@@ -10,6 +10,7 @@ mod arguments;
 mod bases;
 mod dispatch;
 mod environment;
+mod epoch;
 mod error;
 mod expansion;
 mod history;
@@ -33,6 +34,7 @@ use kiln_image::oci::ImageConfig;
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_parser::{Dockerfile, Warning};
 
+pub use epoch::{EpochSource, source_date_epoch};
 pub use error::PlanError;
 pub use join::join;
 

@@ -1088,3 +1088,79 @@ mod graphs {
         "#);
     }
 }
+
+#[test]
+fn a_cache_mount_with_a_shape_is_empty_and_a_cache_of_its_own() {
+    let text = "FROM base AS deps\nFROM base\n\
+                RUN --mount=type=cache,target=/c,from=deps,mode=0700 true\n\
+                RUN --mount=type=cache,target=/c,uid=5,gid=6 true\n\
+                RUN --mount=type=cache,target=/c,from=deps,source=/s,uid=5 true\n";
+    let plan = planned(text);
+    let mut caches = Vec::new();
+    for vertex in plan.graph.node_weights() {
+        let Op::Exec(exec) = &vertex.op else { continue };
+        for mount in &exec.mounts {
+            let ExecMountKind::Cache { id, seed, .. } = &mount.kind else { continue };
+            caches.push((id.as_str(), seed.is_some()));
+        }
+    }
+    assert_eq!(caches, [("//c:700:0:0", false), ("//c:755:5:6", false), ("//c", true)]);
+}
+
+fn epoch(text: &str, args: &[(&str, &str)]) -> Result<Option<EpochSource>, PlanError> {
+    source_date_epoch(&parse(text), &with_args(args))
+}
+
+#[test]
+fn the_epoch_is_an_argument_or_a_global_default_of_one() {
+    let text = "ARG SOURCE_DATE_EPOCH=5\nFROM scratch\n";
+    assert_eq!(epoch(text, &[]).unwrap(), Some(EpochSource::Seconds(5)));
+    assert_eq!(epoch(text, &[("SOURCE_DATE_EPOCH", "7")]).unwrap(), Some(EpochSource::Seconds(7)));
+    assert_eq!(epoch(text, &[("SOURCE_DATE_EPOCH", "")]).unwrap(), None);
+    assert_eq!(epoch("FROM scratch\nARG SOURCE_DATE_EPOCH=5\n", &[]).unwrap(), None);
+    let context = EpochSource::Context("context".into());
+    assert_eq!(epoch(text, &[("SOURCE_DATE_EPOCH", "context")]).unwrap(), Some(context));
+}
+
+#[test]
+fn the_epoch_may_be_that_of_a_stage_with_one_remote_add() {
+    let args = [("SOURCE_DATE_EPOCH", "Src"), ("V", "2")];
+    let text = "FROM scratch AS src\nARG V=1\nADD https://x.org/a-$V.tar /\nFROM scratch\n";
+    let Ok(Some(EpochSource::Url { url, .. })) = epoch(text, &args) else { panic!("no URL") };
+    assert_eq!(url, "https://x.org/a-2.tar");
+    let problem = |text: &str| told(&epoch(text, &args).unwrap_err());
+    assert_snapshot!(problem("FROM scratch\n"), @"invalid SOURCE_DATE_EPOCH: Src");
+    assert_snapshot!(
+        problem("FROM base AS src\nADD https://x.org/a /\n"),
+        @"line 1: SOURCE_DATE_EPOCH stage must use FROM scratch"
+    );
+    assert_snapshot!(
+        problem("FROM scratch AS src\nCOPY a /\n"),
+        @"line 1: SOURCE_DATE_EPOCH stage does not meet source-only requirements: unsupported COPY instruction"
+    );
+}
+
+#[test]
+fn what_several_platforms_need_is_in_their_graph_once() {
+    let text =
+        "FROM --platform=$BUILDPLATFORM base AS tools\nRUN build\nFROM scratch\nCOPY --from=tools /x /\n";
+    let of = |name: &str| {
+        let request = PlanRequest { platform: Some(platform(name)), ..request() };
+        plan_with(text, &request).unwrap()
+    };
+    let (graph, results) = join(&[of("linux/amd64"), of("linux/arm64")]);
+    let names: Vec<&str> = graph
+        .node_weights()
+        .map(|vertex| vertex.name.as_str())
+        .filter(|name| !name.contains("FROM") && !name.contains("internal"))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "[linux/amd64 tools 2/2] RUN build",
+            "[linux/amd64 stage-1 1/1] COPY --from=tools /x /",
+            "[linux/arm64 stage-1 1/1] COPY --from=tools /x /",
+        ]
+    );
+    assert_ne!(results[0], results[1]);
+}

@@ -132,4 +132,9 @@ impl Solver<'_> {
     }
 }
 
+/// Whether `text` is a mode as chmod(1) writes it, `u=rwX,go-w`.
+pub(crate) fn is_symbolic_mode(text: &str) -> bool {
+    op::file::chmod::apply(text, 0, false).is_some()
+}
+
 pub use layers::Pulls;

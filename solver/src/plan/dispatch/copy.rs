@@ -302,20 +302,11 @@ fn parse_mode(text: &str, span: Span) -> Result<ModeChange, PlanError> {
         let bits = u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= MAX_MODE);
         return bits.map(ModeChange::Octal).ok_or_else(invalid);
     }
-    let symbolic = text.split(',').all(is_symbolic);
-    if symbolic { Ok(ModeChange::Symbolic(text.to_owned())) } else { Err(invalid()) }
-}
-
-/// One clause: whom, then one or more of an operator and permissions, chmod(1).
-fn is_symbolic(clause: &str) -> bool {
-    let operations = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-    if !operations.starts_with(['+', '-', '=']) {
-        return false;
+    let looks_octal = text.starts_with(|c: char| c.is_ascii_digit());
+    if looks_octal || !crate::solve::is_symbolic_mode(text) {
+        return Err(invalid());
     }
-    operations.split(['+', '-', '=']).skip(1).all(|permissions| {
-        let copied = matches!(permissions, "u" | "g" | "o");
-        copied || permissions.chars().all(|c| matches!(c, 'r' | 'w' | 'x' | 'X' | 's' | 't'))
-    })
+    Ok(ModeChange::Symbolic(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -327,10 +318,10 @@ mod tests {
         let mode = |text| parse_mode(text, Span::default()).ok();
         assert_eq!(mode("0755"), Some(ModeChange::Octal(0o755)));
         assert_eq!(mode("4755"), Some(ModeChange::Octal(0o4755)));
-        for text in ["u=rwX,go=rX", "+x", "g=u", "a-w+r"] {
+        for text in ["u=rwX,go=rX", "+x", "g=u", "a-w+r", "u=go", "+t"] {
             assert_eq!(mode(text), Some(ModeChange::Symbolic(text.into())), "{text}");
         }
-        for text in ["99z", "10000", "0o755", "u", "u=q", "789"] {
+        for text in ["99z", "10000", "0o755", "u", "u=q", "789", "u+x,"] {
             assert_eq!(mode(text), None, "{text}");
         }
     }

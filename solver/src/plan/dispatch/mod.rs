@@ -6,7 +6,7 @@ mod env;
 mod metadata;
 mod mounts;
 mod ports;
-mod remote;
+pub(super) mod remote;
 mod run;
 mod signal;
 mod workdir;

@@ -61,15 +61,19 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                     None => paths::clean(&target),
                 };
                 let namespace = step.planner.request.build_args.get(CACHE_NAMESPACE_ARG);
-                let id = format!("{}/{id}", namespace.map_or("", String::as_str));
+                let mut id = format!("{}/{id}", namespace.map_or("", String::as_str));
                 let target = absolute(step, &target, span)?;
-                let seed = match from.as_deref().filter(|from| !from.is_empty()) {
-                    Some(from) => {
-                        let input = mounts.input(step, Some(from), &target, span)?;
-                        Some((input, paths::join("/", &step.expand_text(source, span)?)))
-                    }
-                    None => None,
-                };
+                let source = paths::join("/", &step.expand_text(source, span)?);
+                let is_shaped = source == "/" && (mode.is_some() || uid.is_some() || gid.is_some());
+                let from = from.as_deref().filter(|from| !from.is_empty());
+                let input = from.map(|from| mounts.input(step, Some(from), &target, span)).transpose()?;
+                // BuildKit makes the directory that is shaped in the seed's root and mounts that alone, and it counts
+                // as a seed of its own: caches of other shapes are other caches.
+                let seed = input.filter(|_| !is_shaped).map(|input| (input, source));
+                if is_shaped {
+                    let (mode, uid, gid) = (mode.unwrap_or(CACHE_MODE), uid.unwrap_or(0), gid.unwrap_or(0));
+                    id.push_str(&format!(":{mode:o}:{uid}:{gid}"));
+                }
                 let kind = ExecMountKind::Cache {
                     id,
                     seed,

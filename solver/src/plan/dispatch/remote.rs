@@ -4,7 +4,7 @@ use crate::git_url::{GitUrl, percent_decoded};
 
 /// What a source's text says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SourceKind {
+pub(in crate::plan) enum SourceKind {
     /// A path or pattern in the context.
     Local,
     /// A file by HTTP(S); `file_name` is what it is called in a directory.
@@ -20,7 +20,7 @@ const UNNAMED: &str = "__unnamed__";
 ///
 /// # Errors
 /// What is wrong with a git URL.
-pub(super) fn kind(source: &str) -> Result<SourceKind, String> {
+pub(in crate::plan) fn kind(source: &str) -> Result<SourceKind, String> {
     if let Some(git) = GitUrl::parse(source)? {
         return Ok(SourceKind::Git(git));
     }

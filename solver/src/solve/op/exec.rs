@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use kiln_cache::{
     CacheMount, CacheMountRequest, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
 };
+use kiln_image::Digest;
 use kiln_parser::CacheSharing;
 use kiln_sandbox::{
     Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError,
@@ -282,9 +283,6 @@ impl Prepared {
                     }
                     return Ok(());
                 };
-                if !self.env.iter().any(|variable| variable.to_string_lossy().starts_with("SSH_AUTH_SOCK=")) {
-                    self.env.push(format!("SSH_AUTH_SOCK={}", mount.target).into());
-                }
                 MountKind::Socket { source: socket.clone(), mode: *mode, uid: *uid, gid: *gid }
             }
         };
@@ -318,8 +316,12 @@ impl Prepared {
         let ExecMountKind::Cache { id, seed, sharing, read_only, mode, uid, gid } = kind else {
             return Err(SolveError::MissingInput { what: "cache mount", name: String::new() });
         };
+        let id = match seed {
+            Some((input, source)) => format!("{id}:{}", seed_digest(step, *input, source)?),
+            None => id.clone(),
+        };
         let request = CacheMountRequest {
-            id: id.clone(),
+            id,
             sharing: match sharing {
                 CacheSharing::Shared => MountSharing::Shared,
                 CacheSharing::Private => MountSharing::Private,
@@ -351,6 +353,21 @@ impl Prepared {
         self.guards.push(Guard::Cache(cache));
         Ok(MountKind::Bind { source, subpath: PathBuf::new(), read_only: *read_only })
     }
+}
+
+/// What a cache mount starts with. BuildKit keeps a cache of its own for each seed, so a changed one is seen.
+fn seed_digest(step: &Step<'_>, input: InputIndex, source: &str) -> Result<Digest, SolveError> {
+    let mut text = format!("{source}\n");
+    match step.inputs.get(input.0) {
+        Some(Output::Snapshot(snapshot)) => {
+            for layer in &snapshot.layers {
+                text.push_str(&format!("{}\n", layer.contents.0));
+            }
+        }
+        Some(Output::Tree(tree)) => text.push_str(&file::contents_at(tree, source)?.0.to_string()),
+        None => return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() }),
+    }
+    Ok(Digest::of(text.as_bytes()))
 }
 
 /// What a step prints: the beginning for the record, the end for an error.

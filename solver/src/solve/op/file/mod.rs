@@ -7,7 +7,7 @@
 //!
 //! `select` chooses source entries, `place` says where they go, `write` writes, `owner` and `chmod` read flags.
 
-mod chmod;
+pub(crate) mod chmod;
 mod error;
 mod owner;
 mod place;

@@ -85,31 +85,49 @@ pub(super) fn with_parents(
         Some(pivot) => (&trimmed[..pivot], &trimmed[pivot + 3..]),
         None => ("", trimmed),
     };
-    let base = tree.resolve(&clean(base))?;
     let pattern = clean(rest);
     let text = pattern.to_string_lossy().into_owned();
-    if !(wildcard && Pattern::is_wildcard(&text)) {
-        let path = base.join(&pattern);
-        let entry = tree.entry(&path)?.ok_or_else(|| CopyError::not_found(tree, source))?;
-        return Ok(vec![WithParents { base, entry, recursive: true }]);
-    }
-    if text.split('/').any(|component| component == "**") {
-        let rules = IgnoreRules::from_patterns(&[text]).map_err(CopyError::from)?;
-        let matched = tree.walk(&base)?.into_iter().filter(|entry| {
-            let below = entry.path.strip_prefix(&base).unwrap_or(&entry.path);
-            !below.as_os_str().is_empty() && rules.verdict(&below.to_string_lossy()) != Verdict::Keep
-        });
-        return Ok(matched
-            .map(|entry| WithParents { base: base.clone(), entry, recursive: false })
-            .collect());
-    }
+    let open = |path: &str| wildcard && Pattern::is_wildcard(path);
+    let bases = match open(base) {
+        true => matches(tree, Path::new(""), base)?,
+        false => vec![clean(base)],
+    };
     let mut found = Vec::new();
-    for path in matches(tree, &base, &text)? {
-        if let Some(entry) = tree.entry(&path)? {
-            found.push(WithParents { base: base.clone(), entry, recursive: true });
+    for base in bases {
+        let base = tree.resolve(&base)?;
+        if !open(&text) {
+            found.extend(literal(tree, base, &pattern, source, !open(source))?);
+            continue;
+        }
+        let rules = IgnoreRules::from_patterns(std::slice::from_ref(&text)).map_err(CopyError::from)?;
+        for entry in tree.walk(&base)? {
+            let below = entry.path.strip_prefix(&base).unwrap_or(&entry.path);
+            if !below.as_os_str().is_empty() && rules.verdict(&below.to_string_lossy()) != Verdict::Keep {
+                found.push(WithParents { base: base.clone(), entry, recursive: false });
+            }
         }
     }
     Ok(found)
+}
+
+/// What `pattern`, which has no wildcard, selects below `base`: nothing behind a link, which is not followed here.
+fn literal(
+    tree: &Arc<dyn SourceTree>,
+    base: PathBuf,
+    pattern: &Path,
+    source: &str,
+    is_required: bool,
+) -> Result<Option<WithParents>, SolveError> {
+    let path = base.join(pattern);
+    if tree.entry(&tree.resolve(&path)?)?.is_none() && tree.entry(&path)?.is_none() {
+        return if is_required { Err(CopyError::not_found(tree, source).into()) } else { Ok(None) };
+    }
+    for above in pattern.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+        if tree.entry(&base.join(above))?.is_none_or(|entry| entry.kind != EntryKind::Dir) {
+            return Ok(None);
+        }
+    }
+    Ok(tree.entry(&path)?.map(|entry| WithParents { base, entry, recursive: true }))
 }
 
 /// The paths below `base` that `pattern` matches, in order. Links inside are matched, not descended into; those before
