@@ -1,6 +1,6 @@
 //! One build: what it is asked for, and the way from there to an image.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
@@ -15,12 +15,12 @@ use kiln_image::{Digest, ImageRef, InvalidPlatform, InvalidReference, Platform, 
 use kiln_parser::Warning;
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
-use kiln_solver::plan::{self, NamedContext, PlanRequest};
+use kiln_solver::plan::{self, PlanRequest};
 use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
 
 use crate::assemble::{self, Created};
 use crate::bases::Bases;
-use crate::{Error, context, output};
+use crate::{Error, check, context, output};
 
 /// Where the context comes from.
 #[derive(Clone)]
@@ -134,6 +134,7 @@ pub struct Build {
     pub(crate) secrets: Vec<(String, SecretSource)>,
     pub(crate) ssh: Vec<(String, PathBuf)>,
     pub(crate) outputs: Vec<OutputSpec>,
+    pub(crate) lint: Vec<String>,
     pub(crate) events: Arc<EventSink>,
     pub(crate) cancel: Arc<AtomicBool>,
 }
@@ -197,6 +198,7 @@ impl Build {
             secrets: Vec::new(),
             ssh: Vec::new(),
             outputs: Vec::new(),
+            lint: Vec::new(),
             events: Arc::new(|_| {}),
             cancel: Arc::new(AtomicBool::new(false)),
         }
@@ -328,6 +330,12 @@ impl Build {
         self
     }
 
+    /// Asks for an experimental lint rule by its name; `own` is all of kiln's own.
+    pub fn lint(mut self, rule: impl Into<String>) -> Self {
+        self.lint.push(rule.into());
+        self
+    }
+
     /// Who is told what happens; called from several threads.
     pub fn on_event(mut self, sink: impl Fn(Event) + Send + Sync + 'static) -> Self {
         self.events = Arc::new(sink);
@@ -344,21 +352,28 @@ impl Build {
     /// # Errors
     /// See [`Error`]; nothing half-made stays.
     pub fn run(self) -> Result<BuildResult, Error> {
+        self.with_session(|session| session.run())
+    }
+
+    /// Opens what a build works with, and does `work`.
+    pub(crate) fn with_session<T>(
+        &self,
+        work: impl FnOnce(&Session<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let reporter = Arc::new(Reporter::new(Arc::clone(&self.events)));
         let root = self.root.clone().unwrap_or_else(default_root);
         let store = Store::open(&root)?;
         let env = |name: &str| std::env::var(name).ok();
         let registry = Registry::new(RegistryConfig::load(&env)?)?;
         let http = http::Client::from_env(&env, http::Retry::default());
-        let session = Session {
-            build: &self,
+        work(&Session {
+            build: self,
             store: &store,
             registry: &registry,
             http: &http,
             reporter: &reporter,
             cancel: &self.cancel,
-        };
-        session.run()
+        })
     }
 }
 
@@ -398,17 +413,19 @@ impl Session<'_> {
 
     fn build_prepared(&self, prepared: context::Prepared, tags: &[ImageRef]) -> Result<BuildResult, Error> {
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
-        for warning in &dockerfile.warnings {
-            self.warn(warning);
-        }
-        let request = self.plan_request(prepared.named)?;
+        let checks = self.checks(&dockerfile)?;
+        let request = self.plan_request(&prepared)?;
         let bases = Bases::new(self, prepared.layouts);
         bases.resolve_all(&plan::base_names(&dockerfile, &request)?);
         let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
-        let plan = plan::plan(&dockerfile, &request, &mut resolve)?;
-        for warning in &plan.warnings {
+        let planned = plan::plan(&dockerfile, &request, &mut resolve);
+        let of_plan = planned.as_ref().map_or(&[][..], |plan| plan.warnings.as_slice());
+        let found = dockerfile.findings(&checks, of_plan);
+        for warning in &found {
             self.warn(warning);
         }
+        let plan = planned?;
+        check::refuse(&checks, &found)?;
         let inputs = Inputs {
             contexts: prepared.contexts,
             images: bases.into_origins(),
@@ -467,7 +484,7 @@ impl Session<'_> {
             .collect()
     }
 
-    fn plan_request(&self, contexts: BTreeMap<String, NamedContext>) -> Result<PlanRequest, Error> {
+    pub(crate) fn plan_request(&self, prepared: &context::Prepared) -> Result<PlanRequest, Error> {
         let build = self.build;
         let platform = build
             .platform
@@ -487,7 +504,8 @@ impl Session<'_> {
             shm_bytes: build.shm_bytes,
             ulimits: build.ulimits.clone(),
             allow: build.allow.clone(),
-            contexts,
+            contexts: prepared.named.clone(),
+            ignore: prepared.ignore_rules(),
         })
     }
 

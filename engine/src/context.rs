@@ -50,6 +50,14 @@ pub(crate) struct Prepared {
 pub(crate) struct Hidden {
     root: PathBuf,
     ignore_file: String,
+    rules: IgnoreRules,
+}
+
+impl Prepared {
+    /// What hides parts of the main context.
+    pub(crate) fn ignore_rules(&self) -> IgnoreRules {
+        self.hidden.as_ref().map(|hidden| hidden.rules.clone()).unwrap_or_default()
+    }
 }
 
 /// Reads it all.
@@ -254,8 +262,8 @@ impl Preparation<'_> {
                     .hinted("mend the line or take it out")
             })?;
             if !rules.is_empty() {
-                filter = Some(Box::new(Rules(rules)));
-                hidden = Some(Arc::new(Hidden { root: root.to_owned(), ignore_file: name }));
+                filter = Some(Box::new(Rules(rules.clone())));
+                hidden = Some(Arc::new(Hidden { root: root.to_owned(), ignore_file: name, rules }));
             }
             break;
         }

@@ -158,9 +158,11 @@ fn options(line: &str) -> Option<&str> {
 }
 
 impl Dockerfile {
-    /// Returns what the text alone shows and `checks` want, kiln's own rules included, in the order of the file.
-    pub fn findings(&self, checks: &Checks) -> Vec<Warning> {
+    /// Returns what `checks` want of all that was found, in the order of the file: what the text alone shows, kiln's own
+    /// rules included, and what the planner adds in `planned`.
+    pub fn findings(&self, checks: &Checks, planned: &[Warning]) -> Vec<Warning> {
         let mut found = self.warnings.clone();
+        found.extend_from_slice(planned);
         if checks.names_experimental() || self.has_check_comment() {
             found.extend(lint::by_own_rules(self));
         }
@@ -211,7 +213,7 @@ mod tests {
 
     fn wanted(text: &str) -> Vec<&'static str> {
         let file = crate::parse(text.as_bytes()).unwrap();
-        file.findings(&Checks::of(&file)).into_iter().map(|warning| warning.rule).collect()
+        file.findings(&Checks::of(&file), &[]).into_iter().map(|warning| warning.rule).collect()
     }
 
     #[test]

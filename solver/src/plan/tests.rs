@@ -632,6 +632,9 @@ mod warned {
     #[test]
     fn instructions_of_which_only_the_last_counts() {
         assert_snapshot!(warnings("FROM scratch\nCMD [\"a\"]\nWORKDIR x\nCMD b\nENV API_TOKEN=x\nEXPOSE 80/TCP 1:2\n").join("\n"), @r#"
+        3 WorkdirRelativePath: Relative workdir "x" can have unexpected results if the base image changes
+        2 MultipleInstructionsDisallowed: Multiple CMD instructions should not be used in the same stage because only the last one will be used
+        4 JSONArgsRecommended: JSON arguments recommended for CMD to prevent unintended behavior related to OS signals
         5 SecretsUsedInArgOrEnv: Do not use ARG or ENV instructions for sensitive data (ENV "API_TOKEN")
         6 ExposeInvalidFormat: EXPOSE instruction should not define an IP address or host-port mapping, found '1:2'
         6 ExposeProtoCasing: Defined protocol '80/TCP' in EXPOSE instruction should be lowercase
@@ -732,15 +735,15 @@ RUN --mount=type=ssh --mount=type=secret,id=late,env=LATE true
         5 TAGS Some("1") -
         7 MODE Some("fast") -
         9 ONLY_TOOLS None -
-        15 LEVEL Some("9") how loud
+        16 LEVEL Some("9") how loud
         "#);
         let mounts = |list: &[OutlineMount]| {
             let lines =
                 list.iter().map(|mount| format!("{} {} {}", mount.span.line, mount.id, mount.required));
             lines.collect::<Vec<_>>()
         };
-        assert_eq!(mounts(&outline.secrets), ["10 npm true", "18 late false"]);
-        assert_eq!(mounts(&outline.ssh), ["18 default false"]);
+        assert_eq!(mounts(&outline.secrets), ["10 npm true", "19 late false"]);
+        assert_eq!(mounts(&outline.ssh), ["19 default false"]);
         assert_eq!(mounts(&outline.caches), ["10 /root/.cache false"]);
     }
 

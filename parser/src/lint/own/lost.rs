@@ -47,7 +47,7 @@ pub(in crate::lint) fn piped_download(file: &Dockerfile, found: &mut Findings) {
             };
             if let Some(one) = step.commands.iter().find(download).filter(|_| !minds) {
                 let message = format!(
-                    "A failure of `{}` before the pipe goes unseen: begin with `set -o pipefail`, or save the file first",
+                    "A failure of `{}` before the pipe goes unseen: set `SHELL [\"/bin/bash\", \"-o\", \"pipefail\", \"-c\"]`, or save the file first",
                     one.program()
                 );
                 found.add(message, instruction.span);
