@@ -102,8 +102,8 @@ impl Checks {
             return Cow::Borrowed(self);
         };
         let mut checks = self.clone();
-        checks.skip.extend(more.skip);
-        checks.experimental.extend(more.experimental);
+        checks.skip.extend(&more.skip);
+        checks.experimental.extend(&more.experimental);
         Cow::Owned(checks)
     }
 
@@ -136,13 +136,21 @@ impl Rules {
     fn add(&mut self, value: &str) {
         match value {
             "all" => self.all = true,
-            names => self.names.extend(names.split(',').map(|name| name.trim().to_owned())),
+            names => {
+                for name in names.split(',').map(str::trim) {
+                    // Names that no rule has do nothing; a file may hold a million of them.
+                    let is_known = name == OWN_RULES || lint::rule(name).is_some();
+                    if is_known && !self.names.iter().any(|known| known == name) {
+                        self.names.push(name.to_owned());
+                    }
+                }
+            }
         }
     }
 
-    fn extend(&mut self, more: Self) {
+    fn extend(&mut self, more: &Self) {
         self.all |= more.all;
-        self.names.extend(more.names);
+        self.names.extend(more.names.iter().cloned());
     }
 
     fn hold(&self, rule: &str) -> bool {
@@ -166,17 +174,21 @@ impl Dockerfile {
         if checks.names_experimental() || self.has_check_comment() {
             found.extend(lint::by_own_rules(self));
         }
-        found.retain(|warning| self.wants(warning, checks));
-        lint::sorted(found)
-    }
-
-    /// Whether `warning` is wanted, going by `checks` and by the comment above the instruction it is about.
-    pub fn wants(&self, warning: &Warning, checks: &Checks) -> bool {
-        let Some(rule) = lint::rule(warning.rule) else { return true };
-        match rule.scope {
-            Scope::File => checks.wants(rule),
-            Scope::Instruction => checks.with_comment(self.comment_at(warning.span.line)).wants(rule),
-        }
+        let mut found = lint::sorted(found);
+        // One instruction may have a long comment and many findings: its comment is read once.
+        let mut last: (&[String], Cow<'_, Checks>) = (&[], Cow::Borrowed(checks));
+        found.retain(|warning| {
+            let Some(rule) = lint::rule(warning.rule) else { return true };
+            if rule.scope == Scope::File {
+                return checks.wants(rule);
+            }
+            let comment = self.comment_at(warning.span.line);
+            if !std::ptr::eq(comment, last.0) {
+                last = (comment, checks.with_comment(comment));
+            }
+            last.1.wants(rule)
+        });
+        found
     }
 
     fn has_check_comment(&self) -> bool {

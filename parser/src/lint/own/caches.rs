@@ -1,7 +1,7 @@
 //! Package managers that keep what they downloaded.
 
 use crate::lint::Findings;
-use crate::lint::command::{Simple, runs};
+use crate::lint::command::{Simple, run_step, runs};
 use crate::{Dockerfile, InstructionKind, Stage};
 
 const DNF: [&str; 4] = ["dnf", "dnf5", "microdnf", "yum"];
@@ -38,25 +38,27 @@ pub(in crate::lint) fn dnf(file: &Dockerfile, found: &mut Findings) {
 
 /// PipCacheKept.
 pub(in crate::lint) fn pip(file: &Dockerfile, found: &mut Findings) {
-    for (stage, step) in runs(file) {
-        let keeps = |one: &Simple| {
-            let is_pip = one.program().starts_with("pip") && one.arguments().next() == Some("install");
-            let is_module = one.program().starts_with("python")
-                && one.words.windows(3).any(|words| words == ["-m", "pip", "install"]);
-            (is_pip || is_module) && !one.has("--no-cache-dir")
-        };
-        let off = sets(stage, "PIP_NO_CACHE_DIR")
-            || step.run.shell_text().is_some_and(|text| text.contains("PIP_NO_CACHE_DIR="));
-        // The cache is in the home of whoever runs pip.
-        let mounted = step.run.mounts.iter().any(|mount| mount.written.contains("cache/pip"))
-            || step.caches("/root/.cache/pip");
-        if step.commands.iter().any(keeps) && !off && !mounted {
-            found.add(
-                "`pip install` keeps its downloads in the layer: add `--no-cache-dir`, or mount a cache on /root/.cache/pip",
-                step.instruction.span,
-            );
+    for stage in file.stages.iter().filter(|stage| !sets(stage, "PIP_NO_CACHE_DIR")) {
+        for step in stage.instructions.iter().filter_map(run_step) {
+            let off = step.run.shell_text().is_some_and(|text| text.contains("PIP_NO_CACHE_DIR="));
+            // The cache is in the home of whoever runs pip.
+            let mounted = step.run.mounts.iter().any(|mount| mount.written.contains("cache/pip"))
+                || step.caches("/root/.cache/pip");
+            if step.commands.iter().any(keeps_wheels) && !off && !mounted {
+                found.add(
+                    "`pip install` keeps its downloads in the layer: add `--no-cache-dir`, or mount a cache on /root/.cache/pip",
+                    step.instruction.span,
+                );
+            }
         }
     }
+}
+
+fn keeps_wheels(one: &Simple) -> bool {
+    let is_pip = one.program().starts_with("pip") && one.arguments().next() == Some("install");
+    let is_module = one.program().starts_with("python")
+        && one.words.windows(3).any(|words| words == ["-m", "pip", "install"]);
+    (is_pip || is_module) && !one.has("--no-cache-dir")
 }
 
 fn removes(commands: &[Simple], path: &str) -> bool {

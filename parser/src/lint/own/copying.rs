@@ -1,5 +1,7 @@
 //! COPY and ADD: what they cost at the place where they stand.
 
+use std::collections::HashSet;
+
 use crate::lint::Findings;
 use crate::lint::command::{Simple, run_step};
 use crate::{Copy, CopySource, Dockerfile, InstructionKind, Span};
@@ -45,13 +47,14 @@ pub(in crate::lint) fn before_install(file: &Dockerfile, found: &mut Findings) {
 /// ChownDoublesFiles.
 pub(in crate::lint) fn chown_of_copied_files(file: &Dockerfile, found: &mut Findings) {
     for stage in &file.stages {
-        let mut copied: Vec<String> = Vec::new();
+        // The destinations and the directories that they are in.
+        let mut copied: HashSet<String> = HashSet::new();
         let mut directory = String::from("/");
         for instruction in &stage.instructions {
             match &instruction.kind {
                 InstructionKind::Workdir(path) => directory = absolute(&directory, path),
                 InstructionKind::Copy(copy) | InstructionKind::Add(crate::Add { copy, .. }) => {
-                    copied.push(absolute(&directory, &copy.dest));
+                    copied.extend(with_parents(&absolute(&directory, &copy.dest)));
                 }
                 _ => {}
             }
@@ -59,10 +62,7 @@ pub(in crate::lint) fn chown_of_copied_files(file: &Dockerfile, found: &mut Find
             let again = step.commands.iter().find(|one| {
                 matches!(one.program(), "chown" | "chmod" | "chgrp")
                     && (one.has_letter('R') || one.has("--recursive"))
-                    && one.arguments().skip(1).any(|path| {
-                        let path = absolute(&directory, path);
-                        copied.iter().any(|dest| is_at_or_below(dest, &path))
-                    })
+                    && one.arguments().skip(1).any(|path| copied.contains(&absolute(&directory, path)))
             });
             if let Some(one) = again {
                 let name = one.program();
@@ -122,6 +122,19 @@ fn absolute(directory: &str, path: &str) -> String {
     }
 }
 
-fn is_at_or_below(path: &str, above: &str) -> bool {
-    above != "/" && path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// `/a/b/c` as itself, `/a/b` and `/a`. What is too long or too deep for any image is left out.
+fn with_parents(path: &str) -> Vec<String> {
+    if path.len() > LONGEST_PATH {
+        return Vec::new();
+    }
+    let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0).chain([path.len()]);
+    ends.filter(|end| *end > 1)
+        .filter_map(|end| path.get(..end))
+        .take(DEEPEST_PATH)
+        .map(str::to_owned)
+        .collect()
 }
+
+/// PATH_MAX.
+const LONGEST_PATH: usize = 4096;
+const DEEPEST_PATH: usize = 32;
