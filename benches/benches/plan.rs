@@ -68,6 +68,7 @@ fn plan_once(file: &Dockerfile) {
         shm_bytes: None,
         ulimits: Vec::new(),
         allow: Vec::new(),
+        ignore: Default::default(),
         contexts: BTreeMap::new(),
     };
     let plan = plan(black_box(file), &request, &mut |name, _| Err(format!("{name} is not needed").into()));

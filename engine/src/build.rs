@@ -16,13 +16,13 @@ use kiln_parser::{Dockerfile, Warning};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::git_url::GitUrl;
 use kiln_solver::graph::NetworkMode;
-use kiln_solver::plan::{self, EpochSource, NamedContext, PlanRequest};
+use kiln_solver::plan::{self, EpochSource, PlanRequest};
 use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
 
 use crate::assemble;
 use crate::bases::Bases;
 use crate::output::ImageSet;
-use crate::{Error, context, frontend, output, ssh};
+use crate::{Error, check, context, frontend, output, ssh};
 
 /// Where the context comes from.
 #[derive(Clone)]
@@ -147,6 +147,7 @@ pub struct Build {
     pub(crate) secrets: Vec<(String, SecretSource)>,
     pub(crate) ssh: Vec<(String, SshSource)>,
     pub(crate) outputs: Vec<OutputSpec>,
+    pub(crate) lint: Vec<String>,
     pub(crate) events: Arc<EventSink>,
     pub(crate) cancel: Arc<AtomicBool>,
 }
@@ -210,6 +211,7 @@ impl Build {
             secrets: Vec::new(),
             ssh: Vec::new(),
             outputs: Vec::new(),
+            lint: Vec::new(),
             events: Arc::new(|_| {}),
             cancel: Arc::new(AtomicBool::new(false)),
         }
@@ -347,6 +349,12 @@ impl Build {
         self
     }
 
+    /// Asks for an experimental lint rule by its name; `own` is all of kiln's own.
+    pub fn lint(mut self, rule: impl Into<String>) -> Self {
+        self.lint.push(rule.into());
+        self
+    }
+
     /// Who is told what happens; called from several threads.
     pub fn on_event(mut self, sink: impl Fn(Event) + Send + Sync + 'static) -> Self {
         self.events = Arc::new(sink);
@@ -363,21 +371,28 @@ impl Build {
     /// # Errors
     /// See [`Error`]; nothing half-made stays.
     pub fn run(self) -> Result<BuildResult, Error> {
+        self.with_session(|session| session.run())
+    }
+
+    /// Opens what a build works with, and does `work`.
+    pub(crate) fn with_session<T>(
+        &self,
+        work: impl FnOnce(&Session<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let reporter = Arc::new(Reporter::new(Arc::clone(&self.events)));
         let root = self.root.clone().unwrap_or_else(default_root);
         let store = Store::open(&root)?;
         let env = |name: &str| std::env::var(name).ok();
         let registry = Registry::new(RegistryConfig::load(&env)?)?;
         let http = http::Client::from_env(&env, http::Retry::default());
-        let session = Session {
-            build: &self,
+        work(&Session {
+            build: self,
             store: &store,
             registry: &registry,
             http: &http,
             reporter: &reporter,
             cancel: &self.cancel,
-        };
-        session.run()
+        })
     }
 }
 
@@ -418,10 +433,8 @@ impl Session<'_> {
     fn build_prepared(&self, prepared: context::Prepared, tags: &[ImageRef]) -> Result<BuildResult, Error> {
         frontend::check(self.build, &prepared.dockerfile)?;
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
-        for warning in &dockerfile.warnings {
-            self.warn(warning);
-        }
-        let mut request = self.plan_request(prepared.named)?;
+        let checks = self.checks(&dockerfile)?;
+        let mut request = self.plan_request(&prepared)?;
         let epoch = self.epoch(&dockerfile, &mut request)?;
         let platforms = self.platforms()?;
         let set = self.image_set(&platforms)?;
@@ -433,15 +446,26 @@ impl Session<'_> {
         }
         bases.resolve_all(&names);
         let mut plans = Vec::with_capacity(platforms.len());
+        let mut planned = Ok(());
         for platform in &platforms {
             request.platform.clone_from(platform);
             let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
-            plans.push(plan::plan(&dockerfile, &request, &mut resolve)?);
+            match plan::plan(&dockerfile, &request, &mut resolve) {
+                Ok(plan) => plans.push(plan),
+                Err(error) => {
+                    planned = Err(error);
+                    break;
+                }
+            }
         }
         // What is wrong is wrong for all platforms, or nearly so.
-        for warning in plans.iter().take(1).flat_map(|plan| &plan.warnings) {
+        let of_plan = plans.first().map_or(&[][..], |plan| plan.warnings.as_slice());
+        let found = dockerfile.findings(&checks, of_plan);
+        for warning in &found {
             self.warn(warning);
         }
+        planned?;
+        check::refuse(&checks, &found)?;
         let agents = self.agents()?;
         let inputs = Inputs {
             contexts: prepared.contexts,
@@ -543,7 +567,7 @@ impl Session<'_> {
             .collect()
     }
 
-    fn plan_request(&self, contexts: BTreeMap<String, NamedContext>) -> Result<PlanRequest, Error> {
+    pub(crate) fn plan_request(&self, prepared: &context::Prepared) -> Result<PlanRequest, Error> {
         let build = self.build;
         let mut build_args: BTreeMap<String, String> = build.args.iter().cloned().collect();
         // As buildx has it: this variable of the environment is an argument that need not be given.
@@ -563,7 +587,8 @@ impl Session<'_> {
             shm_bytes: build.shm_bytes,
             ulimits: build.ulimits.clone(),
             allow: build.allow.clone(),
-            contexts,
+            contexts: prepared.named.clone(),
+            ignore: prepared.ignore_rules(),
         })
     }
 

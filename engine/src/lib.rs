@@ -21,6 +21,7 @@
 mod assemble;
 mod bases;
 mod build;
+mod check;
 mod context;
 mod error;
 mod frontend;
@@ -32,12 +33,14 @@ mod ssh;
 pub use build::{
     Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource, default_root,
 };
+pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
 pub use error::{Error, ErrorKind, ErrorLabel};
 pub use kiln_cache::{ImageRecord, Store, StoreError};
 pub use kiln_image::registry::{Registry, RegistryConfig};
 pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
+pub use kiln_parser::lint::{RULES, Rule};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
 pub use kiln_solver::graph::NetworkMode;
-pub use kiln_solver::plan::PlanError;
+pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError};
 pub use kiln_solver::solve::SolveError;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 
-use kiln::{ErrorKind, Span};
+use kiln::{ErrorKind, Finding, Span};
 
 use crate::cancel::INTERRUPTED;
 use crate::printable::{log_line, printable};
@@ -113,6 +113,17 @@ pub(crate) fn draw(failure: &Failure, paint: Paint) -> String {
         }
         Cause::Engine(error) => draw_engine(error, failure.step.as_deref(), paint),
     }
+}
+
+/// What a lint rule found, with its line.
+pub(crate) fn draw_finding(finding: &Finding, name: &str, source: &str, paint: Paint) -> String {
+    let word = paint.warning("warning");
+    let mut text = format!("{word}: {}: {}\n", finding.rule.name, printable(&finding.message));
+    excerpt(&mut text, name, source, finding.span, None, paint);
+    if let Some(url) = finding.rule.url() {
+        let _ = writeln!(text, "{}: {url}", paint.dim("see"));
+    }
+    text
 }
 
 fn draw_engine(error: &kiln::Error, step: Option<&str>, paint: Paint) -> String {
@@ -240,6 +251,12 @@ impl Paint {
         if std::io::stderr().is_terminal() && !refused { Self::Colour } else { Self::Plain }
     }
 
+    /// Likewise for standard output.
+    pub(crate) fn for_stdout() -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if std::io::stdout().is_terminal() && !refused { Self::Colour } else { Self::Plain }
+    }
+
     /// `text` in the SGR parameters `code`.
     pub(crate) fn sgr(self, code: &str, text: &str) -> String {
         match self {
@@ -250,6 +267,9 @@ impl Paint {
 
     fn error(self, text: &str) -> String {
         self.sgr("1;31", text)
+    }
+    fn warning(self, text: &str) -> String {
+        self.sgr("1;33", text)
     }
     fn place(self, text: &str) -> String {
         self.sgr("34", text)

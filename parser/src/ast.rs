@@ -15,9 +15,11 @@ pub struct Dockerfile {
     pub directives: Directives,
     /// `ARG`s before the first `FROM`.
     pub global_args: Vec<Spanned<Vec<ArgPair>>>,
+    /// The comment block right above each of them, without `#`.
+    pub global_comments: Vec<Vec<String>>,
     /// The stages in order; at least one.
     pub stages: Vec<Stage>,
-    /// What the parser itself noticed (NoEmptyContinuation, LegacyKeyValueFormat, …).
+    /// What BuildKit's rules find in the text alone; see [`Dockerfile::findings`] for what is wanted of it.
     pub warnings: Vec<Warning>,
 }
 
@@ -120,6 +122,8 @@ pub struct KeyValue {
     pub key: Spanned<String>,
     /// Right of it.
     pub value: Spanned<String>,
+    /// Whether it is in the old form, `ENV name value`.
+    pub is_legacy: bool,
 }
 
 /// The two ways to write a command (Dockerfile reference, "Shell and exec form").

@@ -1,5 +1,9 @@
 //! Which lint rules a Dockerfile, or one of its instructions, wants to hear of (FEATURES LX17–LX19).
 
+use std::borrow::Cow;
+
+use crate::lint::{self, Origin, Rule, Scope};
+use crate::suggest;
 use crate::{Dockerfile, Warning};
 
 /// What `# check=` says, or the build argument `BUILDKIT_DOCKERFILE_CHECK` in its place.
@@ -18,11 +22,25 @@ pub struct BadCheck {
     pub option: String,
 }
 
+/// A name that no rule has, where one was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no lint rule `{name}`")]
+pub struct UnknownRule {
+    /// The name as given.
+    pub name: String,
+    /// The rule with the nearest name, if one is near.
+    pub closest: Option<&'static str>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Rules {
     all: bool,
     names: Vec<String>,
 }
+
+/// The word that stands for all of kiln's own rules. BuildKit takes it for a rule that it does not have; `all` means
+/// BuildKit's rules only, so that a file is judged alike by both.
+const OWN_RULES: &str = "kiln";
 
 impl Checks {
     /// Parses `skip=Rule,Rule;error=true;experimental=all`. Rule names are case-sensitive; unknown ones do nothing.
@@ -45,35 +63,72 @@ impl Checks {
         Ok(checks)
     }
 
+    /// Returns the options at the top of `file`.
+    pub fn of(file: &Dockerfile) -> Self {
+        // The parser has refused what is none.
+        let directive = file.directives.check.as_ref().map(|check| Self::parse(&check.value));
+        directive.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Asks for an experimental rule beside what the file asks for; `own` and `kiln` are all of kiln's own.
+    ///
+    /// # Errors
+    /// [`UnknownRule`], with the nearest name.
+    pub fn enable(&mut self, name: &str) -> Result<(), UnknownRule> {
+        match name {
+            "own" | OWN_RULES => self.experimental.add(OWN_RULES),
+            "all" => {
+                self.experimental.add("all");
+                self.experimental.add(OWN_RULES);
+            }
+            name if lint::rule(name).is_some() => self.experimental.add(name),
+            name => {
+                let names = lint::RULES.iter().map(|rule| rule.name);
+                let closest = suggest::closest(name, names);
+                return Err(UnknownRule { name: name.to_owned(), closest });
+            }
+        }
+        Ok(())
+    }
+
     /// Returns these checks with what the comment above an instruction adds: `# check=skip=Rule`.
     ///
-    /// A comment that only looks like one is a comment.
+    /// Only the first such line counts, up to a space. A comment that only looks like one is a comment.
     #[must_use]
-    pub fn with_comment(&self, comment: &[String]) -> Self {
+    pub fn with_comment(&self, comment: &[String]) -> Cow<'_, Self> {
+        let Some(more) =
+            comment.iter().find_map(|line| options(line)).and_then(|text| Self::parse(text).ok())
+        else {
+            return Cow::Borrowed(self);
+        };
         let mut checks = self.clone();
-        let lines = comment.iter().filter_map(|line| line.strip_prefix("check="));
-        for more in lines.filter_map(|text| Self::parse(text).ok()) {
-            checks.skip.all |= more.skip.all;
-            checks.skip.names.extend(more.skip.names);
-            checks.experimental.all |= more.experimental.all;
-            checks.experimental.names.extend(more.experimental.names);
+        checks.skip.extend(&more.skip);
+        checks.experimental.extend(&more.experimental);
+        Cow::Owned(checks)
+    }
+
+    /// Whether findings of `rule` are wanted.
+    ///
+    /// `skip=` does not reach BuildKit's experimental rules, which somebody asked for; it does reach kiln's own.
+    pub fn wants(&self, rule: &Rule) -> bool {
+        match (rule.origin, rule.is_experimental) {
+            (Origin::BuildKit, false) => !self.skip.hold(rule.name),
+            (Origin::BuildKit, true) => self.experimental.hold(rule.name),
+            (Origin::Kiln, _) => {
+                let asked = self.experimental.names.iter().any(|name| name == OWN_RULES || name == rule.name);
+                asked && !self.skip.hold(rule.name)
+            }
         }
-        checks
-    }
-
-    /// Whether findings of `rule` are not wanted.
-    pub fn skips(&self, rule: &str) -> bool {
-        self.skip.hold(rule)
-    }
-
-    /// Whether `rule`, an experimental one, is wanted.
-    pub fn wants_experimental(&self, rule: &str) -> bool {
-        self.experimental.hold(rule)
     }
 
     /// Whether any finding fails the build.
     pub fn is_error(&self) -> bool {
         self.is_error
+    }
+
+    /// Whether an experimental rule may be wanted at all.
+    fn names_experimental(&self) -> bool {
+        !self.experimental.names.is_empty()
     }
 }
 
@@ -81,8 +136,21 @@ impl Rules {
     fn add(&mut self, value: &str) {
         match value {
             "all" => self.all = true,
-            names => self.names.extend(names.split(',').map(|name| name.trim().to_owned())),
+            names => {
+                for name in names.split(',').map(str::trim) {
+                    // Names that no rule has do nothing; a file may hold a million of them.
+                    let is_known = name == OWN_RULES || lint::rule(name).is_some();
+                    if is_known && !self.names.iter().any(|known| known == name) {
+                        self.names.push(name.to_owned());
+                    }
+                }
+            }
         }
+    }
+
+    fn extend(&mut self, more: &Self) {
+        self.all |= more.all;
+        self.names.extend(more.names.iter().cloned());
     }
 
     fn hold(&self, rule: &str) -> bool {
@@ -90,22 +158,64 @@ impl Rules {
     }
 }
 
+/// The options in a comment's line: `check=…`, written as a directive is.
+fn options(line: &str) -> Option<&str> {
+    let (key, value) = line.split_once('=')?;
+    let value = value.trim_start();
+    key.trim().eq_ignore_ascii_case("check").then(|| value.split(' ').next().unwrap_or_default())
+}
+
 impl Dockerfile {
-    /// Whether `warning` is wanted, going by `checks` and by the comment above the instruction it is about.
-    pub fn wants(&self, warning: &Warning, checks: &Checks) -> bool {
-        !checks.with_comment(self.comment_at(warning.span.line)).skips(warning.rule)
+    /// Returns what `checks` want of all that was found, in the order of the file: what the text alone shows, kiln's own
+    /// rules included, and what the planner adds in `planned`.
+    pub fn findings(&self, checks: &Checks, planned: &[Warning]) -> Vec<Warning> {
+        let mut found = self.warnings.clone();
+        found.extend_from_slice(planned);
+        if checks.names_experimental() || self.has_check_comment() {
+            found.extend(lint::by_own_rules(self));
+        }
+        let mut found = lint::sorted(found);
+        // One instruction may have a long comment and many findings: its comment is read once.
+        let mut last: (&[String], Cow<'_, Checks>) = (&[], Cow::Borrowed(checks));
+        found.retain(|warning| {
+            let Some(rule) = lint::rule(warning.rule) else { return true };
+            if rule.scope == Scope::File {
+                return checks.wants(rule);
+            }
+            let comment = self.comment_at(warning.span.line);
+            if !std::ptr::eq(comment, last.0) {
+                last = (comment, checks.with_comment(comment));
+            }
+            last.1.wants(rule)
+        });
+        found
+    }
+
+    fn has_check_comment(&self) -> bool {
+        let below = self.stages.iter().flat_map(|stage| {
+            let instructions = stage.instructions.iter().map(|instruction| &instruction.comment);
+            std::iter::once(&stage.comment).chain(instructions)
+        });
+        below.flatten().any(|line| options(line).is_some())
     }
 
     /// Returns the comment above the instruction that lies on `line`.
     fn comment_at(&self, line: u32) -> &[String] {
         let stages = self.stages.partition_point(|stage| stage.span.line <= line);
-        let Some(stage) = stages.checked_sub(1).and_then(|index| self.stages.get(index)) else { return &[] };
-        let below = stage.instructions.partition_point(|instruction| instruction.span.line <= line);
-        let found = match below.checked_sub(1).and_then(|index| stage.instructions.get(index)) {
-            Some(instruction) => (&instruction.comment, instruction.span),
-            None => (&stage.comment, stage.span),
+        let found = match stages.checked_sub(1).and_then(|index| self.stages.get(index)) {
+            Some(stage) => {
+                let below = stage.instructions.partition_point(|instruction| instruction.span.line <= line);
+                match below.checked_sub(1).and_then(|index| stage.instructions.get(index)) {
+                    Some(instruction) => Some((&instruction.comment, instruction.span)),
+                    None => Some((&stage.comment, stage.span)),
+                }
+            }
+            None => {
+                let mut above = self.global_args.iter().zip(&self.global_comments);
+                above.rfind(|(args, _)| args.span.line <= line).map(|(args, comment)| (comment, args.span))
+            }
         };
-        if found.1.end_line >= line { found.0 } else { &[] }
+        found.filter(|(_, span)| span.end_line >= line).map_or(&[], |(comment, _)| comment.as_slice())
     }
 }
 
@@ -115,30 +225,66 @@ mod tests {
 
     fn wanted(text: &str) -> Vec<&'static str> {
         let file = crate::parse(text.as_bytes()).unwrap();
-        let checks = Checks::parse(file.directives.check.as_deref().map_or("", String::as_str)).unwrap();
-        let wanted = file.warnings.iter().filter(|warning| file.wants(warning, &checks));
-        wanted.map(|warning| warning.rule).collect()
+        file.findings(&Checks::of(&file), &[]).into_iter().map(|warning| warning.rule).collect()
     }
 
     #[test]
     fn the_directive_silences_rules_by_their_exact_names() {
-        let text = "FROM scratch\nMAINTAINER me\nCMD a\n";
-        assert_eq!(wanted(text), ["MaintainerDeprecated", "JSONArgsRecommended"]);
+        let text = "FROM scratch AS A\nMAINTAINER me\n";
+        assert_eq!(wanted(text), ["StageNameCasing", "MaintainerDeprecated"]);
         assert_eq!(
             wanted(&format!("# check=skip=MaintainerDeprecated;error=true\n{text}")),
-            ["JSONArgsRecommended"]
+            ["StageNameCasing"]
         );
-        assert_eq!(
-            wanted(&format!("# check=skip=maintainerdeprecated\n{text}")),
-            ["MaintainerDeprecated", "JSONArgsRecommended"]
-        );
+        assert_eq!(wanted(&format!("# check=skip=maintainerdeprecated\n{text}")).len(), 2);
         assert!(wanted(&format!("# check=skip=all\n{text}")).is_empty());
     }
 
     #[test]
     fn a_comment_silences_the_instruction_below_it_only() {
-        let text = "FROM scratch\n# check=skip=JSONArgsRecommended\nCMD a\nENTRYPOINT b\n";
-        assert_eq!(wanted(text), ["JSONArgsRecommended"]);
+        let text = "FROM scratch\n# Check = skip=MaintainerDeprecated why\nMAINTAINER a\nMAINTAINER b\n";
+        assert_eq!(wanted(text), ["MaintainerDeprecated"]);
+    }
+
+    #[test]
+    fn what_is_judged_over_the_whole_file_is_silenced_at_its_top_only() {
+        let rule = "ConsistentInstructionCasing";
+        let text = format!("FROM scratch\n# check=skip={rule}\nlabel a=1\n");
+        assert_eq!(wanted(&text), [rule]);
+        assert!(wanted(&format!("# check=skip={rule}\n{text}")).is_empty());
+    }
+
+    #[test]
+    fn experimental_rules_are_asked_for() {
+        let text = "# no\nARG A=1\nFROM scratch AS b\n# no\nARG C=1\n";
+        let rule = "InvalidDefinitionDescription";
+        assert!(wanted(text).is_empty());
+        assert_eq!(wanted(&format!("# check=experimental=all;skip=all\n{text}")), [rule, rule]);
+        assert_eq!(wanted(&format!("# check=experimental={rule}\n{text}")), [rule, rule]);
+        // The first comment ends the directives.
+        assert_eq!(wanted(&format!("# licence\n# check=experimental={rule}\n{text}")), [rule]);
+    }
+
+    #[test]
+    fn own_rules_are_asked_for_by_name_or_all_together_but_not_by_all() {
+        let text = "FROM scratch\nRUN sudo x\n";
+        assert!(wanted(&format!("# check=experimental=all\n{text}")).is_empty());
+        assert_eq!(wanted(&format!("# check=experimental=kiln\n{text}")), ["SudoInRun"]);
+        assert_eq!(wanted(&format!("# check=experimental=SudoInRun\n{text}")), ["SudoInRun"]);
+        assert!(wanted(&format!("# check=experimental=kiln;skip=SudoInRun\n{text}")).is_empty());
+        let comment = text.replace("RUN", "# check=skip=SudoInRun\nRUN");
+        assert!(wanted(&format!("# check=experimental=kiln\n{comment}")).is_empty());
+        let comment = text.replace("RUN", "# check=experimental=SudoInRun\nRUN");
+        assert_eq!(wanted(&comment), ["SudoInRun"]);
+    }
+
+    #[test]
+    fn a_caller_asks_for_rules_that_exist() {
+        let mut checks = Checks::default();
+        checks.enable("own").unwrap();
+        assert!(checks.wants(lint::rule("SudoInRun").unwrap()));
+        let error = checks.enable("SudoInRnu").unwrap_err();
+        assert_eq!(error.closest, Some("SudoInRun"));
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use crate::instruction::{self, Parsed, Request};
 use crate::lexer::{Lexer, Logical};
-use crate::lint::Linter;
-use crate::{Dockerfile, Instruction, InstructionKind, ParseError, ParseErrors, Spanned, Stage, heredoc};
+use crate::lint::{self, Read};
+use crate::{
+    Dockerfile, Instruction, InstructionKind, ParseError, ParseErrors, Span, Spanned, Stage, heredoc,
+};
 
 /// Largest file that is read; BuildKit's limit for what a client may send it in one message is of the same order.
 pub(crate) const MAX_FILE_BYTES: usize = 16 << 20;
@@ -11,12 +13,17 @@ pub(crate) const MAX_FILE_BYTES: usize = 16 << 20;
 /// Most mistakes reported for one file: after that many it is no Dockerfile.
 const MAX_ERRORS: usize = 20;
 
-pub(crate) fn parse(text: &[u8]) -> Result<Dockerfile, ParseErrors> {
+pub(crate) fn parse_partly(text: &[u8]) -> (Dockerfile, Option<ParseErrors>) {
+    let refused = |error: ParseError| {
+        let mut reader = Reader::default();
+        reader.errors.push(error);
+        reader.finish(Lexer::new(b""))
+    };
     if text.is_empty() {
-        return Err(ParseError::EmptyFile.into());
+        return refused(ParseError::EmptyFile);
     }
     if text.len() > MAX_FILE_BYTES {
-        return Err(ParseError::FileTooLong { limit: MAX_FILE_BYTES }.into());
+        return refused(ParseError::FileTooLong { limit: MAX_FILE_BYTES });
     }
     let mut lexer = Lexer::new(text);
     let mut reader = Reader::default();
@@ -77,9 +84,11 @@ fn heredocs(lexer: &mut Lexer<'_>, line: &mut Logical) -> Result<Vec<crate::Here
 #[derive(Debug, Default)]
 struct Reader {
     global_args: Vec<Spanned<Vec<crate::ArgPair>>>,
+    global_comments: Vec<Vec<String>>,
     stages: Vec<Stage>,
     errors: Vec<ParseError>,
-    linter: Linter,
+    /// Where instructions with blank lines in them end.
+    blank_continuations: Vec<Span>,
     /// Whether there was any instruction, right or wrong.
     seen: bool,
     /// Whether a FROM was wrong, so that what follows is no stage's.
@@ -93,7 +102,10 @@ impl Reader {
             let mut request = Request::new(line.text(), lexer.escape())?;
             request.heredocs = bodies;
             let is_from = request.keyword == "FROM";
-            self.linter.line(&line, &request);
+            if line.has_empty_continuation {
+                let last = request.whole.span();
+                self.blank_continuations.push(Span { start: last.end, line: last.end_line, ..last });
+            }
             request.parse().inspect_err(|_| self.lost_stage |= is_from)
         });
         match result {
@@ -108,7 +120,6 @@ impl Reader {
         let comment = std::mem::take(&mut line.comment);
         let kind = match parsed {
             Parsed::From(from) => {
-                self.linter.from(&from, line, &self.stages);
                 self.stages.push(Stage {
                     name: from.name,
                     base: from.base,
@@ -124,10 +135,12 @@ impl Reader {
         };
         match (self.stages.last_mut(), kind) {
             (Some(stage), kind) => {
-                self.linter.instruction(&kind, span);
                 stage.instructions.push(Instruction { kind, span, original, comment });
             }
-            (None, InstructionKind::Arg(value)) => self.global_args.push(Spanned { value, span }),
+            (None, InstructionKind::Arg(value)) => {
+                self.global_args.push(Spanned { value, span });
+                self.global_comments.push(comment);
+            }
             (None, _) if self.lost_stage => {}
             (None, _) => {
                 self.lost_stage = true;
@@ -137,21 +150,25 @@ impl Reader {
         }
     }
 
-    fn finish(mut self, lexer: Lexer<'_>) -> Result<Dockerfile, ParseErrors> {
+    fn finish(mut self, lexer: Lexer<'_>) -> (Dockerfile, Option<ParseErrors>) {
         let span = lexer.end();
         if self.errors.is_empty() && !self.seen {
             self.errors.push(ParseError::NoInstructions { span });
         } else if self.errors.is_empty() && self.stages.is_empty() {
             self.errors.push(ParseError::NoStages { span });
         }
-        if !self.errors.is_empty() {
-            return Err(ParseErrors(self.errors));
-        }
-        Ok(Dockerfile {
+        let read = match self.errors.first() {
+            Some(first) => Read::Until(first.span().line),
+            None => Read::Whole,
+        };
+        let mut file = Dockerfile {
             directives: lexer.into_directives(),
             global_args: self.global_args,
-            warnings: self.linter.finish(),
+            global_comments: self.global_comments,
+            warnings: Vec::new(),
             stages: self.stages,
-        })
+        };
+        file.warnings = lint::in_text(&file, &self.blank_continuations, read);
+        (file, (!self.errors.is_empty()).then_some(ParseErrors(self.errors)))
     }
 }

@@ -133,6 +133,11 @@ impl IgnoreRules {
         self.rules.is_empty()
     }
 
+    /// Whether a rule is written so that it covers everything at the root: `*`, `**` or `**/*`.
+    pub fn covers_root(&self) -> bool {
+        self.rules.iter().any(|rule| !rule.is_exception && rule.covers_root)
+    }
+
     /// Whether any rule is an exception (`!`).
     pub fn has_exceptions(&self) -> bool {
         self.rules.iter().any(|rule| rule.is_exception)
@@ -142,6 +147,7 @@ impl IgnoreRules {
 #[derive(Clone, Debug)]
 struct Rule {
     is_exception: bool,
+    covers_root: bool,
     matcher: Matcher,
 }
 
@@ -150,7 +156,9 @@ impl Rule {
         if pattern.is_empty() {
             return Err("illegal exclusion pattern: \"!\"");
         }
-        Ok(Self { is_exception, matcher: Matcher::new(pattern).ok_or("syntax error in pattern")? })
+        let covers_root = matches!(pattern.as_str(), "*" | "**" | "**/*");
+        let matcher = Matcher::new(pattern).ok_or("syntax error in pattern")?;
+        Ok(Self { is_exception, covers_root, matcher })
     }
 }
 

@@ -22,14 +22,14 @@ mod heredoc;
 pub mod ignore;
 mod instruction;
 mod lexer;
-mod lint;
+pub mod lint;
 pub mod pattern;
 mod span;
 mod suggest;
 mod words;
 
 pub use ast::*;
-pub use checks::{BadCheck, Checks};
+pub use checks::{BadCheck, Checks, UnknownRule};
 pub use error::{MountProblem, ParseError, ParseErrors, Warning};
 pub use span::{Span, Spanned};
 
@@ -50,7 +50,16 @@ pub use span::{Span, Spanned};
 /// # Errors
 /// Every mistake found, in the order of the file; never empty.
 pub fn parse(text: &[u8]) -> Result<Dockerfile, ParseErrors> {
-    dockerfile::parse(text)
+    match dockerfile::parse_partly(text) {
+        (file, None) => Ok(file),
+        (_, Some(errors)) => Err(errors),
+    }
+}
+
+/// Parses as [`parse`], and hands out what could be read although there are mistakes, with what was noticed before the
+/// first of them: a report tells both. The file may then have no stages.
+pub fn parse_partly(text: &[u8]) -> (Dockerfile, Option<ParseErrors>) {
+    dockerfile::parse_partly(text)
 }
 
 /// Parses the text of an `ONBUILD` trigger (or any single instruction) as the instruction it stands for.

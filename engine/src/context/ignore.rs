@@ -15,6 +15,7 @@ use crate::build::Session;
 pub(crate) struct Hidden {
     root: PathBuf,
     ignore_file: String,
+    pub(super) rules: IgnoreRules,
 }
 
 /// A directory's tree, and what its ignore file hides.
@@ -43,8 +44,8 @@ pub(super) fn directory(
             Error::user(format!("{name}:{}: {error}", error.number)).hinted("mend the line or take it out")
         })?;
         if !rules.is_empty() {
-            filter = Some(Box::new(Rules(rules)));
-            hidden = Some(Arc::new(Hidden { root: root.to_owned(), ignore_file: name }));
+            filter = Some(Box::new(Rules(rules.clone())));
+            hidden = Some(Arc::new(Hidden { root: root.to_owned(), ignore_file: name, rules }));
         }
         break;
     }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use kiln_cache::{ContextTree, LayerDraft, SourceTree};
 use kiln_image::ImageRef;
+use kiln_parser::ignore::IgnoreRules;
 use kiln_solver::plan::NamedContext;
 
 pub(crate) use ignore::{Hidden, explain_missing};
@@ -41,6 +42,13 @@ pub(crate) struct Prepared {
     pub(crate) hidden: Option<Arc<Hidden>>,
     /// Scratch space the contexts live in.
     _scratch: Vec<LayerDraft>,
+}
+
+impl Prepared {
+    /// What hides parts of the main context.
+    pub(crate) fn ignore_rules(&self) -> IgnoreRules {
+        self.hidden.as_ref().map(|hidden| hidden.rules.clone()).unwrap_or_default()
+    }
 }
 
 /// Reads it all.

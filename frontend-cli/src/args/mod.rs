@@ -3,6 +3,7 @@
 //! Values are checked for their shape here and nowhere else; what they mean is the commands' and the engine's business.
 //! Docker's flag parser takes whatever word follows as a flag's value, so `allow_hyphen_values` stands on all of them.
 
+pub(crate) mod call;
 pub(crate) mod csv;
 pub(crate) mod host;
 pub(crate) mod output;
@@ -145,16 +146,19 @@ pub(crate) struct BuildArgs {
     /// How progress is shown: auto, plain, tty, rawjson, quiet, none
     #[arg(long, value_name = "MODE", default_value = "auto", allow_hyphen_values = true)]
     pub progress: String,
-    /// Lint the Dockerfile without building (not there yet)
+    /// Lint the Dockerfile without building (as --call=check)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub check: bool,
-    /// What to do with the Dockerfile: build, check, outline, targets (only build is there yet)
+    /// What to do with the Dockerfile: build, check, outline, targets (`METHOD[,format=json][,ignorestatus=true]`)
     #[arg(long, value_name = "METHOD", default_value = "build", allow_hyphen_values = true)]
     pub call: String,
-    /// Form of what --check and --call print (not there yet)
-    #[arg(long, value_name = "FORMAT", hide = true)]
+    /// Form of what --check and --call print: text, json
+    #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// Also look for what an experimental lint rule finds; `own` is all of kiln's own rules
+    #[arg(long, value_name = "RULE", value_delimiter = ',', allow_hyphen_values = true)]
+    pub lint: Vec<String>,
     #[command(flatten)]
     pub legacy: LegacyArgs,
     /// PATH, URL or `-`

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use kiln::{Build, BuildResult, ContextSource, DockerfileSource, NetworkMode, OutputSpec};
 
+use crate::args::call::{self, Method};
 use crate::args::ssh::Ssh;
 use crate::args::{BuildArgs, host, output, pair, resource, secret, ssh};
 use crate::progress::{Mode, Progress};
@@ -13,6 +14,11 @@ use crate::report::Failure;
 
 pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> {
     let mode = mode(args, super::env("BUILDKIT_PROGRESS").as_deref())?;
+    let call = call::parse(&args.call, args.check, args.format.as_deref())?;
+    if call.method != Method::Build {
+        return super::check::run(request(args, root, &[])?, call, mode);
+    }
+    not_there_yet(args)?;
     let outputs = outputs(args)?;
     let build = request(args, root, &outputs)?;
     for flag in args.legacy.ignored() {
@@ -54,7 +60,6 @@ fn mode(args: &BuildArgs, variable: Option<&str>) -> Result<Mode, Failure> {
 
 /// What is asked for; whatever only this program can find out (standard input, its environment) is put in.
 fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Result<Build, Failure> {
-    not_there_yet(args)?;
     let mut build = Build::new(context(args)?).dockerfile(dockerfile(args)?);
     if let Some(root) = root {
         build = build.root(root);
@@ -132,15 +137,11 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
             (id, Ssh::Keys(keys)) => build.ssh_keys(id, keys),
         };
     }
+    build = args.lint.iter().fold(build, Build::lint);
     Ok(outputs.iter().cloned().fold(build, Build::output))
 }
 
 fn not_there_yet(args: &BuildArgs) -> Result<(), Failure> {
-    let method = args.call.split(',').next().unwrap_or_default();
-    if args.check || !matches!(method, "build" | "") {
-        let flag = if args.check { "--check".to_owned() } else { format!("--call={}", args.call) };
-        return Err(Failure::usage(format!("{flag} is not there yet: kiln only builds")));
-    }
     if args.push {
         return Err(Failure::usage("--push is not there yet")
             .with_hint("write an archive with `-o type=oci,dest=FILE` and push that"));

@@ -1,6 +1,7 @@
 //! The commands, one file each: arguments to a request, a call of the engine, its answer to the screen.
 
 mod build;
+mod check;
 mod history;
 mod images;
 mod inspect;

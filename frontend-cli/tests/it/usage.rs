@@ -65,8 +65,8 @@ fn a_bad_value_is_found_before_anything_is_done() {
         (&["build", "-q", "--progress=plain", "."], "cannot be used together"),
         (&["build", "--pull=perhaps", "."], "invalid value 'perhaps'"),
         (&["build", "-f", "-", "-"], "cannot be both"),
-        (&["build", "--check", "."], "--check is not there yet"),
-        (&["build", "--call=outline", "."], "--call=outline is not there yet"),
+        (&["build", "--call=outlin", "."], "--call=outlin: there is no such method"),
+        (&["build", "--check", "--format=xml", "."], "there is no format `xml`"),
     ];
     for (words, expected) in cases {
         let output = kiln(words);

@@ -13,10 +13,6 @@ pub(crate) struct From {
     /// In lower case.
     pub(crate) name: Option<Spanned<String>>,
     pub(crate) platform: Option<Spanned<String>>,
-    /// `AS` as written, for the rules about letter case.
-    pub(crate) written_as: Option<String>,
-    /// The name as written.
-    pub(crate) written_name: Option<String>,
 }
 
 pub(super) fn parse(mut request: Request<'_>) -> Result<From, ParseError> {
@@ -34,13 +30,7 @@ pub(super) fn parse(mut request: Request<'_>) -> Result<From, ParseError> {
     {
         return Err(ParseError::InvalidStageName { name: written.as_str().to_owned(), span: written.span() });
     }
-    Ok(From {
-        base: base.spanned(),
-        name: stage,
-        platform: flags.one("platform"),
-        written_as: name.map(|(keyword, _)| keyword.as_str().to_owned()),
-        written_name: name.map(|(_, name)| name.as_str().to_owned()),
-    })
+    Ok(From { base: base.spanned(), name: stage, platform: flags.one("platform") })
 }
 
 fn is_stage_name(name: &str) -> bool {

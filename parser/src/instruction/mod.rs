@@ -12,7 +12,6 @@ mod simple;
 
 pub(crate) use from::From;
 pub(crate) use onbuild::refuse as refuse_trigger;
-pub(crate) use pairs::is_legacy as is_legacy_pair;
 
 use crate::flags::{self, Flag, Flags, Known};
 use crate::lexer::{Logical, Text};

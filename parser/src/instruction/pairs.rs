@@ -29,7 +29,7 @@ pub(super) fn parse_label(request: Request<'_>) -> Result<InstructionKind, Parse
 }
 
 /// Whether ENV's or LABEL's text is in the old form: a name, white space and a value that takes the rest.
-pub(crate) fn is_legacy(first: &Text<'_>) -> bool {
+fn is_legacy(first: &Text<'_>) -> bool {
     !first.as_str().contains('=')
 }
 
@@ -43,11 +43,11 @@ fn pairs(mut request: Request<'_>) -> Result<Vec<KeyValue>, ParseError> {
         if value.is_empty() {
             return Err(ParseError::NoValue { instruction, span: key.span() });
         }
-        return Ok(vec![KeyValue { key: key.spanned(), value: value.spanned() }]);
+        return Ok(vec![KeyValue { key: key.spanned(), value: value.spanned(), is_legacy: true }]);
     }
     let pairs = words.iter().map(|word| match cut(word) {
         Some((key, _)) if key.is_empty() => Err(ParseError::BlankName { instruction, span: word.span() }),
-        Some((key, value)) => Ok(KeyValue { key: key.spanned(), value: value.spanned() }),
+        Some((key, value)) => Ok(KeyValue { key: key.spanned(), value: value.spanned(), is_legacy: false }),
         None => Err(ParseError::NoEqualsSign { word: word.as_str().to_owned(), span: word.span() }),
     });
     pairs.collect()

@@ -65,7 +65,7 @@ fn continuations_join_words_comments_drop_out_and_blanks_do_not_end_them() {
     insta::assert_snapshot!(shown("FROM scratch\nLABEL na\\\nme=va\\\nlue \\  \n# comment\n   # another\n\n  b=2\nRUN echo \"one\\\n   two\" \\\\\nCMD a\\"), @r#"
 1-1 | FROM scratch
 2-8 | LABEL name=value   b=2
-  Label([KeyValue { key: "name", value: "value" }, KeyValue { key: "b", value: "2" }])
+  Label([KeyValue { key: "name", value: "value", is_legacy: false }, KeyValue { key: "b", value: "2", is_legacy: false }])
 9-10 | RUN echo "one   two" \\
   Run(Run { command: Shell("echo \"one   two\" \\\\"), heredocs: [], mounts: [], network: None, security: None, devices: [], flags: [] })
 11-11 | CMD a
@@ -79,9 +79,9 @@ fn another_escape_character_leaves_backslashes_alone() {
 escape ` syntax Some("x/y:1")
 3-3 | FROM scratch
 4-4 | LABEL a=x\
-  Label([KeyValue { key: "a", value: "x\\" }])
+  Label([KeyValue { key: "a", value: "x\\", is_legacy: false }])
 5-6 | LABEL p="C:\dir"   q=a` b
-  Label([KeyValue { key: "p", value: "\"C:\\dir\"" }, KeyValue { key: "q", value: "a` b" }])
+  Label([KeyValue { key: "p", value: "\"C:\\dir\"", is_legacy: false }, KeyValue { key: "q", value: "a` b", is_legacy: false }])
 "#);
 }
 
@@ -90,11 +90,11 @@ fn windows_line_ends_and_a_byte_order_mark_are_no_text() {
     insta::assert_snapshot!(shown("\u{feff}FROM scratch\r\nLABEL a=1 \\\r\n  b=2\r\nCOPY <<EOF /out\r\nline\r\nEOF\r\nENV C=3\r\n"), @r#"
 1-1 | FROM scratch
 2-3 | LABEL a=1   b=2
-  Label([KeyValue { key: "a", value: "1" }, KeyValue { key: "b", value: "2" }])
+  Label([KeyValue { key: "a", value: "1", is_legacy: false }, KeyValue { key: "b", value: "2", is_legacy: false }])
 4-6 | COPY <<EOF /out
   Copy(Copy { sources: [Heredoc(Heredoc { name: "EOF", fd: 0, expand: true, chomp: false, body: "line\r\n", raw: "line\r\n" })], dest: "/out", from: None, chown: None, chmod: None, link: false, parents: false, exclude: [] })
 7-7 | ENV C=3
-  Env([KeyValue { key: "C", value: "3" }])
+  Env([KeyValue { key: "C", value: "3", is_legacy: false }])
 "#);
 }
 
@@ -135,11 +135,11 @@ fn env_and_label_have_an_old_form_and_a_new_one() {
     insta::assert_snapshot!(shown("FROM scratch\nENV a hello  big=x \"world\"\nENV b=1 c=\"two words\" d='$x y' e=four\\ words f= \"g h\"=i\nLABEL x y\n"), @r#"
 1-1 | FROM scratch
 2-2 | ENV a hello  big=x "world"
-  Env([KeyValue { key: "a", value: "hello  big=x \"world\"" }])
+  Env([KeyValue { key: "a", value: "hello  big=x \"world\"", is_legacy: true }])
 3-3 | ENV b=1 c="two words" d='$x y' e=four\ words f= "g h"=i
-  Env([KeyValue { key: "b", value: "1" }, KeyValue { key: "c", value: "\"two words\"" }, KeyValue { key: "d", value: "'$x y'" }, KeyValue { key: "e", value: "four\\ words" }, KeyValue { key: "f", value: "" }, KeyValue { key: "\"g h\"", value: "i" }])
+  Env([KeyValue { key: "b", value: "1", is_legacy: false }, KeyValue { key: "c", value: "\"two words\"", is_legacy: false }, KeyValue { key: "d", value: "'$x y'", is_legacy: false }, KeyValue { key: "e", value: "four\\ words", is_legacy: false }, KeyValue { key: "f", value: "", is_legacy: false }, KeyValue { key: "\"g h\"", value: "i", is_legacy: false }])
 4-4 | LABEL x y
-  Label([KeyValue { key: "x", value: "y" }])
+  Label([KeyValue { key: "x", value: "y", is_legacy: true }])
 "#);
 }
 

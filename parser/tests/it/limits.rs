@@ -1,7 +1,7 @@
 //! Hostile sizes: nothing panics, nothing takes more than linear time, limits are named.
 
 use kiln_parser::expand::{Variables, expand};
-use kiln_parser::{ParseError, parse, parse_trigger};
+use kiln_parser::{Checks, ParseError, parse, parse_trigger};
 use proptest::prelude::*;
 
 #[test]
@@ -24,6 +24,17 @@ fn one_instruction_of_a_megabyte_is_read() {
 fn a_hundred_thousand_stages_are_read() {
     let text: String = (0..100_000).map(|index| format!("FROM scratch AS s{index}\n")).collect();
     assert_eq!(parse(text.as_bytes()).unwrap().stages.len(), 100_000);
+}
+
+#[test]
+fn rules_take_time_in_proportion_to_the_file() {
+    // Each of these would take hours if every finding or step looked at all the others.
+    let copies: String =
+        (0..20_000).map(|index| format!("COPY a /d/{index}\nRUN chown -R 1 /e && pip install x\n")).collect();
+    let comment = "# check=skip=Nothing\n# more\n".repeat(50_000);
+    let text = format!("FROM a:1\n{copies}{comment}RUN sudo x\nMAINTAINER me\n");
+    let found = parse(text.as_bytes()).unwrap().findings(&all_rules(), &[]);
+    assert_eq!(found.len(), 20_002);
 }
 
 #[test]
@@ -99,9 +110,18 @@ fn dockerfile() -> impl Strategy<Value = String> {
         .prop_map(|words| words.into_iter().map(|(word, gap)| format!("{word}{gap}")).collect())
 }
 
+fn all_rules() -> Checks {
+    let mut checks = Checks::default();
+    checks.enable("all").unwrap();
+    checks
+}
+
 fn check_spans(text: &[u8]) {
     match parse(text) {
         Ok(file) => {
+            for finding in file.findings(&all_rules(), &[]) {
+                assert!(text.get(finding.span.range()).is_some(), "{finding:?}");
+            }
             let spans = file.stages.iter().flat_map(|stage| {
                 std::iter::once(stage.span)
                     .chain(stage.instructions.iter().map(|instruction| instruction.span))

@@ -1,6 +1,6 @@
 //! BuildKit's rules, in its words.
 
-use kiln_parser::parse;
+use kiln_parser::{parse, parse_partly};
 
 fn warnings(text: &str) -> String {
     let file = parse(text.as_bytes()).unwrap();
@@ -39,23 +39,29 @@ fn stages_have_names_of_their_own() {
 }
 
 #[test]
-fn commands_are_json_and_stand_once_in_a_stage() {
-    let text = "FROM scratch AS a\nSHELL [\"/bin/bash\", \"-c\"]\nCMD a\nFROM a\nCMD b\nCMD c\nFROM scratch\nENTRYPOINT d\n";
+fn blank_continuations_and_old_instructions_are_noticed() {
+    let text = "FROM scratch\nLABEL a=1 \\\n\n  b=2\nMAINTAINER me\n";
     insta::assert_snapshot!(warnings(text), @r#"
-5 MultipleInstructionsDisallowed: Multiple CMD instructions should not be used in the same stage because only the last one will be used
-8 JSONArgsRecommended: JSON arguments recommended for ENTRYPOINT to prevent unintended behavior related to OS signals
+4 NoEmptyContinuation: Empty continuation line
+5 MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label
 "#);
 }
 
 #[test]
-fn old_forms_and_blank_continuations_are_noticed() {
-    let text = "FROM scratch\nENV a b\nLABEL a=1 \\\n\n  b=2\nMAINTAINER me\nWORKDIR x\nWORKDIR y\nONBUILD ENV a b\n";
-    insta::assert_snapshot!(warnings(text), @r#"
-2 LegacyKeyValueFormat: "ENV key=value" should be used instead of legacy "ENV key value" format
-5 NoEmptyContinuation: Empty continuation line
-6 MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label
-7 WorkdirRelativePath: Relative workdir "x" can have unexpected results if the base image changes
+fn letter_case_of_as_is_that_of_from_and_global_arguments_do_not_count() {
+    insta::assert_snapshot!(warnings("arg A\narg B\nFROM scratch As a\nFrom scratch as b\nENV x=y\n"), @r#"
+3 FromAsCasing: 'As' and 'FROM' keywords' casing do not match
+4 ConsistentInstructionCasing: Command 'From' should match the case of the command majority (uppercase)
 "#);
+}
+
+#[test]
+fn what_stands_above_a_mistake_is_told_with_it() {
+    let text = "FROM scratch AS Base\nMAINTAINER me\nlabel a=1\nRUNN x\nMAINTAINER me\n";
+    let (file, errors) = parse_partly(text.as_bytes());
+    let rules: Vec<_> = file.warnings.iter().map(|found| (found.span.line, found.rule)).collect();
+    assert_eq!(rules, [(1, "StageNameCasing"), (2, "MaintainerDeprecated")]);
+    assert_eq!(errors.unwrap().0.len(), 1);
 }
 
 #[test]

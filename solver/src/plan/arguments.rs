@@ -1,9 +1,9 @@
 //! Global arguments: the predefined ones, and the `ARG`s before the first FROM (FEATURES AS1, AS10–AS16).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kiln_image::Platform;
-use kiln_parser::Dockerfile;
+use kiln_parser::{Dockerfile, Span, lint};
 
 use super::environment::Environment;
 use super::expansion::expand;
@@ -21,7 +21,18 @@ pub(super) const NEVER_IN_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT"
 pub(super) struct GlobalArgs {
     values: Environment,
     /// Declared in the file, with a value or without.
-    declared: BTreeSet<String>,
+    declared: BTreeMap<String, Definition>,
+}
+
+/// A global ARG.
+#[derive(Debug)]
+pub(super) struct Definition {
+    /// Its instruction.
+    pub(super) span: Span,
+    /// What the comment above it says of it.
+    pub(super) description: Option<String>,
+    /// The arguments that its default uses.
+    pub(super) uses: Vec<String>,
 }
 
 impl GlobalArgs {
@@ -41,21 +52,34 @@ impl GlobalArgs {
         build_args: &BTreeMap<String, String>,
     ) -> Result<Self, PlanError> {
         let mut values = predefined(dockerfile, request);
-        let mut declared = BTreeSet::new();
-        for pair in dockerfile.global_args.iter().flat_map(|arg| &arg.value) {
+        let mut declared: BTreeMap<String, Definition> = BTreeMap::new();
+        let no_comment = Vec::new();
+        let comments = dockerfile.global_comments.iter().chain(std::iter::repeat(&no_comment));
+        let args = dockerfile.global_args.iter().zip(comments);
+        let pairs =
+            args.flat_map(|(arg, comment)| arg.value.iter().map(move |pair| (pair, arg.span, comment)));
+        for (pair, span, comment) in pairs {
             let name = &pair.name.value;
+            let mut uses = Vec::new();
             let value = match (build_args.get(name), &pair.default) {
                 (Some(value), _) => Some(value.clone()),
                 (None, Some(default)) => {
                     let escape = dockerfile.directives.escape;
-                    Some(expand(default, &values, escape, default.span)?.value)
+                    let expanded = expand(default, &values, escape, default.span)?;
+                    uses = expanded.found;
+                    Some(expanded.value)
                 }
                 (None, None) => None,
             };
             if let Some(value) = value {
                 values.set(name, &value);
             }
-            declared.insert(name.clone());
+            // `ARG A=$A-x` uses what the earlier A used.
+            if uses.iter().any(|used| used == name) {
+                uses.extend(declared.get(name).iter().flat_map(|earlier| earlier.uses.iter().cloned()));
+            }
+            let description = lint::description(comment, name).map(str::to_owned);
+            declared.insert(name.clone(), Definition { span, description, uses });
         }
         Ok(Self { values, declared })
     }
@@ -64,19 +88,24 @@ impl GlobalArgs {
         self.values.get(name)
     }
 
+    /// The last ARG above the first FROM with this name.
+    pub(super) fn definition(&self, name: &str) -> Option<&Definition> {
+        self.declared.get(name)
+    }
+
     pub(super) fn values(&self) -> &Environment {
         &self.values
     }
 
     /// Whether a FROM line may use it without a warning.
     pub(super) fn is_known(&self, name: &str) -> bool {
-        self.declared.contains(name) || self.values.get(name).is_some()
+        self.declared.contains_key(name) || self.values.get(name).is_some()
     }
 
     /// All names that FROM lines may use.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let valueless =
-            self.declared.iter().map(String::as_str).filter(|name| self.values.get(name).is_none());
+            self.declared.keys().map(String::as_str).filter(|name| self.values.get(name).is_none());
         self.values.names().chain(valueless)
     }
 }

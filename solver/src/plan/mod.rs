@@ -17,6 +17,7 @@ mod history;
 mod join;
 mod names;
 mod near;
+mod outline;
 pub(crate) mod paths;
 mod planner;
 mod stages;
@@ -32,11 +33,13 @@ use std::net::IpAddr;
 
 use kiln_image::oci::ImageConfig;
 use kiln_image::{Digest, ImageRef, Platform};
+use kiln_parser::ignore::IgnoreRules;
 use kiln_parser::{Dockerfile, Warning};
 
 pub use epoch::{EpochSource, source_date_epoch};
 pub use error::PlanError;
 pub use join::join;
+pub use outline::{Outline, OutlineArg, OutlineMount};
 
 use crate::graph::{Graph, NetworkMode, VertexId};
 
@@ -72,6 +75,8 @@ pub struct PlanRequest {
     pub allow: Vec<String>,
     /// Named contexts by normalised name.
     pub contexts: BTreeMap<String, NamedContext>,
+    /// The ignore file of the build context, to tell of a COPY that asks for what it hides.
+    pub ignore: IgnoreRules,
 }
 
 /// What `--build-context name=…` stands for.
@@ -151,4 +156,16 @@ pub fn check(
     resolve: &mut ResolveBase<'_>,
 ) -> (Vec<Warning>, Option<PlanError>) {
     planner::check(dockerfile, request, resolve)
+}
+
+/// What the target can be told: its arguments, secrets, agents and caches.
+///
+/// # Errors
+/// As [`plan`].
+pub fn outline(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+    resolve: &mut ResolveBase<'_>,
+) -> Result<Outline, PlanError> {
+    planner::outline(dockerfile, request, resolve)
 }

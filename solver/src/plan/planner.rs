@@ -11,13 +11,14 @@ use super::dispatch;
 use super::environment::{ConfigEnv, DeclaredArgs, Environment};
 use super::history::{Histories, MAX_HISTORY_BYTES, Made};
 use super::names::{Author, StepNames};
+use super::outline::{Facts, Notes};
 use super::stages::{Origin, StageIndex, StageNumbers, Stages, check_default_args, froms};
 use super::state::{LastGiven, StageState};
 use super::vertices::Vertices;
 use super::warnings::Warnings;
 use crate::graph::VertexId;
 
-use super::{NamedContext, Plan, PlanError, PlanRequest, ResolveBase, paths};
+use super::{NamedContext, Outline, Plan, PlanError, PlanRequest, ResolveBase, paths};
 
 /// Everything that instructions of all stages share.
 pub(super) struct Planner<'a> {
@@ -30,6 +31,8 @@ pub(super) struct Planner<'a> {
     pub(super) vertices: Vertices,
     pub(super) histories: Histories,
     pub(super) warnings: &'a mut Warnings,
+    /// What an outline tells.
+    pub(super) notes: Notes,
     /// Secrets and agents that the Dockerfile itself mounts.
     pub(super) named_secrets: HashSet<(&'static str, String)>,
     /// By stage, once it is planned.
@@ -77,6 +80,25 @@ pub(super) fn check(
     // BuildKit's check does not look at what a base turned out to be.
     warnings.retain(|warning| warning.rule != super::warnings::BASE_IMAGE_PLATFORM);
     (warnings, result.err())
+}
+
+/// See [`super::outline`].
+pub(super) fn outline(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+    resolve: &mut ResolveBase<'_>,
+) -> Result<Outline, PlanError> {
+    let mut warnings = Warnings::default();
+    let mut resolve = |reference: &ImageRef, platform: &Platform| resolve(reference, platform);
+    let mut planner = Planner::new(dockerfile, request, &mut resolve, &mut warnings)?;
+    let target = planner.stages.target(request.target.as_deref())?;
+    planner.plan_stages(target, vec![target])?;
+    let needed: Vec<_> = (0..planner.roots.len())
+        .map(StageIndex)
+        .filter(|index| *index == target || planner.roots[index.0].is_some())
+        .collect();
+    let notes = std::mem::take(&mut planner.notes);
+    Ok(notes.into_outline(&needed, target, &Facts::of(&planner)))
 }
 
 /// See [`super::base_names`].
@@ -145,12 +167,19 @@ impl<'a> Planner<'a> {
             vertices: Vertices::default(),
             histories: Histories::default(),
             warnings,
+            notes: Notes::default(),
             named_secrets: named_secrets(dockerfile),
         })
     }
 
     /// Plans the stages that `wanted` need, in the order of the file; `target` gives the image.
     fn plan(mut self, target: StageIndex, wanted: Vec<StageIndex>) -> Result<Plan, PlanError> {
+        let state = self.plan_stages(target, wanted)?;
+        Ok(self.finish(state))
+    }
+
+    /// Returns the target's state at its end.
+    fn plan_stages(&mut self, target: StageIndex, wanted: Vec<StageIndex>) -> Result<StageState, PlanError> {
         let mut needed = self.find_needed(wanted)?;
         // A parent's state moves to its last child; before that it is cloned.
         let mut children = vec![0_usize; needed.len()];
@@ -176,8 +205,7 @@ impl<'a> Planner<'a> {
                 states[number] = Some(state);
             }
         }
-        let state = states[target.0].take().expect("the target is among the stages that it needs");
-        Ok(self.finish(state))
+        Ok(states[target.0].take().expect("the target is among the stages that it needs"))
     }
 
     /// The stage that this one starts from.

@@ -38,6 +38,8 @@ pub(super) struct StagePlan<'a> {
     pub(super) base: Origin,
     /// `--platform`, expanded.
     pub(super) platform: Option<Platform>,
+    /// The global arguments that its FROM line used.
+    pub(super) used_args: Vec<String>,
     /// Its name, or `stage-N`.
     pub(super) display_name: String,
     /// A named context takes the stage's place (FEATURES FR17).
@@ -74,8 +76,10 @@ impl<'a> Stages<'a> {
             platform: target_platform(request),
         };
         for (number, stage) in dockerfile.stages.iter().enumerate() {
-            let base = expand_base(stage, dockerfile.directives.escape, args, warnings)?;
-            let platform = expand_platform(stage, dockerfile.directives.escape, args, warnings)?;
+            let mut used_args = Vec::new();
+            let escape = dockerfile.directives.escape;
+            let base = expand_base(stage, escape, args, warnings, &mut used_args)?;
+            let platform = expand_platform(stage, escape, args, warnings, &mut used_args)?;
             let wanted = platform.as_ref().unwrap_or(target_platform(request));
             let replaced = stage.name.as_ref().and_then(|name| stages.context_named(&name.value, wanted));
             let base = stages.find(&base, StageIndex(number), wanted, stage.span)?;
@@ -87,18 +91,13 @@ impl<'a> Stages<'a> {
                 stage,
                 base,
                 platform,
+                used_args,
                 display_name,
                 replaced,
                 dependencies: Vec::new(),
             });
             if let Some(name) = &stage.name {
                 let same = stages.by_name.entry(name.value.to_lowercase()).or_default();
-                if !same.is_empty() {
-                    warnings.duplicate_stage_name(&name.value, stage.span);
-                }
-                if RESERVED_NAMES.contains(&name.value.as_str()) {
-                    warnings.reserved_stage_name(&name.value, stage.span);
-                }
                 same.push(StageIndex(number));
             }
         }
@@ -335,8 +334,10 @@ fn expand_base(
     escape: char,
     args: &GlobalArgs,
     warnings: &mut Warnings,
+    used: &mut Vec<String>,
 ) -> Result<String, PlanError> {
-    let base = expand(&stage.base, args.values(), escape, stage.span)?;
+    let mut base = expand(&stage.base, args.values(), escape, stage.span)?;
+    used.append(&mut base.found);
     warn_undeclared(&base.missing, args, stage.span, warnings);
     if base.value.is_empty() {
         let unset = base.missing.into_iter().next();
@@ -356,12 +357,14 @@ fn expand_platform(
     escape: char,
     args: &GlobalArgs,
     warnings: &mut Warnings,
+    used: &mut Vec<String>,
 ) -> Result<Option<Platform>, PlanError> {
     let Some(written) = stage.platform.as_ref().filter(|platform| !platform.value.is_empty()) else {
         return Ok(None);
     };
     let expanded = expand(written, args.values(), escape, stage.span)?;
     warn_undeclared(&expanded.missing, args, stage.span, warnings);
+    used.extend(expanded.found.iter().cloned());
     let only_target = expanded.found == ["TARGETPLATFORM"] && expanded.missing.is_empty();
     if only_target && args.get("TARGETPLATFORM") == Some(&expanded.value) {
         warnings.redundant_target_platform(&written.value, stage.span);

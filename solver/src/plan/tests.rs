@@ -32,6 +32,7 @@ fn request() -> PlanRequest {
         ulimits: Vec::new(),
         allow: Vec::new(),
         contexts: BTreeMap::new(),
+        ignore: IgnoreRules::default(),
     }
 }
 
@@ -631,10 +632,47 @@ mod warned {
     #[test]
     fn instructions_of_which_only_the_last_counts() {
         assert_snapshot!(warnings("FROM scratch\nCMD [\"a\"]\nWORKDIR x\nCMD b\nENV API_TOKEN=x\nEXPOSE 80/TCP 1:2\n").join("\n"), @r#"
+        3 WorkdirRelativePath: Relative workdir "x" can have unexpected results if the base image changes
+        2 MultipleInstructionsDisallowed: Multiple CMD instructions should not be used in the same stage because only the last one will be used
+        4 JSONArgsRecommended: JSON arguments recommended for CMD to prevent unintended behavior related to OS signals
         5 SecretsUsedInArgOrEnv: Do not use ARG or ENV instructions for sensitive data (ENV "API_TOKEN")
         6 ExposeInvalidFormat: EXPOSE instruction should not define an IP address or host-port mapping, found '1:2'
         6 ExposeProtoCasing: Defined protocol '80/TCP' in EXPOSE instruction should be lowercase
         "#);
+    }
+
+    #[test]
+    fn pairs_in_the_old_form_in_stages_that_are_built() {
+        let text = "FROM scratch AS unused\nENV a b\nFROM scratch\nLABEL c d\nENV e=f\n";
+        assert_snapshot!(warnings(text).join("\n"), @r#"
+        4 LegacyKeyValueFormat: "LABEL key=value" should be used instead of legacy "LABEL key value" format
+        "#);
+    }
+
+    #[test]
+    fn sources_that_the_ignore_file_hides() {
+        let told = |ignore: &str| {
+            let ignore = IgnoreRules::parse(ignore.as_bytes()).unwrap();
+            let text = "FROM scratch AS a\nCOPY ./dir/f b.log /\nADD a.log https://x/y.log /\n\
+                        FROM scratch\nCOPY --from=a b.log /\nCOPY . /\n";
+            let plan = plan_with(text, &PlanRequest { ignore, ..request() }).unwrap();
+            let lines = plan.warnings.iter().map(|warning| format!("{}\n", warning.message));
+            lines.collect::<String>()
+        };
+        assert_snapshot!(told("dir\n*.log\n"), @r#"
+        Attempting to Copy file "dir/f" that is excluded by .dockerignore
+        Attempting to Copy file "b.log" that is excluded by .dockerignore
+        Attempting to Add file "a.log" that is excluded by .dockerignore
+        "#);
+        assert_eq!(told("dir\n*.log\n!b.log\n"), "");
+        assert!(told("*\n").contains("Copy file \".\""));
+        assert!(!told("?\n").contains("Copy file \".\""));
+    }
+
+    #[test]
+    fn the_shell_form_unless_a_shell_is_named() {
+        let text = "FROM scratch\nCMD a\nSHELL [\"/bin/bash\", \"-c\"]\nENTRYPOINT b\n";
+        assert_snapshot!(warnings(text).join("\n"), @"2 JSONArgsRecommended: JSON arguments recommended for CMD to prevent unintended behavior related to OS signals");
     }
 
     #[test]
@@ -652,6 +690,70 @@ mod warned {
         let lines: Vec<_> = warnings.iter().map(|warning| (warning.rule, warning.span.line)).collect();
         assert_eq!(lines, [("UndefinedVar", 2), ("UndefinedVar", 4)]);
         assert!(matches!(error, Some(PlanError::InvalidSignal { .. })));
+    }
+}
+
+mod outlined {
+    use super::*;
+
+    fn outlined(text: &str, request: &PlanRequest) -> Outline {
+        outline(&parse(text), request, &mut |name, _| Ok(image(&name.familiar(), &[]))).unwrap()
+    }
+
+    const TEXT: &str = "\
+# BASE the image to start from
+ARG BASE=busybox:$TAG
+# TAG its version
+ARG TAG=1
+ARG TAGS=$TAG
+ARG UNUSED=1
+ARG MODE=fast
+FROM busybox:$TAGS AS tools
+ARG ONLY_TOOLS
+RUN --mount=type=cache,target=/root/.cache --mount=type=secret,id=npm,required=true true
+FROM scratch AS unneeded
+ARG NEVER=1
+# app what ships
+FROM busybox AS app
+# LEVEL how loud
+ARG LEVEL=$MODE TARGETARCH
+ARG MODE
+COPY --from=tools /a /b
+RUN --mount=type=ssh --mount=type=secret,id=late,env=LATE true
+";
+
+    #[test]
+    fn the_target_and_what_it_needs() {
+        let outline = outlined(TEXT, &with_args(&[("LEVEL", "9")]));
+        assert_eq!((outline.name.as_str(), outline.description.as_deref()), ("app", Some("what ships")));
+        let args = outline.args.iter().map(|arg| {
+            let (value, about) = (arg.value.as_deref(), arg.description.as_deref());
+            format!("{} {} {:?} {}\n", arg.span.line, arg.name, value, about.unwrap_or("-"))
+        });
+        assert_snapshot!(args.collect::<String>(), @r#"
+        4 TAG Some("1") its version
+        5 TAGS Some("1") -
+        7 MODE Some("fast") -
+        9 ONLY_TOOLS None -
+        16 LEVEL Some("9") how loud
+        "#);
+        let mounts = |list: &[OutlineMount]| {
+            let lines =
+                list.iter().map(|mount| format!("{} {} {}", mount.span.line, mount.id, mount.required));
+            lines.collect::<Vec<_>>()
+        };
+        assert_eq!(mounts(&outline.secrets), ["10 npm true", "19 late false"]);
+        assert_eq!(mounts(&outline.ssh), ["19 default false"]);
+        assert_eq!(mounts(&outline.caches), ["10 /root/.cache false"]);
+    }
+
+    #[test]
+    fn another_target_has_its_own() {
+        let request = PlanRequest { target: Some("unneeded".into()), ..request() };
+        let outline = outlined(TEXT, &request);
+        let names: Vec<_> = outline.args.iter().map(|arg| arg.name.as_str()).collect();
+        assert_eq!(names, ["NEVER"]);
+        assert!(outline.secrets.is_empty());
     }
 }
 

@@ -79,14 +79,18 @@ impl Warnings {
         self.add(BASE_IMAGE_PLATFORM, message, span);
     }
 
-    pub(super) fn duplicate_stage_name(&mut self, name: &str, span: Span) {
-        let message = format!("Duplicate stage name {name:?}, stage names should be unique");
-        self.add("DuplicateStageName", message, span);
+    /// `keyword` is `ENV` or `LABEL`.
+    pub(super) fn legacy_pair(&mut self, keyword: &str, span: Span) {
+        let message = format!(
+            "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
+        );
+        self.add("LegacyKeyValueFormat", message, span);
     }
 
-    pub(super) fn reserved_stage_name(&mut self, name: &str, span: Span) {
-        let message = format!("Stage name should not use the same name as reserved stage {name:?}");
-        self.add("ReservedStageName", message, span);
+    /// `verb` is `Copy` or `Add`.
+    pub(super) fn ignored_source(&mut self, verb: &str, path: &str, span: Span) {
+        let message = format!("Attempting to {verb} file {path:?} that is excluded by .dockerignore");
+        self.add("CopyIgnoredFile", message, span);
     }
 
     /// `instruction` is `ARG` or `ENV`.

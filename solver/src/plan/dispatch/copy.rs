@@ -1,6 +1,7 @@
 //! COPY and ADD (FEATURES CP).
 
 use kiln_image::Digest;
+use kiln_parser::ignore::Verdict;
 use kiln_parser::{Add, Copy, CopySource, Span};
 
 use super::Step;
@@ -88,6 +89,9 @@ fn add_files(
                     });
                 }
                 let unpack = add.is_some_and(|add| add.unpack.unwrap_or(true));
+                if from.is_none() {
+                    warn_ignored(step, path, add.is_some());
+                }
                 // Only now: an instruction of heredocs alone needs no context.
                 let platform = target_platform(step.planner.request);
                 let root = from.unwrap_or_else(|| build_context(platform, &mut step.planner.vertices));
@@ -256,6 +260,22 @@ impl Actions {
         let action =
             FileAction::Copy { input, source: "/".into(), dest: self.dest.clone(), wildcard: false, options };
         self.list.push(action);
+    }
+}
+
+/// Warns of a source that the ignore file hides. With exceptions in it that cannot be told from the path alone: a
+/// directory may be out and a file in it in.
+fn warn_ignored(step: &mut Step<'_, '_>, path: &str, is_add: bool) {
+    let rules = &step.planner.request.ignore;
+    if rules.is_empty() || rules.has_exceptions() {
+        return;
+    }
+    let path = paths::clean(path);
+    // The context as a whole is no path that could be hidden, unless everything is.
+    let is_root = path == "." || path == "/";
+    if (!is_root || rules.covers_root()) && rules.verdict(&path) != Verdict::Keep {
+        let span = step.span();
+        step.planner.warnings.ignored_source(if is_add { "Add" } else { "Copy" }, &path, span);
     }
 }
 

@@ -60,6 +60,7 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                     Some(id) => step.expand_text(id, span)?,
                     None => paths::clean(&target),
                 };
+                step.planner.notes.cache(&id, span);
                 let namespace = step.planner.request.build_args.get(CACHE_NAMESPACE_ARG);
                 let mut id = format!("{}/{id}", namespace.map_or("", String::as_str));
                 let target = absolute(step, &target, span)?;
@@ -96,6 +97,7 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                     None => paths::base_name(&target).to_owned(),
                 };
                 refuse_unnamed(step, "secret", &id, span)?;
+                step.planner.notes.secret(&id, *required, span);
                 let env = match env.as_deref().filter(|name| !name.is_empty()) {
                     Some(name) => Some(step.expand_text(name, span)?),
                     None => None,
@@ -122,6 +124,7 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                     None => DEFAULT_AGENT.to_owned(),
                 };
                 refuse_unnamed(step, "ssh agent", &id, span)?;
+                step.planner.notes.ssh(&id, *required, span);
                 let target = match target.is_empty() {
                     true => format!("{AGENTS}.{agents}"),
                     false => paths::join("/", &target),

@@ -1,0 +1,13 @@
+//! MAINTAINER.
+
+use super::Findings;
+use crate::{Dockerfile, InstructionKind};
+
+/// MaintainerDeprecated.
+pub(super) fn deprecated(file: &Dockerfile, found: &mut Findings) {
+    for instruction in file.stages.iter().flat_map(|stage| &stage.instructions) {
+        if matches!(instruction.kind, InstructionKind::Maintainer(_)) {
+            found.add("Maintainer instruction is deprecated in favor of using label", instruction.span);
+        }
+    }
+}

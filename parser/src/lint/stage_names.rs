@@ -1,0 +1,32 @@
+//! Names of stages that are taken or mean something else.
+
+use std::collections::HashSet;
+
+use super::Findings;
+use crate::Dockerfile;
+
+/// Names that FROM and `--from` do not look for among the stages.
+const RESERVED: [&str; 2] = ["context", "scratch"];
+
+/// DuplicateStageName.
+pub(super) fn duplicate(file: &Dockerfile, found: &mut Findings) {
+    let mut known = HashSet::new();
+    for stage in &file.stages {
+        let Some(name) = &stage.name else { continue };
+        if !known.insert(name.value.as_str()) {
+            let message = format!("Duplicate stage name \"{}\", stage names should be unique", name.value);
+            found.add(message, stage.span);
+        }
+    }
+}
+
+/// ReservedStageName.
+pub(super) fn reserved(file: &Dockerfile, found: &mut Findings) {
+    for stage in &file.stages {
+        if let Some(name) = stage.name.as_ref().filter(|name| RESERVED.contains(&name.value.as_str())) {
+            let message =
+                format!("Stage name should not use the same name as reserved stage \"{}\"", name.value);
+            found.add(message, stage.span);
+        }
+    }
+}
