@@ -12,7 +12,7 @@ use kiln_image::layer::{self, ExtractOptions};
 use kiln_image::oci::{Descriptor, Index, Manifest, PlatformSpec, parse_config};
 use kiln_image::registry::RemoteImage;
 use kiln_image::{Digest, ImageRef, Platform};
-use kiln_parser::ignore::{self, IgnoreRules};
+use kiln_parser::ignore::{self, IgnoreMemory, IgnoreRules};
 use kiln_solver::graph::{Graph, Op, Source, Vertex};
 use kiln_solver::plan::{BaseImage, NamedContext};
 use kiln_solver::solve::{CopyError, ImageOrigin, Inputs, Output, SolveError};
@@ -254,7 +254,7 @@ impl Preparation<'_> {
                     .hinted("mend the line or take it out")
             })?;
             if !rules.is_empty() {
-                filter = Some(Box::new(Rules(rules)));
+                filter = Some(Box::new(Rules(IgnoreMemory::new(rules))));
                 hidden = Some(Arc::new(Hidden { root: root.to_owned(), ignore_file: name }));
             }
             break;
@@ -436,7 +436,7 @@ fn read_limited(reader: &mut dyn Read, text: &mut Vec<u8>, path: &Path) -> Resul
 
 /// An ignore file's rules as a tree wants them.
 #[derive(Debug)]
-struct Rules(IgnoreRules);
+struct Rules(IgnoreMemory);
 
 impl PathFilter for Rules {
     fn verdict(&self, path: &str) -> Verdict {

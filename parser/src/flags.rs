@@ -63,12 +63,12 @@ impl Flags {
                 return Err(ParseError::RepeatedFlag { flag: name, span: flag.span });
             }
             seen.push(name);
-            match (takes, value) {
+            match (takes, value.map(str::to_ascii_lowercase).as_deref()) {
                 (Takes::Bool, None | Some("true" | "false")) | (Takes::One | Takes::Many, Some(_)) => {}
-                (Takes::Bool, Some(value)) => {
+                (Takes::Bool, Some(_)) => {
                     return Err(ParseError::FlagNotBoolean {
                         flag: name,
-                        value: value.to_owned(),
+                        value: value.unwrap_or_default().to_owned(),
                         span: flag.span,
                     });
                 }
@@ -97,7 +97,7 @@ impl Flags {
     /// Returns what a [`Takes::Bool`] flag says, or `None` where it is absent.
     pub(crate) fn switch(&self, name: &str) -> Option<bool> {
         let flag = self.found.iter().find(|flag| flag.parts().0 == name)?;
-        Some(flag.parts().1 != Some("false"))
+        Some(!flag.parts().1.is_some_and(|value| value.eq_ignore_ascii_case("false")))
     }
 
     /// Returns the flags as written.

@@ -158,8 +158,6 @@ impl<'a> Text<'a> {
 /// A physical line.
 #[derive(Clone, Copy, Debug)]
 struct Line<'a> {
-    /// With its line feed.
-    whole: &'a [u8],
     /// Without `\r\n`.
     content: &'a [u8],
     /// Offset of its first byte in the file.
@@ -194,6 +192,8 @@ pub(crate) struct Lexer<'a> {
     directives: Directives,
     first_directives: Vec<(DirectiveName, Span)>,
     directives_done: bool,
+    /// Whether the first line is `#!…`.
+    is_script: bool,
 }
 
 impl<'a> Lexer<'a> {
@@ -207,6 +207,7 @@ impl<'a> Lexer<'a> {
             directives: Directives { syntax: None, escape: '\\', check: None },
             first_directives: Vec::new(),
             directives_done: false,
+            is_script: false,
         }
     }
 
@@ -302,10 +303,10 @@ impl<'a> Lexer<'a> {
         }
         let length = rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| at + 1);
         let whole = rest.get(..length).unwrap_or_default();
-        let line = Line { whole, content: trim_newline(whole), start: self.at, number: self.number + 1 };
+        let line = Line { content: trim_newline(whole), start: self.at, number: self.number + 1 };
         self.at += length;
         self.number += 1;
-        if line.whole.len() > MAX_LINE_BYTES {
+        if whole.strip_suffix(b"\n").unwrap_or(whole).len() > MAX_LINE_BYTES {
             return Err(ParseError::LineTooLong { limit: MAX_LINE_BYTES, span: line.span() });
         }
         Ok(Some(line))
@@ -322,6 +323,10 @@ impl<'a> Lexer<'a> {
             return (content.get(..end).unwrap_or_default(), true);
         }
         (content, false)
+    }
+
+    fn has_directive(&self, name: DirectiveName) -> bool {
+        self.first_directives.iter().any(|(seen, _)| *seen == name)
     }
 
     fn remember_comment(&mut self, trimmed: &[u8]) {
@@ -342,9 +347,14 @@ impl<'a> Lexer<'a> {
         let Some((name, value)) = found.and_then(|(name, value)| Some((DirectiveName::of(name)?, value)))
         else {
             // `#!` opens a script; the syntax may stand below it.
-            self.directives_done = !(self.number == 1 && line.starts_with(b"#!"));
+            self.is_script = self.number == 1 && line.starts_with(b"#!");
+            self.directives_done = !self.is_script;
             return Ok(false);
         };
+        // Below `#!` BuildKit looks for `syntax` and `check` only, and says nothing about repetitions.
+        if self.is_script && (name == DirectiveName::Escape || self.has_directive(name)) {
+            return Ok(true);
+        }
         if let Some((_, first)) = self.first_directives.iter().find(|(seen, _)| *seen == name) {
             let span = Span { end: span.end, end_line: span.end_line, ..*first };
             return Err(ParseError::RepeatedDirective { name: name.as_str(), span });
