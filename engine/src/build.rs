@@ -396,7 +396,29 @@ impl Session<'_> {
         self.build_prepared(prepared, &tags).map_err(|error| error.in_dockerfile(&name, &text))
     }
 
+    /// Refuses a file that another frontend should read. Images of the Dockerfile frontend are not fetched: whatever
+    /// their version, kiln reads the language itself.
+    fn refuse_other_frontend(&self, text: &[u8]) -> Result<(), Error> {
+        let mut arguments = self.build.args.iter().rev();
+        let argument = arguments.find(|(name, _)| name == "BUILDKIT_SYNTAX").map(|(_, value)| value);
+        let argument = argument.filter(|value| !value.is_empty());
+        let directive = kiln_parser::syntax(text);
+        let wanted = argument.or(directive.as_ref().map(|found| &found.value));
+        let image = wanted.and_then(|value| value.split_whitespace().next()).unwrap_or("dockerfile.v0");
+        if image.rsplit('/').next().is_some_and(|name| name.starts_with("dockerfile")) {
+            return Ok(());
+        }
+        let message = format!("the frontend `{image}` cannot be run: kiln reads Dockerfiles only");
+        let mut error = Error::user(message.clone());
+        error.hint = Some("if the file is a Dockerfile, pass `--build-arg BUILDKIT_SYNTAX=dockerfile.v0`".into());
+        if let (None, Some(found)) = (argument, &directive) {
+            error.labels.push(crate::error::ErrorLabel { span: found.span, message, hint: error.hint.clone() });
+        }
+        Err(error)
+    }
+
     fn build_prepared(&self, prepared: context::Prepared, tags: &[ImageRef]) -> Result<BuildResult, Error> {
+        self.refuse_other_frontend(&prepared.dockerfile)?;
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
         for warning in &dockerfile.warnings {
             self.warn(warning);

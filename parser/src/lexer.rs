@@ -3,10 +3,9 @@
 //! A [`Logical`] line is one instruction's text with its continuations joined. Spans must point into the file as it was
 //! written, so a logical line remembers for each joined piece where it came from.
 
-use nom::branch::alt;
 use nom::bytes::complete::{tag, take_while};
 use nom::character::complete::{char, satisfy};
-use nom::combinator::{opt, recognize, rest};
+use nom::combinator::{recognize, rest};
 use nom::sequence::{pair, preceded, terminated};
 use nom::{IResult, Parser};
 use std::ops::Range;
@@ -343,7 +342,7 @@ impl<'a> Lexer<'a> {
         if self.directives_done {
             return Ok(false);
         }
-        let found = std::str::from_utf8(line).ok().and_then(|line| Some(directive(line).ok()?.1));
+        let found = std::str::from_utf8(line).ok().and_then(|line| directive(line, "#"));
         let Some((name, value)) = found.and_then(|(name, value)| Some((DirectiveName::of(name)?, value)))
         else {
             // `#!` opens a script; the syntax may stand below it.
@@ -400,23 +399,24 @@ impl DirectiveName {
     }
 }
 
-/// `# name = value`; the value is not empty.
-fn directive(line: &str) -> IResult<&str, (&str, &str)> {
-    let blank = || take_while(char::is_whitespace);
-    let name = recognize(pair(
-        satisfy(|ch| ch.is_ascii_alphabetic()),
-        take_while(|ch: char| ch.is_ascii_alphanumeric()),
-    ));
-    let key =
-        preceded(pair(alt((tag("#"), tag("//"))), blank()), terminated(name, (blank(), char('='), blank())));
-    let (left, (name, value)) = pair(key, rest).parse(line)?;
-    let value = value.trim();
-    let marker = opt(tag::<_, _, nom::error::Error<&str>>("//")).parse(line)?.1;
-    let other = marker.is_some() && !name.eq_ignore_ascii_case("syntax");
-    if value.is_empty() || other {
-        return Err(nom::Err::Error(nom::error::Error::new(line, nom::error::ErrorKind::Verify)));
+/// Reads `# name = value`, with another `marker` for another language; the value is not empty.
+pub(crate) fn directive<'a>(line: &'a str, marker: &str) -> Option<(&'a str, &'a str)> {
+    fn parts<'a>(line: &'a str, marker: &str) -> IResult<&'a str, (&'a str, &'a str)> {
+        let blank = || take_while(char::is_whitespace);
+        let name = recognize(pair(
+            satisfy(|ch| ch.is_ascii_alphabetic()),
+            take_while(|ch: char| ch.is_ascii_alphanumeric()),
+        ));
+        let key = preceded(pair(tag(marker), blank()), terminated(name, (blank(), char('='), blank())));
+        pair(key, rest).parse(line)
     }
-    Ok((left, (name, value)))
+    let (_, (name, value)) = parts(line, marker).ok()?;
+    Some((name, value.trim())).filter(|(_, value)| !value.is_empty())
+}
+
+/// Whether there is a parser directive `name`, in any letter case.
+pub(crate) fn is_directive_name(name: &str) -> bool {
+    DirectiveName::of(name).is_some()
 }
 
 fn trim_newline(line: &[u8]) -> &[u8] {

@@ -26,12 +26,14 @@ mod lint;
 pub mod pattern;
 mod span;
 mod suggest;
+mod syntax;
 mod words;
 
 pub use ast::*;
 pub use checks::{BadCheck, Checks};
 pub use error::{MountProblem, ParseError, ParseErrors, Warning};
 pub use span::{Span, Spanned};
+pub use syntax::syntax;
 
 /// Parses a whole Dockerfile.
 ///
