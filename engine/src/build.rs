@@ -410,9 +410,14 @@ impl Session<'_> {
         }
         let message = format!("the frontend `{image}` cannot be run: kiln reads Dockerfiles only");
         let mut error = Error::user(message.clone());
-        error.hint = Some("if the file is a Dockerfile, pass `--build-arg BUILDKIT_SYNTAX=dockerfile.v0`".into());
+        error.hint =
+            Some("if the file is a Dockerfile, pass `--build-arg BUILDKIT_SYNTAX=dockerfile.v0`".into());
         if let (None, Some(found)) = (argument, &directive) {
-            error.labels.push(crate::error::ErrorLabel { span: found.span, message, hint: error.hint.clone() });
+            error.labels.push(crate::error::ErrorLabel {
+                span: found.span,
+                message,
+                hint: error.hint.clone(),
+            });
         }
         Err(error)
     }

@@ -585,7 +585,10 @@ mod tests {
         assert_eq!(value("${s#f*b} ${s##f*b} ${s#foo} ${s#?} ${s#*}"), "arbaz az barbaz oobarbaz foobarbaz");
         assert_eq!(value("${s%b*} ${f%.*} ${f%%.*} ${s%zzz}"), "foobar a.tar a foobarbaz");
         assert_eq!(value("${stars#a\\*} ${stars%\\?d}"), "b*c?d a*b*c");
-        assert_eq!(value("${s//ba/'<$0>'} ${s/ba/'<$0>'} ${s//b/'$x$$'}"), "foo<ba>r<ba>z foo<$0>rbaz foo$ar$az");
+        assert_eq!(
+            value("${s//ba/'<$0>'} ${s/ba/'<$0>'} ${s//b/'$x$$'}"),
+            "foo<ba>r<ba>z foo<$0>rbaz foo$ar$az"
+        );
         assert_eq!(value("${s/b?r/-} ${s//o/} ${p//\\//-}"), "foo-baz fbarbaz -usr-local-bin-tool");
     }
 

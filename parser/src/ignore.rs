@@ -147,7 +147,8 @@ impl IgnoreRules {
     }
 
     fn weigh(&self, path: &str, is_out: bool) -> Verdict {
-        let may_match = |index: &u32| self.rule(*index).is_some_and(|rule| rule.matcher.may_match_below(path));
+        let may_match =
+            |index: &u32| self.rule(*index).is_some_and(|rule| rule.matcher.may_match_below(path));
         match is_out {
             false => Verdict::Keep,
             true if self.exceptions.iter().any(may_match) => Verdict::Skip,
@@ -213,9 +214,8 @@ impl IgnoreMemory {
 
     /// Which rules match the directory `path`.
     fn matched(&self, path: &str) -> Arc<[u32]> {
-        let known = |path: &str| {
-            self.above.read().unwrap_or_else(PoisonError::into_inner).get(path).map(Arc::clone)
-        };
+        let known =
+            |path: &str| self.above.read().unwrap_or_else(PoisonError::into_inner).get(path).map(Arc::clone);
         if let Some(matched) = known(path) {
             return matched;
         }

@@ -45,7 +45,8 @@ fn every_recorded_case_gives_buildkits_result_but_those_that_differ_on_purpose()
     assert!(summary.ends_with(" failed"), "{report}\n{}", String::from_utf8_lossy(&output.stderr));
     let failed = std::fs::read_to_string(&failures).unwrap();
     let failed: BTreeSet<&str> = failed.lines().collect();
-    let differences = std::fs::read_to_string(kiln_fixtures::folder().join("../docs/differences.md")).unwrap();
+    let differences =
+        std::fs::read_to_string(kiln_fixtures::folder().join("../docs/differences.md")).unwrap();
     let excused: BTreeSet<&str> = excused(&differences).collect();
     assert!(excused.len() <= 5, "the list of excused cases is no dump: {excused:?}");
     let wrong: Vec<_> = failed.difference(&excused).collect();

@@ -1,8 +1,10 @@
 //! The parser as its users see it: whole files in, typed instructions, errors and warnings out.
 #![allow(clippy::unwrap_used)]
 
+mod corpus;
 mod errors;
 mod files;
 mod limits;
 mod lint;
+mod print;
 mod triggers;
