@@ -6,5 +6,6 @@ mod errors;
 mod files;
 mod limits;
 mod lint;
+mod oddities;
 mod print;
 mod triggers;
