@@ -85,13 +85,15 @@ impl Flags {
 
     /// Returns the values of a [`Takes::Many`] flag in order, without empty ones.
     pub(crate) fn many(&self, name: &str) -> Vec<Spanned<String>> {
-        let values = self.found.iter().filter_map(|flag| match flag.parts() {
-            (found, Some(value)) if found == name && !value.is_empty() => {
-                Some(Spanned { value: value.to_owned(), span: flag.span })
-            }
+        self.values(name).filter(|flag| !flag.value.is_empty()).collect()
+    }
+
+    /// Returns the values of a flag in order, empty ones too.
+    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = Spanned<String>> {
+        self.found.iter().filter_map(move |flag| match flag.parts() {
+            (found, Some(value)) if found == name => Some(Spanned { value: value.to_owned(), span: flag.span }),
             _ => None,
-        });
-        values.collect()
+        })
     }
 
     /// Returns what a [`Takes::Bool`] flag says, or `None` where it is absent.

@@ -127,6 +127,7 @@ fn flags_lose_quotes_and_escapes() {
     assert_eq!(shell("RUN -- --version"), "--version");
     assert!(errors("FROM a\nCOPY --link= a b\n")[0].contains("link"));
     assert!(errors("FROM a\nCOPY --link --link a b\n")[0].contains("link"));
+    assert!(errors("FROM a\nRUN --mount= true\n")[0].contains("key=value"));
     assert!(errors("FROM a\nUSER --x y\n")[0].contains("--x"));
 }
 
