@@ -91,7 +91,9 @@ impl Flags {
     /// Returns the values of a flag in order, empty ones too.
     pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = Spanned<String>> {
         self.found.iter().filter_map(move |flag| match flag.parts() {
-            (found, Some(value)) if found == name => Some(Spanned { value: value.to_owned(), span: flag.span }),
+            (found, Some(value)) if found == name => {
+                Some(Spanned { value: value.to_owned(), span: flag.span })
+            }
             _ => None,
         })
     }

@@ -8,7 +8,8 @@ fn read(text: &str) -> Dockerfile {
 }
 
 fn first(text: &str) -> InstructionKind {
-    let Instruction { kind, .. } = read(&format!("FROM scratch\n{text}")).stages.remove(0).instructions.remove(0);
+    let Instruction { kind, .. } =
+        read(&format!("FROM scratch\n{text}")).stages.remove(0).instructions.remove(0);
     kind
 }
 
@@ -60,7 +61,8 @@ fn the_longest_line_has_65535_bytes_and_a_line_feed() {
 fn carriage_returns_end_lines_and_stay_in_heredocs() {
     let file = read("FROM scratch\r\nRUN a \\\r\n  b\r\nRUN <<E\r\none\r\n\r\ntwo\nE\r\nUSER x\r\n");
     let kinds: Vec<_> = file.stages[0].instructions.iter().map(|instruction| &instruction.kind).collect();
-    let [InstructionKind::Run(joined), InstructionKind::Run(script), InstructionKind::User(user)] = &kinds[..]
+    let [InstructionKind::Run(joined), InstructionKind::Run(script), InstructionKind::User(user)] =
+        &kinds[..]
     else {
         panic!("{kinds:?}")
     };
@@ -103,12 +105,12 @@ fn directives_end_with_the_first_line_that_is_none() {
     }
     // BuildKit's parser does not know `#!` as its search for `syntax` does.
     assert_eq!(escape("#!/usr/bin/env x\n# escape=`"), '\\');
-    assert_eq!(read("#!x\n# check=skip=all\n# check=error=true\nFROM a\n").directives.check.unwrap().value, "skip=all");
-    assert_eq!(errors("// syntax=a/b\nFROM a\n"), ["unknown instruction: //"]);
     assert_eq!(
-        errors("# escape=\\\n# Escape=`\nFROM a\n"),
-        ["only one escape parser directive can be used"]
+        read("#!x\n# check=skip=all\n# check=error=true\nFROM a\n").directives.check.unwrap().value,
+        "skip=all"
     );
+    assert_eq!(errors("// syntax=a/b\nFROM a\n"), ["unknown instruction: //"]);
+    assert_eq!(errors("# escape=\\\n# Escape=`\nFROM a\n"), ["only one escape parser directive can be used"]);
 }
 
 // LX22
@@ -136,7 +138,10 @@ fn flags_lose_quotes_and_escapes() {
 fn what_is_almost_json_is_the_shells() {
     let command = |text: &str| run(&format!("RUN {text}")).command;
     assert_eq!(command("[\"a\", \"b\\u0041\\n\"]"), Command::Exec(vec!["a".into(), "bA\n".into()]));
-    assert_eq!(command("[ \"\\ud800x\", \"\\ud83d\\ude00\" ]"), Command::Exec(vec!["\u{fffd}x".into(), "😀".into()]));
+    assert_eq!(
+        command("[ \"\\ud800x\", \"\\ud83d\\ude00\" ]"),
+        Command::Exec(vec!["\u{fffd}x".into(), "😀".into()])
+    );
     for text in ["['a']", "[\"a\",]", "[\"a\"", "[\"a\"] b", "[ -f x ]", "[\"a\" \"b\"]", "[\"\\x\"]"] {
         assert_eq!(command(text), Command::Shell(text.into()));
     }
@@ -169,7 +174,10 @@ fn pairs_are_split_at_blanks_outside_of_quotes() {
 #[test]
 fn heredocs_have_many_forms() {
     assert_eq!(shell("RUN << EOF\na\nEOF\n"), "a\n");
-    assert_eq!(shell("RUN cat <<one 3<<-'two' x\n1\none\n\t2\n\ttwo\n"), "cat <<one 3<<-'two' x\n1\none\n\t2\ntwo");
+    assert_eq!(
+        shell("RUN cat <<one 3<<-'two' x\n1\none\n\t2\n\ttwo\n"),
+        "cat <<one 3<<-'two' x\n1\none\n\t2\ntwo"
+    );
     assert_eq!(shell("RUN <<-EOF\n\t\ta\n\t b\n\tEOF\n"), "a\n b\n");
     assert_eq!(shell("RUN echo ${x:=1} <<EOF\n$x\nEOF\n"), "echo ${x:=1} <<EOF\n$x\nEOF");
     assert_eq!(shell("RUN echo $((1<<2)) <<<word \\\n && true"), "echo $((1<<2)) <<<word  && true");
@@ -187,7 +195,9 @@ fn heredocs_have_many_forms() {
 // LX33
 #[test]
 fn a_copied_heredoc_stands_among_paths() {
-    let InstructionKind::Copy(copy) = first("COPY a <<one <<-\"two\" /d/\n1\none\n\t2\n\ttwo\n") else { panic!() };
+    let InstructionKind::Copy(copy) = first("COPY a <<one <<-\"two\" /d/\n1\none\n\t2\n\ttwo\n") else {
+        panic!()
+    };
     let shown = copy.sources.iter().map(|source| match source {
         CopySource::Path(path) => path.value.clone(),
         CopySource::Heredoc(file) => format!("{} {:?} {}", file.name, file.body, file.expand),
@@ -216,9 +226,18 @@ fn the_word_of_a_default_is_expanded_and_loses_its_quotes() {
 // VX7 to VX9
 #[test]
 fn patterns_have_stars_and_question_marks_only() {
-    assert_eq!(value("${path##*/} ${path#*/} ${path%.*} ${path%%.*}"), "lib.so.1 usr/local/lib.so.1 /usr/local/lib.so /usr/local/lib");
-    assert_eq!(value("${path%.?} ${path%[0-9]} ${path##} ${path#}"), "/usr/local/lib.so /usr/local/lib.so.1 /usr/local/lib.so.1 /usr/local/lib.so.1");
-    assert_eq!(value("${path//\\//_} ${path/l*l/X} ${path/nothing/X}"), "_usr_local_lib.so.1 /usr/Xib.so.1 /usr/local/lib.so.1");
+    assert_eq!(
+        value("${path##*/} ${path#*/} ${path%.*} ${path%%.*}"),
+        "lib.so.1 usr/local/lib.so.1 /usr/local/lib.so /usr/local/lib"
+    );
+    assert_eq!(
+        value("${path%.?} ${path%[0-9]} ${path##} ${path#}"),
+        "/usr/local/lib.so /usr/local/lib.so.1 /usr/local/lib.so.1 /usr/local/lib.so.1"
+    );
+    assert_eq!(
+        value("${path//\\//_} ${path/l*l/X} ${path/nothing/X}"),
+        "_usr_local_lib.so.1 /usr/Xib.so.1 /usr/local/lib.so.1"
+    );
     assert_eq!(value("${path/./\\}} ${path//./$a}"), "/usr/local/lib\\}so.1 /usr/local/libvaluesovalue1");
     assert_eq!(value("${path/${no:-.so}/} ${no/a/b}x"), "/usr/local/lib.1 x");
 }
@@ -252,7 +271,10 @@ fn bad_forms_are_named() {
 fn escapes_mean_less_inside_of_quotes() {
     assert_eq!(value("\\$a \\\\$a \"\\$a \\a \\\\\" '\\$a'"), "$a \\value $a \\a \\ \\$a");
     assert_eq!(value("a\\"), "a");
-    assert_eq!(value("\"a\\"), "failed to process \"\\\"a\\\\\": unexpected end of statement while looking for matching double-quote");
+    assert_eq!(
+        value("\"a\\"),
+        "failed to process \"\\\"a\\\\\": unexpected end of statement while looking for matching double-quote"
+    );
     struct Nothing;
     impl Variables for Nothing {
         fn get(&self, _: &str) -> Option<&str> {
