@@ -16,7 +16,7 @@ criterion_main!(benches);
 /// One stage of `count` instructions of the usual kinds.
 fn mixed_instructions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan/instructions");
-    for count in [2_000, 20_000] {
+    for count in [5_000, 10_000, 20_000, 40_000] {
         let mut text = String::from("FROM scratch\nARG VERSION=1\n");
         for number in 2..count {
             _ = match number % 5 {
@@ -37,7 +37,7 @@ fn mixed_instructions(criterion: &mut Criterion) {
 /// `count` stages, each on the one before.
 fn stages_in_a_row(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan/stages");
-    for count in [1_000, 10_000] {
+    for count in [5_000, 10_000, 20_000, 40_000] {
         let mut text = String::from("FROM scratch AS s0\nCOPY a /a\n");
         for number in 1..count {
             _ = writeln!(text, "FROM s{} AS s{number}\nCOPY --from=s0 /a /{number}", number - 1);

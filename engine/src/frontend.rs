@@ -30,22 +30,12 @@ pub(crate) fn check(build: &Build, dockerfile: &[u8]) -> Result<(), Error> {
         };
     }
     match kiln_parser::syntax(dockerfile) {
-        None => match json_syntax(dockerfile) {
-            Some(frontend) => check_name(build, &frontend, None),
-            None => Ok(()),
-        },
+        None => Ok(()),
         Some(syntax) => match syntax.value.split_whitespace().next() {
             None => Ok(()),
             Some(frontend) => check_name(build, frontend, Some(syntax.span)),
         },
     }
-}
-
-/// A file that is a JSON object has a key for it.
-fn json_syntax(text: &[u8]) -> Option<String> {
-    let text = text.trim_ascii_start();
-    let object: serde_json::Value = text.starts_with(b"{").then(|| serde_json::from_slice(text).ok())??;
-    Some(object.get("syntax")?.as_str()?.split_whitespace().next()?.to_owned())
 }
 
 fn check_name(build: &Build, frontend: &str, span: Option<Span>) -> Result<(), Error> {

@@ -40,14 +40,6 @@ pub(crate) fn parse_partly(text: &[u8]) -> (Dockerfile, Option<ParseErrors>) {
     reader.finish(lexer)
 }
 
-/// See [`crate::syntax`].
-pub(crate) fn syntax(text: &[u8]) -> Option<Spanned<String>> {
-    let mut lexer = Lexer::new(text);
-    // Directives stand above the first instruction; what is wrong with that is not asked here.
-    let _ = lexer.next_logical();
-    lexer.into_directives().syntax
-}
-
 pub(crate) fn parse_trigger(text: &str) -> Result<Instruction, ParseErrors> {
     if text.is_empty() {
         return Err(ParseError::EmptyFile.into());

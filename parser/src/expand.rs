@@ -253,6 +253,7 @@ impl Reader<'_> {
                     self.count(value.len())?;
                     value.chars().for_each(|ch| words.push(ch));
                 }
+                '<' => words.push_raw(&self.less_than()),
                 '\'' if self.lexing.quotes => words.push_raw(&self.single_quoted()?),
                 '"' if self.lexing.quotes => words.push_raw(&self.double_quoted(raw_escapes)?),
                 _ => {
@@ -276,6 +277,19 @@ impl Reader<'_> {
             Some('/') => Err(ExpandError::MissingReplacement { word: self.word.to_owned() }),
             Some(_) => Err(ExpandError::UnclosedBrace { word: self.word.to_owned() }),
         }
+    }
+
+    /// Reads `<`, or `<<` with the white space behind it: what is a heredoc's delimiter belongs to one word with it.
+    fn less_than(&mut self) -> String {
+        let mut text = String::new();
+        text.extend(self.chars.next());
+        if let Some(second) = self.chars.next_if_eq(&'<') {
+            text.push(second);
+            while let Some(blank) = self.chars.next_if(|ch| matches!(ch, '\t' | '\r' | ' ')) {
+                text.push(blank);
+            }
+        }
+        text
     }
 
     fn single_quoted(&mut self) -> Result<String, ExpandError> {
@@ -386,11 +400,20 @@ impl Reader<'_> {
             Some(operator @ ('#' | '%')) if !colon => self.trimmed(&name, operator),
             Some('/') if !colon => self.replaced(&name),
             None => Err(ExpandError::UnclosedBrace { word: self.word.to_owned() }),
-            Some(other) => {
-                let modifier = if colon { format!(":{other}") } else { other.to_string() };
-                Err(ExpandError::UnsupportedModifier { word: self.word.to_owned(), modifier })
+            Some(other) => self.unsupported(&name, colon, other),
+        }
+    }
+
+    /// A form that only a shell knows. It may stand where nothing is expanded (`RUN echo ${x:=y} <<EOF`).
+    fn unsupported(&mut self, name: &str, colon: bool, operator: char) -> Result<String, ExpandError> {
+        let modifier = if colon { format!(":{operator}") } else { operator.to_string() };
+        if colon && !matches!(operator, '#' | '%') {
+            let word = self.until(Some('}'), false)?.whole;
+            if self.lexing.keep_unset && self.look_up(name).is_none() {
+                return Ok(format!("${{{name}{modifier}{word}}}"));
             }
         }
+        Err(ExpandError::UnsupportedModifier { word: self.word.to_owned(), modifier })
     }
 
     fn conditional(&mut self, name: &str, colon: bool, operator: char) -> Result<String, ExpandError> {
@@ -562,6 +585,10 @@ mod tests {
         assert_eq!(value("${s#f*b} ${s##f*b} ${s#foo} ${s#?} ${s#*}"), "arbaz az barbaz oobarbaz foobarbaz");
         assert_eq!(value("${s%b*} ${f%.*} ${f%%.*} ${s%zzz}"), "foobar a.tar a foobarbaz");
         assert_eq!(value("${stars#a\\*} ${stars%\\?d}"), "b*c?d a*b*c");
+        assert_eq!(
+            value("${s//ba/'<$0>'} ${s/ba/'<$0>'} ${s//b/'$x$$'}"),
+            "foo<ba>r<ba>z foo<$0>rbaz foo$ar$az"
+        );
         assert_eq!(value("${s/b?r/-} ${s//o/} ${p//\\//-}"), "foo-baz fbarbaz -usr-local-bin-tool");
     }
 

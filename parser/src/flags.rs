@@ -63,12 +63,12 @@ impl Flags {
                 return Err(ParseError::RepeatedFlag { flag: name, span: flag.span });
             }
             seen.push(name);
-            match (takes, value) {
+            match (takes, value.map(str::to_ascii_lowercase).as_deref()) {
                 (Takes::Bool, None | Some("true" | "false")) | (Takes::One | Takes::Many, Some(_)) => {}
-                (Takes::Bool, Some(value)) => {
+                (Takes::Bool, Some(_)) => {
                     return Err(ParseError::FlagNotBoolean {
                         flag: name,
-                        value: value.to_owned(),
+                        value: value.unwrap_or_default().to_owned(),
                         span: flag.span,
                     });
                 }
@@ -85,19 +85,23 @@ impl Flags {
 
     /// Returns the values of a [`Takes::Many`] flag in order, without empty ones.
     pub(crate) fn many(&self, name: &str) -> Vec<Spanned<String>> {
-        let values = self.found.iter().filter_map(|flag| match flag.parts() {
-            (found, Some(value)) if found == name && !value.is_empty() => {
+        self.values(name).filter(|flag| !flag.value.is_empty()).collect()
+    }
+
+    /// Returns the values of a flag in order, empty ones too.
+    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = Spanned<String>> {
+        self.found.iter().filter_map(move |flag| match flag.parts() {
+            (found, Some(value)) if found == name => {
                 Some(Spanned { value: value.to_owned(), span: flag.span })
             }
             _ => None,
-        });
-        values.collect()
+        })
     }
 
     /// Returns what a [`Takes::Bool`] flag says, or `None` where it is absent.
     pub(crate) fn switch(&self, name: &str) -> Option<bool> {
         let flag = self.found.iter().find(|flag| flag.parts().0 == name)?;
-        Some(flag.parts().1 != Some("false"))
+        Some(!flag.parts().1.is_some_and(|value| value.eq_ignore_ascii_case("false")))
     }
 
     /// Returns the flags as written.

@@ -64,6 +64,9 @@ impl Glob {
 
     /// Replaces the first match, or all; `None` where that takes too long or gives more than `limit` bytes.
     ///
+    /// Where all are replaced, BuildKit's `ReplaceAllString` reads `$` in the replacement: `$0` is the match, `$$` a `$`,
+    /// any other name nothing.
+    ///
     /// Of the matches at one place the longest is taken; an empty match right behind another match is none.
     pub(crate) fn replace(&self, value: &str, replacement: &str, all: bool, limit: usize) -> Option<String> {
         let chars: Vec<char> = value.chars().collect();
@@ -73,7 +76,12 @@ impl Glob {
             let Some((start, end)) = self.find(&chars, from)? else { break };
             result.extend(chars.get(copied..start)?);
             if end > copied || start == 0 {
-                result.push_str(replacement);
+                if all {
+                    let matched: String = chars.get(start..end)?.iter().collect();
+                    push_template(&mut result, replacement, &matched);
+                } else {
+                    result.push_str(replacement);
+                }
                 if result.len() > limit {
                     return None;
                 }
@@ -147,6 +155,35 @@ impl Glob {
         self.steps.set(self.steps.get() + steps as u64);
         (self.steps.get() <= MAX_STEPS).then_some(())
     }
+}
+
+/// Appends `template`; it has no groups but the whole match (Go's `Regexp.Expand`).
+fn push_template(result: &mut String, template: &str, matched: &str) {
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('$') {
+        result.push_str(before);
+        rest = after;
+        if let Some(more) = after.strip_prefix('$') {
+            result.push('$');
+            rest = more;
+            continue;
+        }
+        let inner = after.strip_prefix('{');
+        let text = inner.unwrap_or(after);
+        let length = text.find(|ch: char| !ch.is_alphanumeric() && ch != '_').unwrap_or(text.len());
+        let (name, more) = text.split_at(length);
+        let more = if inner.is_some() { more.strip_prefix('}') } else { Some(more) };
+        match more {
+            Some(more) if !name.is_empty() => {
+                if name == "0" {
+                    result.push_str(matched);
+                }
+                rest = more;
+            }
+            _ => result.push('$'),
+        }
+    }
+    result.push_str(rest);
 }
 
 fn set(states: &mut [bool], index: usize) {

@@ -40,15 +40,20 @@ pub(crate) fn in_word(word: &str) -> Option<Delimiter> {
         return None;
     }
     let plain = Lexing { keep_unset: true, ..Lexing::with_escape('\\') };
-    let raw = Lexing { raw_quotes: true, raw_escapes: true, ..plain };
+    let raw = Lexing { raw_quotes: true, ..plain };
     let mut words = plain.words(name, &NoVariables).ok()?;
     let mut raw_words = raw.words(name, &NoVariables).ok()?;
     if words.len() != 1 || raw_words.len() != 1 {
         return None;
     }
     let (name, raw_name) = (words.pop()?, raw_words.pop()?);
-    let expand = name == raw_name;
+    // Only quotes count: BuildKit expands the body of `<<\EOF`, which a shell would not.
+    let expand = quotes(&name) == quotes(&raw_name);
     Some(Delimiter { name, fd: fd.parse().unwrap_or(0), expand, chomp })
+}
+
+fn quotes(word: &str) -> usize {
+    word.matches(['\'', '"']).count()
 }
 
 fn opening(word: &str) -> IResult<&str, (&str, bool, &str)> {
@@ -89,6 +94,13 @@ mod tests {
         assert_eq!(in_word("<<'EOF'"), Some(delimiter("EOF", 0, false, false)));
         assert_eq!(in_word("<<E\"O\"F"), Some(delimiter("EOF", 0, false, false)));
         assert_eq!(in_word("3<<-EOF"), Some(delimiter("EOF", 3, true, true)));
+        assert_eq!(in_word("<<-'a b'"), Some(delimiter("a b", 0, false, true)));
+    }
+
+    #[test]
+    fn an_escape_in_the_delimiter_does_not_turn_expansion_off() {
+        assert_eq!(in_word("<<\\EOF"), Some(delimiter("EOF", 0, true, false)));
+        assert_eq!(in_word("<<E\\\"F"), Some(delimiter("E\"F", 0, true, false)));
     }
 
     #[test]
@@ -98,6 +110,21 @@ mod tests {
         assert_eq!(in_word("a<<EOF"), None);
         assert_eq!(in_line("RUN echo $((1<<2))"), []);
         assert_eq!(in_line("RUN echo \"<<EOF\""), []);
+    }
+
+    #[test]
+    fn white_space_may_stand_before_the_delimiter_but_not_behind_a_dash() {
+        assert_eq!(in_line("RUN cat << EOF"), [delimiter("EOF", 0, true, false)]);
+        assert_eq!(in_line("RUN cat 2<<  \t'E' x"), [delimiter("E", 2, false, false)]);
+        assert_eq!(in_line("RUN cat <<- EOF"), []);
+    }
+
+    #[test]
+    fn variables_of_the_shell_do_not_hide_a_heredoc() {
+        assert_eq!(in_line("RUN echo ${x:=y} ${z:0:3} ${a-$b} <<EOF"), [delimiter("EOF", 0, true, false)]);
+        // The builder's lexer gives up on these.
+        assert_eq!(in_line("RUN echo ${x^^} <<EOF"), []);
+        assert_eq!(in_line("RUN echo it's <<EOF"), []);
     }
 
     #[test]

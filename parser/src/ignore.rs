@@ -4,6 +4,12 @@
 //! One rule of BuildKit's is easily missed: while it walks, a directory remembers which rules matched it, and a rule
 //! that was not asked then (an ordinary rule where the directory was out already, an exception where it was in) is
 //! asked about the paths below, but no longer about the directory. So `d`, `!d/f`, `d` keeps `d/f`.
+//!
+//! Cost: a path is judged from what its directory matched ([`IgnoreMemory`] keeps that), and rules without anything
+//! special in them, which generated files have by the thousand, are found by name and not one after the other.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::pattern::{Class, class};
 
@@ -11,6 +17,19 @@ use crate::pattern::{Class, class};
 #[derive(Clone, Debug, Default)]
 pub struct IgnoreRules {
     rules: Vec<Rule>,
+    /// The rules that are plain paths, by that path.
+    plain: HashMap<String, Vec<u32>>,
+    /// The others, in order.
+    patterns: Vec<u32>,
+    /// The `!` rules, in order.
+    exceptions: Vec<u32>,
+}
+
+/// What the rules said about the directories of one walk, so that each is judged once and not for every path below it.
+#[derive(Debug, Default)]
+pub struct IgnoreMemory {
+    rules: IgnoreRules,
+    above: RwLock<HashMap<String, Arc<[u32]>>>,
 }
 
 /// A line of an ignore file that is no pattern.
@@ -58,6 +77,10 @@ impl IgnoreRules {
                 if pattern.len() > 1 && pattern.starts_with('/') {
                     pattern.remove(0);
                 }
+                // BuildKit cleans `!/` once more, and nothing is left behind the `!`.
+                if is_exception && pattern == "/" {
+                    pattern.clear();
+                }
             } else if !is_exception {
                 continue;
             }
@@ -67,7 +90,7 @@ impl IgnoreRules {
                 message: message.to_owned(),
             })?);
         }
-        Ok(Self { rules })
+        Ok(Self::new(rules))
     }
 
     /// Compiles bare patterns (`--exclude`). A leading `/` stays, and matches nothing.
@@ -78,54 +101,88 @@ impl IgnoreRules {
         let mut rules = Vec::new();
         for (number, line) in (1..).zip(patterns) {
             let line = line.as_ref().trim();
-            let (is_exception, pattern) = cut_exclamation(line);
-            if pattern.is_empty() && !is_exception {
+            if line.is_empty() {
                 continue;
             }
-            let pattern = if pattern.is_empty() { String::new() } else { clean(pattern) };
-            rules.push(Rule::new(is_exception, pattern).map_err(|message| BadRule {
+            // The `!` is cleaned as a part of the path, so `!a/../b` is the pattern `b`.
+            let cleaned = clean(line);
+            let (is_exception, pattern) = cut_exclamation(&cleaned);
+            rules.push(Rule::new(is_exception, pattern.to_owned()).map_err(|message| BadRule {
                 number,
                 line: line.to_owned(),
                 message: message.to_owned(),
             })?);
         }
-        Ok(Self { rules })
+        Ok(Self::new(rules))
+    }
+
+    fn new(rules: Vec<Rule>) -> Self {
+        let mut indexed = Self::default();
+        for (index, rule) in (0..).zip(&rules) {
+            match &rule.matcher {
+                Matcher::Exactly(path) => indexed.plain.entry(path.clone()).or_default().push(index),
+                _ => indexed.patterns.push(index),
+            }
+            if rule.is_exception {
+                indexed.exceptions.push(index);
+            }
+        }
+        Self { rules, ..indexed }
     }
 
     /// Judges `path` (slash-separated, relative, clean). The root itself, an empty path, is always kept.
     ///
-    /// Costs a look at each rule for each directory above the path.
+    /// Costs a look at the patterns for each directory above the path; a walk had better use [`IgnoreMemory`].
     pub fn verdict(&self, path: &str) -> Verdict {
         if self.rules.is_empty() || path.is_empty() {
             return Verdict::Keep;
         }
-        let mut matched = vec![false; self.rules.len()];
+        let mut matched = Vec::new();
         let mut is_out = false;
         let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
         for end in ends {
-            is_out = self.judge(path.get(..end).unwrap_or(path), &mut matched);
+            (is_out, matched) = self.judge(path.get(..end).unwrap_or(path), &matched);
         }
+        self.weigh(path, is_out)
+    }
+
+    fn weigh(&self, path: &str, is_out: bool) -> Verdict {
+        let may_match =
+            |index: &u32| self.rule(*index).is_some_and(|rule| rule.matcher.may_match_below(path));
         match is_out {
             false => Verdict::Keep,
-            true if self.rules.iter().any(|rule| rule.is_exception && rule.matcher.may_match_below(path)) => {
-                Verdict::Skip
-            }
+            true if self.exceptions.iter().any(may_match) => Verdict::Skip,
             true => Verdict::Prune,
         }
     }
 
-    /// Whether `path` is out; `matched` says which rules matched its parent, and then which match it.
-    fn judge(&self, path: &str, matched: &mut [bool]) -> bool {
+    fn rule(&self, index: u32) -> Option<&Rule> {
+        self.rules.get(index as usize)
+    }
+
+    /// Whether `path` is out, and which rules match it; `above` are those that matched its parent. Both in order.
+    fn judge(&self, path: &str, above: &[u32]) -> (bool, Vec<u32>) {
         let mut is_out = false;
-        for (rule, matched) in self.rules.iter().zip(matched) {
-            if !*matched && rule.is_exception == is_out {
-                *matched = rule.matcher.matches(path);
+        let mut matched = Vec::new();
+        let plain = self.plain.get(path).map_or(&[][..], Vec::as_slice);
+        // Of plain rules only those with this very name can match; the order of all is the file's.
+        let mut heads = [above, plain, self.patterns.as_slice()];
+        while let Some(index) = heads.iter().filter_map(|head| head.first().copied()).min() {
+            let is_matched_above = heads.first().and_then(|above| above.first()) == Some(&index);
+            for head in &mut heads {
+                if let Some((first, rest)) = head.split_first()
+                    && *first == index
+                {
+                    *head = rest;
+                }
             }
-            if *matched {
+            let Some(rule) = self.rule(index) else { break };
+            if is_matched_above || rule.is_exception == is_out && rule.matcher.matches(path) {
                 is_out = !rule.is_exception;
+                matched.push(index);
             }
         }
-        is_out
+        (is_out, matched)
     }
 
     /// Whether there are no rules at all.
@@ -140,7 +197,49 @@ impl IgnoreRules {
 
     /// Whether any rule is an exception (`!`).
     pub fn has_exceptions(&self) -> bool {
-        self.rules.iter().any(|rule| rule.is_exception)
+        !self.exceptions.is_empty()
+    }
+}
+
+impl IgnoreMemory {
+    /// Remembers for `rules`. What has been judged stays true as long as this lives: rules do not change.
+    pub fn new(rules: IgnoreRules) -> Self {
+        Self { rules, above: RwLock::default() }
+    }
+
+    /// As [`IgnoreRules::verdict`], in any order of paths and from several threads.
+    pub fn verdict(&self, path: &str) -> Verdict {
+        if self.rules.is_empty() || path.is_empty() {
+            return Verdict::Keep;
+        }
+        let above = path.rsplit_once('/').map(|(parent, _)| self.matched(parent));
+        let (is_out, _) = self.rules.judge(path, above.as_deref().unwrap_or_default());
+        self.rules.weigh(path, is_out)
+    }
+
+    /// Which rules match the directory `path`.
+    fn matched(&self, path: &str) -> Arc<[u32]> {
+        let known =
+            |path: &str| self.above.read().unwrap_or_else(PoisonError::into_inner).get(path).map(Arc::clone);
+        if let Some(matched) = known(path) {
+            return matched;
+        }
+        // From the nearest directory that is known, downwards; without recursion, since the path may be of any depth.
+        let ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).chain([path.len()]).collect();
+        let mut matched: Arc<[u32]> = Arc::default();
+        let mut first = 0;
+        for (index, end) in ends.iter().enumerate().rev() {
+            if let Some(found) = path.get(..*end).and_then(known) {
+                (matched, first) = (found, index + 1);
+                break;
+            }
+        }
+        for directory in ends.iter().skip(first).filter_map(|end| path.get(..*end)) {
+            matched = self.rules.judge(directory, &matched).1.into();
+            let mut above = self.above.write().unwrap_or_else(PoisonError::into_inner);
+            above.insert(directory.to_owned(), Arc::clone(&matched));
+        }
+        matched
     }
 }
 
@@ -220,6 +319,8 @@ impl Matcher {
                 '?' => tokens.push(Token::One),
                 '[' => tokens.push(Token::Class(class(&mut chars)?)),
                 '\\' => tokens.push(Token::Exactly(chars.next()?)),
+                // Nothing special, but where one stands BuildKit compares by regular expression: `**a]` is no mere ending.
+                ']' => tokens.push(Token::Exactly(']')),
                 other => {
                     tokens.push(Token::Exactly(other));
                     continue;
@@ -459,6 +560,32 @@ mod tests {
     }
 
     #[test]
+    fn an_exclude_is_cleaned_with_its_exclamation_mark() {
+        let kept = |pattern: &str, path: &str| {
+            IgnoreRules::from_patterns(&["*", pattern]).unwrap().verdict(path) == Verdict::Keep
+        };
+        assert!(kept("!b", "b") && kept("!b/", "b"));
+        assert!(!kept("!a/../b", "b") && !kept("!./b", "b"));
+        assert!(IgnoreRules::from_patterns(&["!"]).is_err() && IgnoreRules::from_patterns(&["!/"]).is_err());
+        assert!(IgnoreRules::parse(b"*\n! / \n").is_err());
+    }
+
+    #[test]
+    fn a_closing_bracket_makes_an_ending_a_whole_name() {
+        assert_eq!(kept("**a]", &["a]", "d/a]", "xa]"]), ["xa]"]);
+        assert_eq!(kept("**a", &["a", "d/a", "xa"]), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn ten_thousand_plain_rules_cost_a_path_no_more_than_one() {
+        let mut text: String = (0..10_000).map(|number| format!("dir/file{number}\n")).collect();
+        text.push_str("!dir/file7777\ndir/file7777\n");
+        let memory = IgnoreMemory::new(rules(&text));
+        let kept = (0..100_000).filter(|n| memory.verdict(&format!("dir/file{n}")) == Verdict::Keep).count();
+        assert_eq!(kept, 90_000);
+    }
+
+    #[test]
     fn a_pattern_of_many_stars_is_no_trap() {
         let rules = rules(&format!("{}b", "**/*a".repeat(200)));
         assert_eq!(rules.verdict(&"a/".repeat(2000)), Verdict::Keep);
@@ -522,9 +649,11 @@ mod tests {
             paths in prop::collection::vec("[ab]{1,2}(/[ab]{1,2}){0,3}", 1..6),
         ) {
             let rules = IgnoreRules::from_patterns(&patterns).unwrap();
+            let memory = IgnoreMemory::new(rules.clone());
             for path in &paths {
                 let (out, _) = slow::is_out(&patterns, path);
                 prop_assert_eq!(rules.verdict(path) != Verdict::Keep, out, "{:?} {}", patterns, path);
+                prop_assert_eq!(memory.verdict(path), rules.verdict(path), "{:?} {}", patterns, path);
             }
         }
 

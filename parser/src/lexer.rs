@@ -3,10 +3,9 @@
 //! A [`Logical`] line is one instruction's text with its continuations joined. Spans must point into the file as it was
 //! written, so a logical line remembers for each joined piece where it came from.
 
-use nom::branch::alt;
 use nom::bytes::complete::{tag, take_while};
 use nom::character::complete::{char, satisfy};
-use nom::combinator::{opt, recognize, rest};
+use nom::combinator::{recognize, rest};
 use nom::sequence::{pair, preceded, terminated};
 use nom::{IResult, Parser};
 use std::ops::Range;
@@ -158,8 +157,6 @@ impl<'a> Text<'a> {
 /// A physical line.
 #[derive(Clone, Copy, Debug)]
 struct Line<'a> {
-    /// With its line feed.
-    whole: &'a [u8],
     /// Without `\r\n`.
     content: &'a [u8],
     /// Offset of its first byte in the file.
@@ -194,6 +191,8 @@ pub(crate) struct Lexer<'a> {
     directives: Directives,
     first_directives: Vec<(DirectiveName, Span)>,
     directives_done: bool,
+    /// Whether the first line is `#!…`.
+    is_script: bool,
 }
 
 impl<'a> Lexer<'a> {
@@ -207,6 +206,7 @@ impl<'a> Lexer<'a> {
             directives: Directives { syntax: None, escape: '\\', check: None },
             first_directives: Vec::new(),
             directives_done: false,
+            is_script: false,
         }
     }
 
@@ -302,10 +302,10 @@ impl<'a> Lexer<'a> {
         }
         let length = rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| at + 1);
         let whole = rest.get(..length).unwrap_or_default();
-        let line = Line { whole, content: trim_newline(whole), start: self.at, number: self.number + 1 };
+        let line = Line { content: trim_newline(whole), start: self.at, number: self.number + 1 };
         self.at += length;
         self.number += 1;
-        if line.whole.len() > MAX_LINE_BYTES {
+        if whole.strip_suffix(b"\n").unwrap_or(whole).len() > MAX_LINE_BYTES {
             return Err(ParseError::LineTooLong { limit: MAX_LINE_BYTES, span: line.span() });
         }
         Ok(Some(line))
@@ -324,6 +324,10 @@ impl<'a> Lexer<'a> {
         (content, false)
     }
 
+    fn has_directive(&self, name: DirectiveName) -> bool {
+        self.first_directives.iter().any(|(seen, _)| *seen == name)
+    }
+
     fn remember_comment(&mut self, trimmed: &[u8]) {
         let comment = String::from_utf8_lossy(trimmed.get(1..).unwrap_or_default());
         match comment.trim() {
@@ -338,13 +342,18 @@ impl<'a> Lexer<'a> {
         if self.directives_done {
             return Ok(false);
         }
-        let found = std::str::from_utf8(line).ok().and_then(|line| Some(directive(line).ok()?.1));
+        let found = std::str::from_utf8(line).ok().and_then(|line| directive(line, "#"));
         let Some((name, value)) = found.and_then(|(name, value)| Some((DirectiveName::of(name)?, value)))
         else {
             // `#!` opens a script; the syntax may stand below it.
-            self.directives_done = !(self.number == 1 && line.starts_with(b"#!"));
+            self.is_script = self.number == 1 && line.starts_with(b"#!");
+            self.directives_done = !self.is_script;
             return Ok(false);
         };
+        // Below `#!` BuildKit looks for `syntax` and `check` only, and says nothing about repetitions.
+        if self.is_script && (name == DirectiveName::Escape || self.has_directive(name)) {
+            return Ok(true);
+        }
         if let Some((_, first)) = self.first_directives.iter().find(|(seen, _)| *seen == name) {
             let span = Span { end: span.end, end_line: span.end_line, ..*first };
             return Err(ParseError::RepeatedDirective { name: name.as_str(), span });
@@ -390,23 +399,24 @@ impl DirectiveName {
     }
 }
 
-/// `# name = value`; the value is not empty.
-fn directive(line: &str) -> IResult<&str, (&str, &str)> {
-    let blank = || take_while(char::is_whitespace);
-    let name = recognize(pair(
-        satisfy(|ch| ch.is_ascii_alphabetic()),
-        take_while(|ch: char| ch.is_ascii_alphanumeric()),
-    ));
-    let key =
-        preceded(pair(alt((tag("#"), tag("//"))), blank()), terminated(name, (blank(), char('='), blank())));
-    let (left, (name, value)) = pair(key, rest).parse(line)?;
-    let value = value.trim();
-    let marker = opt(tag::<_, _, nom::error::Error<&str>>("//")).parse(line)?.1;
-    let other = marker.is_some() && !name.eq_ignore_ascii_case("syntax");
-    if value.is_empty() || other {
-        return Err(nom::Err::Error(nom::error::Error::new(line, nom::error::ErrorKind::Verify)));
+/// Reads `# name = value`, with another `marker` for another language; the value is not empty.
+pub(crate) fn directive<'a>(line: &'a str, marker: &str) -> Option<(&'a str, &'a str)> {
+    fn parts<'a>(line: &'a str, marker: &str) -> IResult<&'a str, (&'a str, &'a str)> {
+        let blank = || take_while(char::is_whitespace);
+        let name = recognize(pair(
+            satisfy(|ch| ch.is_ascii_alphabetic()),
+            take_while(|ch: char| ch.is_ascii_alphanumeric()),
+        ));
+        let key = preceded(pair(tag(marker), blank()), terminated(name, (blank(), char('='), blank())));
+        pair(key, rest).parse(line)
     }
-    Ok((left, (name, value)))
+    let (_, (name, value)) = parts(line, marker).ok()?;
+    Some((name, value.trim())).filter(|(_, value)| !value.is_empty())
+}
+
+/// Whether there is a parser directive `name`, in any letter case.
+pub(crate) fn is_directive_name(name: &str) -> bool {
+    DirectiveName::of(name).is_some()
 }
 
 fn trim_newline(line: &[u8]) -> &[u8] {

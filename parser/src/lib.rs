@@ -26,12 +26,14 @@ pub mod lint;
 pub mod pattern;
 mod span;
 mod suggest;
+mod syntax;
 mod words;
 
 pub use ast::*;
 pub use checks::{BadCheck, Checks, UnknownRule};
 pub use error::{MountProblem, ParseError, ParseErrors, Warning};
 pub use span::{Span, Spanned};
+pub use syntax::syntax;
 
 /// Parses a whole Dockerfile.
 ///
@@ -68,9 +70,4 @@ pub fn parse_partly(text: &[u8]) -> (Dockerfile, Option<ParseErrors>) {
 /// As [`parse`]; `FROM`, `ONBUILD` and `MAINTAINER` are refused (Dockerfile reference, ONBUILD).
 pub fn parse_trigger(text: &str) -> Result<Instruction, ParseErrors> {
     dockerfile::parse_trigger(text)
-}
-
-/// The value of `# syntax=`, whatever the rest of the file is: it may be in another frontend's language.
-pub fn syntax(text: &[u8]) -> Option<Spanned<String>> {
-    dockerfile::syntax(text)
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_cache::{ContextTree, PathFilter, SourceTree, Verdict};
-use kiln_parser::ignore::{self, IgnoreRules};
+use kiln_parser::ignore::{self, IgnoreMemory, IgnoreRules};
 use kiln_solver::solve::{CopyError, SolveError};
 
 use super::text::{beneath, read_text};
@@ -44,7 +44,7 @@ pub(super) fn directory(
             Error::user(format!("{name}:{}: {error}", error.number)).hinted("mend the line or take it out")
         })?;
         if !rules.is_empty() {
-            filter = Some(Box::new(Rules(rules.clone())));
+            filter = Some(Box::new(Rules(IgnoreMemory::new(rules.clone()))));
             hidden = Some(Arc::new(Hidden { root: root.to_owned(), ignore_file: name, rules }));
         }
         break;
@@ -77,7 +77,7 @@ pub(crate) fn explain_missing(error: &mut Error, hidden: Option<&Hidden>) {
 
 /// An ignore file's rules as a tree wants them.
 #[derive(Debug)]
-struct Rules(IgnoreRules);
+struct Rules(IgnoreMemory);
 
 impl PathFilter for Rules {
     fn verdict(&self, path: &str) -> Verdict {

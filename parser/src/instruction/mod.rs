@@ -13,6 +13,8 @@ mod simple;
 pub(crate) use from::From;
 pub(crate) use onbuild::refuse as refuse_trigger;
 
+use std::borrow::Cow;
+
 use crate::flags::{self, Flag, Flags, Known};
 use crate::lexer::{Logical, Text};
 use crate::suggest::closest;
@@ -135,12 +137,42 @@ fn json_array(args: &Text<'_>) -> Result<Option<Vec<String>>, ParseError> {
     if !args.as_str().starts_with('[') {
         return Ok(None);
     }
-    let Ok(values) = serde_json::from_str::<Vec<serde_json::Value>>(args.as_str()) else { return Ok(None) };
+    let text = with_paired_surrogates(args.as_str());
+    let Ok(values) = serde_json::from_str::<Vec<serde_json::Value>>(&text) else { return Ok(None) };
     let strings = values.into_iter().map(|value| match value {
         serde_json::Value::String(text) => Ok(text),
         _ => Err(ParseError::NotOnlyStrings { span: args.span() }),
     });
     strings.collect::<Result<_, _>>().map(Some)
+}
+
+/// Replaces `\uD800` to `\uDFFF` that stand alone by U+FFFD, as Go's decoder does; serde_json refuses them.
+fn with_paired_surrogates(text: &str) -> Cow<'_, str> {
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))
+    };
+    let mut out = String::new();
+    let (mut copied, mut at) = (0, 0);
+    while let Some(found) = text.get(at..).and_then(|rest| rest.find('\\')) {
+        at += found;
+        at += match unit(at) {
+            Some(0xd800..0xdc00) if matches!(unit(at + 6), Some(0xdc00..0xe000)) => 12,
+            Some(0xd800..0xe000) => {
+                out.push_str(text.get(copied..at).unwrap_or_default());
+                out.push_str("\\ufffd");
+                copied = at + 6;
+                6
+            }
+            // The escaped character, which may be a backslash.
+            _ => 1 + text.get(at + 1..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8),
+        };
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(text.get(copied..).unwrap_or_default());
+    Cow::Owned(out)
 }
 
 /// Reads `args` as a JSON array or as words between white space.

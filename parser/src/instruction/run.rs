@@ -9,7 +9,7 @@ const FLAGS: Known =
 
 pub(super) fn parse(mut request: Request<'_>) -> Result<InstructionKind, ParseError> {
     let flags = request.checked_flags(FLAGS)?;
-    let mounts = flags.many("mount").into_iter().map(|flag| {
+    let mounts = flags.values("mount").map(|flag| {
         let mount = mount::parse(&flag.value)
             .map_err(|problem| ParseError::InvalidMount { problem, span: flag.span })?;
         Ok(Spanned { value: mount, span: flag.span })

@@ -30,7 +30,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Takes `Span` and `Spanned` out of a debug form.
-fn bare(debug: &str) -> String {
+pub fn bare(debug: &str) -> String {
     let mut out = String::new();
     let mut rest = debug;
     // What closes each brace that is open.
