@@ -130,20 +130,25 @@ impl<'a> HashingWriter<'a> {
         Self { inner, queue, buffer, written: 0 }
     }
 
-    /// Writes exactly `size` bytes of `source`; fewer are an error of kind [`io::ErrorKind::UnexpectedEof`].
-    pub(super) fn copy_exactly(&mut self, mut source: impl Read, size: u64) -> io::Result<()> {
+    /// Writes exactly `size` bytes of `source`; fewer are an error of kind [`io::ErrorKind::UnexpectedEof`]. Each read fills
+    /// what is left of the buffer.
+    pub(super) fn copy_exactly(&mut self, source: &std::fs::File, size: u64) -> io::Result<()> {
         let mut left = size;
         while left > 0 {
-            let room = CHUNK_BYTES.saturating_sub(self.buffer.len());
-            if room == 0 {
+            if self.buffer.len() >= CHUNK_BYTES {
                 self.pass_on()?;
-                continue;
             }
-            let read = source.by_ref().take(left.min(room as u64)).read_to_end(&mut self.buffer)?;
+            let before = self.buffer.len();
+            let read = match rustix::io::read(source, rustix::buffer::spare_capacity(&mut self.buffer)) {
+                Err(rustix::io::Errno::INTR) => continue,
+                read => read? as u64,
+            };
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            left -= read as u64;
+            let taken = read.min(left);
+            self.buffer.truncate(before + usize::try_from(taken).unwrap_or_default());
+            left -= taken;
         }
         Ok(())
     }
@@ -192,6 +197,7 @@ const QUEUE_CHUNKS: usize = 6;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Seek as _;
 
     #[test]
     fn a_read_stream_is_hashed_to_its_last_byte() {
@@ -209,11 +215,16 @@ mod tests {
     #[test]
     fn a_written_stream_is_hashed_to_its_last_byte() {
         let bytes: Vec<u8> = (0..777_777_u32).map(|i| (i % 253) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes[1000..]).unwrap();
+        // One byte more than is asked for.
+        file.write_all(b"x").unwrap();
+        file.rewind().unwrap();
         let mut out = Vec::new();
         let (size, digest) = with_hasher(|queue| {
             let mut writer = HashingWriter::new(&mut out, queue);
             writer.write_all(&bytes[..1000]).at(b"")?;
-            writer.copy_exactly(&bytes[1000..], bytes.len() as u64 - 1000).at(b"")?;
+            writer.copy_exactly(&file, bytes.len() as u64 - 1000).at(b"")?;
             writer.finish().at(b"")
         })
         .unwrap();
