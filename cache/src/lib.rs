@@ -17,4 +17,4 @@ pub use store::{
     LayerDraft, LayerId, Lookup, MountSharing, NewRecord, Problem, Record, StepKey, Store, StoreError,
 };
 pub use tree::{ContextTree, Entry, EntryKind, LayerTree, PathFilter, SourceTree, TreeError, Verdict};
-pub use tree_digest::{TreeDigest, selection_digest, tree_digest};
+pub use tree_digest::{SelectionDigest, TreeDigest, selection_digest, tree_digest};

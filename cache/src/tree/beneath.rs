@@ -73,6 +73,21 @@ pub(crate) fn stat_entry(
     path: PathBuf,
     stat: &Stat,
 ) -> Result<Option<Entry>, TreeError> {
+    let mut entry = stat_entry_but_xattrs(dir, name, path, stat)?;
+    // The kernel allows users' attributes and capabilities on files and directories only.
+    if let Some(entry @ Entry { kind: EntryKind::File { .. } | EntryKind::Dir, .. }) = &mut entry {
+        entry.xattrs = portable_xattrs(dir, name).at(&entry.path)?;
+    }
+    Ok(entry)
+}
+
+/// As [`stat_entry`], without asking for attributes.
+pub(crate) fn stat_entry_but_xattrs(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    path: PathBuf,
+    stat: &Stat,
+) -> Result<Option<Entry>, TreeError> {
     let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => EntryKind::File { size: u64::try_from(stat.st_size).unwrap_or_default() },
@@ -92,11 +107,6 @@ pub(crate) fn stat_entry(
         }
         _ => return Ok(None),
     };
-    // The kernel allows users' attributes and capabilities on files and directories only.
-    let xattrs = match kind {
-        EntryKind::File { .. } | EntryKind::Dir => portable_xattrs(dir, name).at(&path)?,
-        _ => Vec::new(),
-    };
     let hard_link = (kind != EntryKind::Dir && stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
     Ok(Some(Entry {
         path,
@@ -105,8 +115,9 @@ pub(crate) fn stat_entry(
         uid: stat.st_uid,
         gid: stat.st_gid,
         mtime_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
-        xattrs,
+        xattrs: Vec::new(),
         hard_link,
+        digest: None,
     }))
 }
 
@@ -173,6 +184,18 @@ fn portable_xattrs(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<(OsString, V
     }
     xattrs.sort();
     Ok(xattrs)
+}
+
+/// Whether an open file has attributes that layers carry.
+pub(crate) fn has_portable_xattrs(file: &File) -> Result<bool, Errno> {
+    let mut names = [0_u8; 512];
+    match rustix::fs::flistxattr(file, &mut names) {
+        Ok(length) => Ok(names[..length].split(|&b| b == 0).any(is_portable_xattr)),
+        Err(Errno::NOTSUP) => Ok(false),
+        // So many that it is as well to look again each time.
+        Err(Errno::RANGE) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Attributes can be asked for by path or by a descriptor open for reading only, and opening a file can have effects: the

@@ -145,6 +145,9 @@ impl SourceTree for Scratch {
     fn open(&self, path: &Path) -> Result<std::fs::File, TreeError> {
         self.tree.open(path)
     }
+    fn open_entry(&self, entry: &Entry) -> Result<std::fs::File, TreeError> {
+        self.tree.open_entry(entry)
+    }
     fn digest(&self, entry: &Entry) -> Result<Digest, TreeError> {
         self.tree.digest(entry)
     }
