@@ -61,7 +61,7 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
     for (index, digest, _) in hashed {
         digests[index] = Some(digest);
     }
-    let mut encoder = Encoder::new(b"kiln layer 1");
+    let mut encoder = Encoder::new(b"kiln layer 2");
     for ((entry, is_opaque), digest) in found.iter().zip(&digests) {
         let link = entry.hard_link.map(|link| encoder.link(link));
         encoder.entry(&entry.path, entry, *is_opaque, link, digest.as_ref());
@@ -88,7 +88,7 @@ pub struct SelectionDigest(Encoder);
 impl SelectionDigest {
     /// Of nothing yet.
     pub fn new() -> Self {
-        Self(Encoder::new(b"kiln selection 1"))
+        Self(Encoder::new(b"kiln selection 2"))
     }
 
     /// Adds `entry` as if it were at `path` and no hard link.

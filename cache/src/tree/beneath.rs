@@ -1,6 +1,7 @@
 //! Reading beneath a directory descriptor: no path ever meets the host's root, and no link is followed by the kernel. Links
 //! are resolved by `resolve`, which knows what the tree shows; a link that appears in between is an error.
 
+use std::cell::RefCell;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::Read as _;
@@ -12,7 +13,6 @@ use kiln_image::Digest;
 use kiln_image::layer::is_portable_xattr;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
-use sha2::{Digest as _, Sha256};
 
 use super::{At as _, Entry, EntryKind, TreeError};
 
@@ -126,23 +126,34 @@ pub(crate) fn nanoseconds(seconds: i64, nanoseconds: impl TryInto<i128>) -> i128
     i128::from(seconds) * 1_000_000_000 + nanoseconds.try_into().unwrap_or_default()
 }
 
-/// The digest and size of what is left to read of a file.
+/// The digest of a file's bytes as trees have it: BLAKE3, since it never leaves the store. It is several times as fast as
+/// SHA-256, most of all where the processor has no instructions for that.
+pub fn bytes_digest(bytes: &[u8]) -> Digest {
+    Digest::from_bytes(*blake3::hash(bytes).as_bytes())
+}
+
+/// The [`bytes_digest`] and size of what is left to read of a file.
 pub(crate) fn hash_file(file: &File) -> std::io::Result<(Digest, u64)> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; HASH_BUFFER_BYTES];
-    let mut size = 0;
-    let mut file = file;
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok((Digest::from_bytes(hash.finalize().into()), size)),
-            Ok(length) => {
-                hash.update(&buffer[..length]);
-                size += length as u64;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+    thread_local! {
+        // Asking for and clearing so much memory for each of thousands of small files costs more than hashing them.
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(HASH_BUFFER_BYTES, 0);
+        let mut hash = blake3::Hasher::new();
+        let mut size = 0;
+        loop {
+            match (&mut &*file).read(buffer) {
+                Ok(0) => return Ok((Digest::from_bytes(*hash.finalize().as_bytes()), size)),
+                Ok(length) => {
+                    hash.update(&buffer[..length]);
+                    size += length as u64;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    })
 }
 
 /// Whether the directory `name` of `dir` (empty: `dir` itself) is opaque, in either spelling of the mark.

@@ -337,7 +337,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 /// How long a file must have been left alone for its digest to be kept: coarser than any file system's time stamps.
 pub(super) const SETTLED_NS: i64 = 2_000_000_000;
 
-const MAGIC: [u8; 8] = *b"kilnidx2";
+const MAGIC: [u8; 8] = *b"kilnidx3";
 const HEADER_BYTES: usize = 16;
 const FIXED_BYTES: usize = 4 + 5 * 8 + 1 + 32 + 1;
 /// How often the index is written without a record's use before the record goes: its file is gone, most likely.

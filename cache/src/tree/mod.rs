@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use kiln_image::Digest;
 use rayon::prelude::*;
 
+pub use beneath::bytes_digest;
 pub(crate) use beneath::{
     has_opaque_mark, hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry,
 };
@@ -39,7 +40,7 @@ pub struct Entry {
     pub xattrs: Vec<(OsString, Vec<u8>)>,
     /// Device and inode of a file with several links, to keep hard links within one copy.
     pub hard_link: Option<(u64, u64)>,
-    /// The digest of a file's bytes, where the tree knows it without reading them.
+    /// The [`bytes_digest`] of a file, where the tree knows it without reading.
     pub digest: Option<Digest>,
 }
 
@@ -143,7 +144,7 @@ pub trait SourceTree: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// The digest of a regular file's bytes, from the index where nothing changed since.
+    /// The [`bytes_digest`] of a regular file, from the index where nothing changed since.
     fn digest(&self, entry: &Entry) -> Result<Digest, TreeError>;
 
     /// The digests of many files, computed in parallel; in the order of `entries`, `None` for what is no regular file.

@@ -90,7 +90,12 @@ pub(super) fn read_hashed<T: Send>(
 }
 
 /// Hands all of `input` to the hasher and to `sender`, until one of them has gone.
-fn feed(mut input: impl Read, limit: u64, mut queue: HashQueue, sender: SyncSender<io::Result<Arc<Vec<u8>>>>) {
+fn feed(
+    mut input: impl Read,
+    limit: u64,
+    mut queue: HashQueue,
+    sender: SyncSender<io::Result<Arc<Vec<u8>>>>,
+) {
     let mut budget = limit;
     loop {
         let mut buffer = queue.buffer();

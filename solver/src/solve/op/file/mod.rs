@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use kiln_cache::{
     Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SelectionDigest, SourceTree, StepKey,
+    bytes_digest,
 };
 use kiln_image::ContentsDigest;
 use kiln_image::layer::{self, ExtractOptions};
@@ -433,7 +434,7 @@ impl Digests {
         for (index, (_, node)) in plan.nodes().enumerate() {
             files.push(match &node.data {
                 Data::None => None,
-                Data::Inline(bytes) => Some(kiln_image::Digest::of(bytes)),
+                Data::Inline(bytes) => Some(bytes_digest(bytes)),
                 Data::Source { entry: Entry { digest: Some(known), .. }, .. } => Some(*known),
                 Data::Source { tree, entry } => {
                     let slot = by_tree
