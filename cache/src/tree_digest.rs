@@ -5,20 +5,21 @@
 //! (THREATS G1).
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use kiln_image::{ContentsDigest, Digest};
 use rayon::prelude::*;
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::tree::{
-    At as _, Entry, EntryKind, TreeError, depth_first, has_opaque_mark, hash_file, list_dir, list_levels,
-    open_beneath, open_file, open_root, stat_at, stat_entry,
+    At as _, Entry, EntryKind, TreeError, depth_first, has_opaque_mark, has_portable_xattrs, hash_file,
+    list_dir, list_levels, open_beneath, open_file, open_root, portable_xattrs, stat_at, stat_entry,
+    stat_entry_but_xattrs,
 };
 
 /// A layer directory's contents.
@@ -43,7 +44,7 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
     found.extend(walk(root.as_fd())?);
     // Names of one file are hashed once: which of them, does not matter.
     let mut seen = std::collections::HashSet::new();
-    let hashed: Vec<(usize, Digest, u64)> = found
+    let hashed: Vec<Hashed> = found
         .iter()
         .enumerate()
         .filter(|(_, (entry, _))| matches!(entry.kind, EntryKind::File { .. }))
@@ -53,13 +54,23 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
         .map(|(index, (entry, _))| {
             let file = open_file(root.as_fd(), &entry.path)?;
             let (digest, size) = hash_file(&file).at(&entry.path)?;
-            Ok((index, digest, size))
+            let xattrs = match has_portable_xattrs(&file).at(&entry.path)? {
+                true => {
+                    let parent = entry.path.parent().unwrap_or(Path::new(""));
+                    let dir = open_beneath(root.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY);
+                    let name = entry.path.file_name().unwrap_or_default();
+                    portable_xattrs(dir.at(parent)?.as_fd(), name).at(&entry.path)?
+                }
+                false => Vec::new(),
+            };
+            Ok(Hashed { index, digest, size, xattrs })
         })
         .collect::<Result<_, TreeError>>()?;
-    let size_bytes = hashed.iter().map(|(.., size)| size).sum();
+    let size_bytes = hashed.iter().map(|hashed| hashed.size).sum();
     let mut digests = vec![None; found.len()];
-    for (index, digest, _) in hashed {
+    for Hashed { index, digest, xattrs, .. } in hashed {
         digests[index] = Some(digest);
+        found[index].0.xattrs = xattrs;
     }
     let mut encoder = Encoder::new(b"kiln layer 2");
     for ((entry, is_opaque), digest) in found.iter().zip(&digests) {
@@ -114,6 +125,14 @@ impl std::fmt::Debug for SelectionDigest {
     }
 }
 
+/// What was read of the file that is entry `index`.
+struct Hashed {
+    index: usize,
+    digest: Digest,
+    size: u64,
+    xattrs: Vec<(OsString, Vec<u8>)>,
+}
+
 /// An entry of a layer, and whether it is an opaque directory.
 type LayerEntry = (Entry, bool);
 
@@ -141,7 +160,12 @@ fn list(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<LayerEntry>, TreeError>
     for name in list_dir(dir.as_fd(), path)? {
         let child = path.join(&name);
         let stat = stat_at(dir.as_fd(), &name).at(&child)?.ok_or(Errno::NOENT).at(&child)?;
-        let Some(mut entry) = stat_entry(dir.as_fd(), &name, child, &stat)? else { continue };
+        // Of files that are read anyway attributes are asked for then.
+        let entry = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => stat_entry_but_xattrs(dir.as_fd(), &name, child, &stat)?,
+            _ => stat_entry(dir.as_fd(), &name, child, &stat)?,
+        };
+        let Some(mut entry) = entry else { continue };
         let is_dir = entry.kind == EntryKind::Dir;
         let is_opaque = is_dir && has_opaque_mark(dir.as_fd(), &name).at(&entry.path)?;
         if entry.kind == (EntryKind::CharDevice { major: 0, minor: 0 }) {

@@ -173,7 +173,8 @@ pub(crate) fn has_opaque_mark(dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool,
 /// The attribute of an opaque directory, as root and in a user namespace (overlayfs.rst, "userxattr").
 pub(crate) const OVERLAY_OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
 
-fn portable_xattrs(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
+/// The attributes of `name` in `dir` that layers carry, sorted.
+pub(crate) fn portable_xattrs(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
     let path = by_descriptor(dir, name)?;
     let mut names = [0_u8; 512];
     let mut more_names = Vec::new();
@@ -197,13 +198,13 @@ fn portable_xattrs(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<(OsString, V
     Ok(xattrs)
 }
 
-/// Whether an open file has attributes that layers carry.
+/// Whether an open file may have attributes that layers carry: much sooner known than which, by its name.
 pub(crate) fn has_portable_xattrs(file: &File) -> Result<bool, Errno> {
     let mut names = [0_u8; 512];
     match rustix::fs::flistxattr(file, &mut names) {
         Ok(length) => Ok(names[..length].split(|&b| b == 0).any(is_portable_xattr)),
         Err(Errno::NOTSUP) => Ok(false),
-        // So many that it is as well to look again each time.
+        // Too many to look through here.
         Err(Errno::RANGE) => Ok(true),
         Err(error) => Err(error),
     }

@@ -16,7 +16,8 @@ use rayon::prelude::*;
 
 pub use beneath::bytes_digest;
 pub(crate) use beneath::{
-    has_opaque_mark, hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry,
+    has_opaque_mark, has_portable_xattrs, hash_file, list_dir, open_beneath, open_file, open_root,
+    portable_xattrs, stat_at, stat_entry, stat_entry_but_xattrs,
 };
 pub use context::ContextTree;
 pub use layers::LayerTree;
