@@ -134,10 +134,9 @@ impl BufRead for ChunkReader {
             self.position = 0;
             // So that its memory can be used again while this waits.
             self.chunk = Arc::default();
-            match self.receiver.recv() {
-                Ok(chunk) => self.chunk = chunk?,
-                // The end.
-                Err(_) => {}
+            // Nobody sends any more: the end.
+            if let Ok(chunk) = self.receiver.recv() {
+                self.chunk = chunk?;
             }
         }
         Ok(&self.chunk[self.position..])
