@@ -131,8 +131,11 @@ fn record(node: &Node, digest: Option<&Digest>) -> Option<[u8; FIXED_BYTES - 4]>
     Some(record)
 }
 
-/// The layer, and its files' records by path.
-fn parse(bytes: &[u8]) -> Option<(LayerId, HashMap<&[u8], &[u8]>)> {
+/// Records by path.
+type Records<'a> = HashMap<&'a [u8], &'a [u8]>;
+
+/// The layer, and its files' records.
+fn parse(bytes: &[u8]) -> Option<(LayerId, Records<'_>)> {
     let body = bytes.len().checked_sub(32).filter(|&body| body >= HEADER_BYTES)?;
     let (body, sum) = bytes.split_at(body);
     if body[..8] != MAGIC || Digest::of(body).as_bytes()[..] != *sum {
