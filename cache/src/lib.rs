@@ -16,5 +16,7 @@ pub use store::{
     BlobWriter, CacheMount, CacheMountRequest, CheckDepth, Claim, Freed, ImageRecord, InvalidLayerId, Layer,
     LayerDraft, LayerId, Lookup, MountSharing, NewRecord, Problem, Record, StepKey, Store, StoreError,
 };
-pub use tree::{ContextTree, Entry, EntryKind, LayerTree, PathFilter, SourceTree, TreeError, Verdict};
-pub use tree_digest::{TreeDigest, selection_digest, tree_digest};
+pub use tree::{
+    ContextTree, Entry, EntryKind, LayerTree, PathFilter, SourceTree, TreeError, Verdict, bytes_digest,
+};
+pub use tree_digest::{SelectionDigest, TreeDigest, selection_digest, tree_digest};

@@ -5,20 +5,21 @@
 //! (THREATS G1).
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use kiln_image::{ContentsDigest, Digest};
 use rayon::prelude::*;
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::tree::{
-    At as _, Entry, EntryKind, TreeError, depth_first, has_opaque_mark, hash_file, list_dir, list_levels,
-    open_beneath, open_file, open_root, stat_at, stat_entry,
+    At as _, Entry, EntryKind, TreeError, depth_first, has_opaque_mark, has_portable_xattrs, hash_file,
+    list_dir, list_levels, open_beneath, open_file, open_root, portable_xattrs, stat_at, stat_entry,
+    stat_entry_but_xattrs,
 };
 
 /// A layer directory's contents.
@@ -43,7 +44,7 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
     found.extend(walk(root.as_fd())?);
     // Names of one file are hashed once: which of them, does not matter.
     let mut seen = std::collections::HashSet::new();
-    let hashed: Vec<(usize, Digest, u64)> = found
+    let hashed: Vec<Hashed> = found
         .iter()
         .enumerate()
         .filter(|(_, (entry, _))| matches!(entry.kind, EntryKind::File { .. }))
@@ -53,17 +54,28 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
         .map(|(index, (entry, _))| {
             let file = open_file(root.as_fd(), &entry.path)?;
             let (digest, size) = hash_file(&file).at(&entry.path)?;
-            Ok((index, digest, size))
+            let xattrs = match has_portable_xattrs(&file).at(&entry.path)? {
+                true => {
+                    let parent = entry.path.parent().unwrap_or(Path::new(""));
+                    let dir = open_beneath(root.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY);
+                    let name = entry.path.file_name().unwrap_or_default();
+                    portable_xattrs(dir.at(parent)?.as_fd(), name).at(&entry.path)?
+                }
+                false => Vec::new(),
+            };
+            Ok(Hashed { index, digest, size, xattrs })
         })
         .collect::<Result<_, TreeError>>()?;
-    let size_bytes = hashed.iter().map(|(.., size)| size).sum();
+    let size_bytes = hashed.iter().map(|hashed| hashed.size).sum();
     let mut digests = vec![None; found.len()];
-    for (index, digest, _) in hashed {
+    for Hashed { index, digest, xattrs, .. } in hashed {
         digests[index] = Some(digest);
+        found[index].0.xattrs = xattrs;
     }
-    let mut encoder = Encoder::new(b"kiln layer 1");
+    let mut encoder = Encoder::new(b"kiln layer 2");
     for ((entry, is_opaque), digest) in found.iter().zip(&digests) {
-        encoder.entry(entry, *is_opaque, digest.as_ref());
+        let link = entry.hard_link.map(|link| encoder.link(link));
+        encoder.entry(&entry.path, entry, *is_opaque, link, digest.as_ref());
     }
     Ok(TreeDigest { contents: encoder.finish(), size_bytes, entries: found.len() as u64 - 1 })
 }
@@ -73,11 +85,52 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
 pub fn selection_digest(entries: &[Entry], digests: &[Option<Digest>]) -> ContentsDigest {
     let mut selected: Vec<_> = entries.iter().zip(digests).collect();
     selected.sort_by(|(a, _), (b, _)| depth_first(&a.path, &b.path));
-    let mut encoder = Encoder::new(b"kiln selection 1");
-    for (entry, digest) in selected {
-        encoder.entry(entry, false, digest.as_ref());
+    let mut digest = SelectionDigest::new();
+    for (entry, of_bytes) in selected {
+        let link = entry.hard_link.map(|link| digest.0.link(link));
+        digest.0.entry(&entry.path, entry, false, link, of_bytes.as_ref());
     }
-    encoder.finish()
+    digest.finish()
+}
+
+/// As [`selection_digest`], for entries that come one by one and in order: by their paths' components' bytes.
+pub struct SelectionDigest(Encoder);
+
+impl SelectionDigest {
+    /// Of nothing yet.
+    pub fn new() -> Self {
+        Self(Encoder::new(b"kiln selection 2"))
+    }
+
+    /// Adds `entry` as if it were at `path` and no hard link.
+    pub fn add(&mut self, path: &Path, entry: &Entry, of_bytes: Option<&Digest>) {
+        self.0.entry(path, entry, false, None, of_bytes);
+    }
+
+    /// The digest of all that was added.
+    pub fn finish(self) -> ContentsDigest {
+        self.0.finish()
+    }
+}
+
+impl Default for SelectionDigest {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for SelectionDigest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SelectionDigest of {} entries", self.0.entries)
+    }
+}
+
+/// What was read of the file that is entry `index`.
+struct Hashed {
+    index: usize,
+    digest: Digest,
+    size: u64,
+    xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
 /// An entry of a layer, and whether it is an opaque directory.
@@ -92,14 +145,13 @@ fn root_entry(root: &OwnedFd, tree: &Path) -> Result<LayerEntry, TreeError> {
 
 /// All below the root, depth first, sorted by components.
 fn walk(root: BorrowedFd<'_>) -> Result<Vec<LayerEntry>, TreeError> {
-    let mut found = list_levels(PathBuf::new(), |path| {
-        let entries = list(root, path)?;
-        let dirs = entries.iter().filter(|(entry, _)| entry.kind == EntryKind::Dir);
-        let dirs = dirs.map(|(entry, _)| entry.path.clone()).collect();
-        Ok((entries, dirs))
-    })?;
-    found.par_sort_unstable_by(|(a, _), (b, _)| depth_first(&a.path, &b.path));
-    Ok(found)
+    list_levels(PathBuf::new(), |path| {
+        let entries = list(root, path)?.into_iter().map(|found| {
+            let below = (found.0.kind == EntryKind::Dir).then(|| found.0.path.clone());
+            (found, below)
+        });
+        Ok(entries.collect())
+    })
 }
 
 fn list(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<LayerEntry>, TreeError> {
@@ -108,7 +160,12 @@ fn list(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<LayerEntry>, TreeError>
     for name in list_dir(dir.as_fd(), path)? {
         let child = path.join(&name);
         let stat = stat_at(dir.as_fd(), &name).at(&child)?.ok_or(Errno::NOENT).at(&child)?;
-        let Some(mut entry) = stat_entry(dir.as_fd(), &name, child, &stat)? else { continue };
+        // Of files that are read anyway attributes are asked for then.
+        let entry = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => stat_entry_but_xattrs(dir.as_fd(), &name, child, &stat)?,
+            _ => stat_entry(dir.as_fd(), &name, child, &stat)?,
+        };
+        let Some(mut entry) = entry else { continue };
         let is_dir = entry.kind == EntryKind::Dir;
         let is_opaque = is_dir && has_opaque_mark(dir.as_fd(), &name).at(&entry.path)?;
         if entry.kind == (EntryKind::CharDevice { major: 0, minor: 0 }) {
@@ -123,6 +180,8 @@ fn list(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<LayerEntry>, TreeError>
 /// Writes entries into a hash.
 struct Encoder {
     hash: Sha256,
+    /// What is to be hashed next: tens of thousands of entries are millions of fields.
+    pending: Vec<u8>,
     /// Inode → number of the entry that had it first.
     links: HashMap<(u64, u64), u64>,
     entries: u64,
@@ -131,20 +190,36 @@ struct Encoder {
 impl Encoder {
     /// `domain` keeps digests of different meaning and of other versions of the encoding apart.
     fn new(domain: &[u8]) -> Self {
-        let mut encoder = Self { hash: Sha256::new(), links: HashMap::new(), entries: 0 };
+        let mut encoder = Self {
+            hash: Sha256::new(),
+            pending: Vec::with_capacity(2 * PENDING_BYTES),
+            links: HashMap::new(),
+            entries: 0,
+        };
         encoder.bytes(domain);
         encoder
     }
 
-    fn entry(&mut self, entry: &Entry, is_opaque: bool, digest: Option<&Digest>) {
-        self.bytes(entry.path.as_os_str().as_bytes());
+    /// The number of the entry that is the first name of the file the next entry is a name of; maybe its own.
+    fn link(&mut self, inode: (u64, u64)) -> u64 {
+        *self.links.entry(inode).or_insert(self.entries)
+    }
+
+    fn entry(
+        &mut self,
+        path: &Path,
+        entry: &Entry,
+        is_opaque: bool,
+        first: Option<u64>,
+        digest: Option<&Digest>,
+    ) {
+        self.bytes(path.as_os_str().as_bytes());
         let number = self.entries;
         self.entries += 1;
         // A further name of a file says which entry it is a name of: what is one file and what are two equal ones differ
         // for whoever writes to them.
-        let first = entry.hard_link.map_or(number, |link| *self.links.entry(link).or_insert(number));
-        if first != number {
-            self.hash.update([b'l']);
+        if let Some(first) = first.filter(|&first| first != number) {
+            self.update(b"l");
             self.number(first);
             return;
         }
@@ -157,9 +232,9 @@ impl Encoder {
             EntryKind::CharDevice { .. } => b'c',
             EntryKind::BlockDevice { .. } => b'b',
         };
-        self.hash.update([kind]);
+        self.update(&[kind]);
         for field in [entry.mode, entry.uid, entry.gid] {
-            self.hash.update(field.to_le_bytes());
+            self.update(&field.to_le_bytes());
         }
         self.number(entry.xattrs.len() as u64);
         for (name, value) in &entry.xattrs {
@@ -170,13 +245,13 @@ impl Encoder {
             EntryKind::File { size } => {
                 self.number(*size);
                 // A file without a digest was never asked for; its own mark keeps it apart from any digest.
-                self.hash.update([u8::from(digest.is_some())]);
-                self.hash.update(digest.map_or([0; 32], |digest| *digest.as_bytes()));
+                self.update(&[u8::from(digest.is_some())]);
+                self.update(&digest.map_or([0; 32], |digest| *digest.as_bytes()));
             }
             EntryKind::Symlink(target) => self.bytes(target.as_os_str().as_bytes()),
             EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
-                self.hash.update(major.to_le_bytes());
-                self.hash.update(minor.to_le_bytes());
+                self.update(&major.to_le_bytes());
+                self.update(&minor.to_le_bytes());
             }
             EntryKind::Dir | EntryKind::Fifo => {}
         }
@@ -184,18 +259,30 @@ impl Encoder {
 
     fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
-        self.hash.update(bytes);
+        self.update(bytes);
     }
 
     fn number(&mut self, number: u64) {
-        self.hash.update(number.to_le_bytes());
+        self.update(&number.to_le_bytes());
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() >= PENDING_BYTES {
+            self.hash.update(&self.pending);
+            self.pending.clear();
+        }
     }
 
     fn finish(mut self) -> ContentsDigest {
         self.number(self.entries);
+        self.hash.update(&self.pending);
         ContentsDigest(Digest::from_bytes(self.hash.finalize().into()))
     }
 }
+
+/// So much is hashed at once.
+const PENDING_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -291,7 +378,17 @@ mod tests {
 
     fn entry(path: &str, kind: EntryKind) -> Entry {
         let path = PathBuf::from(path);
-        Entry { path, kind, mode: 0o644, uid: 0, gid: 0, mtime_ns: 0, xattrs: Vec::new(), hard_link: None }
+        Entry {
+            path,
+            kind,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime_ns: 0,
+            xattrs: Vec::new(),
+            hard_link: None,
+            digest: None,
+        }
     }
 
     #[test]
@@ -299,6 +396,11 @@ mod tests {
         let file = |path: &str, link| Entry { hard_link: link, ..entry(path, EntryKind::File { size: 1 }) };
         let digests = [Some(Digest::of(b"1")), Some(Digest::of(b"2"))];
         let one = selection_digest(&[file("a", Some((1, 1))), file("b", Some((1, 2)))], &digests);
+        let mut in_order = SelectionDigest::new();
+        for (path, digest) in ["a", "b"].into_iter().zip(&digests) {
+            in_order.add(Path::new(path), &file("elsewhere", Some((1, 1))), digest.as_ref());
+        }
+        assert_eq!(one, in_order.finish());
         let swapped = [digests[1], digests[0]];
         assert_eq!(one, selection_digest(&[file("b", None), file("a", None)], &swapped));
         assert_ne!(one, selection_digest(&[file("a", None), file("b", None)], &swapped));

@@ -58,6 +58,10 @@ impl LayerDraft {
     pub fn fs(&self) -> PathBuf {
         self.path.join("fs")
     }
+    /// The layer it becomes if it becomes one.
+    pub fn id(&self) -> LayerId {
+        self.id
+    }
     /// overlayfs' work directory.
     pub fn work(&self) -> PathBuf {
         self.path.join("work")
@@ -83,10 +87,6 @@ impl LayerDraft {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
-    }
-
-    pub(super) fn id(&self) -> LayerId {
-        self.id
     }
 
     fn lock(path: &Path) -> Result<Option<File>, StoreError> {

@@ -6,6 +6,7 @@
 //! layers/<LayerId>/    unpacked trees in overlayfs' format
 //! mounts/<hash>[.<n>]/ cache mounts
 //! contexts/<hash>      file-hash indexes of build contexts
+//! contexts/<hash>.copy what the last layers of copies from them were made of
 //! work/<random>/       what is in progress; locked while its maker lives, swept when not
 //! locks/               step keys and others (see `locks`)
 //! ```
@@ -80,6 +81,11 @@ impl Store {
     pub fn context_index_path(&self, context: &Path) -> PathBuf {
         use std::os::unix::ffi::OsStrExt;
         self.root().join("contexts").join(Digest::of(context.as_os_str().as_bytes()).hex())
+    }
+
+    /// Where is kept what the last layer of the copy that `step` names was made of.
+    pub fn copy_memory_path(&self, step: &Digest) -> PathBuf {
+        self.root().join("contexts").join(format!("{}.copy", step.hex()))
     }
 
     fn db(&self) -> &db::Db {

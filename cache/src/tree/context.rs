@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kiln_image::Digest;
-use rayon::prelude::*;
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::beneath::{hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry};
-use super::file_index::{FileIndex, SETTLED_NS, Stamp, now_ns};
-use super::resolve::{Follow, Step, resolve};
-use super::{
-    At as _, Entry, EntryKind, PathFilter, SourceTree, TreeError, Verdict, depth_first, list_levels,
+use super::beneath::{
+    has_portable_xattrs, hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry,
+    stat_entry_but_xattrs,
 };
+use super::file_index::{FileIndex, Finder, Known, SETTLED_NS, Stamp, now_ns};
+use super::resolve::{Follow, Step, resolve};
+use super::{At as _, Entry, EntryKind, PathFilter, SourceTree, TreeError, Verdict, list_levels};
 
 /// A directory of the host's as a build context; owners are 0:0, filtered by the ignore file's rules.
 ///
@@ -126,16 +126,30 @@ impl ContextTree {
     /// What is in the directory `real` but for what is pruned, under the name `shown`.
     fn list(&self, real: &Path, shown: &Path) -> Result<Vec<(Entry, Verdict)>, TreeError> {
         let dir = open_beneath(self.root.as_fd(), real, OFlags::RDONLY | OFlags::DIRECTORY).at(real)?;
-        let mut entries = Vec::new();
-        for name in list_dir(dir.as_fd(), real)? {
-            let verdict = self.verdict(&real.join(&name));
+        let mut finder = Finder::new(shown);
+        let names = list_dir(dir.as_fd(), real)?;
+        let mut entries = Vec::with_capacity(names.len());
+        for name in names {
+            let path = shown.join(&name);
+            let verdict = match &self.filter {
+                None => Verdict::Keep,
+                Some(_) if real == shown => self.verdict(&path),
+                Some(_) => self.verdict(&real.join(&name)),
+            };
             if verdict == Verdict::Prune {
                 continue;
             }
-            let path = shown.join(&name);
             // Gone since it was listed: as if it had never been.
             let Some(stat) = stat_at(dir.as_fd(), &name).at(&path)? else { continue };
-            let Some(entry) = stat_entry(dir.as_fd(), &name, path, &stat)? else { continue };
+            let known = self.known(&mut finder, &name, &stat);
+            let entry = match known {
+                Some(Known { has_xattrs: false, .. }) => {
+                    stat_entry_but_xattrs(dir.as_fd(), &name, path, &stat)?
+                }
+                _ => stat_entry(dir.as_fd(), &name, path, &stat)?,
+            };
+            let Some(mut entry) = entry else { continue };
+            entry.digest = known.map(|known| known.digest);
             if verdict == Verdict::Keep || entry.kind == EntryKind::Dir {
                 entries.push((owned_by_root(entry), verdict));
             }
@@ -143,17 +157,26 @@ impl ContextTree {
         Ok(entries)
     }
 
+    /// What the index says of the file `name`, whose directory is the finder's.
+    fn known(&self, finder: &mut Finder, name: &OsStr, stat: &Stat) -> Option<Known> {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return None;
+        }
+        self.index.as_ref()?.find_in(finder, name, &Stamp::of(stat)?)
+    }
+
     fn walk_dir(&self, real: &Path, shown: &Path) -> Result<Vec<Entry>, TreeError> {
-        let mut found = list_levels((real.to_path_buf(), shown.to_path_buf()), |(real, shown)| {
-            let entries = self.list(real, shown)?;
-            let dirs = entries
-                .iter()
-                .filter(|(entry, _)| entry.kind == EntryKind::Dir)
-                .filter_map(|(entry, _)| Some((real.join(entry.path.file_name()?), entry.path.clone())));
-            let dirs = dirs.collect();
-            Ok((entries, dirs))
+        let found = list_levels((real.to_path_buf(), shown.to_path_buf()), |(real, shown)| {
+            let below = |entry: &Entry| match entry.kind {
+                EntryKind::Dir => Some((real.join(entry.path.file_name()?), entry.path.clone())),
+                _ => None,
+            };
+            let entries = self.list(real, shown)?.into_iter().map(|found| {
+                let below = below(&found.0);
+                (found, below)
+            });
+            Ok(entries.collect())
         })?;
-        found.par_sort_unstable_by(|(a, _), (b, _)| depth_first(&a.path, &b.path));
         // From the end: what is below a directory comes right behind it.
         let mut kept: Vec<Entry> = Vec::with_capacity(found.len());
         for (entry, verdict) in found.into_iter().rev() {
@@ -221,30 +244,39 @@ impl SourceTree for ContextTree {
         open_file(self.root.as_fd(), &real)
     }
 
-    fn digest(&self, entry: &Entry) -> Result<Digest, TreeError> {
-        let path = &entry.path;
+    fn open_entry(&self, entry: &Entry) -> Result<File, TreeError> {
         // Entries come from this tree; most have no link above them, and resolving each component of each of thousands of
         // files would cost more than the look-up.
-        let file = match open_file(self.root.as_fd(), path) {
-            Err(TreeError::Io { .. } | TreeError::NotAFile(_)) => self.open(path)?,
-            file => file?,
-        };
+        match open_file(self.root.as_fd(), &entry.path) {
+            Err(TreeError::Io { .. } | TreeError::NotAFile(_)) => self.open(&entry.path),
+            file => file,
+        }
+    }
+
+    fn identity(&self) -> Option<Digest> {
+        self.index.as_ref().map(FileIndex::identity)
+    }
+
+    fn digest(&self, entry: &Entry) -> Result<Digest, TreeError> {
+        let path = &entry.path;
+        let file = self.open_entry(entry)?;
         let Some(index) = &self.index else {
             self.files_hashed.fetch_add(1, Ordering::Relaxed);
             return Ok(hash_file(&file).at(path)?.0);
         };
         let before = Stamp::of(&rustix::fs::fstat(&file).at(path)?);
-        if let Some(digest) = before.and_then(|stamp| index.find(path, &stamp)) {
-            return Ok(digest);
+        if let Some(known) = before.and_then(|stamp| index.find(path, &stamp)) {
+            return Ok(known.digest);
         }
         let started = now_ns();
         let (digest, _) = hash_file(&file).at(path)?;
+        let has_xattrs = has_portable_xattrs(&file).at(path)?;
         self.files_hashed.fetch_add(1, Ordering::Relaxed);
         let after = Stamp::of(&rustix::fs::fstat(&file).at(path)?);
         if let Some(stamp) = before
             && before == after
         {
-            index.remember(path, stamp, digest, started);
+            index.remember(path, stamp, Known { digest, has_xattrs }, started);
         }
         Ok(digest)
     }
@@ -274,6 +306,7 @@ fn clean(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bytes_digest;
     use std::fs;
     use std::os::unix::fs::symlink;
 
@@ -358,7 +391,7 @@ mod tests {
         assert!(tree.open(Path::new("leak")).is_err());
         let entry = tree.entry(Path::new("link/b")).unwrap().unwrap();
         assert_eq!(entry.path, Path::new("link/b"));
-        assert_eq!(tree.digest(&entry).unwrap(), Digest::of(b"src/sub/b"));
+        assert_eq!(tree.digest(&entry).unwrap(), bytes_digest(b"src/sub/b"));
         assert_eq!(names(&tree.walk(Path::new("link")).unwrap()), ["link"]);
     }
 
@@ -385,8 +418,8 @@ mod tests {
             let entry = tree.entry(Path::new("src/a")).unwrap().unwrap();
             (tree.digest(&entry).unwrap(), tree.files_hashed())
         };
-        assert_eq!(hash(i64::MIN / 2), (Digest::of(b"src/a"), 1));
-        assert_eq!(hash(i64::MIN / 2), (Digest::of(b"src/a"), 0));
+        assert_eq!(hash(i64::MIN / 2), (bytes_digest(b"src/a"), 1));
+        assert_eq!(hash(i64::MIN / 2), (bytes_digest(b"src/a"), 0));
         let file = dir.path().join("src/a");
         let mtime = fs::metadata(&file).unwrap().modified().unwrap();
         // The change time has the kernel's tick as its grain; until it moves the kernel itself knows no difference.
@@ -400,7 +433,7 @@ mod tests {
             }
         }
         assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), mtime);
-        assert_eq!(hash(i64::MIN / 2), (Digest::of(b"SRC/A"), 1));
+        assert_eq!(hash(i64::MIN / 2), (bytes_digest(b"SRC/A"), 1));
     }
 
     #[test]

@@ -5,20 +5,24 @@
 //! the clock that stamps files; therefore a digest is kept only if the file had not been touched for [`SETTLED_NS`] when
 //! hashing began (git solves the same problem: "racy git"). A file edited just now is hashed again next time.
 //!
+//! Setting an attribute moves the change time as well, so that a record also says whether the file has any: asking for
+//! those of each file costs more than all else that an unchanged file needs.
+//!
 //! On disk, all numbers little-endian:
 //! ```text
 //! magic 8 bytes · count u64
-//! count times, sorted by path: path length u32 · size u64 · mtime i64 · ctime i64 · inode u64 · device u64
-//!                              · idle u8 · digest 32 bytes · path
+//! count times, sorted by key: key length u32 · size u64 · mtime i64 · ctime i64 · inode u64 · device u64
+//!                             · idle u8 · digest 32 bytes · attributes u8 · key
 //! SHA-256 of all that, 32 bytes
 //! ```
-//! Whatever is wrong with the file, it counts as empty.
+//! A key is a path with NUL for each slash, so that keys sort as a walk goes: depth first. Whatever is wrong with the file, it counts as empty.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -50,6 +54,38 @@ impl Stamp {
     }
 }
 
+/// What is known of a file that is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) digest: Digest,
+    /// Whether the file has attributes that layers carry.
+    pub(super) has_xattrs: bool,
+}
+
+/// Where a file's record is looked for: the path as a key, and a guess at its place. Whoever looks for the files of a
+/// directory in order uses one of these for all of them.
+#[derive(Debug)]
+pub(super) struct Finder {
+    key: Vec<u8>,
+    dir_length: usize,
+    next: usize,
+}
+
+impl Finder {
+    /// For the entries of directory `dir`.
+    pub(super) fn new(dir: &Path) -> Self {
+        let mut key = key_of(dir);
+        if !key.is_empty() {
+            key.push(0);
+        }
+        Self { dir_length: key.len(), key, next: usize::MAX }
+    }
+}
+
+fn key_of(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_bytes().iter().map(|&byte| if byte == b'/' { 0 } else { byte }).collect()
+}
+
 /// The index of one context.
 #[derive(Debug)]
 pub(super) struct FileIndex {
@@ -57,49 +93,79 @@ pub(super) struct FileIndex {
     settled_ns: i64,
     stored: OnceLock<Stored>,
     session: Mutex<Session>,
+    /// Whether the session has anything, so that most need not lock it.
+    has_new: AtomicBool,
 }
 
 /// What this build added and used.
 #[derive(Debug, Default)]
 struct Session {
-    new: BTreeMap<Vec<u8>, (Stamp, Digest)>,
+    new: BTreeMap<Vec<u8>, (Stamp, Known)>,
     /// Whether something is new since the last save.
     is_changed: bool,
-    /// One flag a stored record.
-    used: Vec<bool>,
 }
 
 impl FileIndex {
     /// The index at `path`; it is read when first needed.
     pub(super) fn new(path: &Path, settled_ns: i64) -> Self {
-        Self { path: path.to_path_buf(), settled_ns, stored: OnceLock::new(), session: Mutex::default() }
+        Self {
+            path: path.to_path_buf(),
+            settled_ns,
+            stored: OnceLock::new(),
+            session: Mutex::default(),
+            has_new: AtomicBool::new(false),
+        }
     }
 
-    /// The digest of the file at `path`, if it is as it was.
-    pub(super) fn find(&self, path: &Path, stamp: &Stamp) -> Option<Digest> {
-        let path = path.as_os_str().as_bytes();
-        if let Some((known, digest)) = self.session().new.get(path) {
-            return (known == stamp).then_some(*digest);
+    /// Names the context: there is one index for each.
+    pub(super) fn identity(&self) -> Digest {
+        Digest::of(self.path.as_os_str().as_bytes())
+    }
+
+    /// What is known of the file at `path`, if it is as it was.
+    pub(super) fn find(&self, path: &Path, stamp: &Stamp) -> Option<Known> {
+        let mut anywhere = usize::MAX;
+        self.find_key(&key_of(path), &mut anywhere, stamp)
+    }
+
+    /// As [`FileIndex::find`], of the file `name` in the finder's directory.
+    pub(super) fn find_in(&self, finder: &mut Finder, name: &OsStr, stamp: &Stamp) -> Option<Known> {
+        finder.key.truncate(finder.dir_length);
+        finder.key.extend_from_slice(name.as_bytes());
+        self.find_key(&finder.key, &mut finder.next, stamp)
+    }
+
+    /// `next` is where the record may be, and then where the one behind it is.
+    fn find_key(&self, key: &[u8], next: &mut usize, stamp: &Stamp) -> Option<Known> {
+        if self.has_new.load(Ordering::Acquire)
+            && let Some((then, known)) = self.session().new.get(key)
+        {
+            return (then == stamp).then_some(*known);
         }
         let stored = self.stored();
-        let at = stored.position(path)?;
+        let at = match stored.record(*next) {
+            Some(record) if record.key == key => *next,
+            _ => stored.position(key)?,
+        };
+        *next = at + 1;
         let record = stored.record(at)?;
         if record.stamp != *stamp {
             return None;
         }
-        let mut session = self.session();
-        session.used.resize(stored.starts.len(), false);
-        session.used[at] = true;
-        Some(record.digest)
+        if let Some(used) = stored.used.get(at) {
+            used.store(true, Ordering::Relaxed);
+        }
+        Some(record.known)
     }
 
-    /// Remembers a digest; `hashed_at_ns` is when hashing began.
-    pub(super) fn remember(&self, path: &Path, stamp: Stamp, digest: Digest, hashed_at_ns: i64) {
+    /// Remembers a file; `looked_at_ns` is when looking at it began.
+    pub(super) fn remember(&self, path: &Path, stamp: Stamp, known: Known, looked_at_ns: i64) {
         let touched = stamp.mtime_ns.max(stamp.ctime_ns);
-        if touched.checked_add(self.settled_ns).is_some_and(|settled| settled < hashed_at_ns) {
+        if touched.checked_add(self.settled_ns).is_some_and(|settled| settled < looked_at_ns) {
             let mut session = self.session();
-            session.new.insert(path.as_os_str().as_bytes().to_vec(), (stamp, digest));
+            session.new.insert(key_of(path), (stamp, known));
             session.is_changed = true;
+            self.has_new.store(true, Ordering::Release);
         }
     }
 
@@ -147,13 +213,15 @@ impl FileIndex {
 struct Stored {
     bytes: Vec<u8>,
     starts: Vec<usize>,
+    /// Which records this build used.
+    used: Vec<AtomicBool>,
 }
 
 struct Record<'a> {
-    path: &'a [u8],
+    key: &'a [u8],
     stamp: Stamp,
     idle: u8,
-    digest: Digest,
+    known: Known,
 }
 
 impl Stored {
@@ -167,7 +235,8 @@ impl Stored {
         if count > body / FIXED_BYTES {
             return None;
         }
-        let mut stored = Self { bytes, starts: Vec::with_capacity(count) };
+        let mut stored = Self { bytes, starts: Vec::with_capacity(count), used: Vec::new() };
+        stored.used.resize_with(count, AtomicBool::default);
         let mut at = HEADER_BYTES;
         for _ in 0..count {
             let end = stored.record_at(at, body)?.1;
@@ -184,8 +253,8 @@ impl Stored {
     /// The record that starts at `at`, and where the next one does.
     fn record_at(&self, at: usize, limit: usize) -> Option<(Record<'_>, usize)> {
         let fixed = self.bytes.get(at..at.checked_add(FIXED_BYTES)?)?;
-        let path_length = u32::from_le_bytes(fixed[..4].try_into().ok()?);
-        let end = at + FIXED_BYTES + usize::try_from(path_length).ok()?;
+        let key_length = u32::from_le_bytes(fixed[..4].try_into().ok()?);
+        let end = at + FIXED_BYTES + usize::try_from(key_length).ok()?;
         if end > limit {
             return None;
         }
@@ -197,15 +266,16 @@ impl Stored {
             device: u64_at(fixed, 36)?,
         };
         let digest = Digest::from_bytes(fixed[45..77].try_into().ok()?);
-        let path = &self.bytes[at + FIXED_BYTES..end];
-        Some((Record { path, stamp, idle: fixed[44], digest }, end))
+        let known = Known { digest, has_xattrs: fixed[77] != 0 };
+        let key = &self.bytes[at + FIXED_BYTES..end];
+        Some((Record { key, stamp, idle: fixed[44], known }, end))
     }
 
-    fn position(&self, path: &[u8]) -> Option<usize> {
+    fn position(&self, key: &[u8]) -> Option<usize> {
         self.starts
             .binary_search_by(|&at| {
                 self.record_at(at, self.bytes.len())
-                    .map_or(std::cmp::Ordering::Less, |(record, _)| record.path.cmp(path))
+                    .map_or(std::cmp::Ordering::Less, |(record, _)| record.key.cmp(key))
             })
             .ok()
     }
@@ -213,32 +283,33 @@ impl Stored {
 
 /// The file's new bytes: what is new, and of the rest what was in use lately.
 fn encode(stored: &Stored, session: &Session) -> Vec<u8> {
-    let mut records: BTreeMap<&[u8], (Stamp, u8, Digest)> = BTreeMap::new();
+    let mut records: BTreeMap<&[u8], (Stamp, u8, Known)> = BTreeMap::new();
     for index in 0..stored.starts.len() {
         let Some(record) = stored.record(index) else { continue };
-        let was_used = session.used.get(index).copied().unwrap_or_default();
+        let was_used = stored.used.get(index).is_some_and(|used| used.load(Ordering::Relaxed));
         let idle = if was_used { 0 } else { record.idle.saturating_add(1) };
         if idle <= MAX_IDLE {
-            records.insert(record.path, (record.stamp, idle, record.digest));
+            records.insert(record.key, (record.stamp, idle, record.known));
         }
     }
-    for (path, (stamp, digest)) in &session.new {
-        records.insert(path, (*stamp, 0, *digest));
+    for (key, (stamp, known)) in &session.new {
+        records.insert(key, (*stamp, 0, *known));
     }
     let mut bytes = Vec::with_capacity(HEADER_BYTES + records.len() * (FIXED_BYTES + 64) + 32);
     bytes.extend(MAGIC);
     bytes.extend((records.len() as u64).to_le_bytes());
-    for (path, (stamp, idle, digest)) in records {
+    for (key, (stamp, idle, known)) in records {
         // Paths come from the kernel, which has none near 4 GiB.
-        bytes.extend(u32::try_from(path.len()).unwrap_or_default().to_le_bytes());
+        bytes.extend(u32::try_from(key.len()).unwrap_or_default().to_le_bytes());
         bytes.extend(stamp.size.to_le_bytes());
         bytes.extend(stamp.mtime_ns.to_le_bytes());
         bytes.extend(stamp.ctime_ns.to_le_bytes());
         bytes.extend(stamp.inode.to_le_bytes());
         bytes.extend(stamp.device.to_le_bytes());
         bytes.push(idle);
-        bytes.extend(digest.as_bytes());
-        bytes.extend(path);
+        bytes.extend(known.digest.as_bytes());
+        bytes.push(u8::from(known.has_xattrs));
+        bytes.extend(key);
     }
     let sum = Digest::of(&bytes);
     bytes.extend(sum.as_bytes());
@@ -266,9 +337,9 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 /// How long a file must have been left alone for its digest to be kept: coarser than any file system's time stamps.
 pub(super) const SETTLED_NS: i64 = 2_000_000_000;
 
-const MAGIC: [u8; 8] = *b"kilnidx1";
+const MAGIC: [u8; 8] = *b"kilnidx3";
 const HEADER_BYTES: usize = 16;
-const FIXED_BYTES: usize = 4 + 5 * 8 + 1 + 32;
+const FIXED_BYTES: usize = 4 + 5 * 8 + 1 + 32 + 1;
 /// How often the index is written without a record's use before the record goes: its file is gone, most likely.
 const MAX_IDLE: u8 = 32;
 
@@ -280,6 +351,10 @@ mod tests {
         Stamp { size, mtime_ns: 5, ctime_ns: 6, inode: 7, device: 8 }
     }
 
+    fn known(bytes: &[u8]) -> Known {
+        Known { digest: Digest::of(bytes), has_xattrs: bytes.len() > 1 }
+    }
+
     #[test]
     fn what_was_saved_is_found_again() {
         let dir = tempfile::tempdir().unwrap();
@@ -287,15 +362,22 @@ mod tests {
         let index = FileIndex::new(&path, SETTLED_NS);
         for number in 0..1000 {
             let file = PathBuf::from(format!("dir/file{number}"));
-            index.remember(&file, stamp(number), Digest::of(&number.to_le_bytes()), now_ns());
+            index.remember(&file, stamp(number), known(&number.to_le_bytes()), now_ns());
         }
         index.save().unwrap();
         let again = FileIndex::new(&path, SETTLED_NS);
         for number in 0..1000_u64 {
             let file = PathBuf::from(format!("dir/file{number}"));
-            assert_eq!(again.find(&file, &stamp(number)), Some(Digest::of(&number.to_le_bytes())));
+            assert_eq!(again.find(&file, &stamp(number)), Some(known(&number.to_le_bytes())));
             assert_eq!(again.find(&file, &stamp(number + 1)), None);
         }
+        let mut finder = Finder::new(Path::new("dir"));
+        for number in [5, 50, 500, 501_u64, 5] {
+            let name = format!("file{number}");
+            let found = again.find_in(&mut finder, OsStr::new(&name), &stamp(number));
+            assert_eq!(found, Some(known(&number.to_le_bytes())), "{name}");
+        }
+        assert_eq!(again.find_in(&mut finder, OsStr::new("file"), &stamp(0)), None);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
     }
 
@@ -303,7 +385,7 @@ mod tests {
     fn a_file_touched_just_before_it_was_hashed_is_not_remembered() {
         let dir = tempfile::tempdir().unwrap();
         let index = FileIndex::new(&dir.path().join("index"), SETTLED_NS);
-        index.remember(Path::new("a"), stamp(1), Digest::of(b"a"), 6 + SETTLED_NS);
+        index.remember(Path::new("a"), stamp(1), known(b"a"), 6 + SETTLED_NS);
         assert_eq!(index.find(Path::new("a"), &stamp(1)), None);
     }
 
@@ -312,7 +394,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index");
         let index = FileIndex::new(&path, SETTLED_NS);
-        index.remember(Path::new("a"), stamp(1), Digest::of(b"a"), now_ns());
+        index.remember(Path::new("a"), stamp(1), known(b"a"), now_ns());
         index.save().unwrap();
         let good = std::fs::read(&path).unwrap();
         for at in 0..good.len() {
@@ -332,7 +414,7 @@ mod tests {
         for round in 0..40_u64 {
             let index = FileIndex::new(&path, SETTLED_NS);
             let name = if round == 0 { "old" } else { "new" };
-            index.remember(Path::new(name), stamp(round), Digest::of(b"a"), now_ns());
+            index.remember(Path::new(name), stamp(round), known(b"a"), now_ns());
             index.save().unwrap();
         }
         let index = FileIndex::new(&path, SETTLED_NS);

@@ -8,7 +8,6 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use kiln_image::Digest;
-use rayon::prelude::*;
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -16,7 +15,7 @@ use super::beneath::{
     has_opaque_mark, hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry,
 };
 use super::resolve::{Follow, Step, resolve};
-use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean, depth_first, list_levels};
+use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean, list_levels};
 
 /// The merged view of unpacked layers in overlayfs' format, without mounting anything.
 ///
@@ -133,19 +132,18 @@ impl LayerTree {
 
     fn walk_dir(&self, at: &Path, shown: &Path, stack: Stack) -> Result<Vec<Entry>, TreeError> {
         let top = (at.to_path_buf(), shown.to_path_buf(), stack);
-        let mut found = list_levels(top, |(at, shown, stack)| {
-            let mut entries = Vec::new();
-            let mut dirs = Vec::new();
-            for merged in self.children(at, shown, stack)? {
-                if let (EntryKind::Dir, Some(name)) = (&merged.entry.kind, merged.entry.path.file_name()) {
-                    dirs.push((at.join(name), merged.entry.path.clone(), merged.stack));
-                }
-                entries.push(merged.entry);
-            }
-            Ok((entries, dirs))
-        })?;
-        found.par_sort_unstable_by(|a, b| depth_first(&a.path, &b.path));
-        Ok(found)
+        list_levels(top, |(at, shown, stack)| {
+            let children = self.children(at, shown, stack)?.into_iter().map(|merged| {
+                let below = match (&merged.entry.kind, merged.entry.path.file_name()) {
+                    (EntryKind::Dir, Some(name)) => {
+                        Some((at.join(name), merged.entry.path.clone(), merged.stack))
+                    }
+                    _ => None,
+                };
+                (merged.entry, below)
+            });
+            Ok(children.collect())
+        })
     }
 
     fn open_dir(&self, layer: usize, at: &Path) -> Result<OwnedFd, TreeError> {
@@ -262,6 +260,7 @@ fn empty_root() -> Merged {
         mtime_ns: 0,
         xattrs: Vec::new(),
         hard_link: None,
+        digest: None,
     };
     Merged { entry, layer: 0, stack: Stack::new() }
 }

@@ -14,8 +14,10 @@ use std::path::{Path, PathBuf};
 use kiln_image::Digest;
 use rayon::prelude::*;
 
+pub use beneath::bytes_digest;
 pub(crate) use beneath::{
-    has_opaque_mark, hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry,
+    has_opaque_mark, has_portable_xattrs, hash_file, list_dir, open_beneath, open_file, open_root,
+    portable_xattrs, stat_at, stat_entry, stat_entry_but_xattrs,
 };
 pub use context::ContextTree;
 pub use layers::LayerTree;
@@ -39,6 +41,8 @@ pub struct Entry {
     pub xattrs: Vec<(OsString, Vec<u8>)>,
     /// Device and inode of a file with several links, to keep hard links within one copy.
     pub hard_link: Option<(u64, u64)>,
+    /// The [`bytes_digest`] of a file, where the tree knows it without reading.
+    pub digest: Option<Digest>,
 }
 
 /// The kinds of entries.
@@ -131,7 +135,17 @@ pub trait SourceTree: Send + Sync + std::fmt::Debug {
     /// Opens the regular file at `path` (no link).
     fn open(&self, path: &Path) -> Result<File, TreeError>;
 
-    /// The digest of a regular file's bytes, from the index where nothing changed since.
+    /// As [`SourceTree::open`], of an entry that this tree gave: trees may find it sooner than by its path alone.
+    fn open_entry(&self, entry: &Entry) -> Result<File, TreeError> {
+        self.open(&entry.path)
+    }
+
+    /// What the tree is known by from one build to the next, whatever is in it; `None` if it is another each time.
+    fn identity(&self) -> Option<Digest> {
+        None
+    }
+
+    /// The [`bytes_digest`] of a regular file, from the index where nothing changed since.
     fn digest(&self, entry: &Entry) -> Result<Digest, TreeError>;
 
     /// The digests of many files, computed in parallel; in the order of `entries`, `None` for what is no regular file.
@@ -167,21 +181,24 @@ fn digests_in_parallel(tree: &dyn SourceTree, entries: &[Entry]) -> Result<Vec<O
     entries
         .par_iter()
         .map(|entry| match entry.kind {
-            EntryKind::File { .. } => tree.digest(entry).map(Some),
+            EntryKind::File { .. } => entry.digest.map_or_else(|| tree.digest(entry), Ok).map(Some),
             _ => Ok(None),
         })
         .collect()
 }
 
-/// Lists directories level by level, those of one level in parallel, and returns what all of them held. `list` gives a
-/// directory's entries and the directories to go on with. Not a recursion: a hostile tree may be as deep as a path is long,
-/// and neither the pool's stacks nor the number of open files shall depend on it.
+/// Lists directories level by level, those of one level in parallel, and returns what all of them held, depth first.
+/// `list` gives a directory's entries by name, each directory to go on with beside its entry. Not a recursion: a hostile
+/// tree may be as deep as a path is long, and neither the pool's stacks nor the number of open files shall depend on it.
 pub(crate) fn list_levels<D: Sync + Send, E: Send>(
     top: D,
-    list: impl Fn(&D) -> Result<(Vec<E>, Vec<D>), TreeError> + Sync,
+    list: impl Fn(&D) -> Result<Vec<(E, Option<D>)>, TreeError> + Sync,
 ) -> Result<Vec<E>, TreeError> {
-    let mut found = Vec::new();
+    // Each directory's entries, with the place in here of those that are directories.
+    let mut listings: Vec<Vec<(E, Option<usize>)>> = Vec::new();
     let mut level = vec![top];
+    let mut seen_dirs = 1;
+    let mut seen_entries = 0;
     while !level.is_empty() {
         let listed = match level.as_slice() {
             // Not worth the way to another thread.
@@ -189,9 +206,31 @@ pub(crate) fn list_levels<D: Sync + Send, E: Send>(
             level => level.par_iter().map(&list).collect::<Result<Vec<_>, TreeError>>()?,
         };
         level = Vec::new();
-        for (entries, dirs) in listed {
-            found.extend(entries);
-            level.extend(dirs);
+        for entries in listed {
+            seen_entries += entries.len();
+            let place = |(entry, dir): (E, Option<D>)| match dir {
+                Some(dir) => {
+                    level.push(dir);
+                    seen_dirs += 1;
+                    (entry, Some(seen_dirs - 1))
+                }
+                None => (entry, None),
+            };
+            listings.push(entries.into_iter().map(place).collect());
+        }
+    }
+    // A slash sorts before all else: what is in a directory comes right behind it.
+    let mut found = Vec::with_capacity(seen_entries);
+    let mut open: Vec<_> = listings.first_mut().map(std::mem::take).map(Vec::into_iter).into_iter().collect();
+    while let Some(dir) = open.last_mut() {
+        match dir.next() {
+            Some((entry, below)) => {
+                found.push(entry);
+                open.extend(
+                    below.and_then(|at| listings.get_mut(at)).map(std::mem::take).map(Vec::into_iter),
+                );
+            }
+            None => drop(open.pop()),
         }
     }
     Ok(found)

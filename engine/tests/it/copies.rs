@@ -1,6 +1,6 @@
 //! COPY and ADD (FEATURES CP).
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use kiln::ErrorKind;
 
@@ -163,4 +163,47 @@ fn parents_are_kept_below_a_pivot_and_no_link_is_followed() {
     );
     let error = bench.image("FROM scratch\nCOPY --parents link/none /o/\n").map(drop).unwrap_err();
     assert_eq!(error.message, "/link/none: not found");
+}
+
+/// The names that the file `path` has in the layers of the bench's store, by inode.
+fn inodes(bench: &Bench, path: &str) -> Vec<(u64, u64)> {
+    let layers = std::fs::read_dir(bench.dir().join("store/layers")).unwrap();
+    let found = layers.filter_map(|layer| layer.unwrap().path().join(path).symlink_metadata().ok());
+    found.map(|file| (file.ino(), file.nlink())).collect()
+}
+
+#[test]
+fn a_copy_after_an_edit_holds_the_context_as_it_is_and_shares_the_files_that_stayed() {
+    let bench = Bench::new();
+    let dir = bench.context().join("d");
+    for number in 0..400 {
+        bench.write(&format!("d/f{number}"), &format!("file {number}"));
+    }
+    let dockerfile = "FROM scratch\nCOPY d /src/\n";
+    let (_, first) = bench.image(dockerfile).unwrap();
+    assert_eq!(first.layers[0].len(), 401);
+    let mtime = std::fs::metadata(dir.join("f1")).unwrap().modified().unwrap();
+    // Size and time stay what they were.
+    std::fs::write(dir.join("f1"), "FILE 1").unwrap();
+    std::fs::File::options().append(true).open(dir.join("f1")).unwrap().set_modified(mtime).unwrap();
+    std::fs::set_permissions(dir.join("f2"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(dir.join("f3"), dir.join("f4")).unwrap();
+    std::fs::remove_file(dir.join("f5")).unwrap();
+    std::fs::create_dir(dir.join("f5")).unwrap();
+    bench.write("d/f5/new", "new");
+
+    let (_, second) = bench.image(dockerfile).unwrap();
+    assert_eq!(second.layers[0].len(), 401);
+    for (path, file) in &second.layers[0] {
+        let Some(name) = path.strip_prefix("src/").filter(|name| *name != "f5") else { continue };
+        assert_eq!(file.bytes, std::fs::read(dir.join(name)).unwrap(), "{path}");
+        // Files of two layers are no hard links within either of them.
+        assert_eq!(file.line, if name == "f2" { "-0755 0:0" } else { "-0644 0:0" }, "{path}");
+    }
+    assert_eq!((second.text("src/f1"), second.text("src/f4")), ("FILE 1".into(), "file 3".into()));
+    let [one, other] = inodes(&bench, "src/f7")[..] else { panic!("two layers have it") };
+    assert_eq!((one, one.1), (other, 2), "a file that stayed is there once");
+    for changed in ["src/f1", "src/f2", "src/f4"] {
+        assert!(inodes(&bench, changed).iter().all(|(_, links)| *links == 1), "{changed}");
+    }
 }

@@ -1,5 +1,5 @@
-//! Streams that are hashed on the way, on a second thread: inflating, hashing and writing files one after another in one
-//! thread costs the sum of the three, and hashing is the one that needs nothing of the others.
+//! Streams that are hashed on the way, on threads of their own: inflating, hashing and writing files one after another in
+//! one thread costs the sum of the three.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
@@ -67,36 +67,77 @@ impl HashQueue {
     }
 }
 
-/// Reads from `inner`, hashing every byte, up to a limit.
-pub(super) struct HashingReader<R> {
-    inner: R,
-    queue: HashQueue,
-    chunk: Arc<Vec<u8>>,
-    position: usize,
-    /// How many bytes may still come.
-    budget: u64,
+/// Reads `input` to its end in this thread, while a second one hashes all of it and a third one runs `body` on it. At most
+/// `limit` bytes are read; one more is an error of kind [`io::ErrorKind::FileTooLarge`]. `body` has to read to the end, and
+/// meets the errors of `input` where it reads.
+pub(super) fn read_hashed<T: Send>(
+    input: impl Read,
+    limit: u64,
+    body: impl FnOnce(ChunkReader) -> Result<T, LayerError> + Send,
+) -> Result<(T, Digest), LayerError> {
+    with_hasher(|queue| {
+        std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(QUEUE_CHUNKS);
+            let reader = ChunkReader { receiver, chunk: Arc::default(), position: 0 };
+            let body = std::thread::Builder::new()
+                .name("kiln-layer-files".to_owned())
+                .spawn_scoped(scope, move || body(reader))
+                .at(b"layer thread")?;
+            feed(input, limit, queue, sender);
+            body.join().map_err(|_| io::Error::other("the layer thread died")).at(b"layer thread")?
+        })
+    })
 }
 
-impl<R: Read> HashingReader<R> {
-    /// At most `limit` bytes are read; one more is an error of kind [`io::ErrorKind::FileTooLarge`].
-    pub(super) fn new(inner: R, queue: HashQueue, limit: u64) -> Self {
-        Self { inner, queue, chunk: Arc::default(), position: 0, budget: limit }
+/// Hands all of `input` to the hasher and to `sender`, until one of them has gone.
+fn feed(
+    mut input: impl Read,
+    limit: u64,
+    mut queue: HashQueue,
+    sender: SyncSender<io::Result<Arc<Vec<u8>>>>,
+) {
+    let mut budget = limit;
+    loop {
+        let mut buffer = queue.buffer();
+        let read = (&mut input).take(CHUNK_BYTES as u64).read_to_end(&mut buffer);
+        let left = budget.checked_sub(buffer.len() as u64).ok_or_else(|| io::ErrorKind::FileTooLarge.into());
+        let chunk = match read.and(left) {
+            Ok(_) if buffer.is_empty() => return,
+            Ok(left) => {
+                budget = left;
+                Arc::new(buffer)
+            }
+            Err(error) => {
+                // Whoever reads no more has an error of its own.
+                drop(sender.send(Err(error)));
+                return;
+            }
+        };
+        let queued = queue.push(Arc::clone(&chunk));
+        if sender.send(queued.map(|()| Arc::clone(&chunk))).is_err() {
+            return;
+        }
+        queue.recycle(chunk);
     }
 }
 
-impl<R: Read> BufRead for HashingReader<R> {
+/// The other end of [`read_hashed`].
+pub(super) struct ChunkReader {
+    receiver: Receiver<io::Result<Arc<Vec<u8>>>>,
+    chunk: Arc<Vec<u8>>,
+    position: usize,
+}
+
+impl BufRead for ChunkReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.position == self.chunk.len() {
-            let mut buffer = self.queue.buffer();
-            (&mut self.inner).take(CHUNK_BYTES as u64).read_to_end(&mut buffer)?;
-            self.budget = self.budget.checked_sub(buffer.len() as u64).ok_or(io::ErrorKind::FileTooLarge)?;
-            let full = Arc::new(buffer);
-            if !full.is_empty() {
-                self.queue.push(Arc::clone(&full))?;
-            }
-            let done = std::mem::replace(&mut self.chunk, full);
             self.position = 0;
-            self.queue.recycle(done);
+            // So that its memory can be used again while this waits.
+            self.chunk = Arc::default();
+            // Nobody sends any more: the end.
+            if let Ok(chunk) = self.receiver.recv() {
+                self.chunk = chunk?;
+            }
         }
         Ok(&self.chunk[self.position..])
     }
@@ -106,7 +147,7 @@ impl<R: Read> BufRead for HashingReader<R> {
     }
 }
 
-impl<R: Read> Read for HashingReader<R> {
+impl Read for ChunkReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let length = available.len().min(buffer.len());
@@ -130,20 +171,25 @@ impl<'a> HashingWriter<'a> {
         Self { inner, queue, buffer, written: 0 }
     }
 
-    /// Writes exactly `size` bytes of `source`; fewer are an error of kind [`io::ErrorKind::UnexpectedEof`].
-    pub(super) fn copy_exactly(&mut self, mut source: impl Read, size: u64) -> io::Result<()> {
+    /// Writes exactly `size` bytes of `source`; fewer are an error of kind [`io::ErrorKind::UnexpectedEof`]. Each read fills
+    /// what is left of the buffer.
+    pub(super) fn copy_exactly(&mut self, source: &std::fs::File, size: u64) -> io::Result<()> {
         let mut left = size;
         while left > 0 {
-            let room = CHUNK_BYTES.saturating_sub(self.buffer.len());
-            if room == 0 {
+            if self.buffer.len() >= CHUNK_BYTES {
                 self.pass_on()?;
-                continue;
             }
-            let read = source.by_ref().take(left.min(room as u64)).read_to_end(&mut self.buffer)?;
+            let before = self.buffer.len();
+            let read = match rustix::io::read(source, rustix::buffer::spare_capacity(&mut self.buffer)) {
+                Err(rustix::io::Errno::INTR) => continue,
+                read => read? as u64,
+            };
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            left -= read as u64;
+            let taken = read.min(left);
+            self.buffer.truncate(before + usize::try_from(taken).unwrap_or_default());
+            left -= taken;
         }
         Ok(())
     }
@@ -186,19 +232,20 @@ impl Write for HashingWriter<'_> {
 
 /// Bytes handed to the hasher at once.
 const CHUNK_BYTES: usize = 128 * 1024;
-/// Chunks that may wait for the hasher; with those in use this bounds the memory of one stream to about a MiB.
+/// Chunks that may wait for another thread; with those in use this bounds the memory of one stream to about 2 MiB.
 const QUEUE_CHUNKS: usize = 6;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Seek as _;
 
     #[test]
     fn a_read_stream_is_hashed_to_its_last_byte() {
         let bytes: Vec<u8> = (0..1_000_003_u32).map(|i| (i % 251) as u8).collect();
-        let (read, digest) = with_hasher(|queue| {
+        let (read, digest) = read_hashed(&bytes[..], u64::MAX, |mut reader| {
             let mut read = Vec::new();
-            HashingReader::new(&bytes[..], queue, u64::MAX).read_to_end(&mut read).at(b"")?;
+            reader.read_to_end(&mut read).at(b"")?;
             Ok(read)
         })
         .unwrap();
@@ -209,11 +256,16 @@ mod tests {
     #[test]
     fn a_written_stream_is_hashed_to_its_last_byte() {
         let bytes: Vec<u8> = (0..777_777_u32).map(|i| (i % 253) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes[1000..]).unwrap();
+        // One byte more than is asked for.
+        file.write_all(b"x").unwrap();
+        file.rewind().unwrap();
         let mut out = Vec::new();
         let (size, digest) = with_hasher(|queue| {
             let mut writer = HashingWriter::new(&mut out, queue);
             writer.write_all(&bytes[..1000]).at(b"")?;
-            writer.copy_exactly(&bytes[1000..], bytes.len() as u64 - 1000).at(b"")?;
+            writer.copy_exactly(&file, bytes.len() as u64 - 1000).at(b"")?;
             writer.finish().at(b"")
         })
         .unwrap();
@@ -224,9 +276,8 @@ mod tests {
 
     #[test]
     fn a_stream_over_its_limit_is_an_error() {
-        let result = with_hasher(|queue| {
-            let read = HashingReader::new(io::repeat(0), queue, 1 << 20).read_to_end(&mut Vec::new());
-            Ok(read.unwrap_err().kind())
+        let result = read_hashed(io::repeat(0), 1 << 20, |mut reader| {
+            Ok(reader.read_to_end(&mut Vec::new()).unwrap_err().kind())
         });
         assert_eq!(result.unwrap().0, io::ErrorKind::FileTooLarge);
     }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
@@ -50,7 +50,7 @@ pub fn pack_with(
 ) -> Result<Packed, LayerError> {
     let (size_bytes, digest) = with_hasher(|queue| {
         let out = HashingWriter::new(out, queue);
-        let mut packer = Packer { tree, xattrs, options, out, first_links: HashMap::new() };
+        let mut packer = Packer { tree, xattrs, options, out, parent: None, first_links: HashMap::new() };
         packer.pack_tree()?;
         packer.out.write_all(&[0; 2 * BLOCK]).at(b"tar")?;
         packer.out.finish().at(b"tar")
@@ -63,6 +63,8 @@ struct Packer<'a> {
     xattrs: OverlayXattrs,
     options: PackOptions,
     out: HashingWriter<'a>,
+    /// The directory that something was opened in last: entries come directory by directory.
+    parent: Option<(Vec<u8>, OwnedFd)>,
     /// Device and inode of files with several links → the path they were written at.
     first_links: HashMap<(u64, u64), Vec<u8>>,
 }
@@ -141,7 +143,9 @@ impl Packer<'_> {
         }
         match kind {
             FileType::RegularFile => {
-                let file = File::from(self.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
+                let (parent, name) = self.parent_of(path)?;
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = File::from(rustix::fs::openat(parent, name, flags, Mode::empty()).at(path)?);
                 record.size = u64::try_from(stat.st_size).unwrap_or_default();
                 record.xattrs = portable_xattrs(&file).at(path)?;
                 let size = record.size;
@@ -157,10 +161,9 @@ impl Packer<'_> {
                 self.write_record(record)?;
             }
             FileType::Symlink => {
-                let (parent, name) = split(path);
-                let parent = self.open(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+                let (parent, name) = self.parent_of(path)?;
                 record.kind = EntryType::Symlink;
-                record.link = rustix::fs::readlinkat(&parent, name, Vec::new()).at(path)?.into_bytes();
+                record.link = rustix::fs::readlinkat(parent, name, Vec::new()).at(path)?.into_bytes();
                 self.write_record(record)?;
             }
             FileType::Fifo => {
@@ -216,6 +219,16 @@ impl Packer<'_> {
     fn pad(&mut self, size: u64) -> Result<(), LayerError> {
         let padding = usize::try_from(size.wrapping_neg() % BLOCK as u64).unwrap_or_default();
         self.write(&[0; BLOCK][..padding])
+    }
+
+    /// The directory that `path` is in, and its name there.
+    fn parent_of<'p>(&mut self, path: &'p [u8]) -> Result<(BorrowedFd<'_>, &'p [u8]), LayerError> {
+        let (parent, name) = split(path);
+        let (known, fd) = match self.parent.take().filter(|(known, _)| known == parent) {
+            Some(known) => known,
+            None => (parent.to_vec(), self.open(parent, OFlags::PATH | OFlags::DIRECTORY)?),
+        };
+        Ok((self.parent.insert((known, fd)).1.as_fd(), name))
     }
 
     /// Opens what is at `path` itself; no link leads anywhere.

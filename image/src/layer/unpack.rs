@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::fs::FileType;
 
-use super::digest_stream::{HashingReader, with_hasher};
+use super::digest_stream::read_hashed;
 use super::tar_reader::{Segment, TarEntry, TarKind, TarReader};
 use super::tree_writer::{CleanPath, Existing, Metadata, TreeWriter};
 use super::{
@@ -26,8 +26,7 @@ pub fn unpack(
     target: BorrowedFd<'_>,
     xattrs: OverlayXattrs,
 ) -> Result<Unpacked, LayerError> {
-    let (unpacked, digest) = with_hasher(|queue| {
-        let stream = HashingReader::new(decompress(blob)?, queue, MAX_LAYER_BYTES);
+    let (unpacked, digest) = read_hashed(decompress(blob)?, MAX_LAYER_BYTES, |stream| {
         unpack_tar(TarReader::new(stream), target, xattrs, Names::Layer, None)
     })?;
     Ok(Unpacked { diff_id: DiffId(digest), size_bytes: unpacked.size_bytes, entries: unpacked.entries })

@@ -5,9 +5,11 @@
 //! parents that answer alike, or two instructions that write the same, share the layer. Only on a miss are the files
 //! written, straight into what becomes the layer.
 //!
-//! `select` chooses source entries, `place` says where they go, `write` writes, `owner` and `chmod` read flags.
+//! `select` chooses source entries, `place` says where they go, `write` writes, `earlier` spares
+//! writing what the same copy wrote before, `owner` and `chmod` read flags.
 
 pub(crate) mod chmod;
+mod earlier;
 mod error;
 mod owner;
 mod place;
@@ -21,13 +23,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kiln_cache::{Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SourceTree, StepKey};
+use kiln_cache::{
+    Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SelectionDigest, SourceTree, StepKey,
+    bytes_digest,
+};
 use kiln_image::ContentsDigest;
 use kiln_image::layer::{self, ExtractOptions};
 use rayon::prelude::*;
 
 pub use error::CopyError;
 
+use self::earlier::Earlier;
 use self::owner::Users;
 use self::place::{Data, LayerPlan, Meta};
 use self::select::Selected;
@@ -55,7 +61,7 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     step.find_or_make(key, &parent, || {
         let archives = match planner.archives {
             Archives::Named(named) if !named.is_empty() => named,
-            _ => return make(step, &plan, Some(digests.contents)),
+            _ => return make(step, &plan, Some((&digests, format!("{:?}", file.actions)))),
         };
         // What is in the archives decides what they replace, so the plan is made again with them.
         let unpacked = unpack(step, &archives)?;
@@ -84,7 +90,7 @@ pub(super) fn materialize(
     let record = match step.solver.store.find_or_claim(&key, &mut on_wait, &step.solver.cancel)? {
         Lookup::Found(record) => record,
         Lookup::Missing(claim) => {
-            let made = make(step, &plan, Some(digests.contents))?;
+            let made = make(step, &plan, Some((&digests, format!("bind {path}"))))?;
             step.commit(claim, made, Duration::ZERO)?
         }
     };
@@ -106,7 +112,7 @@ pub(super) fn contents_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<Cont
 pub fn copy_out(tree: &Arc<dyn SourceTree>, path: &str, target: &Path) -> Result<(), SolveError> {
     let mut plan = LayerPlan::new(None);
     plan_materialized(&mut plan, tree, path)?;
-    Ok(write::write(&plan, target)?)
+    Ok(write::write(&plan, target, None)?)
 }
 
 fn plan_materialized(
@@ -128,20 +134,36 @@ fn plan_materialized(
     Ok(name)
 }
 
-/// Writes the plan's files into a new layer.
-fn make(step: &Step<'_>, plan: &LayerPlan<'_>, contents: Option<ContentsDigest>) -> Result<Made, SolveError> {
-    let draft = step.solver.store.draft_layer()?;
-    write::write(plan, &draft.fs())?;
-    Ok(Made { draft, contents, log: Vec::new() })
+/// Writes the plan's files into a new layer. With their digests, words that are the same when this is done again after an
+/// edit.
+fn make(
+    step: &Step<'_>,
+    plan: &LayerPlan<'_>,
+    known: Option<(&Digests, String)>,
+) -> Result<Made, SolveError> {
+    let store = step.solver.store;
+    let draft = store.draft_layer()?;
+    let digests = known.as_ref().map(|(digests, _)| *digests);
+    let memory = known.and_then(|(digests, what)| Some((digests, earlier::memory_path(store, plan, &what)?)));
+    let earlier = memory.as_ref().and_then(|(digests, memory)| Earlier::find(store, memory, plan, digests));
+    write::write(plan, &draft.fs(), earlier.as_ref())?;
+    if let Some((digests, memory)) = &memory {
+        earlier::remember(memory, draft.id(), plan, digests);
+    }
+    Ok(Made { draft, contents: digests.map(|digests| digests.contents), log: Vec::new() })
 }
 
 fn key_of(plan: &LayerPlan<'_>, digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey {
     let mut key = KeyHasher::new("file");
     key.contents(&digests.contents);
-    // Which files are one file is not in the contents digest of a selection.
+    // Which files are one file is not in the contents digest of a selection. A file with names elsewhere is like any.
+    let mut first_of_group: HashMap<usize, &Path> = HashMap::new();
     for (path, node) in plan.nodes() {
         if let Some(group) = node.link_group() {
-            key.bytes(path.as_os_str().as_encoded_bytes()).number(group as u64);
+            let first = *first_of_group.entry(group).or_insert(path);
+            if first != path {
+                key.bytes(path.as_os_str().as_encoded_bytes()).bytes(first.as_os_str().as_encoded_bytes());
+            }
         }
     }
     if let Archives::Named(named) = archives
@@ -399,41 +421,43 @@ fn archive_digest(
 /// The digests of all that a plan writes.
 struct Digests {
     contents: ContentsDigest,
+    /// In the plan's order, of files' bytes.
+    files: Vec<Option<kiln_image::Digest>>,
 }
 
 impl Digests {
     fn of(plan: &LayerPlan<'_>) -> Result<Self, SolveError> {
-        let mut entries = Vec::new();
-        let mut digests = Vec::new();
+        let mut files = Vec::with_capacity(plan.len());
         // Files by tree, so that each tree can hash its own in parallel and use its index.
         type FromTree = (Arc<dyn SourceTree>, Vec<usize>, Vec<Entry>);
         let mut by_tree: HashMap<*const (), FromTree> = HashMap::new();
-        for (index, (path, node)) in plan.nodes().enumerate() {
-            let mut entry = node.entry.clone();
-            entry.path = path.clone();
-            // Names of inodes are not contents.
-            entry.hard_link = None;
-            entries.push(entry);
-            digests.push(None);
-            match &node.data {
-                Data::None => {}
-                Data::Inline(bytes) => digests[index] = Some(kiln_image::Digest::of(bytes)),
+        for (index, (_, node)) in plan.nodes().enumerate() {
+            files.push(match &node.data {
+                Data::None => None,
+                Data::Inline(bytes) => Some(bytes_digest(bytes)),
+                Data::Source { entry: Entry { digest: Some(known), .. }, .. } => Some(*known),
                 Data::Source { tree, entry } => {
                     let slot = by_tree
                         .entry(Arc::as_ptr(tree).cast())
                         .or_insert_with(|| (Arc::clone(tree), Vec::new(), Vec::new()));
                     slot.1.push(index);
                     slot.2.push(entry.clone());
+                    None
                 }
-            }
+            });
         }
         let groups: Vec<_> = by_tree.into_values().collect();
         let hashed: Vec<_> = groups.par_iter().map(|(tree, _, entries)| tree.digests(entries)).collect();
         for ((_, indices, _), hashed) in groups.iter().zip(hashed) {
             for (&index, digest) in indices.iter().zip(hashed?) {
-                digests[index] = digest;
+                files[index] = digest;
             }
         }
-        Ok(Self { contents: kiln_cache::selection_digest(&entries, &digests) })
+        let mut contents = SelectionDigest::new();
+        for ((path, node), digest) in plan.nodes().zip(&files) {
+            // Names of inodes are not contents.
+            contents.add(path, &node.entry, digest.as_ref());
+        }
+        Ok(Self { contents: contents.finish(), files })
     }
 }

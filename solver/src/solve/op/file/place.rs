@@ -4,6 +4,8 @@
 //! parent's own mode, owner and attributes, since the topmost layer's word counts in the merged view.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -85,6 +87,11 @@ impl<'a> LayerPlan<'a> {
         self.nodes.iter()
     }
 
+    /// How many [`LayerPlan::nodes`] there are.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Starts an action.
     pub(super) fn next_group_scope(&mut self) {
         self.scope += 1;
@@ -161,6 +168,7 @@ impl<'a> LayerPlan<'a> {
                         mtime_ns: self.now_ns,
                         xattrs: Vec::new(),
                         hard_link: None,
+                        digest: None,
                     };
                     self.insert(entry, Data::None, None, true);
                 }
@@ -187,6 +195,7 @@ impl<'a> LayerPlan<'a> {
             mtime_ns: self.now_ns,
             xattrs: Vec::new(),
             hard_link: None,
+            digest: None,
         };
         let entry = with_meta(entry, meta)?;
         self.insert(entry, Data::Inline(bytes.into()), None, true);
@@ -212,10 +221,7 @@ impl<'a> LayerPlan<'a> {
         dest: &Path,
         meta: &Meta,
     ) -> Result<(), SolveError> {
-        let group = source.hard_link.map(|inode| {
-            let next = self.groups.len();
-            *self.groups.entry((self.scope, inode)).or_insert(next)
-        });
+        let group = source.hard_link.map(|inode| self.group(inode));
         let data = match source.kind {
             EntryKind::File { .. } => Data::Source { tree: Arc::clone(tree), entry: source.clone() },
             _ => Data::None,
@@ -250,7 +256,11 @@ impl<'a> LayerPlan<'a> {
         meta: &Meta,
         keep: &dyn Fn(&Path) -> bool,
     ) -> Result<(), SolveError> {
-        for source in tree.walk(&dir.path)? {
+        let sources = tree.walk(&dir.path)?;
+        if self.is_empty_dir(dest) {
+            return self.copy_into_empty(tree, dir, sources, dest, meta, keep);
+        }
+        for source in sources {
             let Ok(below) = source.path.strip_prefix(&dir.path) else { continue };
             if below.as_os_str().is_empty() || !keep(below) {
                 continue;
@@ -264,6 +274,83 @@ impl<'a> LayerPlan<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether `dest` is a directory of this plan's with nothing in it, neither here nor in the parent.
+    fn is_empty_dir(&self, dest: &Path) -> bool {
+        use std::ops::Bound;
+        let is_fresh = match self.nodes.get(dest) {
+            Some(node) => node.fresh && node.entry.kind == EntryKind::Dir,
+            // The root of a plan without a parent.
+            None => dest.as_os_str().is_empty() && self.parent.is_none(),
+        };
+        let next = self.nodes.range::<Path, _>((Bound::Excluded(dest), Bound::Unbounded)).next();
+        is_fresh && next.is_none_or(|(path, _)| !path.starts_with(dest))
+    }
+
+    /// [`LayerPlan::copy_children`] where nothing can be in the way: no entry is looked up, and the plan's map is put
+    /// together once.
+    fn copy_into_empty(
+        &mut self,
+        tree: &Arc<dyn SourceTree>,
+        dir: &Entry,
+        sources: Vec<Entry>,
+        dest: &Path,
+        meta: &Meta,
+        keep: &dyn Fn(&Path) -> bool,
+    ) -> Result<(), SolveError> {
+        let strip = dir.path.as_os_str().len() + usize::from(!dir.path.as_os_str().is_empty());
+        // Directories that are left out, but may have to be made for what is in them, and how many are on the path to here.
+        let mut left_out: Vec<Entry> = Vec::new();
+        let mut nodes = Vec::with_capacity(sources.len());
+        for source in sources {
+            let Some(below) =
+                source.path.as_os_str().as_bytes().get(strip..).filter(|below| !below.is_empty())
+            else {
+                continue;
+            };
+            let below = Path::new(OsStr::from_bytes(below));
+            left_out.retain(|above| source.path.starts_with(&above.path));
+            if !keep(below) {
+                if source.kind == EntryKind::Dir {
+                    left_out.push(source);
+                }
+                continue;
+            }
+            for above in left_out.drain(..) {
+                let target = dest.join(above.path.strip_prefix(&dir.path).unwrap_or(&above.path));
+                nodes.push(self.node(tree, above, target, meta)?);
+            }
+            let target = dest.join(below);
+            nodes.push(self.node(tree, source, target, meta)?);
+        }
+        self.nodes.append(&mut nodes.into_iter().collect());
+        Ok(())
+    }
+
+    fn node(
+        &mut self,
+        tree: &Arc<dyn SourceTree>,
+        source: Entry,
+        dest: PathBuf,
+        meta: &Meta,
+    ) -> Result<(PathBuf, Node), SolveError> {
+        let mut entry = with_meta(Entry { path: dest.clone(), hard_link: None, ..source.clone() }, meta)?;
+        entry.digest = None;
+        let group = match source.kind {
+            EntryKind::Dir => None,
+            _ => source.hard_link.map(|inode| self.group(inode)),
+        };
+        let data = match source.kind {
+            EntryKind::File { .. } => Data::Source { tree: Arc::clone(tree), entry: source },
+            _ => Data::None,
+        };
+        Ok((dest, Node { entry, data, group, fresh: true }))
+    }
+
+    fn group(&mut self, inode: (u64, u64)) -> usize {
+        let next = self.groups.len();
+        *self.groups.entry((self.scope, inode)).or_insert(next)
     }
 
     /// Puts one thing below `dest` with the directories between the pivot and it.
@@ -365,7 +452,14 @@ impl<'a> LayerPlan<'a> {
     /// Adds the directories above every entry as the parent has them, and the root.
     pub(super) fn finish(&mut self) -> Result<(), SolveError> {
         let mut missing = Vec::new();
+        let mut last_parent: Option<&Path> = None;
         for path in self.nodes.keys() {
+            // Most have the parent of the one before; bytes are compared sooner than components.
+            let parent = path.parent();
+            if parent.map(Path::as_os_str) == last_parent.map(Path::as_os_str) {
+                continue;
+            }
+            last_parent = parent;
             // Whatever is above a directory that is here already was looked at with it.
             let absent = path.ancestors().skip(1).take_while(|above| !self.nodes.contains_key(*above));
             missing.extend(absent.map(Path::to_owned));
@@ -389,6 +483,7 @@ impl<'a> LayerPlan<'a> {
                 mtime_ns: self.now_ns,
                 xattrs: Vec::new(),
                 hard_link: None,
+                digest: None,
             });
             entry.path.clone_from(&path);
             self.insert(entry, Data::None, None, false);

@@ -3,9 +3,10 @@
 //! The target is a directory that nobody else sees, and the plan has a directory above every entry, so paths can be
 //! joined: no link is ever passed through. Files are written in parallel; directories get their times last.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -17,18 +18,23 @@ use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, Timespec, Ti
 use rustix::process::{Gid, Uid};
 
 use super::CopyError;
+use super::earlier::Earlier;
 use super::place::{Data, LayerPlan, Node};
 
 /// Below so many files threads cost more than they bring.
 const PARALLEL_FROM: usize = 16;
 
-/// Writes everything into the existing directory `root`.
-pub(super) fn write(plan: &LayerPlan<'_>, root: &Path) -> Result<(), CopyError> {
+/// Files up to this size are read whole: the kernel's way of copying pays for larger ones only.
+const READ_WHOLE_BYTES: u64 = 128 * 1024;
+
+/// Writes everything into the existing, empty directory `root`; what `earlier` has it gives.
+pub(super) fn write(plan: &LayerPlan<'_>, root: &Path, earlier: Option<&Earlier>) -> Result<(), CopyError> {
+    let writer = Writer { earlier, born_as: born_as(root)? };
     let mut files = Vec::new();
     let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();
     let mut first_of_group: HashMap<usize, PathBuf> = HashMap::new();
     let mut dirs = Vec::new();
-    for (path, node) in plan.nodes() {
+    for (index, (path, node)) in plan.nodes().enumerate() {
         // `join` of an empty path would add a slash.
         let target = if path.as_os_str().is_empty() { root.to_owned() } else { root.join(path) };
         if node.entry.kind == EntryKind::Dir {
@@ -45,12 +51,13 @@ pub(super) fn write(plan: &LayerPlan<'_>, root: &Path) -> Result<(), CopyError> 
             }
             first_of_group.insert(group, target.clone());
         }
-        files.push((target, node));
+        let earlier = earlier.filter(|earlier| earlier.has(index)).map(|_| path.as_path());
+        files.push(New { target, node, earlier });
     }
     if files.len() < PARALLEL_FROM {
-        files.iter().try_for_each(|(target, node)| write_node(target, node))?;
+        files.iter().try_for_each(|new| writer.write_node(new))?;
     } else {
-        in_pool(|| files.par_iter().try_for_each(|(target, node)| write_node(target, node)))?;
+        in_pool(|| files.par_iter().try_for_each(|new| writer.write_node(new)))?;
     }
     for (first, link) in links {
         at(&link, sys::linkat(CWD, &first, CWD, &link, AtFlags::empty()))?;
@@ -73,10 +80,70 @@ fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     }
 }
 
-fn write_node(target: &Path, node: &Node) -> Result<(), CopyError> {
+/// A file to be.
+struct New<'a> {
+    target: PathBuf,
+    node: &'a Node,
+    /// Its path in the earlier layer, if that has it.
+    earlier: Option<&'a Path>,
+}
+
+struct Writer<'a> {
+    earlier: Option<&'a Earlier>,
+    /// The owner and group that new files have, where that is sure.
+    born_as: Option<(u32, u32)>,
+}
+
+impl Writer<'_> {
+    fn write_node(&self, New { target, node, earlier: known }: &New<'_>) -> Result<(), CopyError> {
+        if let (Some(earlier), Some(path)) = (self.earlier, known)
+            && earlier.link(path, target)
+        {
+            return Ok(());
+        }
+        match node.entry.kind {
+            EntryKind::File { .. } => self.write_file(target, node),
+            _ => write_other(target, node),
+        }
+    }
+
+    fn write_file(&self, target: &Path, node: &Node) -> Result<(), CopyError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = at(target, sys::openat(CWD, target, flags, Mode::RUSR | Mode::WUSR))?;
+        let mut file = File::from(file);
+        match &node.data {
+            Data::None => {}
+            Data::Inline(bytes) => at(target, file.write_all(bytes))?,
+            Data::Source { tree, entry } => copy_bytes(tree, entry, &mut file)?,
+        }
+        let entry = &node.entry;
+        if self.born_as != Some((entry.uid, entry.gid)) {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            at(target, sys::fchown(&file, Some(uid), Some(gid)))?;
+        }
+        // After the owner: chown takes the set-id bits away.
+        at(target, sys::fchmod(&file, Mode::from_raw_mode(entry.mode)))?;
+        for (name, value) in &entry.xattrs {
+            if let Err(error) = sys::fsetxattr(file.as_fd(), name, value, XattrFlags::empty()) {
+                tracing::debug!(?target, ?name, %error, "attribute not kept");
+            }
+        }
+        at(target, sys::futimens(&file, &times(entry)))
+    }
+}
+
+/// The owner and group of files made below `root`: in a set-group-id directory (directories below inherit that) or on a
+/// file system with mount options about it the group is another, so the file system itself is asked.
+fn born_as(root: &Path) -> Result<Option<(u32, u32)>, CopyError> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let stat = at(root, sys::stat(root))?;
+    let is_plain = (stat.st_uid, stat.st_gid) == (uid, gid) && stat.st_mode & Mode::SGID.as_raw_mode() == 0;
+    Ok(is_plain.then_some((uid, gid)))
+}
+
+fn write_other(target: &Path, node: &Node) -> Result<(), CopyError> {
     let entry = &node.entry;
     match &entry.kind {
-        EntryKind::File { .. } => return write_file(target, node),
         EntryKind::Symlink(link) => at(target, sys::symlinkat(link, CWD, target))?,
         EntryKind::Fifo => at(target, sys::mknodat(CWD, target, FileType::Fifo, Mode::RUSR, 0))?,
         EntryKind::CharDevice { major, minor } => {
@@ -87,45 +154,57 @@ fn write_node(target: &Path, node: &Node) -> Result<(), CopyError> {
             let device = sys::makedev(*major, *minor);
             at(target, sys::mknodat(CWD, target, FileType::BlockDevice, Mode::RUSR, device))?;
         }
-        // Directories are made before.
-        EntryKind::Dir => {}
+        // Directories are made before, files elsewhere.
+        EntryKind::Dir | EntryKind::File { .. } => {}
     }
     set_metadata(target, entry)
 }
 
-fn write_file(target: &Path, node: &Node) -> Result<(), CopyError> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = at(target, sys::openat(CWD, target, flags, Mode::RUSR | Mode::WUSR))?;
-    let mut file = File::from(file);
-    match &node.data {
-        Data::None => {}
-        Data::Inline(bytes) => at(target, file.write_all(bytes))?,
-        Data::Source { tree, entry } => copy_bytes(tree, entry, &mut file)?,
-    }
-    let entry = &node.entry;
-    at(target, sys::fchown(&file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid))))?;
-    // After the owner: chown takes the set-id bits away.
-    at(target, sys::fchmod(&file, Mode::from_raw_mode(entry.mode)))?;
-    for (name, value) in &entry.xattrs {
-        if let Err(error) = sys::fsetxattr(file.as_fd(), name, value, XattrFlags::empty()) {
-            tracing::debug!(?target, ?name, %error, "attribute not kept");
-        }
-    }
-    at(target, sys::futimens(&file, &times(entry)))
-}
-
-/// Copies by copy_file_range(2), which shares the blocks where the file system can.
+/// Copies large files by copy_file_range(2), which shares the blocks where the file system can.
 fn copy_bytes(tree: &Arc<dyn SourceTree>, entry: &Entry, file: &mut File) -> Result<(), CopyError> {
     let tree_error = |error| CopyError::Io { path: entry.path.clone(), source: io::Error::other(error) };
-    let mut source = tree.open(&entry.path).map_err(tree_error)?;
-    let copied = at(&entry.path, io::copy(&mut source, file))?;
+    let mut source = tree.open_entry(entry).map_err(tree_error)?;
+    let copied = match entry.kind {
+        EntryKind::File { size } if size <= READ_WHOLE_BYTES => {
+            at(&entry.path, copy_small(&source, size, file))?
+        }
+        _ => at(&entry.path, io::copy(&mut source, file))?,
+    };
     // The key was made of the bytes as they were then.
     let now = at(&entry.path, source.metadata())?;
     let mtime_ns = i128::from(now.mtime()) * 1_000_000_000 + i128::from(now.mtime_nsec());
-    if entry.kind != (EntryKind::File { size: copied }) || mtime_ns != entry.mtime_ns {
+    let is_same = entry.kind == (EntryKind::File { size: copied }) && now.size() == copied;
+    if !is_same || mtime_ns != entry.mtime_ns {
         return Err(CopyError::Changed(entry.path.clone()));
     }
     Ok(())
+}
+
+/// Copies what is to be `size` bytes; returns how many there were, or one more if there are more.
+fn copy_small(mut source: &File, size: u64, file: &mut File) -> io::Result<u64> {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        let wanted = usize::try_from(size).unwrap_or_default();
+        buffer.resize(buffer.len().max(wanted + 1), 0);
+        let mut read = 0;
+        while read <= wanted {
+            match source.read(&mut buffer[read..=wanted]) {
+                Ok(0) => break,
+                // What is behind is seen by the size the file has then.
+                Ok(length) if read + length == wanted => {
+                    read = wanted;
+                    break;
+                }
+                Ok(length) => read += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        file.write_all(&buffer[..read])?;
+        Ok(read as u64)
+    })
 }
 
 fn set_metadata(target: &Path, entry: &Entry) -> Result<(), CopyError> {

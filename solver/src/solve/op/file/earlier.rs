@@ -1,0 +1,155 @@
+//! The layer that the same COPY made the last time.
+//!
+//! After one edit among thousands of files all others are still there, in a layer that nothing ever writes to: they get a
+//! further name in the new layer instead of a copy. What that layer was made of is remembered beside the context's index;
+//! a file is taken only if its digest and all of its metadata are what is wanted now.
+//!
+//! On disk, all numbers little-endian:
+//! ```text
+//! magic 8 bytes · layer id 64 hex digits
+//! times: path length u32 · mode u32 · uid u32 · gid u32 · mtime i64 · digest 32 bytes · path
+//! SHA-256 of all that, 32 bytes
+//! ```
+//! Whatever is wrong with the file or the layer, nothing is taken from it.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use kiln_cache::{EntryKind, LayerId, Store};
+use kiln_image::Digest;
+use rustix::fs::{self as sys, AtFlags, CWD, Mode, OFlags};
+
+use super::Digests;
+use super::place::{Data, LayerPlan, Node};
+use crate::solve::key::KeyHasher;
+
+/// Below so many entries a layer is written sooner than remembered.
+const WORTH_ENTRIES: usize = 256;
+
+const MAGIC: [u8; 8] = *b"kilncpy1";
+const HEADER_BYTES: usize = 8 + 64;
+const FIXED_BYTES: usize = 4 + 3 * 4 + 8 + 32;
+
+/// Where the layers of an operation are remembered, which `what` names beside the tree it copies from; `None` for what is too small, or comes from a tree that is another each time.
+pub(super) fn memory_path(store: &Store, plan: &LayerPlan<'_>, what: &str) -> Option<PathBuf> {
+    if plan.len() < WORTH_ENTRIES {
+        return None;
+    }
+    let tree = plan.nodes().find_map(|(_, node)| match &node.data {
+        Data::Source { tree, .. } => tree.identity(),
+        _ => None,
+    })?;
+    let mut key = KeyHasher::new("earlier copy");
+    key.digest(&tree).bytes(what.as_bytes());
+    Some(store.copy_memory_path(&key.finish().0))
+}
+
+/// Files of an earlier layer that are as the plan wants them.
+pub(super) struct Earlier {
+    dir: OwnedFd,
+    /// One flag for each of the plan's nodes.
+    is_same: Vec<bool>,
+}
+
+impl Earlier {
+    /// Looks for an earlier layer and compares.
+    pub(super) fn find(
+        store: &Store,
+        memory: &Path,
+        plan: &LayerPlan<'_>,
+        digests: &Digests,
+    ) -> Option<Self> {
+        let bytes = std::fs::read(memory).ok()?;
+        let (layer, files) = parse(&bytes)?;
+        if !store.has_layer(layer).unwrap_or_default() {
+            // Best effort: it is of no use to anyone.
+            drop(std::fs::remove_file(memory));
+            return None;
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = sys::open(store.layer_path(layer), flags, Mode::empty()).ok()?;
+        let is_same = plan.nodes().zip(&digests.files).map(|((path, node), digest)| {
+            record(node, digest.as_ref())
+                .is_some_and(|wanted| files.get(path.as_os_str().as_bytes()) == Some(&wanted.as_slice()))
+        });
+        Some(Self { dir, is_same: is_same.collect() })
+    }
+
+    /// Whether the plan's entry of this number is there as it is wanted.
+    pub(super) fn has(&self, index: usize) -> bool {
+        self.is_same.get(index).copied().unwrap_or_default()
+    }
+
+    /// Gives the file `path` the further name `target`. `false`: it has to be written after all, be it that it has as many
+    /// names as it can have.
+    pub(super) fn link(&self, path: &Path, target: &Path) -> bool {
+        sys::linkat(&self.dir, path, CWD, target, AtFlags::empty()).is_ok()
+    }
+}
+
+/// Remembers what `layer` is about to be made of. That it cannot be written down costs time only.
+pub(super) fn remember(memory: &Path, layer: LayerId, plan: &LayerPlan<'_>, digests: &Digests) {
+    let mut bytes = Vec::with_capacity(plan.len() * (FIXED_BYTES + 48) + HEADER_BYTES + 32);
+    bytes.extend(MAGIC);
+    bytes.extend(layer.to_string().as_bytes());
+    for ((path, node), digest) in plan.nodes().zip(&digests.files) {
+        let Some(record) = record(node, digest.as_ref()) else { continue };
+        let path = path.as_os_str().as_bytes();
+        // Paths come from the kernel, which has none near 4 GiB.
+        bytes.extend(u32::try_from(path.len()).unwrap_or_default().to_le_bytes());
+        bytes.extend(record);
+        bytes.extend(path);
+    }
+    let sum = Digest::of(&bytes);
+    bytes.extend(sum.as_bytes());
+    let mut temporary = memory.as_os_str().to_owned();
+    temporary.push(format!(".{layer}.tmp"));
+    let temporary = PathBuf::from(temporary);
+    if let Err(error) = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, memory)) {
+        drop(std::fs::remove_file(&temporary));
+        tracing::debug!(%error, "what a copy made is not remembered");
+    }
+}
+
+/// What must be equal for a file to be taken; `None` for what is never taken.
+fn record(node: &Node, digest: Option<&Digest>) -> Option<[u8; FIXED_BYTES - 4]> {
+    let entry = &node.entry;
+    let is_plain = matches!(entry.kind, EntryKind::File { .. })
+        && matches!(node.data, Data::Source { .. })
+        // A name more of it would be one in this layer.
+        && node.link_group().is_none()
+        && entry.xattrs.is_empty();
+    let mtime_ns = i64::try_from(entry.mtime_ns).ok().filter(|_| is_plain)?;
+    let mut record = [0; FIXED_BYTES - 4];
+    record[..4].copy_from_slice(&entry.mode.to_le_bytes());
+    record[4..8].copy_from_slice(&entry.uid.to_le_bytes());
+    record[8..12].copy_from_slice(&entry.gid.to_le_bytes());
+    record[12..20].copy_from_slice(&mtime_ns.to_le_bytes());
+    record[20..].copy_from_slice(digest?.as_bytes());
+    Some(record)
+}
+
+/// Records by path.
+type Records<'a> = HashMap<&'a [u8], &'a [u8]>;
+
+/// The layer, and its files' records.
+fn parse(bytes: &[u8]) -> Option<(LayerId, Records<'_>)> {
+    let body = bytes.len().checked_sub(32).filter(|&body| body >= HEADER_BYTES)?;
+    let (body, sum) = bytes.split_at(body);
+    if body[..8] != MAGIC || Digest::of(body).as_bytes()[..] != *sum {
+        return None;
+    }
+    let layer = std::str::from_utf8(&body[8..HEADER_BYTES]).ok()?.parse().ok()?;
+    let mut rest = &body[HEADER_BYTES..];
+    let mut files = HashMap::with_capacity(rest.len() / (FIXED_BYTES + 32));
+    while !rest.is_empty() {
+        let (fixed, behind) = rest.split_at_checked(FIXED_BYTES)?;
+        let length = u32::from_le_bytes(fixed[..4].try_into().ok()?);
+        let (path, behind) = behind.split_at_checked(usize::try_from(length).ok()?)?;
+        files.insert(path, &fixed[4..]);
+        rest = behind;
+    }
+    Some((layer, files))
+}
