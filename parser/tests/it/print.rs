@@ -29,7 +29,8 @@ fn printed(file: &Dockerfile) -> String {
     if let Some(check) = &file.directives.check {
         printer.line(&format!("# check={}", check.value));
     }
-    for args in &file.global_args {
+    for (args, comment) in file.global_args.iter().zip(&file.global_comments) {
+        printer.comment(comment);
         printer.instruction(&InstructionKind::Arg(args.value.clone()));
     }
     for stage in &file.stages {
