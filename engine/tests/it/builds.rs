@@ -190,3 +190,13 @@ fn the_root_file_system_is_exported_as_a_directory() {
     build.output(OutputSpec::Local { dest: dest.clone() }).run().unwrap();
     assert!(dest.join("b").exists() && dest.join("c").exists());
 }
+
+#[test]
+fn a_program_of_another_architecture_says_what_it_needs() {
+    let bench = Bench::new();
+    // An ELF header of a machine that no handler is registered for.
+    bench.write("alien", "\x7fELF\x02\x01\x01alien");
+    let text = "FROM scratch\nCOPY --chmod=755 alien /alien\nRUN [\"/alien\"]\n";
+    let error = bench.image(text).map(drop).unwrap_err();
+    assert!(error.hint.is_some_and(|hint| hint.contains("binfmt_misc")), "{}", error.message);
+}

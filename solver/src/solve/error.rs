@@ -243,6 +243,12 @@ impl SolveError {
                 "the image has no shell: write the command as a JSON array, or copy a shell into the image"
                     .into(),
             ),
+            // ENOEXEC: what the kernel says of another architecture's program that no handler is registered for.
+            Self::Sandbox(SandboxError::NotExecutable { source, .. }) if source.raw_os_error() == Some(8) => Some(
+                "programs of another architecture run where QEMU is registered with binfmt_misc (Debian: \
+                 qemu-user-static)"
+                    .into(),
+            ),
             Self::MissingSecret { id } => Some(format!("give it with `--secret id={id},src=FILE`")),
             Self::NoGit { .. } => {
                 Some("install git, or fetch the repository first and give the directory".into())
