@@ -25,6 +25,7 @@ mod context;
 mod error;
 pub mod images;
 mod output;
+pub mod rootless;
 pub mod run;
 
 pub use build::{

@@ -38,7 +38,7 @@ pub(super) fn export_tar(solver: &Solver<'_>, image: &Assembled, dest: Option<&P
     let files = File::open(&root).map_err(|error| Error::io(&root, error))?;
     let options = PackOptions { rewrite_mtime_to: image.created.fixed.then_some(image.created.seconds) };
     write_to(dest, |out| {
-        layer::pack_with(files.as_fd(), OverlayXattrs::Trusted, options, out)?;
+        layer::pack_with(files.as_fd(), OverlayXattrs::of_this_process(), options, out)?;
         Ok(())
     })
 }

@@ -36,6 +36,16 @@ pub enum OverlayXattrs {
 }
 
 impl OverlayXattrs {
+    /// What overlayfs reads where this process mounts it: only root of the machine's first user namespace has
+    /// `trusted.*` attributes.
+    pub fn of_this_process() -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        /// Inode of the first user namespace (`PROC_USER_INIT_INO` of the kernel's proc_ns.h).
+        const INITIAL: u64 = 0xEFFF_FFFD;
+        let is_initial = std::fs::metadata("/proc/self/ns/user").map_or(true, |found| found.ino() == INITIAL);
+        if is_initial && rustix::process::geteuid().is_root() { Self::Trusted } else { Self::User }
+    }
+
     /// The attribute that marks an opaque directory; its value is [`OPAQUE_VALUE`].
     pub const fn opaque(self) -> &'static str {
         match self {

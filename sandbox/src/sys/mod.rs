@@ -10,7 +10,7 @@ pub(crate) use mount::{set_mount_attributes, umount_here};
 pub(crate) use process::{
     EndSignal, Forked, PointerList, SignalsBlocked, StartStrings, bring_loopback_up, children_usage,
     close_range, current_directory_is_reachable, end_all_others, execve, fork, new_session_keyring,
-    reset_signals, set_raw_rlimit, signal_fd, unshare_control_groups, wait_any, wait_for,
+    reset_signals, set_raw_rlimit, signal_fd, unshare_control_groups, unshare_users, wait_any, wait_for,
 };
 pub(crate) use seccomp::{Instruction, load_filter};
 
