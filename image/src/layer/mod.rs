@@ -138,6 +138,9 @@ pub enum LayerError {
         /// The limit.
         limit: u64,
     },
+    /// A device node, which only root can make.
+    #[error("{0}: a device node, which only root can make")]
+    Device(String),
     /// A file whose name means a whiteout in every layer (image-spec, `layer.md`, Whiteouts), so that no layer can hold it.
     #[error("{0}: a layer cannot hold a file whose name starts with `.wh.`")]
     ReservedName(String),
@@ -148,6 +151,7 @@ impl LayerError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::ReservedName(_) => Some("remove or rename the file in the step that makes it".to_owned()),
+            Self::Device(_) => Some("leave the device out of the archive, or build as root".to_owned()),
             _ => None,
         }
     }
