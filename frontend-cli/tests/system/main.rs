@@ -5,5 +5,7 @@ mod bad_input;
 mod crash;
 mod interop;
 mod kiln;
+mod ordinary;
+mod rootless;
 mod sharing;
 mod tutorials;
