@@ -8,4 +8,5 @@ mod kiln;
 mod ordinary;
 mod rootless;
 mod sharing;
+mod threats;
 mod tutorials;

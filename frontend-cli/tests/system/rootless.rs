@@ -85,7 +85,7 @@ fn layers_are_the_same_whoever_builds_them() {
     let context = Context::default()
         .file(
             "Dockerfile",
-            "FROM busybox\nCOPY --chown=12:34 --chmod=4711 a /d/a\nCOPY b /d/b\nCOPY --chown=nobody b /e\n",
+            "FROM busybox\nCOPY --chown=12:34 --chmod=4711 a /d/a\nCOPY b /d/b\nCOPY --chown=65534 b /e\n",
         )
         .file("a", "one")
         .file("b", "two");
