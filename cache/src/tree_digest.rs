@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(digest(one.path()), digest(two.path()));
         let counted = tree_digest(one.path()).unwrap();
         assert_eq!(counted.entries, 8);
-        assert_eq!(counted.size_bytes, NAMES.iter().map(|name| name.len() as u64).sum());
+        assert_eq!(counted.size_bytes, NAMES.iter().map(|name| name.len() as u64).sum::<u64>());
     }
 
     #[test]

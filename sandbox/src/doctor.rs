@@ -75,7 +75,8 @@ fn rights(entered: &Result<Privileges, UserNamespaceError>) -> Vec<Finding> {
             let mut ids = Finding::new(IDS, state, format!("{users} users and {groups} groups beside yours"));
             if state == State::Limited {
                 ids.detail += "; images usually need 65535";
-                ids = ids.remedy("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER");
+                ids =
+                    ids.remedy("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER");
             }
             vec![Finding::new(NAMESPACE, State::Works, "entered"), ids]
         }
@@ -119,7 +120,9 @@ fn mounts() -> Finding {
     });
     match tried {
         Ok(()) => Finding::new(MOUNTS, State::Works, "a mount namespace of its own"),
-        Err(error) => Finding::new(MOUNTS, State::Missing, format!("cannot mount: {error}")).remedy(CONTAINER),
+        Err(error) => {
+            Finding::new(MOUNTS, State::Missing, format!("cannot mount: {error}")).remedy(CONTAINER)
+        }
     }
 }
 
@@ -159,7 +162,7 @@ fn try_overlay(folder: &Path) -> io::Result<()> {
     rustix::fs::setxattr(path("high/opaque"), mark, b"y", rustix::fs::XattrFlags::empty())?;
     let overlay = plan::overlay(&[path("low"), path("high")], Some((&path("upper"), &path("work"))))
         .map_err(|error| io::Error::other(error.to_string()))?;
-    let result = attempt(libc::CLONE_NEWNS, || {
+    attempt(libc::CLONE_NEWNS, || {
         private_mounts()?;
         let root = overlay.mount(Attr::MOUNT_ATTR_NODEV).map_err(|failure| failure.errno)?;
         for name in [c"hidden", c"opaque/below"] {
@@ -170,8 +173,7 @@ fn try_overlay(folder: &Path) -> io::Result<()> {
             }
         }
         rustix::fs::mkdirat(&root, c"new", Mode::RWXU)
-    });
-    result
+    })
 }
 
 struct Scratch(std::path::PathBuf);
@@ -208,7 +210,9 @@ fn sys() -> Finding {
     match (own, host) {
         (Ok(()), _) => Finding::new(SYS, State::Works, "of its own"),
         (_, Ok(())) => Finding::new(SYS, State::Works, "the host's, read-only"),
-        (_, Err(error)) => Finding::new(SYS, State::Missing, format!("cannot be shown: {error}")).remedy(CONTAINER),
+        (_, Err(error)) => {
+            Finding::new(SYS, State::Missing, format!("cannot be shown: {error}")).remedy(CONTAINER)
+        }
     }
 }
 

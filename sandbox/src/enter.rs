@@ -14,7 +14,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedSource};
 use crate::report::{At, Entered, Failure, Report, Step};
 use crate::rootfs::{
-    Maker, StubReport, TargetKind, attach, clone_mount, clone_tree, mount_id, new_mount, open_in_root, target_kind,
+    Maker, StubReport, TargetKind, attach, clone_mount, clone_tree, mount_id, new_mount, open_in_root,
+    target_kind,
 };
 use crate::sys::{self, EndSignal, PointerList};
 use crate::{Network, Security, capabilities};
@@ -329,7 +330,8 @@ fn device_mount(files: BorrowedFd<'_>, device: &Device, plan: &Plan) -> Result<O
     }
     let node = clone_mount(CWD, device.host)?;
     let found = rustix::fs::fstat(&node)?;
-    let is_device = rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::CharacterDevice;
+    let is_device =
+        rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::CharacterDevice;
     if !is_device || found.st_rdev != rustix::fs::makedev(device.major, device.minor) {
         return Err(Errno::NODEV);
     }

@@ -35,6 +35,4 @@ pub use spec::{
     Exit, ExitStatus, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
     Security, Spec, Terminal, Usage,
 };
-pub use userns::{
-    Privileges, SingleIdReason, UserNamespaceError, enter_user_namespace, user_namespace,
-};
+pub use userns::{Privileges, SingleIdReason, UserNamespaceError, enter_user_namespace, user_namespace};

@@ -307,7 +307,10 @@ fn add_file(
     Ok(PlannedSource::File(files.len() - 1))
 }
 
-pub(crate) fn overlay(layers: &[PathBuf], upper: Option<(&PathBuf, &PathBuf)>) -> Result<Overlay, SandboxError> {
+pub(crate) fn overlay(
+    layers: &[PathBuf],
+    upper: Option<(&PathBuf, &PathBuf)>,
+) -> Result<Overlay, SandboxError> {
     // Lists separate by `:`, options by `,`; a backslash keeps them.
     let escaped = |path: &Path| {
         let mut text = Vec::new();

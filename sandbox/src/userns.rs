@@ -6,7 +6,7 @@
 //!
 //! The kernel lets only a process with one thread enter, so a program calls [`enter_user_namespace`] first in `main`.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -71,7 +71,9 @@ impl SingleIdReason {
             Self::NoRange { user, .. } => {
                 format!("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}")
             }
-            Self::NoHelper { .. } => "sudo apt-get install uidmap (or your system's package with newuidmap)".into(),
+            Self::NoHelper { .. } => {
+                "sudo apt-get install uidmap (or your system's package with newuidmap)".into()
+            }
             Self::HelperFailed { program, .. } => {
                 format!("see that {program} is setuid root and that kiln is not started with no_new_privs")
             }
@@ -316,7 +318,7 @@ const PROGRAM_FOLDERS: [&str; 5] = ["/usr/bin", "/bin", "/usr/sbin", "/usr/local
 
 /// A program of the host.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders
         .into_iter()
@@ -324,7 +326,8 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(name))
         .find(|path| {
-            std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+            std::fs::metadata(path)
+                .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
         })
 }
 
@@ -453,7 +456,8 @@ mod tests {
 
     #[test]
     fn ranges_are_found_by_name_and_by_number() {
-        let table = "other:1:5\nme:100000:65536\nmalformed\nme:x:y\n1000:300000:10\nme:0:0\nme:100000:65536\n";
+        let table =
+            "other:1:5\nme:100000:65536\nmalformed\nme:x:y\n1000:300000:10\nme:0:0\nme:100000:65536\n";
         let expected = [Range { start: 100_000, count: 65536 }, Range { start: 300_000, count: 10 }];
         assert_eq!(ranges(table, 1000, Some("me")), expected);
         assert_eq!(ranges(table, 1000, None), expected[1..]);

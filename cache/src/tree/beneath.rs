@@ -93,17 +93,19 @@ pub(crate) fn stat_entry(
         _ => return Ok(None),
     };
     // The kernel allows users' attributes and capabilities on files and directories only.
-    let xattrs = match kind {
+    let mut xattrs = match kind {
         EntryKind::File { .. } | EntryKind::Dir => portable_xattrs(dir, name).at(&path)?,
         _ => Vec::new(),
     };
+    let noted = kiln_image::layer::owner::take_noted(&mut xattrs);
+    let (uid, gid) = noted.unwrap_or((stat.st_uid, stat.st_gid));
     let hard_link = (kind != EntryKind::Dir && stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
     Ok(Some(Entry {
         path,
         kind,
         mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
+        uid,
+        gid,
         mtime_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
         xattrs,
         hard_link,

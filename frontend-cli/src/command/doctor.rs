@@ -31,7 +31,8 @@ fn draw(findings: &[Finding]) -> String {
         };
         text += &format!("{word:<7}  {subject:<width$}  {}\n", crate::printable::printable(detail));
         if let Some(remedy) = remedy {
-            text += &format!("{:<7}  {:<width$}  to get it: {}\n", "", "", crate::printable::printable(remedy));
+            text +=
+                &format!("{:<7}  {:<width$}  to get it: {}\n", "", "", crate::printable::printable(remedy));
         }
     }
     text

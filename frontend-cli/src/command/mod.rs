@@ -48,7 +48,7 @@ fn become_able_to_build() -> Result<(), Failure> {
     use kiln::rootless::{Privileges, enter};
     match enter() {
         Ok(Privileges::SingleId { why }) => {
-            let message = format!("{why}: images with files of several users cannot be built");
+            let message = format!("{why}: steps have one user and cannot change owners");
             report::warn(&message, &why.hint());
             Ok(())
         }

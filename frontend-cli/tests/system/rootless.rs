@@ -189,6 +189,28 @@ fn without_ranges_the_user_is_warned_and_told_the_line_that_adds_them() {
 }
 
 #[test]
+fn with_a_single_id_owners_are_kept_beside_the_files() {
+    let Some(root) = Kiln::new("rootless kept owners") else { return };
+    let Some(user) = Ordinary::new("rootless kept owners").map(Ordinary::without_ranges) else { return };
+    let dockerfile = "FROM debian AS base\nRUN echo x >>/etc/shadow && touch /made\n\
+        FROM base\nCOPY --chown=12:34 file /d/file\nCOPY --from=base --chown=5 /etc/shadow /shadow\n";
+    let folder = user.folder("kept", &[("Dockerfile", dockerfile), ("file", "text")]);
+    user.build(&folder, &["-t", "kept", "-o", "type=docker,dest=image.tar", "."]);
+    root.ok(&folder, &["load", "-i", "image.tar"]);
+    let script = "stat -c '%u:%g %a %n' /etc/shadow /made /d/file /shadow /usr/bin/chage";
+    assert_eq!(
+        root.run(&["kept", "sh", "-c", script]),
+        "0:42 640 /etc/shadow\n0:0 644 /made\n12:34 644 /d/file\n5:5 640 /shadow\n0:42 2755 /usr/bin/chage\n"
+    );
+
+    let other = user.folder("other", &[("Dockerfile", "FROM debian\nUSER 1000\nRUN true\n")]);
+    let refused = user.call(&other, &["build", "."]);
+    assert_ne!(refused.status, 0);
+    refused
+        .says("becoming user 1000:0: this user namespace has no such id; `kiln doctor` says how to get it");
+}
+
+#[test]
 fn where_the_kernel_forbids_user_namespaces_the_switch_is_named() {
     let Some(user) = Ordinary::new("rootless forbidden") else { return };
     // The limit belongs to the namespace it is set in, so the machine's own is not touched.

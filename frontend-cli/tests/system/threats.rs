@@ -86,7 +86,8 @@ impl Who {
     }
 
     fn attempt(&self, name: &str, dockerfile: &str) -> (Ended, bool) {
-        let sentinel = self.folder(&format!("{name}-sentinel"), &[("file", "untouched"), ("dir/x", "untouched")]);
+        let sentinel =
+            self.folder(&format!("{name}-sentinel"), &[("file", "untouched"), ("dir/x", "untouched")]);
         let text = dockerfile.replace("SENTINEL", sentinel.to_str().unwrap());
         let folder = self.folder(name, &[("Dockerfile", &text), ("file", "context")]);
         let before = facts(&sentinel);
@@ -111,7 +112,8 @@ fn facts(folder: &Path) -> String {
 fn a1_a_working_directory_never_leads_to_a_descriptor_of_the_engine() {
     for who in Who::all("threat A1") {
         for number in [3, 7, 8, 20] {
-            let dockerfile = format!("FROM busybox\nWORKDIR /proc/self/fd/{number}\nRUN cat ../../../SENTINEL/file; ls\n");
+            let dockerfile =
+                format!("FROM busybox\nWORKDIR /proc/self/fd/{number}\nRUN cat ../../../SENTINEL/file; ls\n");
             who.refuses(&format!("a1-{number}"), &dockerfile);
         }
         who.refuses("a1-link", "FROM busybox\nRUN ln -s /proc/self/fd/7 /w\nWORKDIR /w\nRUN ls ../..\n");
@@ -122,9 +124,13 @@ fn a1_a_working_directory_never_leads_to_a_descriptor_of_the_engine() {
 fn a2_the_engines_program_is_neither_run_nor_changed_by_a_step() {
     for who in Who::all("threat A2") {
         who.refuses("a2", "FROM busybox\nRUN rm /bin/sh && ln -s /proc/self/exe /bin/sh\nRUN true\n");
-        let script = "FROM busybox\nRUN printf '#!/proc/self/exe\\n' >/evil && chmod 755 /evil\nRUN [\"/evil\"]\n";
+        let script =
+            "FROM busybox\nRUN printf '#!/proc/self/exe\\n' >/evil && chmod 755 /evil\nRUN [\"/evil\"]\n";
         who.refuses("a2-script", script);
-        who.survives("a2-open", "FROM busybox\nRUN for p in /proc/[0-9]*; do (: >>$p/exe) 2>/dev/null && exit 9; done; true\n");
+        who.survives(
+            "a2-open",
+            "FROM busybox\nRUN for p in /proc/[0-9]*; do (: >>$p/exe) 2>/dev/null && exit 9; done; true\n",
+        );
     }
 }
 
@@ -162,8 +168,11 @@ fn a8_links_of_an_image_never_lead_workdir_copy_or_etc_files_to_the_host() {
 fn a11_ids_of_caches_and_secrets_are_never_paths() {
     for who in Who::all("threat A11") {
         let long = "x".repeat(4096);
-        for (number, id) in ["../../../../SENTINEL/dir", "..", ".", "/", "a/../../b", &long].iter().enumerate() {
-            let dockerfile = format!("FROM busybox\nRUN --mount=type=cache,id={id},target=/c touch /c/x{number}\n");
+        for (number, id) in
+            ["../../../../SENTINEL/dir", "..", ".", "/", "a/../../b", &long].iter().enumerate()
+        {
+            let dockerfile =
+                format!("FROM busybox\nRUN --mount=type=cache,id={id},target=/c touch /c/x{number}\n");
             who.survives(&format!("a11-{number}"), &dockerfile);
         }
         let mounts = std::fs::read_dir(who.store().join("mounts")).unwrap().count();
@@ -183,7 +192,10 @@ fn a12_a_link_in_another_stage_means_that_stages_own_root() {
         let other = "FROM busybox AS stage\nRUN ln -s SENTINEL /s\nFROM busybox\n\
                      RUN --mount=type=bind,from=stage,source=/s,target=/x,rw cat /x/file\n";
         who.refuses("a12-host", other);
-        who.refuses("a12-copy", "FROM busybox AS stage\nRUN ln -s SENTINEL /s\nFROM busybox\nCOPY --from=stage /s/file /f\n");
+        who.refuses(
+            "a12-copy",
+            "FROM busybox AS stage\nRUN ln -s SENTINEL /s\nFROM busybox\nCOPY --from=stage /s/file /f\n",
+        );
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod compression;
 mod digest_stream;
+pub mod owner;
 mod pack;
 mod tar_reader;
 #[cfg(test)]
@@ -138,6 +139,16 @@ pub enum LayerError {
         /// The limit.
         limit: u64,
     },
+    /// An owner that this user namespace does not have.
+    #[error("{entry}: its owner {uid}:{gid} is not among the ids of this user namespace")]
+    Owner {
+        /// The entry.
+        entry: String,
+        /// Its user.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
     /// A device node, which only root can make.
     #[error("{0}: a device node, which only root can make")]
     Device(String),
@@ -151,6 +162,11 @@ impl LayerError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::ReservedName(_) => Some("remove or rename the file in the step that makes it".to_owned()),
+            Self::Owner { .. } => Some(
+                "give your user a larger range: sudo usermod --add-subuids 100000-165535 --add-subgids \
+                 100000-165535 $USER"
+                    .to_owned(),
+            ),
             Self::Device(_) => Some("leave the device out of the archive, or build as root".to_owned()),
             _ => None,
         }

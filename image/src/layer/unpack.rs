@@ -217,11 +217,7 @@ fn write_entry<R: std::io::BufRead>(
 /// Only the machine's root makes device nodes. To a layer unpacked by somebody else they are missing: none would work in a
 /// step anyway, and the layer's own bytes, which are what is shipped, still have them. What ADD takes out becomes a new
 /// layer, which would differ from root's, so that is an error.
-fn device_or_nothing(
-    made: Result<(), LayerError>,
-    path: &CleanPath,
-    names: Names,
-) -> Result<(), LayerError> {
+fn device_or_nothing(made: Result<(), LayerError>, path: &CleanPath, names: Names) -> Result<(), LayerError> {
     match made {
         Err(LayerError::Io { source, .. }) if source.raw_os_error() == Some(EPERM) => match names {
             Names::Layer => {

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use kiln_cache::{Entry, EntryKind, SourceTree};
+use kiln_image::layer::owner;
 use rayon::prelude::*;
 use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
-use rustix::process::{Gid, Uid};
 
 use super::CopyError;
 use super::place::{Data, LayerPlan, Node};
@@ -103,7 +103,7 @@ fn write_file(target: &Path, node: &Node) -> Result<(), CopyError> {
         Data::Source { tree, entry } => copy_bytes(tree, entry, &mut file)?,
     }
     let entry = &node.entry;
-    at(target, sys::fchown(&file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid))))?;
+    at(target, owner::give(&file, entry.uid, entry.gid))?;
     // After the owner: chown takes the set-id bits away.
     at(target, sys::fchmod(&file, Mode::from_raw_mode(entry.mode)))?;
     for (name, value) in &entry.xattrs {
@@ -129,8 +129,7 @@ fn copy_bytes(tree: &Arc<dyn SourceTree>, entry: &Entry, file: &mut File) -> Res
 }
 
 fn set_metadata(target: &Path, entry: &Entry) -> Result<(), CopyError> {
-    let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
-    at(target, sys::chownat(CWD, target, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
+    at(target, owner::give_at(CWD, target, entry.uid, entry.gid))?;
     if !matches!(entry.kind, EntryKind::Symlink(_)) {
         at(target, sys::chmodat(CWD, target, Mode::from_raw_mode(entry.mode), AtFlags::empty()))?;
     }
