@@ -183,7 +183,10 @@ fn enter(user: u32, group: u32) -> Result<Privileges, UserNamespaceError> {
         }
         Err(reason) => Err(reason),
     };
-    sys::unshare_users().map_err(refusal)?;
+    if let Err(error) = sys::unshare_users() {
+        helpers.into_iter().flatten().for_each(Helper::abandon);
+        return Err(refusal(error));
+    }
     let entered = match helpers {
         Ok(helpers) => finish(helpers, user, group)?,
         Err(why) => {
@@ -379,6 +382,12 @@ impl Helper {
             127
         })?;
         Ok(Helper { program: map.program, count: next - 1, process, go, messages })
+    }
+
+    /// Lets it go without having done anything.
+    fn abandon(self) {
+        drop(self.go);
+        let _ = sys::wait_for(self.process.pid);
     }
 
     /// Lets it map, and answers why it could not.

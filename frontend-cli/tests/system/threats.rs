@@ -261,7 +261,8 @@ fn f1_f2_a_secret_is_nowhere_but_where_the_step_put_it() {
         let folder = who.folder("f2", &[("Dockerfile", dockerfile), ("file", "x")]);
         let secrets = who.folder("f2-secrets", &[("key", secret)]);
         let word = format!("id=key,src={}", secrets.join("key").display());
-        let ended = who.build(&folder, &["-t", "f2", "--secret", &word, "-o", "type=oci,dest=out.tar", "."]);
+        let ended =
+            who.build(&folder, &["-D", "-t", "f2", "--secret", &word, "-o", "type=oci,dest=out.tar", "."]);
         assert!(!ended.stderr.contains(secret));
         let found = std::process::Command::new("grep")
             .args(["-rlaF", secret])
