@@ -591,8 +591,8 @@ fn give_pipe(stream: BorrowedFd<'_>, uid: u32) -> Result<(), Errno> {
     let mode = rustix::fs::fstat(stream)?.st_mode;
     if rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::Fifo {
         match rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), None) {
-            // In a user namespace: a pipe of somebody else's stays theirs.
-            Err(Errno::PERM) => {}
+            // In a user namespace: a pipe of somebody else's stays theirs, and an id that is not mapped fails below.
+            Err(Errno::PERM | Errno::INVAL) => {}
             other => other?,
         }
     }
