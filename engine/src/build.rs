@@ -401,8 +401,9 @@ pub fn default_root() -> PathBuf {
     if let Some(root) = std::env::var_os("KILN_ROOT").filter(|root| !root.is_empty()) {
         return root.into();
     }
+    // Root of a user namespace that kiln entered is an ordinary user still.
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
-    if is_root {
+    if is_root && kiln_sandbox::user_namespace().is_none() {
         return "/var/lib/kiln".into();
     }
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

@@ -27,6 +27,7 @@ mod error;
 mod frontend;
 pub mod images;
 mod output;
+pub mod rootless;
 pub mod run;
 mod ssh;
 

@@ -187,11 +187,11 @@ fn identity(tree: &LayerTree, user: &str) -> Result<Identity, Error> {
 
 /// The upper directory's own root decides how the merged root looks.
 fn give_root(draft: &LayerDraft, tree: &LayerTree) -> Result<(), Error> {
-    use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chmodat, chownat};
+    use rustix::fs::{AtFlags, CWD, Mode, chmodat};
     let root = tree.entry(Path::new("")).map_err(environment)?;
     let (mode, uid, gid) = root.map_or((0o755, 0, 0), |root| (root.mode, root.uid, root.gid));
     let path = draft.fs();
-    chownat(CWD, &path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::empty())
+    kiln_image::layer::owner::give_at(CWD, &path, uid, gid)
         .and_then(|()| chmodat(CWD, &path, Mode::from_raw_mode(mode), AtFlags::empty()))
         .map_err(|cause| environment(std::io::Error::from(cause)))
 }

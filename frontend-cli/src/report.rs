@@ -103,6 +103,15 @@ pub(crate) fn show(failure: &Failure, paint: Paint) {
     let _ = std::io::stderr().write_all(draw(failure, paint).as_bytes());
 }
 
+/// Writes a warning and what can be done to standard error.
+pub(crate) fn warn(message: &str, hint: &str) {
+    let paint = Paint::for_stderr();
+    let mut text = headline("warning", message, paint);
+    push_hint(&mut text, Some(hint), paint);
+    // Nobody is left to be told when standard error is gone.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 /// The report's text.
 pub(crate) fn draw(failure: &Failure, paint: Paint) -> String {
     match &failure.cause {

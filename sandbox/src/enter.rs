@@ -16,7 +16,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedSource};
 use crate::report::{At, Entered, Failure, Report, Step};
 use crate::rootfs::{
-    Maker, StubReport, TargetKind, attach, clone_mount, mount_id, new_mount, open_in_root, target_kind,
+    Maker, StubReport, TargetKind, attach, clone_mount, clone_tree, mount_id, new_mount, open_in_root,
+    target_kind,
 };
 use crate::socket::send_descriptor;
 use crate::sys::{self, Forked, PointerList};
@@ -122,7 +123,6 @@ fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>) -> Entered<Option<Owne
     for group in descriptors.control_groups {
         rustix::io::write(group, b"0").at(Step::ControlGroup)?;
     }
-    // A rootless sandbox enters its user namespace here (Step::UserNamespace): all below then runs with its rights.
     unshare_control_groups().at(Step::Namespaces)?;
     rustix::system::sethostname(plan.hostname.to_bytes()).at(Step::Hostname)?;
     if plan.network == Network::None {
@@ -155,8 +155,8 @@ fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>) -> Entered<Option<Owne
     }
     // After the user's mounts, so that none of them can uncover or redirect anything.
     if plan.security == Security::Sandbox {
-        mask(proc.as_fd(), MASKED_IN_PROC, READ_ONLY_IN_PROC, files.as_fd()).at(Step::Mask)?;
-        mask(sys.as_fd(), MASKED_IN_SYS, &[], files.as_fd()).at(Step::Mask)?;
+        mask(proc.as_fd(), MASKED_IN_PROC, READ_ONLY_IN_PROC, files.as_fd(), plan).at(Step::Mask)?;
+        mask(sys.as_fd(), MASKED_IN_SYS, &[], files.as_fd(), plan).at(Step::Mask)?;
     }
 
     let cwd = working_directory(plan, root.as_fd()).at(Step::WorkingDirectory)?;
@@ -256,7 +256,7 @@ fn private_files(plan: &Plan) -> Result<OwnedFd, Errno> {
         rustix::fs::fchown(&opened, Some(Uid::from_raw(file.uid)), Some(Gid::from_raw(file.gid)))?;
         rustix::fs::fchmod(&opened, Mode::from_raw_mode(file.mode))?;
     }
-    for device in DEVICES {
+    for device in DEVICES.iter().filter(|_| plan.rights.device_nodes) {
         let id = rustix::fs::makedev(device.major, device.minor);
         let kind = rustix::fs::FileType::CharacterDevice;
         rustix::fs::mknodat(&files, device.name, kind, Mode::from_raw_mode(0o666), id)?;
@@ -266,18 +266,21 @@ fn private_files(plan: &Plan) -> Result<OwnedFd, Errno> {
 
 struct Device {
     name: &'static CStr,
+    host: &'static CStr,
     major: u32,
     minor: u32,
 }
 
+const NULL: Device = Device { name: c"null", host: c"/dev/null", major: 1, minor: 3 };
+
 /// Devices of every sandbox; the numbers are the kernel's (admin-guide/devices.txt).
 const DEVICES: &[Device] = &[
-    Device { name: c"null", major: 1, minor: 3 },
-    Device { name: c"zero", major: 1, minor: 5 },
-    Device { name: c"full", major: 1, minor: 7 },
-    Device { name: c"random", major: 1, minor: 8 },
-    Device { name: c"urandom", major: 1, minor: 9 },
-    Device { name: c"tty", major: 5, minor: 0 },
+    NULL,
+    Device { name: c"zero", host: c"/dev/zero", major: 1, minor: 5 },
+    Device { name: c"full", host: c"/dev/full", major: 1, minor: 7 },
+    Device { name: c"random", host: c"/dev/random", major: 1, minor: 8 },
+    Device { name: c"urandom", host: c"/dev/urandom", major: 1, minor: 9 },
+    Device { name: c"tty", host: c"/dev/tty", major: 5, minor: 0 },
 ];
 
 /// Opens or makes a directory of the root that must not be a link: an image's `/proc -> elsewhere` would make later
@@ -303,7 +306,16 @@ fn mount_sys(maker: &Maker<'_>, security: Security) -> Result<OwnedFd, Errno> {
         Security::Sandbox => NOTHING_SPECIAL | Attr::MOUNT_ATTR_RDONLY,
         Security::Insecure => NOTHING_SPECIAL,
     };
-    let sys = new_mount(c"sysfs", &[], access)?;
+    let sys = match new_mount(c"sysfs", &[], access) {
+        // The kernel shows the devices of a network only to who owns it; the host's view has the same to tell.
+        Err(Errno::PERM) => {
+            let sys = clone_tree(CWD, c"/sys")?;
+            let access = access.bits().into();
+            sys::set_mount_attributes(sys.as_fd(), access, 0, true).map_err(|error| errno_of(&error))?;
+            sys
+        }
+        other => other?,
+    };
     attach(sys.as_fd(), target.as_fd(), c"")?;
     // Best effort: not every kernel has cgroup2, and nothing that a build does depends on it.
     if let Ok(groups) = new_mount(c"cgroup2", &[], access) {
@@ -332,16 +344,17 @@ fn make_dev(maker: &Maker<'_>, files: BorrowedFd<'_>, plan: &Plan) -> Result<Own
     for device in DEVICES {
         new_file(dev.as_fd(), device.name)?;
         // Bound one by one, so that /dev itself can be without devices: what a step makes there does not work.
-        let node = clone_mount(files, device.name)?;
+        let node = device_mount(files, device, plan)?;
         attach(node.as_fd(), dev.as_fd(), device.name)?;
     }
     for (to, link) in DEV_LINKS {
         rustix::fs::symlinkat(*to, &dev, *link)?;
     }
     let pts = [(c"mode", c"620"), (c"ptmxmode", c"666"), (c"gid", c"5")];
+    let pts = if plan.rights.terminal_group { &pts[..] } else { &pts[..2] };
     let shm = [(c"mode", c"1777"), (c"size", plan.shm_size.as_c_str())];
     let devices = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC;
-    attach_new(dev.as_fd(), c"pts", new_mount(c"devpts", &pts, devices)?.as_fd())?;
+    attach_new(dev.as_fd(), c"pts", new_mount(c"devpts", pts, devices)?.as_fd())?;
     attach_new(dev.as_fd(), c"shm", new_mount(c"tmpfs", &shm, NOTHING_SPECIAL)?.as_fd())?;
     match new_mount(c"mqueue", &[], NOTHING_SPECIAL) {
         Ok(queues) => attach_new(dev.as_fd(), c"mqueue", queues.as_fd())?,
@@ -350,6 +363,21 @@ fn make_dev(maker: &Maker<'_>, files: BorrowedFd<'_>, plan: &Plan) -> Result<Own
         Err(errno) => return Err(errno),
     }
     Ok(dev)
+}
+
+/// The mount of one device node: kiln's own, or the host's where none can be made.
+fn device_mount(files: BorrowedFd<'_>, device: &Device, plan: &Plan) -> Result<OwnedFd, Errno> {
+    if plan.rights.device_nodes {
+        return clone_mount(files, device.name);
+    }
+    let node = clone_mount(CWD, device.host)?;
+    let found = rustix::fs::fstat(&node)?;
+    let is_device =
+        rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::CharacterDevice;
+    if !is_device || found.st_rdev != rustix::fs::makedev(device.major, device.minor) {
+        return Err(Errno::NODEV);
+    }
+    Ok(node)
 }
 
 /// Mounts on a new directory.
@@ -379,12 +407,16 @@ fn open_source(
             Ok(mount)
         }
         PlannedSource::Bind { source, subpath, read_only } => {
-            let mount = if subpath.is_empty() {
-                clone_mount(CWD, source)?
+            let inner = if subpath.is_empty() {
+                rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?
             } else {
                 let base = open_directory(source)?;
-                let inner = open_in_root(base.as_fd(), subpath, OFlags::PATH)?;
-                clone_mount(inner.as_fd(), c"")?
+                open_in_root(base.as_fd(), subpath, OFlags::PATH)?
+            };
+            let mount = match clone_mount(inner.as_fd(), c"") {
+                // What the host mounted below hides something, and stays where the host's root wants that.
+                Err(Errno::INVAL) if !plan.rights.device_nodes => clone_tree(inner.as_fd(), c"")?,
+                other => other?,
             };
             let access = if *read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
             set_attributes(mount.as_fd(), plain | access)?;
@@ -458,6 +490,7 @@ fn mask(
     masked: &[&CStr],
     read_only: &[&CStr],
     files: BorrowedFd<'_>,
+    plan: &Plan,
 ) -> Result<(), Errno> {
     let read_only_mount = NOTHING_SPECIAL | Attr::MOUNT_ATTR_RDONLY;
     for path in masked {
@@ -470,7 +503,7 @@ fn mask(
                 new_mount(c"tmpfs", &[(c"mode", c"555"), (c"size", c"4k")], read_only_mount)?
             }
             // kiln's own node, never the image's /dev/null, which may be a link to anything.
-            TargetKind::File => clone_mount(files, c"null")?,
+            TargetKind::File => device_mount(files, &NULL, plan)?,
         };
         attach(cover.as_fd(), target.as_fd(), c"")?;
     }
@@ -576,7 +609,9 @@ fn become_command(
     if plan.security == Security::Sandbox {
         drop_bounding().at(Step::Capabilities)?;
     }
-    rustix::thread::set_thread_groups(&plan.groups).at(Step::User)?;
+    if plan.rights.set_groups {
+        rustix::thread::set_thread_groups(&plan.groups).at(Step::User)?;
+    }
     let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
     rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::User)?;
     if let Some(filter) = plan.filter {
@@ -599,7 +634,11 @@ fn become_command(
 fn give_pipe(stream: BorrowedFd<'_>, uid: u32) -> Result<(), Errno> {
     let mode = rustix::fs::fstat(stream)?.st_mode;
     if rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::Fifo {
-        rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), None)?;
+        match rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), None) {
+            // In a user namespace: a pipe of somebody else's stays theirs, and an id that is not mapped fails below.
+            Err(Errno::PERM | Errno::INVAL) => {}
+            other => other?,
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@
 //! kiln made are not in the upper directory afterwards. Start at [`run`].
 
 mod capabilities;
+mod doctor;
 mod enter;
 mod etc_files;
 mod identity;
@@ -25,10 +26,13 @@ mod spec;
 mod stubs;
 mod sys;
 mod terminal;
+mod userns;
 
+pub use doctor::{Finding, State, examine};
 pub use identity::{Identity, IdentityError, resolve_user};
 pub use run::run;
 pub use spec::{
     Exit, ExitStatus, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
     Security, Spec, Terminal, Usage,
 };
+pub use userns::{Privileges, SingleIdReason, UserNamespaceError, enter_user_namespace, user_namespace};

@@ -12,7 +12,7 @@ use rustix::thread::Gid;
 use crate::limits::{self, Rlimit};
 use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
 use crate::sys::{Instruction, StartStrings};
-use crate::{Mount, MountKind, Network, SandboxError, Security, Spec, etc_files, seccomp};
+use crate::{Mount, MountKind, Network, SandboxError, Security, Spec, etc_files, seccomp, userns};
 
 /// What a `PATH` is when the environment has none; Docker's default.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -52,7 +52,36 @@ pub(crate) struct Plan {
     pub(crate) start_strings: Option<StartStrings>,
     /// Device and inode of the engine's own program, which must not be executed inside.
     pub(crate) own_program: (u64, u64),
+    /// What the user namespace allows.
+    pub(crate) rights: Rights,
 }
+
+/// What a sandbox can do where the engine is not the machine's root.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rights {
+    /// Device nodes can be made; else the host's are shown.
+    pub(crate) device_nodes: bool,
+    /// Processes may choose their groups.
+    pub(crate) set_groups: bool,
+    /// Docker's group of terminals exists.
+    pub(crate) terminal_group: bool,
+}
+
+impl Rights {
+    fn of_this_process() -> Rights {
+        if userns::is_initial() {
+            return Rights { device_nodes: true, set_groups: true, terminal_group: true };
+        }
+        Rights {
+            device_nodes: false,
+            set_groups: userns::may_set_groups(),
+            terminal_group: userns::is_mapped("gid_map", TERMINAL_GROUP),
+        }
+    }
+}
+
+/// Docker's group of `/dev/pts`, `tty` of Debian.
+const TERMINAL_GROUP: u32 = 5;
 
 /// A file on the tmpfs that only this sandbox sees.
 #[derive(Debug)]
@@ -159,6 +188,7 @@ impl Plan {
             env,
             start_strings: StartStrings::of_this_process(),
             own_program: (program.dev(), program.ino()),
+            rights: Rights::of_this_process(),
         })
     }
 
@@ -277,7 +307,10 @@ fn add_file(
     Ok(PlannedSource::File(files.len() - 1))
 }
 
-fn overlay(layers: &[PathBuf], upper: Option<(&PathBuf, &PathBuf)>) -> Result<Overlay, SandboxError> {
+pub(crate) fn overlay(
+    layers: &[PathBuf],
+    upper: Option<(&PathBuf, &PathBuf)>,
+) -> Result<Overlay, SandboxError> {
     // Lists separate by `:`, options by `,`; a backslash keeps them.
     let escaped = |path: &Path| {
         let mut text = Vec::new();
@@ -303,6 +336,10 @@ fn overlay(layers: &[PathBuf], upper: Option<(&PathBuf, &PathBuf)>) -> Result<Ov
     for (name, value) in OVERLAY_OPTIONS {
         options.extend([b",", name.to_bytes(), b"=", value.to_bytes()].concat());
     }
+    let marks = Marks::of_this_process();
+    if marks == Marks::User {
+        options.extend(b",userxattr");
+    }
     let target = upper.map(|(upper, _)| upper).or(layers.last());
     let target = target.ok_or_else(|| invalid("a mount", "it has no layers"))?;
     Ok(Overlay {
@@ -313,7 +350,7 @@ fn overlay(layers: &[PathBuf], upper: Option<(&PathBuf, &PathBuf)>) -> Result<Ov
         options: c_string("overlay options", options)?,
         options_target: path("an overlay", target)?,
         api: LayerApi::Append,
-        marks: Marks::Trusted,
+        marks,
     })
 }
 

@@ -50,8 +50,14 @@ pub(crate) enum Marks {
     /// `trusted.overlay.*`
     Trusted,
     /// `user.overlay.*`, the option `userxattr`.
-    #[allow(dead_code, reason = "for rootless sandboxes")]
     User,
+}
+
+impl Marks {
+    /// What overlayfs takes from this process: only root of the machine's first user namespace has `trusted.*`.
+    pub(crate) fn of_this_process() -> Marks {
+        if crate::userns::is_initial() { Marks::Trusted } else { Marks::User }
+    }
 }
 
 impl Overlay {
@@ -157,6 +163,14 @@ impl DescriptorPath {
 pub(crate) fn clone_mount(directory: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     let empty = if path.is_empty() { OpenTreeFlags::AT_EMPTY_PATH } else { OpenTreeFlags::empty() };
     open_tree(directory, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | empty)
+}
+
+/// A detached copy of the mount at `path` with all that is mounted below: the kernel does not let a user namespace look
+/// under what its parent has covered.
+pub(crate) fn clone_tree(directory: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
+    let empty = if path.is_empty() { OpenTreeFlags::AT_EMPTY_PATH } else { OpenTreeFlags::empty() };
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(directory, path, clone | OpenTreeFlags::AT_RECURSIVE | empty)
 }
 
 /// Mounts a new file system detached.

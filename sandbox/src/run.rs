@@ -14,7 +14,7 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::enter::{self, Execution};
 use crate::limits::ControlGroup;
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, setup};
-use crate::report::Report;
+use crate::report::{Report, Step};
 use crate::socket::{Relay, above_stdio, control_pair, receive_descriptor};
 use crate::stubs::{self, Stub};
 use crate::sys::{self, Forked, PointerList, SignalsBlocked};
@@ -84,6 +84,10 @@ fn conclude(
     let mut ended = None;
     for report in reports {
         match *report {
+            Report::Failed { step: step @ Step::User, index, errno: libc::EINVAL } => {
+                let why = "this user namespace has no such id; `kiln doctor` says how to get it";
+                return Err(setup(&plan.describe(step, index as usize), io::Error::other(why)));
+            }
             Report::Failed { step, index, errno } => {
                 return Err(SandboxError::Setup {
                     step: plan.describe(step, index as usize),

@@ -283,7 +283,7 @@ impl New {
 
 /// How layers' opaque marks are spelled by and for this user.
 fn overlay_xattrs() -> OverlayXattrs {
-    if rustix::process::geteuid().is_root() { OverlayXattrs::Trusted } else { OverlayXattrs::User }
+    OverlayXattrs::of_this_process()
 }
 
 pub(super) fn path_of(root: &Path, id: LayerId) -> PathBuf {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use kiln_image::Digest;
+use kiln_image::layer::owner;
 use rusqlite::params;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -134,7 +135,7 @@ impl Store {
         super::open::make_dir(&fs)?;
         let us = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if (request.uid, request.gid) != us {
-            std::os::unix::fs::chown(&fs, Some(request.uid), Some(request.gid)).at(&fs)?;
+            owner::give_at(CWD, &fs, request.uid, request.gid).at(&fs)?;
         }
         // After chown, which takes the set-id bits away.
         std::fs::set_permissions(&fs, Permissions::from_mode(request.mode & 0o7777)).at(&fs)?;

@@ -77,6 +77,9 @@ pub(crate) fn stat_entry(
     // The kernel allows users' attributes and capabilities on files and directories only.
     if let Some(entry @ Entry { kind: EntryKind::File { .. } | EntryKind::Dir, .. }) = &mut entry {
         entry.xattrs = portable_xattrs(dir, name).at(&entry.path)?;
+        if let Some((uid, gid)) = kiln_image::layer::owner::take_noted(&mut entry.xattrs) {
+            (entry.uid, entry.gid) = (uid, gid);
+        }
     }
     Ok(entry)
 }

@@ -108,9 +108,9 @@ fn remember(store: &Store, diff_id: DiffId, descriptor: &Descriptor) -> Result<(
     store.remember_compressed(diff_id, how, descriptor.digest).map_err(Error::from)
 }
 
-/// Whose attributes overlayfs reads: only root may set `trusted.*`.
+/// Whose attributes overlayfs reads.
 pub(super) fn xattrs() -> OverlayXattrs {
-    if rustix::process::geteuid().is_root() { OverlayXattrs::Trusted } else { OverlayXattrs::User }
+    OverlayXattrs::of_this_process()
 }
 
 /// Reads a blob, keeps what was read and tells how much it was.

@@ -190,7 +190,7 @@ fn blob_of(
     let tree = File::open(&path).map_err(|error| Error::io(&path, error))?;
     let mut writer = layer::compress(solver.store.blob_writer()?, settings.compression, settings.level)?;
     let options = PackOptions { rewrite_mtime_to: rewrite };
-    let packed = layer::pack_with(tree.as_fd(), OverlayXattrs::Trusted, options, &mut writer)?;
+    let packed = layer::pack_with(tree.as_fd(), OverlayXattrs::of_this_process(), options, &mut writer)?;
     let writer = writer.finish().map_err(|error| Error::io(solver.store.root(), error))?;
     let (digest, size) = writer.finish(None)?;
     if shared {

@@ -70,7 +70,7 @@ pub(super) fn export_tar(
     let files = File::open(&root).map_err(|error| Error::io(&root, error))?;
     let options = PackOptions { rewrite_mtime_to: images.first().and_then(|image| image.epoch) };
     write_to(dest, |out| {
-        layer::pack_with(files.as_fd(), OverlayXattrs::Trusted, options, out)?;
+        layer::pack_with(files.as_fd(), OverlayXattrs::of_this_process(), options, out)?;
         Ok(())
     })
 }

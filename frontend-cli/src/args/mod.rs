@@ -38,6 +38,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// Say what this machine has of all that builds need
+    Doctor,
     /// Show the history of an image
     History(HistoryArgs),
     /// List images

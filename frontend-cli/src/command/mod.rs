@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod doctor;
 mod history;
 mod images;
 mod inspect;
@@ -19,13 +20,17 @@ use std::path::Path;
 use kiln::images::Images;
 
 use crate::args::{Cli, Command};
-use crate::report::Failure;
+use crate::report::{self, Failure};
 
 /// Runs the command; returns the exit status.
 pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
+    if !matches!(cli.command, Command::Doctor | Command::Version) {
+        become_able_to_build()?;
+    }
     let root = cli.root.as_deref();
     match cli.command {
         Command::Build(args) => build::run(&args, root),
+        Command::Doctor => doctor::run(root),
         Command::History(args) => history::run(&args, &open(root)?),
         Command::Images(args) => images::run(&args, &open(root)?),
         Command::Inspect(args) => inspect::run(&args, &open(root)?),
@@ -36,6 +41,20 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Save(args) => save::run(&args, root),
         Command::Tag(args) => tag::run(&args, &open(root)?),
         Command::Version => version::run(),
+    }
+}
+
+/// Enters a user namespace where the user is not root: the store's files belong to the ids of it.
+fn become_able_to_build() -> Result<(), Failure> {
+    use kiln::rootless::{Privileges, enter};
+    match enter() {
+        Ok(Privileges::SingleId { why }) => {
+            let message = format!("{why}: steps have one user and cannot change owners");
+            report::warn(&message, &why.hint());
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::usage(error.to_string()).with_hint(error.hint())),
     }
 }
 

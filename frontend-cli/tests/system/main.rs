@@ -1,5 +1,5 @@
 //! The `kiln` binary against real base images, registries, kernels and other tools.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
 mod bad_input;
 mod commands;
@@ -7,5 +7,8 @@ mod conformance;
 mod crash;
 mod interop;
 mod kiln;
+mod ordinary;
+mod rootless;
 mod sharing;
+mod threats;
 mod tutorials;

@@ -9,6 +9,7 @@
 
 mod compression;
 mod digest_stream;
+pub mod owner;
 mod pack;
 mod tar_reader;
 #[cfg(test)]
@@ -37,6 +38,16 @@ pub enum OverlayXattrs {
 }
 
 impl OverlayXattrs {
+    /// What overlayfs reads where this process mounts it: only root of the machine's first user namespace has
+    /// `trusted.*` attributes.
+    pub fn of_this_process() -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        /// Inode of the first user namespace (`PROC_USER_INIT_INO` of the kernel's proc_ns.h).
+        const INITIAL: u64 = 0xEFFF_FFFD;
+        let is_initial = std::fs::metadata("/proc/self/ns/user").map_or(true, |found| found.ino() == INITIAL);
+        if is_initial && rustix::process::geteuid().is_root() { Self::Trusted } else { Self::User }
+    }
+
     /// The attribute that marks an opaque directory; its value is [`OPAQUE_VALUE`].
     pub const fn opaque(self) -> &'static str {
         match self {
@@ -129,6 +140,19 @@ pub enum LayerError {
         /// The limit.
         limit: u64,
     },
+    /// An owner that this user namespace does not have.
+    #[error("{entry}: its owner {uid}:{gid} is not among the ids of this user namespace")]
+    Owner {
+        /// The entry.
+        entry: String,
+        /// Its user.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+    /// A device node, which only root can make.
+    #[error("{0}: a device node, which only root can make")]
+    Device(String),
     /// A file whose name means a whiteout in every layer (image-spec, `layer.md`, Whiteouts), so that no layer can hold it.
     #[error("{0}: a layer cannot hold a file whose name starts with `.wh.`")]
     ReservedName(String),
@@ -139,6 +163,12 @@ impl LayerError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::ReservedName(_) => Some("remove or rename the file in the step that makes it".to_owned()),
+            Self::Owner { .. } => Some(
+                "give your user a larger range: sudo usermod --add-subuids 100000-165535 --add-subgids \
+                 100000-165535 $USER"
+                    .to_owned(),
+            ),
+            Self::Device(_) => Some("leave the device out of the archive, or build as root".to_owned()),
             _ => None,
         }
     }

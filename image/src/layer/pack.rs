@@ -19,7 +19,7 @@ use tar::{EntryType, Header};
 use super::digest_stream::{HashingWriter, with_hasher};
 use super::{
     At as _, LayerError, OPAQUE_VALUE, OverlayXattrs, Packed, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
-    is_portable_xattr, shown,
+    is_portable_xattr, owner, shown,
 };
 use crate::DiffId;
 
@@ -147,7 +147,7 @@ impl Packer<'_> {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = File::from(rustix::fs::openat(parent, name, flags, Mode::empty()).at(path)?);
                 record.size = u64::try_from(stat.st_size).unwrap_or_default();
-                record.xattrs = portable_xattrs(&file).at(path)?;
+                record.take_xattrs(portable_xattrs(&file).at(path)?);
                 let size = record.size;
                 self.write_record(record)?;
                 self.out.copy_exactly(&file, size).at(path)?;
@@ -157,7 +157,7 @@ impl Packer<'_> {
                 let dir = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
                 record.kind = EntryType::Directory;
                 record.path.push(b'/');
-                record.xattrs = portable_xattrs(&dir).at(path)?;
+                record.take_xattrs(portable_xattrs(&dir).at(path)?);
                 self.write_record(record)?;
             }
             FileType::Symlink => {
@@ -260,6 +260,13 @@ struct Record {
 }
 
 impl Record {
+    fn take_xattrs(&mut self, mut xattrs: Vec<(OsString, Vec<u8>)>) {
+        if let Some((uid, gid)) = owner::take_noted(&mut xattrs) {
+            (self.uid, self.gid) = (uid, gid);
+        }
+        self.xattrs = xattrs;
+    }
+
     /// An empty file without owner, rights and time.
     fn new(path: Vec<u8>) -> Self {
         Self {

@@ -13,7 +13,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timestamps
 use rustix::io::Errno;
 
 use super::tar_reader::Mtime;
-use super::{At as _, LayerError, MAX_PATH_BYTES, OPAQUE_VALUE, OverlayXattrs, is_overlay_xattr, shown};
+use super::{
+    At as _, LayerError, MAX_PATH_BYTES, OPAQUE_VALUE, OverlayXattrs, is_overlay_xattr, owner, shown,
+};
 
 /// Who owns a new file, what may be done with it, and since when it is so.
 pub(super) struct Metadata<'a> {
@@ -194,8 +196,7 @@ impl<'a> TreeWriter<'a> {
         let (parent, name) = self.parent_of(path)?;
         rustix::fs::symlinkat(target, parent, name).at(path.as_bytes())?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let (uid, gid) = owner(metadata);
-        rustix::fs::chownat(parent, name, Some(uid), Some(gid), flags).at(path.as_bytes())?;
+        owned(owner::give_at(parent, OsStr::from_bytes(name), metadata.uid, metadata.gid), path, metadata)?;
         rustix::fs::utimensat(parent, name, &times(metadata.mtime), flags).at(path.as_bytes())
     }
 
@@ -213,8 +214,8 @@ impl<'a> TreeWriter<'a> {
         // Opening it for real could block or act on hardware.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let node = rustix::fs::openat(parent, name, flags, Mode::empty()).at(path.as_bytes())?;
-        let (uid, gid) = owner(metadata);
-        rustix::fs::chownat(&node, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).at(path.as_bytes())?;
+        let owner = owner::give_at(parent, OsStr::from_bytes(name), metadata.uid, metadata.gid);
+        owned(owner, path, metadata)?;
         // fchmod(2) refuses such a descriptor, its name in /proc leads to the very inode.
         let by_descriptor = format!("/proc/self/fd/{}", node.as_raw_fd());
         rustix::fs::chmod(&by_descriptor, Mode::from_raw_mode(metadata.mode)).at(path.as_bytes())?;
@@ -278,8 +279,7 @@ impl<'a> TreeWriter<'a> {
         fd: BorrowedFd<'_>,
         metadata: &Metadata<'_>,
     ) -> Result<(), LayerError> {
-        let (uid, gid) = owner(metadata);
-        rustix::fs::fchown(fd, Some(uid), Some(gid)).at(path.as_bytes())?;
+        owned(owner::give(fd, metadata.uid, metadata.gid), path, metadata)?;
         rustix::fs::fchmod(fd, Mode::from_raw_mode(metadata.mode)).at(path.as_bytes())?;
         for (name, value) in metadata.xattrs {
             if is_overlay_xattr(name) {
@@ -397,8 +397,14 @@ fn remove_dir_all(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()>
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
 }
 
-fn owner(metadata: &Metadata<'_>) -> (rustix::fs::Uid, rustix::fs::Gid) {
-    (rustix::fs::Uid::from_raw(metadata.uid), rustix::fs::Gid::from_raw(metadata.gid))
+fn owned(given: Result<(), Errno>, path: &CleanPath, metadata: &Metadata<'_>) -> Result<(), LayerError> {
+    match given {
+        Err(Errno::INVAL) => {
+            let entry = shown(path.as_bytes());
+            Err(LayerError::Owner { entry, uid: metadata.uid, gid: metadata.gid })
+        }
+        other => other.at(path.as_bytes()),
+    }
 }
 
 fn times(mtime: Mtime) -> Timestamps {

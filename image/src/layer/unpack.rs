@@ -201,15 +201,35 @@ fn write_entry<R: std::io::BufRead>(
             });
         }
         &TarKind::CharDevice { major, minor } => {
-            writer.node(path, FileType::CharacterDevice, (major, minor), &metadata)?;
+            let made = writer.node(path, FileType::CharacterDevice, (major, minor), &metadata);
+            device_or_nothing(made, path, names)?;
         }
         &TarKind::BlockDevice { major, minor } => {
-            writer.node(path, FileType::BlockDevice, (major, minor), &metadata)?;
+            let made = writer.node(path, FileType::BlockDevice, (major, minor), &metadata);
+            device_or_nothing(made, path, names)?;
         }
         TarKind::HardLink(_) => {}
     }
     Ok(0)
 }
+
+/// Only the machine's root makes device nodes. To a layer unpacked by somebody else they are missing: none would work in a
+/// step anyway, and the layer's own bytes, which are what is shipped, still have them. What ADD takes out becomes a new
+/// layer, which would differ from root's, so that is an error.
+fn device_or_nothing(made: Result<(), LayerError>, path: &CleanPath, names: Names) -> Result<(), LayerError> {
+    match made {
+        Err(LayerError::Io { source, .. }) if source.raw_os_error() == Some(EPERM) => match names {
+            Names::Layer => {
+                tracing::debug!(entry = shown(path.as_bytes()), "device node left out of the unpacked layer");
+                Ok(())
+            }
+            Names::Plain => Err(LayerError::Device(shown(path.as_bytes()))),
+        },
+        other => other,
+    }
+}
+
+const EPERM: i32 = rustix::io::Errno::PERM.raw_os_error();
 
 fn write_file<R: std::io::BufRead>(
     tar: &mut TarReader<R>,

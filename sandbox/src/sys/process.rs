@@ -261,6 +261,13 @@ pub(crate) fn current_directory_is_reachable() -> bool {
     length > 0 && buffer[0] == b'/'
 }
 
+/// Puts this process, which must have one thread, into a new user namespace, in which it has every right.
+pub(crate) fn unshare_users() -> io::Result<()> {
+    // SAFETY: no pointer is passed, no memory, descriptor or thread changes hands.
+    check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWUSER) })?;
+    Ok(())
+}
+
 /// Gives this process a control-group namespace whose root is its present group.
 pub(crate) fn unshare_control_groups() -> io::Result<()> {
     // SAFETY: no pointer is passed, and a new control-group namespace changes only what procfs and cgroupfs show.

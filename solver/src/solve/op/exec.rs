@@ -18,7 +18,6 @@ use kiln_sandbox::{
     Security, Spec, resolve_user,
 };
 use rustix::fs::{AtFlags, CWD, Mode};
-use rustix::process::{Gid, Uid};
 
 use super::{Made, Step, file};
 use crate::event::{Event, LogStream};
@@ -175,7 +174,7 @@ const FULL_BYTES: u64 = 1 << 20;
 fn give_root(draft: &LayerDraft, parent: Option<Entry>) -> Result<(), SolveError> {
     let (mode, uid, gid) = parent.map_or((0o755, 0, 0), |root| (root.mode, root.uid, root.gid));
     let path = draft.fs();
-    rustix::fs::chownat(CWD, &path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::empty())
+    kiln_image::layer::owner::give_at(CWD, &path, uid, gid)
         .and_then(|()| rustix::fs::chmodat(CWD, &path, Mode::from_raw_mode(mode), AtFlags::empty()))
         .map_err(|source| SolveError::Io { path, source: source.into() })
 }

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use kiln_cache::{Entry, EntryKind, SourceTree};
+use kiln_image::layer::owner;
 use rayon::prelude::*;
 use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
-use rustix::process::{Gid, Uid};
 
 use super::CopyError;
 use super::earlier::Earlier;
@@ -118,8 +118,7 @@ impl Writer<'_> {
         }
         let entry = &node.entry;
         if self.born_as != Some((entry.uid, entry.gid)) {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            at(target, sys::fchown(&file, Some(uid), Some(gid)))?;
+            at(target, owner::give(&file, entry.uid, entry.gid))?;
         }
         // After the owner: chown takes the set-id bits away.
         at(target, sys::fchmod(&file, Mode::from_raw_mode(entry.mode)))?;
@@ -208,8 +207,7 @@ fn copy_small(mut source: &File, size: u64, file: &mut File) -> io::Result<u64> 
 }
 
 fn set_metadata(target: &Path, entry: &Entry) -> Result<(), CopyError> {
-    let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
-    at(target, sys::chownat(CWD, target, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
+    at(target, owner::give_at(CWD, target, entry.uid, entry.gid))?;
     if !matches!(entry.kind, EntryKind::Symlink(_)) {
         at(target, sys::chmodat(CWD, target, Mode::from_raw_mode(entry.mode), AtFlags::empty()))?;
     }

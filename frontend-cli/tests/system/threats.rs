@@ -1,0 +1,292 @@
+//! What a hostile Dockerfile, base image or step tries (the rows of SECURITY.md), as root and as an ordinary user.
+
+use std::path::{Path, PathBuf};
+
+use crate::kiln::{Ended, Kiln};
+use crate::ordinary::Ordinary;
+
+/// Who builds.
+enum Who {
+    Root(Kiln, tempfile::TempDir),
+    User(Ordinary),
+}
+
+impl Who {
+    /// Root, and an ordinary user where one can be made; none where there are no base images.
+    fn all(test: &str) -> Vec<Who> {
+        let root = Kiln::new(test).map(|kiln| Who::Root(kiln, tempfile::tempdir().unwrap()));
+        root.into_iter().chain(Ordinary::new(test).map(Who::User)).collect()
+    }
+
+    fn folder(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
+        match self {
+            Who::User(user) => user.folder(name, files),
+            Who::Root(_, home) => {
+                let folder = home.path().join(name);
+                for (path, text) in files {
+                    let path = folder.join(path);
+                    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                    std::fs::write(path, text).unwrap();
+                }
+                folder
+            }
+        }
+    }
+
+    fn store(&self) -> PathBuf {
+        match self {
+            Who::User(user) => user.home().join(".local/share/kiln"),
+            Who::Root(kiln, _) => kiln.root(),
+        }
+    }
+
+    /// `kiln build` with a variable in its environment.
+    fn build_with(&self, folder: &Path, env: (&str, &str), words: &[&str]) -> Ended {
+        let line = [&["build", "--progress=plain"], words].concat();
+        let mut command = match self {
+            Who::User(user) => {
+                let kiln = user.home().join("kiln");
+                let mut command = user.command(folder, kiln.to_str().unwrap());
+                command.args(line);
+                command
+            }
+            Who::Root(kiln, _) => kiln.command(folder, &line),
+        };
+        command.env(env.0, env.1).output().unwrap().into()
+    }
+
+    fn try_build(&self, folder: &Path, words: &[&str]) -> Ended {
+        self.build_with(folder, ("UNUSED", ""), words)
+    }
+
+    #[track_caller]
+    fn build(&self, folder: &Path, words: &[&str]) -> Ended {
+        let ended = self.try_build(folder, words);
+        assert_eq!(ended.status, 0, "{}\n{}", ended.stdout, ended.stderr);
+        ended
+    }
+
+    /// Builds a Dockerfile that must succeed, with a sentinel beside whose path is in place of `SENTINEL`, and looks
+    /// that nothing has become of the sentinel.
+    #[track_caller]
+    fn survives(&self, name: &str, dockerfile: &str) -> Ended {
+        let (ended, sound) = self.attempt(name, dockerfile);
+        assert!(sound, "the sentinel was changed\n{}", ended.stderr);
+        assert_eq!(ended.status, 0, "{}", ended.stderr);
+        ended
+    }
+
+    /// As [`Who::survives`], of a build that must fail.
+    #[track_caller]
+    fn refuses(&self, name: &str, dockerfile: &str) -> Ended {
+        let (ended, sound) = self.attempt(name, dockerfile);
+        assert!(sound, "the sentinel was changed\n{}", ended.stderr);
+        assert_ne!(ended.status, 0, "{}", ended.stderr);
+        ended
+    }
+
+    fn attempt(&self, name: &str, dockerfile: &str) -> (Ended, bool) {
+        let sentinel =
+            self.folder(&format!("{name}-sentinel"), &[("file", "untouched"), ("dir/x", "untouched")]);
+        let text = dockerfile.replace("SENTINEL", sentinel.to_str().unwrap());
+        let folder = self.folder(name, &[("Dockerfile", &text), ("file", "context")]);
+        let before = facts(&sentinel);
+        let ended = self.try_build(&folder, &["-t", name, "."]);
+        assert!(!ended.stderr.contains("untouched"), "the sentinel was read\n{}", ended.stderr);
+        (ended, before == facts(&sentinel))
+    }
+}
+
+/// What a tree is: paths, owners, modes, sizes, times of change.
+fn facts(folder: &Path) -> String {
+    let listing = std::process::Command::new("find")
+        .arg(folder)
+        .args(["-printf", "%P %U:%G %m %s %C@\n"])
+        .output()
+        .unwrap()
+        .stdout;
+    String::from_utf8(listing).unwrap()
+}
+
+#[test]
+fn a1_a_working_directory_never_leads_to_a_descriptor_of_the_engine() {
+    for who in Who::all("threat A1") {
+        for number in [3, 7, 8, 20] {
+            let dockerfile =
+                format!("FROM busybox\nWORKDIR /proc/self/fd/{number}\nRUN cat ../../../SENTINEL/file; ls\n");
+            who.refuses(&format!("a1-{number}"), &dockerfile);
+        }
+        who.refuses("a1-link", "FROM busybox\nRUN ln -s /proc/self/fd/7 /w\nWORKDIR /w\nRUN ls ../..\n");
+    }
+}
+
+#[test]
+fn a2_the_engines_program_is_neither_run_nor_changed_by_a_step() {
+    for who in Who::all("threat A2") {
+        who.refuses("a2", "FROM busybox\nRUN rm /bin/sh && ln -s /proc/self/exe /bin/sh\nRUN true\n");
+        let script =
+            "FROM busybox\nRUN printf '#!/proc/self/exe\\n' >/evil && chmod 755 /evil\nRUN [\"/evil\"]\n";
+        who.refuses("a2-script", script);
+        who.survives(
+            "a2-open",
+            "FROM busybox\nRUN for p in /proc/[0-9]*; do (: >>$p/exe) 2>/dev/null && exit 9; done; true\n",
+        );
+    }
+}
+
+#[test]
+fn a3_a5_a6_kernel_directories_of_an_image_that_are_links_are_refused() {
+    for who in Who::all("threats A3, A5, A6") {
+        for name in ["proc", "sys", "dev"] {
+            let copied = format!(
+                "FROM busybox AS b\nRUN mkdir /t && cp -a /bin /t/bin && ln -s SENTINEL/dir /t/{name}\n\
+                 FROM scratch\nCOPY --from=b /t /\nRUN echo x >/{name}/evil; ls /{name}/\n"
+            );
+            who.refuses(&format!("link-{name}"), &copied);
+        }
+        let null = "FROM busybox AS b\nRUN mkdir -p /t/dev && cp -a /bin /t/bin && ln -s /proc/sys/kernel/core_pattern /t/dev/null\n\
+                    FROM scratch\nCOPY --from=b /t /\nRUN stat -c %F /dev/null | grep -q 'character special' && cat /proc/keys | wc -c | grep -qx 0\n";
+        who.survives("a3", null);
+    }
+}
+
+#[test]
+fn a8_links_of_an_image_never_lead_workdir_copy_or_etc_files_to_the_host() {
+    for who in Who::all("threat A8") {
+        let dockerfile = "FROM busybox\nRUN ln -s /../../SENTINEL/dir /app && ln -s SENTINEL/dir /abs\n\
+                          WORKDIR /app/new\nRUN touch here\nCOPY file /abs/file\nADD file /app/file2\n\
+                          RUN test -e SENTINEL/dir/new/here && test -e SENTINEL/dir/file\n";
+        who.survives("a8", dockerfile);
+        let etc = "FROM busybox AS b\nRUN mkdir -p /t/etc && cp -a /bin /t/bin && ln -s SENTINEL/file /t/etc/resolv.conf && \
+                   ln -s /../../SENTINEL/new /t/etc/hosts\nFROM scratch\nCOPY --from=b /t /\nRUN cat /etc/hosts; true\n";
+        let (_, sound) = who.attempt("a8-etc", etc);
+        assert!(sound);
+    }
+}
+
+#[test]
+fn a11_ids_of_caches_and_secrets_are_never_paths() {
+    for who in Who::all("threat A11") {
+        let long = "x".repeat(4096);
+        for (number, id) in
+            ["../../../../SENTINEL/dir", "..", ".", "/", "a/../../b", &long].iter().enumerate()
+        {
+            let dockerfile =
+                format!("FROM busybox\nRUN --mount=type=cache,id={id},target=/c touch /c/x{number}\n");
+            who.survives(&format!("a11-{number}"), &dockerfile);
+        }
+        let mounts = std::fs::read_dir(who.store().join("mounts")).unwrap().count();
+        assert!(mounts >= 6, "{mounts}");
+        let secret = "FROM busybox\nRUN --mount=type=secret,id=../../../SENTINEL/file,required=true cat /run/secrets/*\n";
+        who.refuses("a11-secret", secret);
+    }
+}
+
+#[test]
+fn a12_a_link_in_another_stage_means_that_stages_own_root() {
+    for who in Who::all("threat A12") {
+        let dockerfile = "FROM busybox AS stage\nRUN ln -s / /d && ln -s SENTINEL /s\nFROM busybox\n\
+                          RUN --mount=type=bind,from=stage,source=/d,target=/x,rw test -e /x/bin/sh && touch /x/BREAKOUT\n";
+        who.survives("a12", dockerfile);
+        assert!(!Path::new("/BREAKOUT").exists());
+        let other = "FROM busybox AS stage\nRUN ln -s SENTINEL /s\nFROM busybox\n\
+                     RUN --mount=type=bind,from=stage,source=/s,target=/x,rw cat /x/file\n";
+        who.refuses("a12-host", other);
+        who.refuses(
+            "a12-copy",
+            "FROM busybox AS stage\nRUN ln -s SENTINEL /s\nFROM busybox\nCOPY --from=stage /s/file /f\n",
+        );
+    }
+}
+
+#[test]
+fn a16_control_groups_are_read_only() {
+    for who in Who::all("threat A16") {
+        who.survives("a16", "FROM busybox\nRUN ! touch /sys/fs/cgroup/x && ! mkdir /sys/fs/cgroup/y\n");
+    }
+}
+
+#[test]
+fn a17_the_engines_environment_is_nowhere_to_be_found() {
+    for who in Who::all("threat A17") {
+        let dockerfile = "FROM busybox\nRUN env; cat /proc/*/environ /proc/*/cmdline | tr '\\0' '\\n'; ls -l /proc/*/exe; true\n";
+        let folder = who.folder("a17", &[("Dockerfile", dockerfile)]);
+        let ended = who.build_with(&folder, ("CANARY_VARIABLE", "canary-value"), &["-t", "a17", "."]);
+        assert_eq!(ended.status, 0, "{}", ended.stderr);
+        assert!(!ended.stderr.contains("canary-value"), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a18_no_helper_of_an_image_is_ever_run_by_the_engine() {
+    for who in Who::all("threat A18") {
+        let dockerfile = "FROM busybox\n\
+            RUN for n in gzip gunzip unpigz xz zstd tar git newuidmap newgidmap useradd getent; do \
+                printf '#!/bin/sh\\ntouch /TROJAN\\n' >/bin/$n.new && chmod 755 /bin/$n.new && rm -f /bin/$n && mv /bin/$n.new /bin/$n; done\n\
+            ADD archive.tar.gz /x/\nCOPY --chown=65534 file /y\nUSER 65534\nRUN test ! -e /TROJAN && test -e /x/inner\n";
+        let folder = who.folder("a18", &[("Dockerfile", dockerfile), ("file", "text"), ("inner", "inner")]);
+        let packed = std::process::Command::new("tar")
+            .args(["-czf", "archive.tar.gz", "inner"])
+            .current_dir(&folder)
+            .status()
+            .unwrap();
+        assert!(packed.success());
+        who.build(&folder, &["-t", "a18", "."]);
+    }
+}
+
+#[test]
+fn a19_a20_capabilities_are_not_inherited_and_numbers_are_no_names() {
+    for who in Who::all("threats A19, A20") {
+        let dockerfile = "FROM busybox\n\
+            RUN grep -E 'Cap(Inh|Amb)' /proc/self/status | grep -qv 0000000000000000 && exit 1; true\n\
+            RUN echo '1000:x:0:0::/root:/bin/sh' >>/etc/passwd && echo 'plain:x:1001:1001::/:/bin/sh' >>/etc/passwd && \
+                echo 'extra:x:900:plain' >>/etc/group && echo '1001:x:0:' >>/etc/group\n\
+            USER 1000\nRUN id -u >/tmp/n && test \"$(id -u)\" = 1000 && test \"$(cat /tmp/n)\" = 1000 && \
+                grep -E 'Cap(Prm|Eff|Inh|Amb)' /proc/self/status | grep -qv 0000000000000000 && exit 1; test \"$(id -u)\" = 1000\n\
+            USER plain\nRUN test \"$(id -G)\" = '1001 900'\n\
+            USER 1000:1001\nRUN test \"$(id -g)\" = 1001\n";
+        who.survives("a19", dockerfile);
+    }
+}
+
+#[test]
+fn f1_f2_a_secret_is_nowhere_but_where_the_step_put_it() {
+    for who in Who::all("threats F1, F2") {
+        let dockerfile = "FROM busybox\nARG TOKEN\n\
+            RUN --mount=type=secret,id=key --mount=type=secret,id=key,target=/deep/in/a/file --mount=type=secret,id=key,env=KEY \
+                test \"$KEY\" = \"$(cat /run/secrets/key)\" && test -s /deep/in/a/file\n\
+            RUN test ! -e /run/secrets && test ! -e /deep && test -z \"$KEY\"\n";
+        let secret = "canary-5e0c1b7a";
+        let folder = who.folder("f2", &[("Dockerfile", dockerfile), ("file", "x")]);
+        let secrets = who.folder("f2-secrets", &[("key", secret)]);
+        let word = format!("id=key,src={}", secrets.join("key").display());
+        let ended =
+            who.build(&folder, &["-D", "-t", "f2", "--secret", &word, "-o", "type=oci,dest=out.tar", "."]);
+        assert!(!ended.stderr.contains(secret));
+        let found = std::process::Command::new("grep")
+            .args(["-rlaF", secret])
+            .arg(who.store())
+            .arg(folder.join("out.tar"))
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    }
+}
+
+#[test]
+fn f4_nothing_outlives_its_step() {
+    for who in Who::all("threat F4") {
+        let dockerfile = "FROM busybox\nRUN (setsid sh -c 'sleep 1; echo late >/late') & true\nRUN sleep 2; test ! -e /late\n";
+        who.survives("f4", dockerfile);
+    }
+}
+
+#[test]
+fn e3_privileges_need_a_word_on_the_command_line() {
+    for who in Who::all("threat E3") {
+        for flag in ["--security=insecure", "--network=host", "--security=anything", "--network=anything"] {
+            who.refuses("e3", &format!("FROM busybox\nRUN {flag} true\n"));
+        }
+    }
+}
