@@ -20,9 +20,9 @@ test: packages
 	  cargo test --workspace --locked; \
 	fi
 
-# Each benchmark once, untimed: that they still run.
+# Each benchmark once, untimed and without optimisation: that they still run. `cargo bench` measures.
 bench:
-	cargo bench -p kiln-benches --locked -- --test
+	cargo bench -p kiln-benches --locked --profile dev -- --test
 
 check:
 	cargo fmt --all --check
