@@ -12,8 +12,8 @@ use kiln_solver::plan::{BaseError, BaseImage};
 use kiln_solver::solve::ImageOrigin;
 
 use crate::Error;
-use crate::build::Session;
 use crate::context::Layout;
+use crate::session::Session;
 
 /// Manifests and configs in the store are read up to this size.
 const DOCUMENT_LIMIT: u64 = 8 << 20;

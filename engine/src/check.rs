@@ -10,7 +10,8 @@ use kiln_parser::{Checks, Dockerfile, ParseErrors, Span, Warning};
 use kiln_solver::plan::{self, Outline};
 
 use crate::bases::Bases;
-use crate::build::{Build, Session};
+use crate::build::Build;
+use crate::session::Session;
 use crate::{Error, context};
 
 /// The build argument that takes the place of `# check=` (FEATURES LX18).

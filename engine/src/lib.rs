@@ -29,6 +29,7 @@ pub mod images;
 mod output;
 pub mod rootless;
 pub mod run;
+mod session;
 mod ssh;
 
 pub use build::{

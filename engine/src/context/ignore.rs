@@ -9,7 +9,7 @@ use kiln_solver::solve::{CopyError, SolveError};
 
 use super::text::{beneath, read_text};
 use crate::Error;
-use crate::build::Session;
+use crate::session::Session;
 
 /// What an ignore file may hide.
 pub(crate) struct Hidden {

@@ -24,7 +24,7 @@ pub(crate) use layout::Layout;
 pub(crate) use named::normalised;
 
 use crate::Error;
-use crate::build::Session;
+use crate::session::Session;
 use main_context::Main;
 
 /// All that is known before the Dockerfile is parsed.

@@ -15,7 +15,7 @@ use kiln_solver::solve::{Inputs, Output};
 use super::Preparation;
 use super::text::{TEXT_LIMIT, read_limited};
 use crate::Error;
-use crate::build::{Session, sockets};
+use crate::session::{Session, sockets};
 
 /// The name of a download in a context of its own (FEATURES CX11).
 const FILE_NAME: &str = "context";

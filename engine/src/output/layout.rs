@@ -14,7 +14,7 @@ use super::blobs::{self, Packed};
 use super::{ImageSet, write_to};
 use crate::Error;
 use crate::assemble::{Assembled, to_json};
-use crate::build::Session;
+use crate::session::Session;
 
 /// Which readers it is for.
 #[derive(Clone, Copy, PartialEq, Eq)]

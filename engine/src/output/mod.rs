@@ -14,7 +14,8 @@ use kiln_solver::solve::Solver;
 
 use crate::Error;
 use crate::assemble::Assembled;
-use crate::build::{OutputSpec, Session};
+use crate::build::OutputSpec;
+use crate::session::Session;
 
 /// Whether images are told apart by platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
