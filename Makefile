@@ -15,9 +15,9 @@ demo: packages build
 
 test: packages
 	if cargo nextest --version >/dev/null 2>&1; then \
-	  cargo nextest run --workspace --locked && cargo test --workspace --locked --doc; \
+	  cargo nextest run --workspace --locked --no-fail-fast && cargo test --workspace --locked --doc; \
 	else \
-	  cargo test --workspace --locked; \
+	  cargo test --workspace --locked --no-fail-fast; \
 	fi
 
 # Each benchmark once, untimed and without optimisation: that they still run. `cargo bench` measures.
