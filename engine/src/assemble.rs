@@ -45,7 +45,7 @@ pub(crate) fn assemble(
         None => {
             let mut made_at = Vec::with_capacity(snapshot.layers.len());
             for layer in &snapshot.layers {
-                made_at.push(solver.store.layer_made_at(layer.id)?.and_then(timestamp));
+                made_at.push(solver.pulls.made_at(solver.store, layer)?.and_then(timestamp));
             }
             date(&mut config.history, plan.base_history, &made_at);
             config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());

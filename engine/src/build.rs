@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kiln_cache::Store;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, Platform, http};
+use kiln_remote::CacheSpec;
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
 
@@ -138,6 +139,8 @@ pub struct Build {
     pub(crate) secrets: Vec<(String, SecretSource)>,
     pub(crate) ssh: Vec<(String, SshSource)>,
     pub(crate) outputs: Vec<OutputSpec>,
+    pub(crate) cache_from: Vec<CacheSpec>,
+    pub(crate) cache_to: Vec<CacheSpec>,
     pub(crate) lint: Vec<String>,
     pub(crate) events: Arc<EventSink>,
     pub(crate) cancel: Arc<AtomicBool>,
@@ -202,6 +205,8 @@ impl Build {
             secrets: Vec::new(),
             ssh: Vec::new(),
             outputs: Vec::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             lint: Vec::new(),
             events: Arc::new(|_| {}),
             cancel: Arc::new(AtomicBool::new(false)),
@@ -337,6 +342,18 @@ impl Build {
     /// An output; without any the image goes into the store.
     pub fn output(mut self, output: OutputSpec) -> Self {
         self.outputs.push(output);
+        self
+    }
+
+    /// A cache in which steps are looked up that the store does not know; several are asked in their order.
+    pub fn cache_from(mut self, cache: CacheSpec) -> Self {
+        self.cache_from.push(cache);
+        self
+    }
+
+    /// A cache to which this build's steps are written.
+    pub fn cache_to(mut self, cache: CacheSpec) -> Self {
+        self.cache_to.push(cache);
         self
     }
 

@@ -21,6 +21,7 @@
 mod assemble;
 mod bases;
 mod build;
+mod caches;
 mod check;
 mod context;
 mod error;
@@ -40,6 +41,7 @@ pub use error::{Error, ErrorKind, ErrorLabel};
 pub use kiln_cache::{ImageRecord, Store, StoreError};
 pub use kiln_image::registry::{Registry, RegistryConfig};
 pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
+pub use kiln_remote::{CacheSpec, InvalidSpec};
 pub use kiln_parser::lint::{RULES, Rule};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};

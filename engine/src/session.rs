@@ -17,6 +17,7 @@ use kiln_solver::plan::{self, EpochSource, PlanRequest};
 use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
 
 use crate::bases::Bases;
+use crate::caches::Caches;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
 use crate::output::ImageSet;
 use crate::{Error, assemble, check, context, frontend, output, ssh};
@@ -40,6 +41,7 @@ impl Session<'_> {
     }
 
     fn build_prepared(&self, prepared: context::Prepared, tags: &[ImageRef]) -> Result<BuildResult, Error> {
+        let caches = Caches::open(self)?;
         frontend::check(self.build, &prepared.dockerfile)?;
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
         let checks = self.checks(&dockerfile)?;
@@ -82,27 +84,12 @@ impl Session<'_> {
             secrets: self.secrets()?,
             ssh: sockets(&agents),
         };
-        let solver = self.solver(inputs);
-        let outputs = match plans.as_slice() {
-            [plan] => solver.solve_all(&plan.graph, &[plan.result]),
-            plans => {
-                let (graph, results) = plan::join(plans);
-                solver.solve_all(&graph, &results)
-            }
-        };
-        let outputs = outputs.map_err(|error| {
-            let mut result = Error::from(error);
-            context::explain_missing(&mut result, prepared.hidden.as_deref());
-            result
-        })?;
-        let mut images = Vec::with_capacity(plans.len());
-        for (plan, output) in plans.iter().zip(&outputs) {
-            let Output::Snapshot(snapshot) = output else {
-                return Err(Error::user("the target is no image"));
-            };
-            images.push(assemble::assemble(&solver, plan, snapshot, epoch)?);
-        }
-        let exported = output::export(self, &solver, &images, set, tags)?;
+        let mut solver = self.solver(inputs);
+        solver.remote = caches.remote();
+        let work = Work { plans: &plans, set, tags, epoch, hidden: prepared.hidden.as_deref() };
+        let (images, exported) = caches.retry(&solver, || self.solve_and_export(&solver, &caches, &work))?;
+        solver.keep_imports()?;
+        caches.export(self, &solver, &images)?;
         let (steps_cached, steps_run) = self.reporter.counts();
         Ok(BuildResult {
             config_digest: images[0].config_digest,
@@ -112,6 +99,36 @@ impl Session<'_> {
             steps_cached,
             steps_run,
         })
+    }
+
+    /// Solves the plans and makes the outputs of what they give.
+    fn solve_and_export(
+        &self,
+        solver: &Solver<'_>,
+        caches: &Caches,
+        work: &Work<'_>,
+    ) -> Result<(Vec<assemble::Assembled>, output::Exported), Error> {
+        let outputs = match work.plans {
+            [plan] => solver.solve_all(&plan.graph, &[plan.result]),
+            plans => {
+                let (graph, results) = plan::join(plans);
+                solver.solve_all(&graph, &results)
+            }
+        };
+        let outputs = outputs.map_err(|error| {
+            let mut result = Error::from(error);
+            context::explain_missing(&mut result, work.hidden);
+            result
+        })?;
+        let mut images = Vec::with_capacity(work.plans.len());
+        for (plan, output) in work.plans.iter().zip(&outputs) {
+            let Output::Snapshot(snapshot) = output else {
+                return Err(Error::user("the target is no image"));
+            };
+            images.push(caches.complete(solver, assemble::assemble(solver, plan, snapshot, work.epoch)?)?);
+        }
+        let exported = output::export(self, solver, &images, work.set, work.tags)?;
+        Ok((images, exported))
     }
 
     /// What to build for, each once; one `None` where nothing is asked for.
@@ -159,6 +176,7 @@ impl Session<'_> {
             cancel: Arc::clone(self.cancel),
             max_parallelism: 0,
             pulls: Pulls::default(),
+            remote: kiln_solver::solve::Remote::default(),
         }
     }
 
@@ -271,6 +289,16 @@ impl Session<'_> {
         }
         Ok(seconds)
     }
+}
+
+/// What is solved, and what becomes of it.
+struct Work<'a> {
+    plans: &'a [plan::Plan],
+    set: ImageSet,
+    tags: &'a [ImageRef],
+    epoch: Option<i64>,
+    /// What the ignore file hides, for explanations.
+    hidden: Option<&'a context::Hidden>,
 }
 
 /// An ssh agent.

@@ -21,4 +21,4 @@ mod verify;
 pub use digest::{ContentsDigest, DiffId, Digest, InvalidDigest};
 pub use platform::{InvalidPlatform, Platform};
 pub use reference::{ImageRef, InvalidReference};
-pub use verify::Mismatch;
+pub use verify::{Mismatch, Verified};

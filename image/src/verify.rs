@@ -30,7 +30,7 @@ pub enum Mismatch {
 
 /// Gives an error (a [`Mismatch`]) in place of the end of file when size or digest differ.
 #[derive(Debug)]
-pub(crate) struct Verified<R> {
+pub struct Verified<R> {
     reader: R,
     digest: Digest,
     size: u64,
@@ -40,7 +40,8 @@ pub(crate) struct Verified<R> {
 }
 
 impl<R: Read> Verified<R> {
-    pub(crate) fn new(reader: R, digest: Digest, size: u64) -> Self {
+    /// Reads `size` bytes of `digest` from `reader`.
+    pub fn new(reader: R, digest: Digest, size: u64) -> Self {
         Self { reader, digest, size, read: 0, hash: Sha256::new(), done: false }
     }
 

@@ -33,6 +33,14 @@ impl From<DiffId> for LayerId {
 }
 
 impl LayerId {
+    /// The name of a layer of another machine's: unlike a pulled one's it says what its contents are called, too.
+    pub fn imported(diff_id: DiffId, contents: ContentsDigest) -> Self {
+        let mut text = b"kiln imported layer".to_vec();
+        text.extend(diff_id.0.as_bytes());
+        text.extend(contents.0.as_bytes());
+        Self(*Digest::of(&text).as_bytes())
+    }
+
     /// The raw bytes, as the database keeps them.
     pub(super) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -150,7 +158,37 @@ impl Store {
         cancel: &AtomicBool,
         unpack: impl FnOnce(&LayerDraft) -> Result<(DiffId, u64), E>,
     ) -> Result<Layer, E> {
-        let id = LayerId::from(diff_id);
+        let layer = Layer { id: LayerId::from(diff_id), contents: diff_id.into() };
+        self.add_once(layer, diff_id, Origin::Pulled, None, cancel, unpack)
+    }
+
+    /// As [`Store::add_pulled_layer`], for a layer that another store made: it keeps what its contents are called
+    /// there, and when it was made.
+    ///
+    /// # Errors
+    /// As [`Store::add_pulled_layer`].
+    pub fn add_imported_layer<E: From<StoreError>>(
+        &self,
+        diff_id: DiffId,
+        contents: ContentsDigest,
+        made_at: i64,
+        cancel: &AtomicBool,
+        unpack: impl FnOnce(&LayerDraft) -> Result<(DiffId, u64), E>,
+    ) -> Result<Layer, E> {
+        let layer = Layer { id: LayerId::imported(diff_id, contents), contents };
+        self.add_once(layer, diff_id, Origin::Given, Some(made_at), cancel, unpack)
+    }
+
+    fn add_once<E: From<StoreError>>(
+        &self,
+        layer: Layer,
+        diff_id: DiffId,
+        origin: Origin,
+        made_at: Option<i64>,
+        cancel: &AtomicBool,
+        unpack: impl FnOnce(&LayerDraft) -> Result<(DiffId, u64), E>,
+    ) -> Result<Layer, E> {
+        let id = layer.id;
         if let Some(layer) = self.layer(id)? {
             return Ok(layer);
         }
@@ -164,9 +202,7 @@ impl Store {
         if actual != diff_id {
             return Err(StoreError::DigestMismatch { expected: diff_id.0, actual: actual.0 }.into());
         }
-        let layer = Layer { id, contents: diff_id.into() };
-        let made =
-            New { layer, origin: Origin::Pulled, size_bytes: Some(size_bytes), diff_id: Some(diff_id) };
+        let made = New { layer, origin, size_bytes: Some(size_bytes), diff_id: Some(diff_id), made_at };
         self.keep(&draft, &made, |_| Ok(()))?;
         Ok(layer)
     }
@@ -262,6 +298,8 @@ pub(super) struct New {
     origin: Origin,
     size_bytes: Option<u64>,
     diff_id: Option<DiffId>,
+    /// `None`: now.
+    made_at: Option<i64>,
 }
 
 impl New {
@@ -277,7 +315,7 @@ impl New {
                 (found.contents, Origin::Digested, Some(found.size_bytes))
             }
         };
-        Ok(Self { layer: Layer { id: draft.id(), contents }, origin, size_bytes, diff_id: None })
+        Ok(Self { layer: Layer { id: draft.id(), contents }, origin, size_bytes, diff_id: None, made_at: None })
     }
 }
 
@@ -350,7 +388,7 @@ fn insert(connection: &Connection, made: &New) -> Result<(), TxError> {
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO layers(id, contents, origin, size_bytes, diff_id, made_at, used_at)
-             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?6)",
+             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![
             made.layer.id.as_bytes(),
@@ -358,6 +396,7 @@ fn insert(connection: &Connection, made: &New) -> Result<(), TxError> {
             made.origin as i64,
             made.size_bytes.map(u64::cast_signed),
             made.diff_id.map(|diff_id| *diff_id.0.as_bytes()),
+            made.made_at.unwrap_or_else(db::now),
             db::now(),
         ])?;
     Ok(())

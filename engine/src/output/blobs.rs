@@ -159,6 +159,18 @@ impl Settings {
     }
 }
 
+/// A layer's blob for a cache, in the store.
+pub(crate) fn layer_blob(
+    solver: &Solver<'_>,
+    layer: &Layer,
+    diff_id: DiffId,
+    compression: kiln_remote::Compression,
+) -> Result<Descriptor, Error> {
+    let kiln_remote::Compression { algorithm, level, force } = compression;
+    let settings = Settings { compression: algorithm, level, force, rewrite_mtime_to: None };
+    Ok(blob_of(solver, layer, diff_id, settings)?.1)
+}
+
 /// A layer's blob, in the store.
 fn blob_of(
     solver: &Solver<'_>,
@@ -182,6 +194,15 @@ fn blob_of(
     let rewrite = settings.rewrite_mtime_to.filter(|_| !is_pulled);
     // A level of one's own is not what others asked for.
     let shared = rewrite.is_none() && settings.level.is_none();
+    let is_absent = || Ok::<_, Error>(!solver.store.has_layer(layer.id)?);
+    if rewrite.is_none()
+        && !settings.force
+        && solver.pulls.descriptor(layer).is_some()
+        && is_absent()?
+        && let Some(descriptor) = download(solver, layer, diff_id)?
+    {
+        return Ok((diff_id, descriptor));
+    }
     if shared && let Some(descriptor) = remembered(solver, diff_id, settings.word(), settings.media_type())? {
         return Ok((diff_id, descriptor));
     }
@@ -224,9 +245,9 @@ fn remembered(
     }))
 }
 
-/// A base image's layer that no step needed: its blob is fetched without being unpacked.
+/// A layer of a base image or of a remote cache that no step needed: its blob is fetched without being unpacked.
 fn download(solver: &Solver<'_>, layer: &Layer, diff_id: DiffId) -> Result<Option<Descriptor>, Error> {
-    let Some((descriptor, Some(image))) = solver.pulls.descriptor(layer) else { return Ok(None) };
+    let Some((descriptor, _)) = solver.pulls.descriptor(layer) else { return Ok(None) };
     let (how, media_type) = if descriptor.media_type.ends_with("gzip") {
         ("gzip", media_type::OCI_LAYER_GZIP)
     } else if descriptor.media_type.ends_with("zstd") {
@@ -234,13 +255,14 @@ fn download(solver: &Solver<'_>, layer: &Layer, diff_id: DiffId) -> Result<Optio
     } else {
         return Ok(None);
     };
-    let mut blob = solver.registry.blob(&image, &descriptor, &solver.cancel)?;
-    let mut writer = solver.store.blob_writer()?;
-    std::io::copy(&mut blob, &mut writer).map_err(|error| Error::io(solver.store.root(), error))?;
-    let (digest, size) = writer.finish(Some(descriptor.digest))?;
-    solver.store.remember_compressed(diff_id, how, digest)?;
-    let media_type = media_type.to_owned();
-    Ok(Some(Descriptor { media_type, digest, size, annotations: descriptor.annotations, platform: None }))
+    if !solver.store.has_blob(&descriptor.digest) {
+        let Some((_, mut blob)) = solver.open_layer_blob(layer)? else { return Ok(None) };
+        let mut writer = solver.store.blob_writer()?;
+        std::io::copy(&mut blob, &mut writer).map_err(|error| Error::io(solver.store.root(), error))?;
+        writer.finish(Some(descriptor.digest))?;
+    }
+    solver.store.remember_compressed(diff_id, how, descriptor.digest)?;
+    Ok(Some(Descriptor { media_type: media_type.to_owned(), platform: None, ..descriptor }))
 }
 
 pub(super) fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {

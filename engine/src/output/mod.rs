@@ -1,6 +1,6 @@
 //! What is done with an image that was built: one file for each way.
 
-mod blobs;
+pub(crate) mod blobs;
 mod layout;
 mod store;
 mod tree;

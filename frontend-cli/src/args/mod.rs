@@ -3,6 +3,7 @@
 //! Values are checked for their shape here and nowhere else; what they mean is the commands' and the engine's business.
 //! Docker's flag parser takes whatever word follows as a flag's value, so `allow_hyphen_values` stands on all of them.
 
+pub(crate) mod cache;
 pub(crate) mod call;
 pub(crate) mod csv;
 pub(crate) mod host;
@@ -126,6 +127,12 @@ pub(crate) struct BuildArgs {
     /// Where the result goes (`type=local,dest=path`); may be repeated
     #[arg(short, long = "output", value_name = "OUTPUT", allow_hyphen_values = true)]
     pub outputs: Vec<String>,
+    /// A cache to look steps up in (`NAME`, `type=local,src=DIR`, …); may be repeated
+    #[arg(long, value_name = "CACHE", allow_hyphen_values = true)]
+    pub cache_from: Vec<String>,
+    /// A cache to write the build's steps to (`NAME`, `type=local,dest=DIR,mode=max`, …); may be repeated
+    #[arg(long, value_name = "CACHE", allow_hyphen_values = true)]
+    pub cache_to: Vec<String>,
     /// Put the image into the store (as without --output)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]

@@ -8,7 +8,7 @@ use kiln::{Build, BuildResult, ContextSource, DockerfileSource, NetworkMode, Out
 
 use crate::args::call::{self, Method};
 use crate::args::ssh::Ssh;
-use crate::args::{BuildArgs, host, output, pair, resource, secret, ssh};
+use crate::args::{BuildArgs, cache, host, output, pair, resource, secret, ssh};
 use crate::progress::{Mode, Progress};
 use crate::report::Failure;
 
@@ -136,6 +136,12 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
             (id, Ssh::Socket(socket)) => build.ssh(id, socket),
             (id, Ssh::Keys(keys)) => build.ssh_keys(id, keys),
         };
+    }
+    for text in &args.cache_from {
+        build = cache::parse("--cache-from", text)?.into_iter().fold(build, Build::cache_from);
+    }
+    for text in &args.cache_to {
+        build = cache::parse("--cache-to", text)?.into_iter().fold(build, Build::cache_to);
     }
     build = args.lint.iter().fold(build, Build::lint);
     Ok(outputs.iter().cloned().fold(build, Build::output))

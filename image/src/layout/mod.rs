@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 pub use error::LayoutError;
-pub use write::{BlobInput, DockerImage, write_directory, write_tar};
+pub use write::{BlobInput, DockerImage, write_blob, write_directory, write_tar};
 
 pub(crate) use error::At;
 pub(crate) use write::DOCKER_MANIFEST_FILE;

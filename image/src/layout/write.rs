@@ -65,20 +65,29 @@ pub fn write_directory<'a>(
     index: &[u8],
     blobs: impl IntoIterator<Item = Result<BlobInput<'a>, LayoutError>>,
 ) -> Result<(), LayoutError> {
+    for blob in blobs {
+        write_blob(path, blob?)?;
+    }
     let directory = path.join("blobs/sha256");
     std::fs::create_dir_all(&directory).at(&directory)?;
-    for blob in blobs {
-        let blob = blob?;
-        let target = path.join(blob_path(&blob.digest));
-        // A file of another size is what a killed program left.
-        if target.metadata().is_ok_and(|found| found.is_file() && found.len() == blob.size) {
-            continue;
-        }
-        let mut reader = Verified::new(blob.reader, blob.digest, blob.size);
-        replace(&target, &directory, |file| io::copy(&mut reader, file).map(drop))?;
-    }
     replace(&path.join(MARKER_FILE), path, |file| file.write_all(MARKER))?;
     replace(&path.join(INDEX_FILE), path, |file| file.write_all(index))
+}
+
+/// Writes one blob into the layout at `path`, which may not be one yet; a blob that is there stays.
+///
+/// # Errors
+/// As [`write_directory`].
+pub fn write_blob(path: &Path, blob: BlobInput<'_>) -> Result<(), LayoutError> {
+    let directory = path.join("blobs/sha256");
+    std::fs::create_dir_all(&directory).at(&directory)?;
+    let target = path.join(blob_path(&blob.digest));
+    // A file of another size is what a killed program left.
+    if target.metadata().is_ok_and(|found| found.is_file() && found.len() == blob.size) {
+        return Ok(());
+    }
+    let mut reader = Verified::new(blob.reader, blob.digest, blob.size);
+    replace(&target, &directory, |file| io::copy(&mut reader, file).map(drop))
 }
 
 /// Writes beside the target and renames, so that readers see the old file or the whole new one.

@@ -83,6 +83,20 @@ impl Registry {
         self.at_endpoints(image, |endpoint| self.resolve_at(endpoint, image, platform, cancel))
     }
 
+    /// What `image` names, be it an image or not, and its `Content-Type`; verified where the name has a digest.
+    ///
+    /// # Errors
+    /// As [`Registry::resolve`].
+    pub fn document(
+        &self,
+        image: &ImageRef,
+        cancel: &AtomicBool,
+    ) -> Result<(Vec<u8>, Option<String>), RegistryError> {
+        self.at_endpoints(image, |endpoint| {
+            RegistryDocuments { client: &self.client, endpoint, image, cancel }.named()
+        })
+    }
+
     /// Opens a blob. The reader verifies size and digest: it gives an error instead of end of file when they differ
     /// ([`RegistryError::from_read`] has it), and goes on after a broken connection.
     ///

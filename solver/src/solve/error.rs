@@ -51,6 +51,14 @@ pub enum SolveError {
     /// COPY, ADD or WORKDIR.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// A layer that a remote cache named cannot be had from it: the build can do without.
+    #[error("layer {blob} of the imported cache is unusable: {reason}")]
+    RemoteLayer {
+        /// Its blob.
+        blob: Digest,
+        /// Why.
+        reason: String,
+    },
     /// A tree cannot be read.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -271,6 +279,11 @@ impl SolveError {
     }
 
     /// Whether this is only the echo of a cancelation.
+    /// Whether only a remote cache is to blame, so that solving once more, without what it lacks, may succeed.
+    pub fn is_remote_layer(&self) -> bool {
+        matches!(self.root(), Self::RemoteLayer { .. })
+    }
+
     pub(super) fn is_canceled(&self) -> bool {
         matches!(self.root(), Self::Canceled)
     }

@@ -15,8 +15,9 @@ use std::thread;
 use kiln_cache::{BlobWriter, Layer, LayerDraft, LayerId, LayerTree, Store, StoreError};
 use kiln_image::layer::{self, OverlayXattrs};
 use kiln_image::oci::Descriptor;
-use kiln_image::{ContentsDigest, DiffId, ImageRef};
+use kiln_image::{ContentsDigest, DiffId, ImageRef, Verified};
 
+use super::remote::{RemoteCache, RemoteRecord};
 use super::{ImageOrigin, Snapshot, SolveError, Solver};
 use crate::event::{Event, Reporter, StepId};
 
@@ -48,6 +49,8 @@ struct PullState {
 #[derive(Clone, Debug)]
 struct PullSource {
     diff_id: DiffId,
+    /// What the layer's contents are called.
+    contents: ContentsDigest,
     descriptor: Descriptor,
     from: PullFrom,
     step: Option<StepId>,
@@ -57,6 +60,8 @@ struct PullSource {
 enum PullFrom {
     Registry(ImageRef),
     Layout(PathBuf),
+    /// A remote cache; the repository if it is in one.
+    Cache { registry: Option<ImageRef>, made_at: i64 },
 }
 
 impl Pulls {
@@ -86,6 +91,7 @@ impl Pulls {
             layers.push(Layer { id, contents: ContentsDigest::from(diff_id) });
             state.sources.entry(id).or_insert_with(|| PullSource {
                 diff_id,
+                contents: diff_id.into(),
                 descriptor: descriptor.clone(),
                 from: from.clone(),
                 step,
@@ -93,6 +99,24 @@ impl Pulls {
         }
         state.unstarted.extend(step);
         Ok(Snapshot { layers })
+    }
+
+    /// Remembers where the layers of a remote cache's record can be had and names them. Nothing is read.
+    pub(super) fn add_record(&self, record: &RemoteRecord) -> Vec<Layer> {
+        let mut state = self.lock();
+        let mut layers = Vec::with_capacity(record.layers.len());
+        for remote in &record.layers {
+            let layer = remote.layer();
+            layers.push(layer);
+            state.sources.entry(layer.id).or_insert_with(|| PullSource {
+                diff_id: remote.diff_id,
+                contents: remote.contents,
+                descriptor: remote.descriptor.clone(),
+                from: PullFrom::Cache { registry: remote.registry.clone(), made_at: remote.made_at },
+                step: None,
+            });
+        }
+        layers
     }
 
     /// Images of which no file was needed are as good as found.
@@ -122,6 +146,9 @@ impl Pulls {
         if LayerId::from(pulled) == layer.id {
             return Ok(pulled);
         }
+        if let Some(source) = self.lock().sources.get(&layer.id) {
+            return Ok(source.diff_id);
+        }
         let worker = self.diff_ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&layer.id);
         match worker.map(thread::JoinHandle::join) {
             Some(Ok(result)) => result,
@@ -136,8 +163,22 @@ impl Pulls {
         let image = match &source.from {
             PullFrom::Registry(image) => Some(image.clone()),
             PullFrom::Layout(_) => None,
+            PullFrom::Cache { registry, .. } => registry.clone(),
         };
         Some((source.descriptor.clone(), image))
+    }
+
+    /// When the layer was made, as the store or the cache that it comes from has it.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn made_at(&self, store: &Store, layer: &Layer) -> Result<Option<i64>, StoreError> {
+        if let Some(PullSource { from: PullFrom::Cache { made_at, .. }, .. }) =
+            self.lock().sources.get(&layer.id)
+        {
+            return Ok(Some(*made_at));
+        }
+        store.layer_made_at(layer.id)
     }
 
     fn lock(&self) -> MutexGuard<'_, PullState> {
@@ -212,8 +253,17 @@ fn missing(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<Vec<PullSource>, 
 
 /// Downloads and unpacks one layer, in one pass. The compressed bytes are kept: exports take them as they are.
 fn pull(solver: &Solver<'_>, source: &PullSource) -> Result<(), SolveError> {
-    let result =
-        solver.store.add_pulled_layer(source.diff_id, &solver.cancel, |draft| fetch(solver, source, draft));
+    let result = match source.from {
+        PullFrom::Cache { made_at, .. } => solver
+            .store
+            .add_imported_layer(source.diff_id, source.contents, made_at, &solver.cancel, |draft| {
+                fetch(solver, source, draft)
+            })
+            .map_err(|error| unusable(solver, &source.descriptor, error)),
+        _ => solver
+            .store
+            .add_pulled_layer(source.diff_id, &solver.cancel, |draft| fetch(solver, source, draft)),
+    };
     if let Err(error) = &result
         && let Some(step) = source.step
     {
@@ -233,6 +283,60 @@ fn pull(solver: &Solver<'_>, source: &PullSource) -> Result<(), SolveError> {
     Ok(())
 }
 
+/// What a layer of a remote cache that cannot be had means: the cache is wrong, and the build goes on without it.
+fn unusable(solver: &Solver<'_>, blob: &Descriptor, error: SolveError) -> SolveError {
+    if error.is_canceled() {
+        return error;
+    }
+    if let Some(cache) = &solver.remote.cache {
+        cache.forget(blob, &error.to_string());
+    }
+    SolveError::RemoteLayer { blob: blob.digest, reason: error.to_string() }
+}
+
+/// Opens the blob of a layer that can be fetched and is not unpacked: verified while it is read.
+pub(super) fn open_blob(
+    solver: &Solver<'_>,
+    layer: &Layer,
+) -> Result<Option<(Descriptor, Box<dyn Read + Send>)>, SolveError> {
+    let Some(source) = solver.pulls.lock().sources.get(&layer.id).cloned() else { return Ok(None) };
+    let opened = open(solver, &source);
+    let (digest, size) = (source.descriptor.digest, source.descriptor.size);
+    let reader: Box<dyn Read + Send> = match source.from {
+        PullFrom::Registry(_) => opened?,
+        PullFrom::Layout(_) => Box::new(Verified::new(opened?, digest, size)),
+        PullFrom::Cache { .. } => {
+            let reader = opened.map_err(|error| unusable(solver, &source.descriptor, error))?;
+            let cache = solver.remote.cache.clone();
+            let inner = Verified::new(reader, digest, size);
+            Box::new(Doubted { inner, cache, blob: source.descriptor.clone() })
+        }
+    };
+    Ok(Some((source.descriptor, reader)))
+}
+
+fn open(solver: &Solver<'_>, source: &PullSource) -> Result<Box<dyn Read + Send>, SolveError> {
+    let descriptor = &source.descriptor;
+    Ok(match &source.from {
+        PullFrom::Registry(image) => solver.registry.blob(image, descriptor, &solver.cancel)?,
+        PullFrom::Layout(path) => {
+            let path = path.join("blobs/sha256").join(descriptor.digest.hex());
+            let file = File::open(&path).map_err(|source| SolveError::Io { path, source })?;
+            // Whatever is longer than it says is not it.
+            Box::new(file.take(descriptor.size.saturating_add(1)))
+        }
+        PullFrom::Cache { .. } => {
+            let gone = || SolveError::LayerGone(descriptor.digest.to_string());
+            let cache = solver.remote.cache.as_ref().ok_or_else(gone)?;
+            let reader = cache.open(descriptor).map_err(|source| SolveError::Io {
+                path: PathBuf::from(descriptor.digest.to_string()),
+                source,
+            })?;
+            Box::new(reader.take(descriptor.size.saturating_add(1)))
+        }
+    })
+}
+
 fn fetch(solver: &Solver<'_>, source: &PullSource, draft: &LayerDraft) -> Result<(DiffId, u64), SolveError> {
     let descriptor = &source.descriptor;
     let kept = solver.store.has_blob(&descriptor.digest);
@@ -242,15 +346,7 @@ fn fetch(solver: &Solver<'_>, source: &PullSource, draft: &LayerDraft) -> Result
             None => return Err(SolveError::LayerGone(descriptor.digest.to_string())),
         }
     } else {
-        match &source.from {
-            PullFrom::Registry(image) => solver.registry.blob(image, descriptor, &solver.cancel)?,
-            PullFrom::Layout(path) => {
-                let path = path.join("blobs/sha256").join(descriptor.digest.hex());
-                let file = File::open(&path).map_err(|source| SolveError::Io { path, source })?;
-                // Whatever is longer than it says is not it.
-                Box::new(file.take(descriptor.size.saturating_add(1)))
-            }
-        }
+        open(solver, source)?
     };
     let mut reader = Download {
         inner: reader,
@@ -288,6 +384,26 @@ fn compression_of(media_type: &str) -> Option<&'static str> {
         Some("zstd")
     } else {
         None
+    }
+}
+
+/// Reads a blob of a remote cache and tells that cache when it cannot be read to its end.
+struct Doubted<R> {
+    inner: R,
+    cache: Option<Arc<dyn RemoteCache>>,
+    blob: Descriptor,
+}
+
+impl<R: Read> Read for Doubted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer);
+        if let Err(error) = &read
+            && error.kind() != io::ErrorKind::Interrupted
+            && let Some(cache) = self.cache.take()
+        {
+            cache.forget(&self.blob, &error.to_string());
+        }
+        read
     }
 }
 

@@ -7,6 +7,7 @@ mod error;
 mod key;
 mod layers;
 mod op;
+mod remote;
 mod schedule;
 
 use std::collections::HashMap;
@@ -15,12 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{Layer, SourceTree, Store};
+use kiln_image::oci::Descriptor;
 use kiln_image::registry::{Registry, RemoteImage};
 use kiln_image::{Digest, http};
 
 pub use error::{Shortage, SolveError};
 pub use op::exec::{Executor, Sandbox};
 pub use op::file::{CopyError, copy_out};
+pub use remote::{Remote, RemoteCache, RemoteLayer, RemoteRecord, Solved};
 
 use crate::event::Reporter;
 use crate::graph::{Graph, VertexId};
@@ -103,6 +106,8 @@ pub struct Solver<'a> {
     pub max_parallelism: usize,
     /// Layers of base images that are unpacked when first needed.
     pub pulls: layers::Pulls,
+    /// Caches beyond the store.
+    pub remote: Remote,
 }
 
 impl Solver<'_> {
@@ -129,6 +134,18 @@ impl Solver<'_> {
     /// Registry, layer, store.
     pub fn ensure_layers(&self, snapshot: &Snapshot) -> Result<(), SolveError> {
         layers::ensure(self, snapshot)
+    }
+
+    /// Opens the blob of a layer that came with a base image or from a remote cache, without unpacking it; `None` for
+    /// a layer of another origin. The reader verifies it.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub fn open_layer_blob(
+        &self,
+        layer: &Layer,
+    ) -> Result<Option<(Descriptor, Box<dyn std::io::Read + Send>)>, SolveError> {
+        layers::open_blob(self, layer)
     }
 }
 

@@ -124,7 +124,10 @@ impl Run<'_> {
                 if state.failure.as_ref().is_none_or(|first| first.is_canceled() && !error.is_canceled()) {
                     state.failure = Some(error);
                 }
-                self.solver.cancel.store(true, Ordering::Relaxed);
+                // What a remote cache lacks will be made in a second attempt, to which what runs now is of use.
+                if !state.failure.as_ref().is_some_and(SolveError::is_remote_layer) {
+                    self.solver.cancel.store(true, Ordering::Relaxed);
+                }
                 return Vec::new();
             }
         };

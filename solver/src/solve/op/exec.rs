@@ -77,7 +77,7 @@ pub(super) fn run(step: &Step<'_>, exec: &Exec) -> Result<Output, SolveError> {
     let root = step.snapshot(InputIndex(0))?;
     let mounted = mounted_contents(step, exec)?;
     let key = exec_key(exec, &step.vertex.platform, &root, &mounted);
-    step.find_or_make(key, &root, || make(step, exec, &root))
+    step.find_or_make(key, None, &root, || make(step, exec, &root))
 }
 
 /// What the key says of mounted inputs: of a context only the part that is mounted.

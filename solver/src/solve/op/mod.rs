@@ -7,11 +7,11 @@ mod source;
 
 use std::time::{Duration, Instant};
 
-use kiln_cache::{Claim, LayerDraft, Lookup, NewRecord, Record, StepKey};
+use kiln_cache::{Claim, Layer, LayerDraft, Lookup, NewRecord, Record, StepKey};
 use kiln_image::ContentsDigest;
 
 use super::schedule::Slots;
-use super::{Output, Snapshot, SolveError, Solver};
+use super::{Output, RemoteRecord, Snapshot, Solved, SolveError, Solver};
 use crate::event::{Event, StepId};
 use crate::graph::{InputIndex, Op, Vertex};
 
@@ -56,6 +56,12 @@ fn diff(step: &Step<'_>) -> Result<Output, SolveError> {
     Ok(Output::Snapshot(Snapshot { layers: layers.to_vec() }))
 }
 
+fn on_top(parent: &Snapshot, added: Vec<Layer>) -> Output {
+    let mut layers = parent.layers.clone();
+    layers.extend(added);
+    Output::Snapshot(Snapshot { layers })
+}
+
 /// What a step made, before it is a layer.
 pub(super) struct Made {
     pub(super) draft: LayerDraft,
@@ -76,25 +82,55 @@ impl Step<'_> {
     }
 
     /// Finds the layers recorded under `key`, or makes them on top of `parent`.
+    /// `definition` is what remote caches know the step by as well.
     pub(super) fn find_or_make(
         &self,
         key: StepKey,
+        definition: Option<StepKey>,
         parent: &Snapshot,
         make: impl FnOnce() -> Result<Made, SolveError>,
     ) -> Result<Output, SolveError> {
         let record = match self.claim(&key)? {
             Lookup::Found(record) => {
-                if let Some(id) = self.id {
-                    self.solver.reporter.cached(id);
-                }
-                self.solver.reporter.count_cached();
+                self.report_found();
                 record
             }
-            Lookup::Missing(claim) => self.make(claim, make)?,
+            Lookup::Missing(claim) => {
+                if let Some(output) = self.import(&key, parent) {
+                    return Ok(output);
+                }
+                self.make(claim, make)?
+            }
         };
-        let mut layers = parent.layers.clone();
-        layers.extend(record.layers);
-        Ok(Output::Snapshot(Snapshot { layers }))
+        if self.solver.remote.exports {
+            let Record { key, layers, name, duration, .. } = record.clone();
+            self.solver.remote.note(Solved { key, definition, layers, name, duration });
+        }
+        Ok(on_top(parent, record.layers))
+    }
+
+    /// What remote caches have under `key`; their layers stay where they are until somebody needs them.
+    pub(super) fn import(&self, key: &StepKey, parent: &Snapshot) -> Option<Output> {
+        let remote = &self.solver.remote;
+        if self.vertex.ignore_cache {
+            return None;
+        }
+        let record = remote.cache.as_ref()?.find(key)?;
+        let layers = self.solver.pulls.add_record(&record);
+        self.report_found();
+        if remote.exports {
+            let RemoteRecord { key, definition, name, duration, .. } = record.clone();
+            remote.note(Solved { key, definition, layers: layers.clone(), name, duration });
+        }
+        remote.note_import(record);
+        Some(on_top(parent, layers))
+    }
+
+    fn report_found(&self) {
+        if let Some(id) = self.id {
+            self.solver.reporter.cached(id);
+        }
+        self.solver.reporter.count_cached();
     }
 
     /// The record of `key` or the right to make it; `--no-cache` never takes the former.

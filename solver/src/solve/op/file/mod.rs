@@ -9,6 +9,7 @@
 //! writing what the same copy wrote before, `owner` and `chmod` read flags.
 
 pub(crate) mod chmod;
+mod definition;
 mod earlier;
 mod error;
 mod owner;
@@ -51,6 +52,14 @@ const INLINE_FILE_MODE: u32 = 0o644;
 /// Runs a file operation.
 pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     let parent = step.snapshot(InputIndex(0))?;
+    let definition =
+        if step.solver.remote.is_used() { definition::key(step, file, &parent)? } else { None };
+    if let Some(key) = &definition
+        && !definition::is_at_hand(step, &parent)?
+        && let Some(output) = step.import(key, &parent)
+    {
+        return Ok(output);
+    }
     let view = if parent.layers.is_empty() { None } else { Some(layers::tree(step.solver, &parent)?) };
     let sources = Sources::of(step, file)?;
     let mut planner =
@@ -58,7 +67,7 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     let plan = planner.plan(file)?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&plan, &digests, &planner.archives, &parent);
-    step.find_or_make(key, &parent, || {
+    step.find_or_make(key, definition, &parent, || {
         let archives = match planner.archives {
             Archives::Named(named) if !named.is_empty() => named,
             _ => return make(step, &plan, Some((&digests, format!("{:?}", file.actions)))),

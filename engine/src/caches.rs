@@ -1,0 +1,283 @@
+//! `--cache-from` and `--cache-to`: what a build has to do with caches that other machines share.
+//!
+//! A cache that cannot be read is a warning; a layer of it that turns out unusable when a step needs it makes the build
+//! solve once more without that layer, which finds in the store what was done so far. A cache that cannot be written
+//! fails the build unless `ignore-error=true`, as with BuildKit: somebody relies on it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use kiln_cache::Layer;
+use kiln_image::oci::Descriptor;
+use kiln_image::{Digest, ImageRef};
+use kiln_remote::{Access, CacheError, ExportSettings, Imports, Inline, InvalidSpec, Mode, Place};
+use kiln_solver::event::Event;
+use kiln_solver::solve::{Remote, RemoteCache, RemoteLayer, RemoteRecord, Solved, Solver};
+
+use crate::assemble::Assembled;
+use crate::output::blobs;
+use crate::session::Session;
+use crate::{Error, ErrorKind};
+
+/// After so many attempts that a broken cache spoilt, the build does without.
+const MAX_ATTEMPTS: usize = 3;
+/// So many layers are written to a cache at once.
+const UPLOADS_AT_ONCE: usize = 4;
+
+/// The caches of one build.
+pub(crate) struct Caches {
+    imports: Option<Arc<Imports>>,
+    exports: Vec<Export>,
+    /// Whether images get an inline cache.
+    inline: bool,
+}
+
+/// One `--cache-to` but an inline one.
+struct Export {
+    place: Box<dyn Place>,
+    settings: ExportSettings,
+}
+
+impl Caches {
+    /// Understands the flags. Nothing is read or connected.
+    pub(crate) fn open(session: &Session<'_>) -> Result<Self, Error> {
+        let build = session.build;
+        let mut caches = Self { imports: None, exports: Vec::new(), inline: false };
+        if build.cache_from.is_empty() && build.cache_to.is_empty() {
+            return Ok(caches);
+        }
+        let access =
+            Access { registry: session.registry.clone(), cancel: Arc::clone(session.cancel) };
+        let mut sources = Vec::new();
+        for spec in &build.cache_from {
+            sources.push(spec.source(&access).map_err(|error| invalid("--cache-from", error))?);
+        }
+        for spec in &build.cache_to {
+            let invalid = |error| invalid("--cache-to", error);
+            let settings = spec.export_settings().map_err(invalid)?;
+            match spec.destination(&access).map_err(invalid)? {
+                Some(place) => caches.exports.push(Export { place, settings }),
+                None => caches.inline = true,
+            }
+        }
+        if !sources.is_empty() {
+            let reporter = Arc::clone(session.reporter);
+            let warn = Box::new(move |message| {
+                reporter.send(Event::Warning { rule: None, message, span: None });
+            });
+            caches.imports = Some(Arc::new(Imports::new(sources, Arc::clone(session.reporter), warn)));
+        }
+        Ok(caches)
+    }
+
+    /// What the solver has to know.
+    pub(crate) fn remote(&self) -> Remote {
+        let cache = self.imports.clone().map(|imports| imports as Arc<dyn RemoteCache>);
+        Remote::new(cache, self.inline || !self.exports.is_empty())
+    }
+
+    /// Does `work`, and does it again when what spoilt it was a cache.
+    pub(crate) fn retry<T>(
+        &self,
+        solver: &Solver<'_>,
+        work: impl Fn() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let Some(imports) = &self.imports else { return work() };
+        for attempt in 1.. {
+            let forgotten = imports.forgotten();
+            match work() {
+                Err(_) if imports.forgotten() > forgotten && !solver.cancel.load(Ordering::Relaxed) => {
+                    if attempt >= MAX_ATTEMPTS {
+                        imports.give_up();
+                    }
+                }
+                done => return done,
+            }
+        }
+        work()
+    }
+
+    /// Adds the inline cache to an image that is to have one.
+    pub(crate) fn complete(&self, solver: &Solver<'_>, mut image: Assembled) -> Result<Assembled, Error> {
+        if !self.inline {
+            return Ok(image);
+        }
+        let mut records = Vec::new();
+        for solved in select(solver.remote.solved(), Mode::Min, std::slice::from_ref(&image)) {
+            let mut layers = Vec::with_capacity(solved.layers.len());
+            for layer in &solved.layers {
+                // The image's manifest says by which blob.
+                let nowhere = Descriptor {
+                    media_type: String::new(),
+                    digest: layer.contents.0,
+                    size: 0,
+                    annotations: std::collections::BTreeMap::new(),
+                    platform: None,
+                };
+                layers.push(remote_layer(solver, layer, nowhere)?);
+            }
+            records.push(remote_record(solved, layers));
+        }
+        if let Some(inline) = Inline::new(&records, &image.diff_ids).map_err(internal)? {
+            image.config_bytes = inline.add_to(&image.config_bytes).map_err(internal)?;
+            image.config_digest = Digest::of(&image.config_bytes);
+        }
+        Ok(image)
+    }
+
+    /// Writes the caches.
+    pub(crate) fn export(
+        &self,
+        session: &Session<'_>,
+        solver: &Solver<'_>,
+        images: &[Assembled],
+    ) -> Result<(), Error> {
+        for export in &self.exports {
+            let name = export.place.name();
+            let step = session.reporter.step(format!("exporting cache to {name}"), Vec::new());
+            session.reporter.started(step);
+            match export.run(solver, images) {
+                Ok(()) => session.reporter.done(step),
+                Err(error) if error.kind != ErrorKind::Canceled && export.settings.ignore_error => {
+                    let message = format!("cache {name} is not written: {error}");
+                    session.reporter.send(Event::Warning { rule: None, message, span: None });
+                    session.reporter.done(step);
+                }
+                Err(error) => {
+                    session.reporter.failed(step, error.to_string());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Export {
+    fn run(&self, solver: &Solver<'_>, images: &[Assembled]) -> Result<(), Error> {
+        let steps = select(solver.remote.solved(), self.settings.mode, images);
+        let mut seen = HashSet::new();
+        let layers: Vec<Layer> = steps
+            .iter()
+            .flat_map(|step| step.layers.iter().copied())
+            .filter(|layer| seen.insert(layer.id))
+            .collect();
+        let described = self.write_layers(solver, &layers)?;
+        let mut records = Vec::with_capacity(steps.len());
+        for step in steps {
+            let layers = step.layers.iter().map(|layer| {
+                let place = layers.iter().position(|known| known.id == layer.id);
+                place.and_then(|place| described.get(place).cloned()).ok_or_else(|| {
+                    Error::new(ErrorKind::Environment, "internal: a layer of the cache was not written")
+                })
+            });
+            let layers = layers.collect::<Result<_, _>>()?;
+            records.push(remote_record(step, layers));
+        }
+        self.place.publish(&records).map_err(failed)
+    }
+
+    /// Sees to it that the place has the layers' blobs, several at once; describes them in their order.
+    fn write_layers(&self, solver: &Solver<'_>, layers: &[Layer]) -> Result<Vec<RemoteLayer>, Error> {
+        let next = AtomicUsize::new(0);
+        let stop = AtomicBool::new(false);
+        let done: Mutex<Vec<Option<Result<RemoteLayer, Error>>>> =
+            Mutex::new(layers.iter().map(|_| None).collect());
+        std::thread::scope(|scope| {
+            for _ in 0..layers.len().min(UPLOADS_AT_ONCE) {
+                scope.spawn(|| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(layer) = layers.get(index) else { return };
+                        if stop.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let written = self.write_layer(solver, layer);
+                        stop.fetch_or(written.is_err(), Ordering::Relaxed);
+                        done.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(written);
+                    }
+                });
+            }
+        });
+        // What was not begun stands behind what failed.
+        let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (failed, good): (Vec<_>, Vec<_>) = done.into_iter().flatten().partition(Result::is_err);
+        match failed.into_iter().next() {
+            Some(error) => error.map(|layer| vec![layer]),
+            None => good.into_iter().collect(),
+        }
+    }
+
+    fn write_layer(&self, solver: &Solver<'_>, layer: &Layer) -> Result<RemoteLayer, Error> {
+        let compression = self.settings.compression;
+        // A layer from another cache is moved as it is, if it is moved at all.
+        if let (false, Some((blob, _))) = (compression.force, solver.pulls.descriptor(layer)) {
+            if !self.place.has(&blob).map_err(failed)? {
+                match solver.store.open_blob(&blob.digest)? {
+                    Some(mut file) => self.place.put(&blob, &mut file).map_err(failed)?,
+                    None => {
+                        if let Some((_, mut reader)) = solver.open_layer_blob(layer)? {
+                            self.place.put(&blob, &mut reader).map_err(failed)?;
+                        }
+                    }
+                }
+            }
+            return remote_layer(solver, layer, blob);
+        }
+        let diff_id = solver.pulls.diff_id(solver.store, layer)?;
+        let blob = blobs::layer_blob(solver, layer, diff_id, compression)?;
+        if !self.place.has(&blob).map_err(failed)? {
+            let gone = || Error::user(format!("blob {} is gone from the store", blob.digest));
+            let mut file = solver.store.open_blob(&blob.digest)?.ok_or_else(gone)?;
+            self.place.put(&blob, &mut file).map_err(failed)?;
+        }
+        remote_layer(solver, layer, blob)
+    }
+}
+
+/// The steps that a cache gets.
+fn select(solved: Vec<Solved>, mode: Mode, images: &[Assembled]) -> Vec<Solved> {
+    if mode == Mode::Max {
+        return solved;
+    }
+    let in_images: HashSet<_> =
+        images.iter().flat_map(|image| &image.snapshot.layers).map(|layer| layer.id).collect();
+    let is_in = |step: &Solved| step.layers.iter().all(|layer| in_images.contains(&layer.id));
+    solved.into_iter().filter(is_in).collect()
+}
+
+fn remote_layer(solver: &Solver<'_>, layer: &Layer, descriptor: Descriptor) -> Result<RemoteLayer, Error> {
+    let registry: Option<ImageRef> = None;
+    Ok(RemoteLayer {
+        contents: layer.contents,
+        diff_id: solver.pulls.diff_id(solver.store, layer)?,
+        made_at: solver.pulls.made_at(solver.store, layer)?.unwrap_or(0),
+        descriptor,
+        registry,
+    })
+}
+
+fn remote_record(step: Solved, layers: Vec<RemoteLayer>) -> RemoteRecord {
+    let Solved { key, definition, layers: _, name, duration } = step;
+    RemoteRecord { key, definition, layers, name, duration }
+}
+
+fn invalid(flag: &str, error: InvalidSpec) -> Error {
+    let InvalidSpec { message, hint } = error;
+    let error = Error::user(format!("{flag}: {message}"));
+    match hint {
+        Some(hint) => error.hinted(hint),
+        None => error,
+    }
+}
+
+fn failed(error: CacheError) -> Error {
+    let kind = if matches!(error, CacheError::Canceled) { ErrorKind::Canceled } else { ErrorKind::Environment };
+    Error::new(kind, error.to_string())
+}
+
+fn internal(error: CacheError) -> Error {
+    Error::new(ErrorKind::Environment, format!("internal: {error}"))
+}
