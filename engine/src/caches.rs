@@ -48,8 +48,7 @@ impl Caches {
         if build.cache_from.is_empty() && build.cache_to.is_empty() {
             return Ok(caches);
         }
-        let access =
-            Access { registry: session.registry.clone(), cancel: Arc::clone(session.cancel) };
+        let access = Access { registry: session.registry.clone(), cancel: Arc::clone(session.cancel) };
         let mut sources = Vec::new();
         for spec in &build.cache_from {
             sources.push(spec.source(&access).map_err(|error| invalid("--cache-from", error))?);
@@ -274,7 +273,8 @@ fn invalid(flag: &str, error: InvalidSpec) -> Error {
 }
 
 fn failed(error: CacheError) -> Error {
-    let kind = if matches!(error, CacheError::Canceled) { ErrorKind::Canceled } else { ErrorKind::Environment };
+    let kind =
+        if matches!(error, CacheError::Canceled) { ErrorKind::Canceled } else { ErrorKind::Environment };
     Error::new(kind, error.to_string())
 }
 

@@ -17,8 +17,8 @@ use kiln_solver::plan::{self, EpochSource, PlanRequest};
 use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
 
 use crate::bases::Bases;
-use crate::caches::Caches;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
+use crate::caches::Caches;
 use crate::output::ImageSet;
 use crate::{Error, assemble, check, context, frontend, output, ssh};
 

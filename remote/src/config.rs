@@ -151,13 +151,12 @@ impl CacheConfig {
                 own_layer.layer = index;
                 parent = i64::try_from(index).unwrap_or(i64::MAX);
             }
-            let result = record.layers.last().zip(entry.layers.last()).map(|(layer, own)| ResultEntry {
-                layer: own.layer,
-                created_at: timestamp(layer.made_at),
-            });
-            document
-                .records
-                .push(RecordEntry { layers: result.into_iter().collect(), digest: record.key.0 });
+            let result = record
+                .layers
+                .last()
+                .zip(entry.layers.last())
+                .map(|(layer, own)| ResultEntry { layer: own.layer, created_at: timestamp(layer.made_at) });
+            document.records.push(RecordEntry { layers: result.into_iter().collect(), digest: record.key.0 });
             own.records.push(entry);
         }
         document.kiln = Some(own);
@@ -185,8 +184,7 @@ impl CacheConfig {
         }
         let foreign_records = document.records.len().saturating_sub(own.records.len());
         let layers: Vec<_> = document.layers.into_iter().map(known_layer).collect();
-        let records =
-            records_of(own, &|index, _| layers.get(index).cloned().flatten())?;
+        let records = records_of(own, &|index, _| layers.get(index).cloned().flatten())?;
         Ok(Self { records, foreign_records })
     }
 }

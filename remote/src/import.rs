@@ -130,9 +130,10 @@ impl RemoteCache for Imports {
         let records = known.records.get(key)?;
         let blobs = known.blobs.lock().unwrap_or_else(PoisonError::into_inner);
         let is_usable = |record: &&Arc<RemoteRecord>| {
-            record.layers.iter().all(|layer| {
-                blobs.get(&layer.descriptor.digest).is_some_and(|having| !having.is_empty())
-            })
+            record
+                .layers
+                .iter()
+                .all(|layer| blobs.get(&layer.descriptor.digest).is_some_and(|having| !having.is_empty()))
         };
         records.iter().find(is_usable).map(|record| RemoteRecord::clone(record))
     }

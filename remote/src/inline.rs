@@ -31,10 +31,7 @@ impl Inline {
     ///
     /// # Errors
     /// None that data can cause.
-    pub fn new(
-        records: &[RemoteRecord],
-        layers: &[kiln_image::DiffId],
-    ) -> Result<Option<Self>, CacheError> {
+    pub fn new(records: &[RemoteRecord], layers: &[kiln_image::DiffId]) -> Result<Option<Self>, CacheError> {
         let mut buildkit = Vec::new();
         let mut own = Own { version: config::VERSION, records: Vec::new() };
         let mut sorted: Vec<&RemoteRecord> = records.iter().collect();

@@ -81,8 +81,7 @@ impl Local {
             return self.read(layout, &manifest_descriptor(digest, size), MAX_MANIFEST_BYTES);
         }
         let entries = &layout.index().manifests;
-        let is_ours =
-            |entry: &&Descriptor| entry.annotations.get(REF_NAME_ANNOTATION) == Some(&self.tag);
+        let is_ours = |entry: &&Descriptor| entry.annotations.get(REF_NAME_ANNOTATION) == Some(&self.tag);
         let entry = entries.iter().rev().find(is_ours).ok_or_else(|| {
             let absent = std::io::Error::new(
                 std::io::ErrorKind::NotFound,

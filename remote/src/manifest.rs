@@ -25,9 +25,7 @@ impl Form {
         let oci = spec.flag("oci-mediatypes", true)?;
         match (spec.flag("image-manifest", oci)?, oci) {
             (true, true) => Ok(Self::ImageManifest),
-            (true, false) => {
-                Err(InvalidSpec::new("image-manifest=true needs oci-mediatypes=true"))
-            }
+            (true, false) => Err(InvalidSpec::new("image-manifest=true needs oci-mediatypes=true")),
             (false, true) => Ok(Self::OciIndex),
             (false, false) => Ok(Self::DockerList),
         }
@@ -97,7 +95,8 @@ pub(crate) fn kind(bytes: &[u8], announced: Option<&str>) -> Result<Kind, CacheE
         Document::Manifest(manifest) => Ok(Kind::Image(manifest)),
         Document::Index(index) => {
             let config = index.manifests.iter().find(|entry| entry.media_type == CONFIG_MEDIA_TYPE);
-            Ok(config.map_or_else(|| Kind::Images(index.manifests.clone()), |config| Kind::Cache(config.clone())))
+            Ok(config
+                .map_or_else(|| Kind::Images(index.manifests.clone()), |config| Kind::Cache(config.clone())))
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::io::Read;
 
 use kiln_image::ImageRef;
-use kiln_image::oci::{Descriptor, MAX_CONFIG_BYTES as MAX_IMAGE_CONFIG_BYTES, MAX_MANIFEST_BYTES, media_type};
+use kiln_image::oci::{
+    Descriptor, MAX_CONFIG_BYTES as MAX_IMAGE_CONFIG_BYTES, MAX_MANIFEST_BYTES, media_type,
+};
 use kiln_solver::solve::RemoteRecord;
 
 use crate::manifest::{self, Form, Kind};
@@ -36,9 +38,9 @@ impl InRegistry {
         }
         let mut bytes = Vec::new();
         let mut reader = self.access.registry.blob(&self.image, blob, &self.access.cancel)?;
-        reader.read_to_end(&mut bytes).map_err(|error| {
-            CacheError::io(std::path::Path::new(&self.image.familiar()), error)
-        })?;
+        reader
+            .read_to_end(&mut bytes)
+            .map_err(|error| CacheError::io(std::path::Path::new(&self.image.familiar()), error))?;
         Ok(bytes)
     }
 

@@ -142,7 +142,9 @@ impl CacheSpec {
             None | Some("min" | "") => Mode::Min,
             Some("max") => Mode::Max,
             Some(other) => {
-                return Err(InvalidSpec::new(format!("there is no cache mode `{other}`")).hinted("min or max"));
+                return Err(
+                    InvalidSpec::new(format!("there is no cache mode `{other}`")).hinted("min or max")
+                );
             }
         };
         let algorithm = match self.get("compression") {
@@ -156,9 +158,11 @@ impl CacheSpec {
         };
         let level = match self.get("compression-level") {
             None => None,
-            Some(level) => Some(level.parse().map_err(|_| {
-                InvalidSpec::new(format!("compression level `{level}` is no number"))
-            })?),
+            Some(level) => Some(
+                level
+                    .parse()
+                    .map_err(|_| InvalidSpec::new(format!("compression level `{level}` is no number")))?,
+            ),
         };
         let force = self.flag("force-compression", false)?;
         Ok(ExportSettings {
@@ -182,10 +186,7 @@ mod tests {
         let specs = CacheSpec::from_fields(&fields("a/b:c,d")).unwrap();
         assert_eq!(
             specs,
-            [
-                CacheSpec::new("registry").with("ref", "a/b:c"),
-                CacheSpec::new("registry").with("ref", "d"),
-            ]
+            [CacheSpec::new("registry").with("ref", "a/b:c"), CacheSpec::new("registry").with("ref", "d"),]
         );
     }
 

@@ -315,7 +315,13 @@ impl New {
                 (found.contents, Origin::Digested, Some(found.size_bytes))
             }
         };
-        Ok(Self { layer: Layer { id: draft.id(), contents }, origin, size_bytes, diff_id: None, made_at: None })
+        Ok(Self {
+            layer: Layer { id: draft.id(), contents },
+            origin,
+            size_bytes,
+            diff_id: None,
+            made_at: None,
+        })
     }
 }
 

@@ -61,7 +61,10 @@ enum PullFrom {
     Registry(ImageRef),
     Layout(PathBuf),
     /// A remote cache; the repository if it is in one.
-    Cache { registry: Option<ImageRef>, made_at: i64 },
+    Cache {
+        registry: Option<ImageRef>,
+        made_at: i64,
+    },
 }
 
 impl Pulls {

@@ -130,7 +130,8 @@ impl Solver<'_> {
     /// # Errors
     /// The store.
     pub fn keep_imports(&self) -> Result<(), SolveError> {
-        let imported = std::mem::take(&mut *self.remote.imported.lock().unwrap_or_else(PoisonError::into_inner));
+        let imported =
+            std::mem::take(&mut *self.remote.imported.lock().unwrap_or_else(PoisonError::into_inner));
         'records: for record in imported {
             let layers: Vec<Layer> = record.layers.iter().map(RemoteLayer::layer).collect();
             for layer in &layers {

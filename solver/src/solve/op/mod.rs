@@ -11,7 +11,7 @@ use kiln_cache::{Claim, Layer, LayerDraft, Lookup, NewRecord, Record, StepKey};
 use kiln_image::ContentsDigest;
 
 use super::schedule::Slots;
-use super::{Output, RemoteRecord, Snapshot, Solved, SolveError, Solver};
+use super::{Output, RemoteRecord, Snapshot, SolveError, Solved, Solver};
 use crate::event::{Event, StepId};
 use crate::graph::{InputIndex, Op, Vertex};
 

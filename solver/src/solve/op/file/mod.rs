@@ -52,8 +52,7 @@ const INLINE_FILE_MODE: u32 = 0o644;
 /// Runs a file operation.
 pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     let parent = step.snapshot(InputIndex(0))?;
-    let definition =
-        if step.solver.remote.is_used() { definition::key(step, file, &parent)? } else { None };
+    let definition = if step.solver.remote.is_used() { definition::key(step, file, &parent)? } else { None };
     if let Some(key) = &definition
         && !definition::is_at_hand(step, &parent)?
         && let Some(output) = step.import(key, &parent)
