@@ -391,6 +391,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn owners_that_the_sandbox_notes_are_those_that_layers_are_packed_by() {
+        assert_eq!(kiln_sandbox::OWNER_ATTRIBUTE, kiln_image::layer::owner::NOTE);
+    }
+
+    #[test]
     fn a_log_keeps_its_beginning_for_the_record_and_its_end_for_the_error() {
         let mut log = Log::default();
         log.push(b"first");
