@@ -17,6 +17,7 @@ pub use store::{
     LayerDraft, LayerId, Lookup, MountSharing, NewRecord, Problem, Record, StepKey, Store, StoreError,
 };
 pub use tree::{
-    ContextTree, Entry, EntryKind, LayerTree, PathFilter, SourceTree, TreeError, Verdict, bytes_digest,
+    ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError, Verdict,
+    bytes_digest,
 };
 pub use tree_digest::{SelectionDigest, TreeDigest, selection_digest, tree_digest};
