@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use kiln_cache::{Claim, LayerDraft, Lookup, NewRecord, Record, StepKey};
 use kiln_image::ContentsDigest;
 
+use super::layers::JoinFollower;
 use super::schedule::Slots;
 use super::{Output, Snapshot, SolveError, Solver};
 use crate::event::{Event, StepId};
@@ -62,6 +63,8 @@ pub(super) struct Made {
     /// Known to those who wrote every file themselves.
     pub(super) contents: Option<ContentsDigest>,
     pub(super) log: Vec<u8>,
+    /// Being computed already.
+    pub(super) diff_id: Option<JoinFollower>,
 }
 
 impl Step<'_> {
@@ -137,9 +140,14 @@ impl Step<'_> {
     /// Makes it a layer whose DiffId is computed while later steps run.
     pub(super) fn commit(&self, claim: Claim, made: Made, duration: Duration) -> Result<Record, SolveError> {
         let record = NewRecord { name: self.vertex.name.clone(), duration, log: made.log };
+        let layer = made.draft.id();
         let record = claim.commit(made.draft, made.contents, record)?;
-        for layer in &record.layers {
-            self.solver.pulls.start_diff_id(self.solver.store, layer.id);
+        let mut started = made.diff_id;
+        for added in &record.layers {
+            match started.take_if(|_| added.id == layer) {
+                Some(worker) => self.solver.pulls.follow_diff_id(layer, worker),
+                None => self.solver.pulls.start_diff_id(self.solver.store, added.id),
+            }
         }
         Ok(record)
     }
