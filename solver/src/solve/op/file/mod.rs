@@ -29,6 +29,7 @@ use kiln_cache::{
 };
 use kiln_image::ContentsDigest;
 use kiln_image::layer::{self, ExtractOptions};
+use kiln_sandbox::Usage;
 use rayon::prelude::*;
 
 pub use error::CopyError;
@@ -150,7 +151,14 @@ fn make(
     if let Some((digests, memory)) = &memory {
         earlier::remember(memory, draft.id(), plan, digests);
     }
-    Ok(Made { draft, contents: digests.map(|digests| digests.contents), log: Vec::new() })
+    let contents = digests.map(|digests| digests.contents);
+    Ok(Made {
+        draft,
+        contents,
+        size_bytes: Some(plan.size_bytes()),
+        log: Vec::new(),
+        usage: Usage::default(),
+    })
 }
 
 fn key_of(plan: &LayerPlan<'_>, digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey {
