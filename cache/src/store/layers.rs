@@ -176,7 +176,7 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn commit_layer(&self, draft: LayerDraft) -> Result<Layer, StoreError> {
-        let made = New::from_draft(&draft, None)?;
+        let made = New::from_draft(&draft, None, None)?;
         self.keep(&draft, &made, |_| Ok(()))?;
         Ok(made.layer)
     }
@@ -273,13 +273,14 @@ pub(super) struct New {
 }
 
 impl New {
-    /// What `draft` becomes; reads the whole tree if nobody knows its contents.
+    /// What `draft` becomes; reads the whole tree if nobody knows its contents. `size_bytes` is for who knows both.
     pub(super) fn from_draft(
         draft: &LayerDraft,
         contents: Option<ContentsDigest>,
+        size_bytes: Option<u64>,
     ) -> Result<Self, StoreError> {
         let (contents, origin, size_bytes) = match contents {
-            Some(contents) => (contents, Origin::Given, None),
+            Some(contents) => (contents, Origin::Given, size_bytes),
             None => {
                 let found = crate::tree_digest(&draft.fs())?;
                 (found.contents, Origin::Digested, Some(found.size_bytes))

@@ -30,6 +30,7 @@ use kiln_cache::{
 };
 use kiln_image::ContentsDigest;
 use kiln_image::layer::{self, ExtractOptions};
+use kiln_sandbox::Usage;
 use rayon::prelude::*;
 
 pub use error::CopyError;
@@ -155,7 +156,14 @@ fn make(
         earlier::remember(memory, draft.id(), plan, digests);
     }
     let contents = digests.map(|digests| digests.contents);
-    Ok(Made { draft, contents, log: Vec::new(), diff_id: follower.and_then(Follower::written) })
+    Ok(Made {
+        draft,
+        contents,
+        size_bytes: Some(plan.size_bytes()),
+        log: Vec::new(),
+        usage: Usage::default(),
+        diff_id: follower.and_then(Follower::written),
+    })
 }
 
 fn key_of(plan: &LayerPlan<'_>, digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey {
