@@ -440,11 +440,12 @@ fn open_source(
             set_attributes(mount.as_fd(), plain | access)?;
             Ok(mount)
         }
-        PlannedSource::Tmpfs { size, mode } => {
+        PlannedSource::Tmpfs { size, mode, read_only } => {
+            let access = plain | if *read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
             let mode = (c"mode", mode.as_c_str());
             match size {
-                Some(size) => new_mount(c"tmpfs", &[mode, (c"size", size)], plain),
-                None => new_mount(c"tmpfs", &[mode], plain),
+                Some(size) => new_mount(c"tmpfs", &[mode, (c"size", size)], access),
+                None => new_mount(c"tmpfs", &[mode], access),
             }
         }
         PlannedSource::Socket { name, mode, uid, gid } => {
@@ -734,7 +735,6 @@ fn watch(command: &Forked, descriptors: &ChildDescriptors<'_>) -> i32 {
         let _ = pidfd_send_signal(&command.pidfd, Signal::KILL);
     }
     let Ok(status) = sys::wait_for(command.pid) else { return 1 };
-    let (cpu_micros, max_rss_bytes) = sys::children_usage();
-    Report::Ended { wait_status: status, cpu_micros, max_rss_bytes }.send(descriptors.report.as_fd());
+    Report::Ended { wait_status: status, usage: sys::children_usage() }.send(descriptors.report.as_fd());
     0
 }

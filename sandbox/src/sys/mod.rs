@@ -13,9 +13,9 @@ pub(crate) use notify::{
     unshare_folders, wake_at_once,
 };
 pub(crate) use process::{
-    Forked, PointerList, SignalsBlocked, StartStrings, bring_loopback_up, children_usage, close_range,
-    current_directory_is_reachable, execve, fork, new_session_keyring, reset_signals, set_raw_rlimit,
-    unshare_control_groups, unshare_users, wait_for,
+    Forked, PointerList, RawUsage, SignalsBlocked, StartStrings, bring_loopback_up, children_usage,
+    close_range, current_directory_is_reachable, execve, fork, new_session_keyring, reset_signals,
+    set_raw_rlimit, unshare_control_groups, unshare_users, wait_for,
 };
 pub(crate) use seccomp::{Instruction, load_filter};
 
