@@ -5,6 +5,7 @@
 //! fails the build unless `ignore-error=true`, as with BuildKit: somebody relies on it.
 
 use std::collections::HashSet;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use kiln_cache::Layer;
 use kiln_image::oci::Descriptor;
 use kiln_image::{Digest, ImageRef};
-use kiln_remote::{Access, CacheError, ExportSettings, Imports, Inline, InvalidSpec, Mode, Place};
+use kiln_remote::{Access, CacheError, ExportSettings, Imports, Inline, InvalidSpec, Mode, NewBlob, Place};
 use kiln_solver::event::Event;
 use kiln_solver::solve::{Remote, RemoteCache, RemoteLayer, RemoteRecord, Solved, Solver};
 
@@ -212,26 +213,24 @@ impl Export {
     fn write_layer(&self, solver: &Solver<'_>, layer: &Layer) -> Result<RemoteLayer, Error> {
         let compression = self.settings.compression;
         // A layer from another cache is moved as it is, if it is moved at all.
-        if let (false, Some((blob, _))) = (compression.force, solver.pulls.descriptor(layer)) {
-            if !self.place.has(&blob).map_err(failed)? {
-                match solver.store.open_blob(&blob.digest)? {
-                    Some(mut file) => self.place.put(&blob, &mut file).map_err(failed)?,
-                    None => {
-                        if let Some((_, mut reader)) = solver.open_layer_blob(layer)? {
-                            self.place.put(&blob, &mut reader).map_err(failed)?;
-                        }
-                    }
-                }
+        let (blob, origin) = match solver.pulls.descriptor(layer) {
+            Some(found) if !compression.force => found,
+            _ => {
+                let diff_id = solver.pulls.diff_id(solver.store, layer)?;
+                (blobs::layer_blob(solver, layer, diff_id, compression)?, None)
             }
-            return remote_layer(solver, layer, blob);
-        }
-        let diff_id = solver.pulls.diff_id(solver.store, layer)?;
-        let blob = blobs::layer_blob(solver, layer, diff_id, compression)?;
-        if !self.place.has(&blob).map_err(failed)? {
-            let gone = || Error::user(format!("blob {} is gone from the store", blob.digest));
-            let mut file = solver.store.open_blob(&blob.digest)?.ok_or_else(gone)?;
-            self.place.put(&blob, &mut file).map_err(failed)?;
-        }
+        };
+        let open = || -> io::Result<Box<dyn Read + Send>> {
+            if let Some(file) = solver.store.open_blob(&blob.digest).map_err(io::Error::other)? {
+                return Ok(Box::new(file));
+            }
+            match solver.open_layer_blob(layer).map_err(io::Error::other)? {
+                Some((_, reader)) => Ok(reader),
+                None => Err(io::Error::other(format!("blob {} is gone from the store", blob.digest))),
+            }
+        };
+        let new = NewBlob { descriptor: &blob, mount_from: origin.into_iter().collect(), open: &open };
+        self.place.put(&new).map_err(failed)?;
         remote_layer(solver, layer, blob)
     }
 }

@@ -24,6 +24,7 @@ mod build;
 mod caches;
 mod check;
 mod context;
+mod epoch;
 mod error;
 mod frontend;
 pub mod images;

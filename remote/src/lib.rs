@@ -26,5 +26,5 @@ pub use config::{CacheConfig, MAX_CONFIG_BYTES};
 pub use error::CacheError;
 pub use import::{Imports, Warn};
 pub use inline::Inline;
-pub use place::{Access, Found, Place};
+pub use place::{Access, Found, NewBlob, Place};
 pub use spec::{CacheSpec, Compression, ExportSettings, InvalidSpec, Mode};

@@ -11,7 +11,7 @@ use kiln_solver::solve::RemoteRecord;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::manifest::{self, Form, Kind, Written};
-use crate::place::Found;
+use crate::place::{Found, NewBlob};
 use crate::{CacheConfig, CacheError, CacheSpec, InvalidSpec, MAX_CONFIG_BYTES, Place};
 
 /// Who writes the table of contents holds this lock, as BuildKit's client does.
@@ -171,14 +171,14 @@ impl Place for Local {
         }
     }
 
-    fn has(&self, blob: &Descriptor) -> Result<bool, CacheError> {
-        let path = self.path.join("blobs/sha256").join(blob.digest.hex());
-        Ok(std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == blob.size))
-    }
-
-    fn put(&self, blob: &Descriptor, reader: &mut (dyn Read + Send)) -> Result<(), CacheError> {
-        let blob = BlobInput { digest: blob.digest, size: blob.size, reader: Box::new(reader) };
-        Ok(layout::write_blob(&self.path, blob)?)
+    fn put(&self, blob: &NewBlob<'_>) -> Result<(), CacheError> {
+        let Descriptor { digest, size, .. } = *blob.descriptor;
+        let path = self.path.join("blobs/sha256").join(digest.hex());
+        if std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == size) {
+            return Ok(());
+        }
+        let reader = (blob.open)().map_err(|error| CacheError::io(&path, error))?;
+        Ok(layout::write_blob(&self.path, BlobInput { digest, size, reader })?)
     }
 
     fn publish(&self, records: &[RemoteRecord]) -> Result<(), CacheError> {

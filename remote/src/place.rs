@@ -1,7 +1,7 @@
 //! Where a cache is: what every kind of place can do.
 
 use std::fmt::Debug;
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -21,6 +21,16 @@ pub struct Access {
     pub registry: Registry,
     /// Raised when the user gives up.
     pub cancel: Arc<AtomicBool>,
+}
+
+/// A blob to be written.
+pub struct NewBlob<'a> {
+    /// Which.
+    pub descriptor: &'a Descriptor,
+    /// Images whose repositories may have it: within a registry it need not be sent.
+    pub mount_from: Vec<ImageRef>,
+    /// Opens its bytes, verified; called again when a connection breaks.
+    pub open: &'a (dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync),
 }
 
 /// What a place has.
@@ -52,17 +62,11 @@ pub trait Place: Send + Sync + Debug {
         None
     }
 
-    /// Whether a blob is there, so that it need not be written.
+    /// Sees to it that a blob is there, whole or not at all; one that is there already is not opened.
     ///
     /// # Errors
-    /// That cannot be found out.
-    fn has(&self, blob: &Descriptor) -> Result<bool, CacheError>;
-
-    /// Writes a blob, whole or not at all.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    fn put(&self, blob: &Descriptor, reader: &mut (dyn Read + Send)) -> Result<(), CacheError>;
+    /// It cannot be read or written.
+    fn put(&self, blob: &NewBlob<'_>) -> Result<(), CacheError>;
 
     /// Makes these records, whose blobs are all there, what the cache says from now on.
     ///

@@ -1,15 +1,15 @@
 //! `type=registry`: a repository that has a cache of its own, or images with inline caches.
 
-use std::io::Read;
+use std::io::{Cursor, Read};
+use std::sync::Arc;
 
 use kiln_image::ImageRef;
-use kiln_image::oci::{
-    Descriptor, MAX_CONFIG_BYTES as MAX_IMAGE_CONFIG_BYTES, MAX_MANIFEST_BYTES, media_type,
-};
+use kiln_image::oci::{Descriptor, MAX_CONFIG_BYTES as MAX_IMAGE_CONFIG_BYTES, media_type};
+use kiln_image::registry::{Push, PushBlob};
 use kiln_solver::solve::RemoteRecord;
 
 use crate::manifest::{self, Form, Kind};
-use crate::place::{Access, Found};
+use crate::place::{Access, Found, NewBlob};
 use crate::{CacheConfig, CacheError, CacheSpec, InvalidSpec, MAX_CONFIG_BYTES, Place, inline};
 
 /// Most images of an index that are looked into for inline caches.
@@ -20,6 +20,8 @@ const MAX_IMAGES: usize = 64;
 pub(crate) struct InRegistry {
     image: ImageRef,
     form: Form,
+    /// Plain HTTP will do for writing; for reading the registries' configuration says so.
+    insecure: bool,
     access: Access,
 }
 
@@ -29,7 +31,13 @@ impl InRegistry {
         let image = reference
             .parse()
             .map_err(|error: kiln_image::InvalidReference| InvalidSpec::new(error.to_string()))?;
-        Ok(Self { image, form: Form::of(spec)?, access: access.clone() })
+        let insecure = spec.flag("registry.insecure", false)?;
+        Ok(Self { image, form: Form::of(spec)?, insecure, access: access.clone() })
+    }
+
+    fn push(&self) -> Result<Push, CacheError> {
+        let push = self.access.registry.push_to(&self.image, &self.access.cancel)?;
+        Ok(if self.insecure { push.allow_insecure() } else { push })
     }
 
     fn read(&self, blob: &Descriptor, what: &'static str, limit: u64) -> Result<Vec<u8>, CacheError> {
@@ -60,8 +68,8 @@ impl InRegistry {
                 let manifests = entries.iter().filter(|entry| media_type::is_manifest(&entry.media_type));
                 for entry in manifests.take(MAX_IMAGES) {
                     let image = self.image.without_tag().with_digest(entry.digest);
-                    let (bytes, announced) = self.access.registry.document(&image, &self.access.cancel)?;
-                    let kind = manifest::kind(&bytes, announced.as_deref())?;
+                    let raw = self.access.registry.manifest(&image, &self.access.cancel)?;
+                    let kind = manifest::kind(&raw.bytes, raw.media_type.as_deref())?;
                     if matches!(kind, Kind::Image(_)) {
                         self.inline(kind, config)?;
                     }
@@ -78,10 +86,9 @@ impl Place for InRegistry {
     }
 
     fn load(&self) -> Result<Found, CacheError> {
-        let (bytes, announced) = self.access.registry.document(&self.image, &self.access.cancel)?;
-        debug_assert!(bytes.len() as u64 <= MAX_MANIFEST_BYTES, "the client limits documents");
+        let raw = self.access.registry.manifest(&self.image, &self.access.cancel)?;
         let mut config = CacheConfig::default();
-        match manifest::kind(&bytes, announced.as_deref())? {
+        match manifest::kind(&raw.bytes, raw.media_type.as_deref())? {
             Kind::Cache(descriptor) => {
                 config = CacheConfig::parse(&self.read(&descriptor, "cache config", MAX_CONFIG_BYTES)?)?;
             }
@@ -98,16 +105,31 @@ impl Place for InRegistry {
         Some(self.image.clone())
     }
 
-    fn has(&self, _blob: &Descriptor) -> Result<bool, CacheError> {
-        Err(CacheError::Invalid("pushing is not there yet".into()))
+    fn put(&self, blob: &NewBlob<'_>) -> Result<(), CacheError> {
+        let open = || (blob.open)();
+        self.push()?.blob(&PushBlob {
+            digest: blob.descriptor.digest,
+            size: blob.descriptor.size,
+            mount_from: blob.mount_from.clone(),
+            open: Box::new(open),
+            told: Arc::new(|_| {}),
+        })?;
+        Ok(())
     }
 
-    fn put(&self, _blob: &Descriptor, _reader: &mut (dyn Read + Send)) -> Result<(), CacheError> {
-        Err(CacheError::Invalid("pushing is not there yet".into()))
-    }
-
-    fn publish(&self, _records: &[RemoteRecord]) -> Result<(), CacheError> {
-        let _ = manifest::write(&[], self.form)?;
-        Err(CacheError::Invalid("pushing is not there yet".into()))
+    fn publish(&self, records: &[RemoteRecord]) -> Result<(), CacheError> {
+        let written = manifest::write(records, self.form)?;
+        let push = self.push()?;
+        let (config, bytes) = &written.config;
+        push.blob(&PushBlob {
+            digest: config.digest,
+            size: config.size,
+            mount_from: Vec::new(),
+            open: Box::new(|| Ok(Box::new(Cursor::new(bytes.clone())))),
+            told: Arc::new(|_| {}),
+        })?;
+        let (manifest, bytes) = &written.manifest;
+        push.manifest(self.image.tag().unwrap_or("latest"), &manifest.media_type, bytes)?;
+        Ok(())
     }
 }

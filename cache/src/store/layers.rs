@@ -212,7 +212,7 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn commit_layer(&self, draft: LayerDraft) -> Result<Layer, StoreError> {
-        let made = New::from_draft(&draft, None)?;
+        let made = New::from_draft(&draft, None, None)?;
         self.keep(&draft, &made, |_| Ok(()))?;
         Ok(made.layer)
     }
@@ -238,12 +238,20 @@ impl Store {
         let path = self.layer_path(id);
         let tree = File::open(&path).at(&path)?;
         let packed = kiln_image::layer::pack(tree.as_fd(), overlay_xattrs(), &mut std::io::sink())?;
+        self.remember_diff_id(id, packed.diff_id)?;
+        Ok(packed.diff_id)
+    }
+
+    /// Notes a layer's DiffId, for those who computed it from the layer's own files.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn remember_diff_id(&self, id: LayerId, diff_id: DiffId) -> Result<(), StoreError> {
         self.db().write(|tx| {
             tx.prepare_cached("UPDATE layers SET diff_id = ?2 WHERE id = ?1")?
-                .execute(params![id.as_bytes(), packed.diff_id.0.as_bytes()])?;
+                .execute(params![id.as_bytes(), diff_id.0.as_bytes()])?;
             Ok(())
-        })?;
-        Ok(packed.diff_id)
+        })
     }
 
     /// Makes `draft` the layer `made` says, and runs `also` in the same transaction: both are visible, or neither.
@@ -303,13 +311,14 @@ pub(super) struct New {
 }
 
 impl New {
-    /// What `draft` becomes; reads the whole tree if nobody knows its contents.
+    /// What `draft` becomes; reads the whole tree if nobody knows its contents. `size_bytes` is for who knows both.
     pub(super) fn from_draft(
         draft: &LayerDraft,
         contents: Option<ContentsDigest>,
+        size_bytes: Option<u64>,
     ) -> Result<Self, StoreError> {
         let (contents, origin, size_bytes) = match contents {
-            Some(contents) => (contents, Origin::Given, None),
+            Some(contents) => (contents, Origin::Given, size_bytes),
             None => {
                 let found = crate::tree_digest(&draft.fs())?;
                 (found.contents, Origin::Digested, Some(found.size_bytes))

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kiln_cache::{Layer, LayerId, NewRecord, StepKey};
+use kiln_cache::{Cost, Layer, LayerId, NewRecord, StepKey};
 use kiln_image::oci::Descriptor;
 use kiln_image::{ContentsDigest, DiffId, ImageRef};
 
@@ -139,7 +139,8 @@ impl Solver<'_> {
                     continue 'records;
                 }
             }
-            let new = NewRecord { name: record.name, duration: record.duration, log: Vec::new() };
+            let cost = Cost { duration: record.duration, ..Cost::default() };
+            let new = NewRecord { name: record.name, cost, ..NewRecord::default() };
             if let kiln_cache::Lookup::Missing(claim) =
                 self.store.find_or_claim(&record.key, &mut |_| {}, &self.cancel)?
             {
