@@ -103,6 +103,7 @@ impl Step<'_> {
             }
             Lookup::Missing(claim) => self.make(claim, make)?,
         };
+        self.solver.pulls.note_present(&record.layers);
         let mut layers = parent.layers.clone();
         layers.extend(record.layers);
         Ok(Output::Snapshot(Snapshot { layers }))
