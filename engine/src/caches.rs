@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use kiln_cache::Layer;
 use kiln_image::oci::Descriptor;
-use kiln_image::{Digest, ImageRef};
+use kiln_image::{DiffId, Digest};
 use kiln_remote::{Access, CacheError, ExportSettings, Imports, Inline, InvalidSpec, Mode, NewBlob, Place};
 use kiln_solver::event::Event;
 use kiln_solver::solve::{Remote, RemoteCache, RemoteLayer, RemoteRecord, Solved, Solver};
@@ -216,7 +216,7 @@ impl Export {
         let (blob, origin) = match solver.pulls.descriptor(layer) {
             Some(found) if !compression.force => found,
             _ => {
-                let diff_id = solver.pulls.diff_id(solver.store, layer)?;
+                let (diff_id, _) = facts(solver, layer)?;
                 (blobs::layer_blob(solver, layer, diff_id, compression)?, None)
             }
         };
@@ -247,14 +247,18 @@ fn select(solved: Vec<Solved>, mode: Mode, images: &[Assembled]) -> Vec<Solved> 
 }
 
 fn remote_layer(solver: &Solver<'_>, layer: &Layer, descriptor: Descriptor) -> Result<RemoteLayer, Error> {
-    let registry: Option<ImageRef> = None;
-    Ok(RemoteLayer {
-        contents: layer.contents,
-        diff_id: solver.pulls.diff_id(solver.store, layer)?,
-        made_at: solver.pulls.made_at(solver.store, layer)?.unwrap_or(0),
-        descriptor,
-        registry,
-    })
+    let (diff_id, made_at) = facts(solver, layer)?;
+    Ok(RemoteLayer { contents: layer.contents, diff_id, made_at, descriptor, registry: None })
+}
+
+/// The layer's DiffId, and when it was made.
+fn facts(solver: &Solver<'_>, layer: &Layer) -> Result<(DiffId, i64), Error> {
+    let layers = std::slice::from_ref(layer);
+    let facts = solver.pulls.facts(solver.store, layers)?;
+    let made_at = facts.first().and_then(|facts| facts.as_ref()).map_or(0, |facts| facts.made_at);
+    let diff_id = solver.pulls.diff_ids(solver.store, layers, &facts)?.first().copied();
+    let gone = || Error::new(ErrorKind::Environment, "internal: a layer has no DiffId");
+    Ok((diff_id.ok_or_else(gone)?, made_at))
 }
 
 fn remote_record(step: Solved, layers: Vec<RemoteLayer>) -> RemoteRecord {
