@@ -225,7 +225,7 @@ impl Export {
                 return Ok(Box::new(file));
             }
             match solver.open_layer_blob(layer).map_err(io::Error::other)? {
-                Some((_, reader)) => Ok(reader),
+                Some(blob) => Ok(blob.reader),
                 None => Err(io::Error::other(format!("blob {} is gone from the store", blob.digest))),
             }
         };

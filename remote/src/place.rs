@@ -107,8 +107,7 @@ impl CacheSpec {
     }
 
     fn unknown_kind(&self) -> InvalidSpec {
-        InvalidSpec::new(format!("there is no cache type `{}`", self.kind))
-            .hinted(format!("{}", KINDS.join(", ")))
+        InvalidSpec::new(format!("there is no cache type `{}`", self.kind)).hinted(KINDS.join(", "))
     }
 }
 

@@ -256,9 +256,10 @@ fn download(solver: &Solver<'_>, layer: &Layer, diff_id: DiffId) -> Result<Optio
         return Ok(None);
     };
     if !solver.store.has_blob(&descriptor.digest) {
-        let Some((_, mut blob)) = solver.open_layer_blob(layer)? else { return Ok(None) };
+        let Some(mut blob) = solver.open_layer_blob(layer)? else { return Ok(None) };
         let mut writer = solver.store.blob_writer()?;
-        std::io::copy(&mut blob, &mut writer).map_err(|error| Error::io(solver.store.root(), error))?;
+        std::io::copy(&mut blob.reader, &mut writer)
+            .map_err(|error| Error::io(solver.store.root(), error))?;
         writer.finish(Some(descriptor.digest))?;
     }
     solver.store.remember_compressed(diff_id, how, descriptor.digest)?;

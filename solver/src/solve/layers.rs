@@ -372,11 +372,22 @@ fn unusable(solver: &Solver<'_>, blob: &Descriptor, error: SolveError) -> SolveE
     SolveError::RemoteLayer { blob: blob.digest, reason: error.to_string() }
 }
 
+/// A layer's blob, being read.
+pub struct LayerBlob {
+    /// Which.
+    pub descriptor: Descriptor,
+    /// Its bytes, verified.
+    pub reader: Box<dyn Read + Send>,
+}
+
+impl std::fmt::Debug for LayerBlob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LayerBlob").field(&self.descriptor).finish()
+    }
+}
+
 /// Opens the blob of a layer that can be fetched and is not unpacked: verified while it is read.
-pub(super) fn open_blob(
-    solver: &Solver<'_>,
-    layer: &Layer,
-) -> Result<Option<(Descriptor, Box<dyn Read + Send>)>, SolveError> {
+pub(super) fn open_blob(solver: &Solver<'_>, layer: &Layer) -> Result<Option<LayerBlob>, SolveError> {
     let Some(source) = solver.pulls.lock().sources.get(&layer.id).cloned() else { return Ok(None) };
     let opened = open(solver, &source);
     let (digest, size) = (source.descriptor.digest, source.descriptor.size);
@@ -390,7 +401,7 @@ pub(super) fn open_blob(
             Box::new(Doubted { inner, cache, blob: source.descriptor.clone() })
         }
     };
-    Ok(Some((source.descriptor, reader)))
+    Ok(Some(LayerBlob { descriptor: source.descriptor, reader }))
 }
 
 fn open(solver: &Solver<'_>, source: &PullSource) -> Result<Box<dyn Read + Send>, SolveError> {

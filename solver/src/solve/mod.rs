@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{Layer, SourceTree, Store};
-use kiln_image::oci::Descriptor;
 use kiln_image::registry::{Registry, RemoteImage};
 use kiln_image::{Digest, http};
 
@@ -144,10 +143,7 @@ impl Solver<'_> {
     ///
     /// # Errors
     /// It cannot be had.
-    pub fn open_layer_blob(
-        &self,
-        layer: &Layer,
-    ) -> Result<Option<(Descriptor, Box<dyn std::io::Read + Send>)>, SolveError> {
+    pub fn open_layer_blob(&self, layer: &Layer) -> Result<Option<LayerBlob>, SolveError> {
         layers::open_blob(self, layer)
     }
 }
@@ -157,4 +153,4 @@ pub(crate) fn is_symbolic_mode(text: &str) -> bool {
     op::file::chmod::apply(text, 0, false).is_some()
 }
 
-pub use layers::Pulls;
+pub use layers::{LayerBlob, Pulls};
