@@ -8,12 +8,14 @@
 //! Start at [`Store::find_or_claim`] and [`Claim::commit`].
 #![forbid(unsafe_code)]
 
+mod space;
 mod store;
 mod tree;
 mod tree_digest;
 
+pub use space::Space;
 pub use store::{
-    BlobWriter, CacheMount, CacheMountRequest, CheckDepth, Claim, Freed, ImageRecord, InvalidLayerId, Layer,
+    BlobWriter, CacheMount, CacheMountRequest, CheckDepth, Claim, Disk, Repair, ImageRecord, ImageRule, Keep, Prune, Pruned, Usage, UsageKind, InvalidLayerId, Layer,
     LayerDraft, LayerId, Lookup, MountSharing, NewRecord, Problem, Record, StepKey, Store, StoreError,
 };
 pub use tree::{

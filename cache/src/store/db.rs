@@ -14,7 +14,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use super::error::StoreError;
 
 /// The format of the database and of the directories beside it (`PRAGMA user_version`).
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 4;
 /// Another process' transaction takes milliseconds; this long means it is stuck.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// 16 MB of log, should no settling thread ever live long enough to checkpoint.
@@ -24,6 +24,8 @@ const BACKSTOP_PAGES: u32 = 4_000;
 const LARGE_LOG_BYTES: u64 = 1 << 20;
 /// Builds go first: a checkpoint that finds them at work leaves the log's end for the next time.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
+/// 8 MB of free pages are worth a rewrite of the database's end.
+const WORTH_PAGES: u32 = 2_000;
 /// All statements of this crate stay prepared.
 const CACHED_STATEMENTS: usize = 64;
 
@@ -94,6 +96,29 @@ CREATE TABLE compressed(
 CREATE TABLE mounts(name TEXT PRIMARY KEY, id TEXT NOT NULL, made_at INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
+/// What bounds need. `disk_bytes` counts what the layer shares with `shared_with` (hard links), `shared_bytes` is that part.
+const BOUNDS: &str = "
+ALTER TABLE layers ADD COLUMN disk_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN shared_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN shared_with BLOB;
+ALTER TABLE layers ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+UPDATE layers SET disk_bytes = coalesce(size_bytes, 0);
+CREATE INDEX layers_shared_with ON layers(shared_with) WHERE shared_with IS NOT NULL;
+CREATE INDEX layers_space ON layers(disk_bytes, shared_bytes);
+ALTER TABLE blobs ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX blobs_space ON blobs(size_bytes);
+ALTER TABLE records ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE records ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+UPDATE records SET used_at = made_at;
+ALTER TABLE mounts ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mounts ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE mounts ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mounts ADD COLUMN measured_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mounts ADD COLUMN settled INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX mounts_unsettled ON mounts(name) WHERE settled = 0;
+UPDATE mounts SET used_at = made_at, settled = 1;
+";
+
 /// The connection; one a store, used by one thread at a time.
 #[derive(Debug)]
 pub(super) struct Db {
@@ -154,6 +179,8 @@ impl Db {
     pub(super) fn format(path: &Path) -> Result<Self, StoreError> {
         let failed = |error| failure(path, &error);
         let mut connection = connect(path).map_err(failed)?;
+        // To be said before there is anything: what removed rows leave can be given back (see `shrink`).
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
@@ -161,6 +188,7 @@ impl Db {
             transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
         if format != FORMAT {
             transaction.execute_batch(SCHEMA).map_err(failed)?;
+            transaction.execute_batch(BOUNDS).map_err(failed)?;
             transaction.pragma_update(None, "user_version", FORMAT).map_err(failed)?;
         }
         transaction.commit().map_err(failed)?;
@@ -212,6 +240,22 @@ impl Db {
         })
     }
 
+    /// Gives back what removed rows left, where it is much.
+    pub(super) fn shrink(&self) -> Result<(), StoreError> {
+        let free: u32 =
+            self.read(|connection| connection.pragma_query_value(None, "freelist_count", |row| row.get(0)))?;
+        if free < WORTH_PAGES {
+            return Ok(());
+        }
+        self.read(|connection| {
+            let mut statement = connection.prepare("PRAGMA incremental_vacuum")?;
+            let mut rows = statement.query([])?;
+            while rows.next()?.is_some() {}
+            Ok(())
+        })?;
+        self.checkpoint()
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -230,6 +274,11 @@ pub(super) fn aside(path: &Path) -> PathBuf {
 /// A file that says "this database turned out damaged": seen where no rebuild is possible, acted on at the next open.
 pub(super) fn damage_mark(path: &Path) -> PathBuf {
     path.with_extension("sqlite.is-damaged")
+}
+
+/// Has the database begun anew by whoever opens it next and is alone then.
+pub(super) fn mark_damaged(path: &Path) {
+    let _ = std::fs::write(damage_mark(path), b"");
 }
 
 /// SQLite's companions of a database file.
@@ -289,7 +338,7 @@ fn failure(path: &Path, error: &rusqlite::Error) -> StoreError {
         _ => false,
     };
     if damaged {
-        let _ = std::fs::write(damage_mark(&path), b"");
+        mark_damaged(&path);
         return StoreError::Corrupt { path, reason };
     }
     StoreError::Database { path, reason }

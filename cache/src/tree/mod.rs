@@ -20,6 +20,7 @@ pub(crate) use beneath::{
     portable_xattrs, stat_at, stat_entry, stat_entry_but_xattrs,
 };
 pub use context::ContextTree;
+pub(crate) use file_index::index_context;
 pub use layers::LayerTree;
 
 /// One thing in a tree. Paths are slash-separated, relative to the tree's root, clean; the root itself is empty.

@@ -59,7 +59,7 @@ fn draft(store: &Store, text: &str) -> LayerDraft {
 }
 
 fn commit(store: &Store, claim: Claim, text: &str) -> Result<Record, StoreError> {
-    let record = NewRecord { name: text.into(), duration: Duration::from_millis(7), log: b"log".to_vec() };
+    let record = NewRecord { name: text.into(), duration: Duration::from_millis(7), log: b"log".to_vec(), space: None };
     claim.commit(draft(store, text), Some(contents(text)), record)
 }
 

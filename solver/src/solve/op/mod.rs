@@ -7,7 +7,7 @@ mod source;
 
 use std::time::{Duration, Instant};
 
-use kiln_cache::{Claim, LayerDraft, Lookup, NewRecord, Record, StepKey};
+use kiln_cache::{Claim, LayerDraft, Lookup, NewRecord, Record, Space, StepKey};
 use kiln_image::ContentsDigest;
 
 use super::schedule::Slots;
@@ -62,6 +62,8 @@ pub(super) struct Made {
     /// Known to those who wrote every file themselves.
     pub(super) contents: Option<ContentsDigest>,
     pub(super) log: Vec<u8>,
+    /// Known to the same.
+    pub(super) space: Option<Space>,
 }
 
 impl Step<'_> {
@@ -136,7 +138,7 @@ impl Step<'_> {
 
     /// Makes it a layer whose DiffId is computed while later steps run.
     pub(super) fn commit(&self, claim: Claim, made: Made, duration: Duration) -> Result<Record, SolveError> {
-        let record = NewRecord { name: self.vertex.name.clone(), duration, log: made.log };
+        let record = NewRecord { name: self.vertex.name.clone(), duration, log: made.log, space: made.space };
         let record = claim.commit(made.draft, made.contents, record)?;
         for layer in &record.layers {
             self.solver.pulls.start_diff_id(self.solver.store, layer.id);

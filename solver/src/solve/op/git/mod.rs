@@ -207,6 +207,7 @@ impl Fetch<'_> {
             name: format!("git {} {object}", self.remote.shown),
             duration: start.elapsed(),
             log: Vec::new(),
+            space: None,
         };
         Ok(claim.commit(draft, None, record)?)
     }

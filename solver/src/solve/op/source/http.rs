@@ -151,7 +151,7 @@ impl Source<'_> {
         let times = Timestamps { last_access: time, last_modification: time };
         rustix::fs::futimens(&file, &times).map_err(|error| at(error.into()))?;
         let name = format!("download {}", redacted(self.url));
-        let record = NewRecord { name, duration: start.elapsed(), log: validators.encode() };
+        let record = NewRecord { name, duration: start.elapsed(), log: validators.encode(), space: None };
         Ok(claim.commit(draft, None, record)?)
     }
 
