@@ -15,10 +15,12 @@ mod tree_digest;
 
 pub use space::Space;
 pub use store::{
-    BlobWriter, CacheMount, CacheMountRequest, CheckDepth, Claim, Disk, Repair, ImageRecord, ImageRule, Keep, Prune, Pruned, Usage, UsageKind, InvalidLayerId, Layer,
-    LayerDraft, LayerId, Lookup, MountSharing, NewRecord, Problem, Record, StepKey, Store, StoreError,
+    BlobWriter, BuildRow, CacheMount, CacheMountRequest, CheckDepth, Claim, Cost, Details, Disk,
+    ImageRecord, ImageRule, InvalidLayerId, Keep, Layer, LayerDraft, LayerId, Lookup, MountSharing, NewRecord, Problem,
+    Prune, Pruned, Record, Removed, RemovedBy, Repair, StepKey, Store, StoreError, Usage, UsageKind,
 };
 pub use tree::{
-    ContextTree, Entry, EntryKind, LayerTree, PathFilter, SourceTree, TreeError, Verdict, bytes_digest,
+    ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError, Verdict,
+    bytes_digest,
 };
 pub use tree_digest::{SelectionDigest, TreeDigest, selection_digest, tree_digest};

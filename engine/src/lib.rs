@@ -31,6 +31,7 @@ pub mod rootless;
 pub mod run;
 mod session;
 mod ssh;
+pub mod storage;
 
 pub use build::{
     Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource, default_root,

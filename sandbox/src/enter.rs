@@ -729,7 +729,6 @@ fn watch(command: &Forked, descriptors: &ChildDescriptors<'_>) -> i32 {
         let _ = pidfd_send_signal(&command.pidfd, Signal::KILL);
     }
     let Ok(status) = sys::wait_for(command.pid) else { return 1 };
-    let (cpu_micros, max_rss_bytes) = sys::children_usage();
-    Report::Ended { wait_status: status, cpu_micros, max_rss_bytes }.send(descriptors.report.as_fd());
+    Report::Ended { wait_status: status, usage: sys::children_usage() }.send(descriptors.report.as_fd());
     0
 }

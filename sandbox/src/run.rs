@@ -71,7 +71,7 @@ pub fn run(
     }
     ended.map_err(|error| setup("waiting for the sandbox", error))?;
     cleaned.map_err(|error| setup("removing mount points from the layer", error))?;
-    conclude(spec, &plan, &reports, group.oom_killed())
+    conclude(spec, &plan, &reports, &group)
 }
 
 /// Makes the result of what the child reported.
@@ -79,7 +79,7 @@ fn conclude(
     spec: &Spec,
     plan: &Plan,
     reports: &[Report<'_>],
-    oom_killed: bool,
+    group: &ControlGroup,
 ) -> Result<Exit, SandboxError> {
     let mut ended = None;
     for report in reports {
@@ -95,8 +95,15 @@ fn conclude(
                 });
             }
             Report::NotExecuted { errno, found } => return Err(not_executed(spec, errno, found)),
-            Report::Ended { wait_status, cpu_micros, max_rss_bytes } => {
-                ended = Some((wait_status, Usage { cpu: Duration::from_micros(cpu_micros), max_rss_bytes }));
+            Report::Ended { wait_status, usage } => {
+                let usage = Usage {
+                    cpu: Duration::from_micros(usage.cpu_micros),
+                    // What all of them had at once, where somebody counted.
+                    peak_memory_bytes: group.peak_memory_bytes().unwrap_or(usage.max_rss_bytes),
+                    read_bytes: usage.read_bytes,
+                    written_bytes: usage.written_bytes,
+                };
+                ended = Some((wait_status, usage));
             }
             Report::Stub { .. } => {}
         }
@@ -110,7 +117,7 @@ fn conclude(
         }
         None => (ExitStatus::Signal(libc::SIGKILL), Usage::default()),
     };
-    Ok(Exit { status, usage, oom_killed })
+    Ok(Exit { status, usage, oom_killed: group.oom_killed() })
 }
 
 fn not_executed(spec: &Spec, errno: i32, found: bool) -> SandboxError {

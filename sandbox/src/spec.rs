@@ -212,8 +212,12 @@ pub enum ExitStatus {
 pub struct Usage {
     /// CPU time, user and system.
     pub cpu: Duration,
-    /// Peak resident memory of the largest process, bytes.
-    pub max_rss_bytes: u64,
+    /// Peak memory in bytes: of its control group where it has one, else of the largest process.
+    pub peak_memory_bytes: u64,
+    /// Bytes read from disk.
+    pub read_bytes: u64,
+    /// Bytes written to disk, or on their way to it.
+    pub written_bytes: u64,
 }
 
 /// Why nothing could be run.

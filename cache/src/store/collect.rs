@@ -22,6 +22,7 @@ use super::error::{At, StoreError};
 use super::layers::{self, LayerId};
 use super::lease;
 use super::locks::{FileLock, Kind, Mode};
+use super::removed::{self, RemovedBy};
 use super::usage::{COPY_SUFFIX, Inventory, Item, Usage, UsageKind, What};
 use super::{Store, blobs, mounts};
 
@@ -33,6 +34,8 @@ pub struct Prune<'a> {
     pub images: ImageRule,
     /// Nothing more goes once this is reached; `Keep::Nothing` removes all that may go.
     pub keep: Keep,
+    /// Who wants it so, for explanations.
+    pub by: RemovedBy,
     /// Says what would go, and removes nothing.
     pub is_dry_run: bool,
 }
@@ -98,7 +101,7 @@ impl Store {
                     delete_image(tx, inventory.images[index].seq)?;
                 }
                 for &index in &chosen.items {
-                    self.remove(tx, &inventory.items[index], prune.images, &trash)?;
+                    self.remove(tx, &inventory.items[index], prune, &trash)?;
                 }
                 self.remove_unknown(tx, &leased, &trash)?;
             }
@@ -120,15 +123,16 @@ impl Store {
         &self,
         tx: &Connection,
         item: &Item,
-        images: ImageRule,
+        prune: &Prune<'_>,
         trash: &LayerDraft,
     ) -> Result<(), TxError> {
+        let by = prune.by;
         match &item.what {
             What::Layer { id, records, disk_bytes, shared_bytes, shared_with } => {
                 for key in records {
-                    delete_record(tx, key.0.as_bytes())?;
+                    removed::drop_record(tx, key.0.as_bytes(), by)?;
                 }
-                if images == ImageRule::HoldLayers && !item.holders.is_empty() {
+                if prune.images == ImageRule::HoldLayers && !item.holders.is_empty() {
                     return Ok(());
                 }
                 // The directory first: a kill here leaves a row without one, which everybody takes for a miss.
@@ -146,7 +150,7 @@ impl Store {
                 ])?;
                 tx.prepare_cached("DELETE FROM layers WHERE id = ?1")?.execute(params![id.as_bytes()])?;
             }
-            What::Record(key) => delete_record(tx, key.0.as_bytes())?,
+            What::Record(key) => removed::drop_record(tx, key.0.as_bytes(), by)?,
             What::Blob(digest) => self.remove_blob(tx, digest, trash)?,
             What::Mount(name) => self.remove_mount(tx, name, trash)?,
             What::Context(name) => {
@@ -415,12 +419,6 @@ fn discard(path: &Path, trash: &Path) -> Result<(), StoreError> {
     }
 }
 
-pub(super) fn delete_record(tx: &Connection, key: &[u8; 32]) -> Result<(), TxError> {
-    tx.prepare_cached("DELETE FROM records WHERE key = ?1")?.execute(params![key])?;
-    tx.prepare_cached("DELETE FROM record_layers WHERE key = ?1")?.execute(params![key])?;
-    Ok(())
-}
-
 fn delete_image(tx: &Connection, seq: i64) -> Result<(), TxError> {
     tx.prepare_cached("DELETE FROM image_layers WHERE image = ?1")?.execute(params![seq])?;
     tx.prepare_cached("DELETE FROM images WHERE seq = ?1")?.execute(params![seq])?;
@@ -495,7 +493,7 @@ mod tests {
     }
 
     fn chosen(inventory: &Inventory, images: ImageRule, keep: Keep) -> (Vec<usize>, Vec<usize>) {
-        let prune = Prune { select: &|_| true, images, keep, is_dry_run: false };
+        let prune = Prune { select: &|_| true, images, keep, by: RemovedBy::Prune, is_dry_run: false };
         let chosen = choose(inventory, &prune, NOW);
         (chosen.items, chosen.images)
     }
@@ -545,7 +543,7 @@ mod tests {
         items[0].sharers.push((1, 99_000_000));
         let all = inventory(items, vec![]);
         let prune =
-            Prune { select: &|_| true, images: ImageRule::Hold, keep: Keep::Cache(50_000_000), is_dry_run: true };
+            Prune { select: &|_| true, images: ImageRule::Hold, keep: Keep::Cache(50_000_000), by: RemovedBy::Prune, is_dry_run: true };
         let chosen = choose(&all, &prune, NOW);
         assert_eq!((chosen.items, chosen.freed_bytes), (vec![0, 1], 101_000_000));
     }

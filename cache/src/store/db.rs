@@ -12,6 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::StoreError;
+use super::migrate;
 
 /// The format of the database and of the directories beside it (`PRAGMA user_version`).
 pub(super) const FORMAT: u32 = 4;
@@ -19,9 +20,9 @@ pub(super) const FORMAT: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// 16 MB of log, should no settling thread ever live long enough to checkpoint.
 const BACKSTOP_PAGES: u32 = 4_000;
-/// The first to open the database reads the whole log (some 2 ms for each MB): above this it is worth two fsyncs in the
-/// background to fold it in.
-const LARGE_LOG_BYTES: u64 = 1 << 20;
+/// The first to open the database reads the whole log (some 2 ms and 250 system calls for each MB): above this it is worth
+/// two fsyncs in the background to fold it in.
+const LARGE_LOG_BYTES: u64 = 256 << 10;
 /// Builds go first: a checkpoint that finds them at work leaves the log's end for the next time.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
 /// 8 MB of free pages are worth a rewrite of the database's end.
@@ -56,7 +57,6 @@ CREATE TABLE records(
     key BLOB PRIMARY KEY,
     name TEXT NOT NULL,
     duration_ns INTEGER NOT NULL,
-    log BLOB NOT NULL,
     made_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE record_layers(
@@ -96,29 +96,6 @@ CREATE TABLE compressed(
 CREATE TABLE mounts(name TEXT PRIMARY KEY, id TEXT NOT NULL, made_at INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
-/// What bounds need. `disk_bytes` counts what the layer shares with `shared_with` (hard links), `shared_bytes` is that part.
-const BOUNDS: &str = "
-ALTER TABLE layers ADD COLUMN disk_bytes INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE layers ADD COLUMN shared_bytes INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE layers ADD COLUMN shared_with BLOB;
-ALTER TABLE layers ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
-UPDATE layers SET disk_bytes = coalesce(size_bytes, 0);
-CREATE INDEX layers_shared_with ON layers(shared_with) WHERE shared_with IS NOT NULL;
-CREATE INDEX layers_space ON layers(disk_bytes, shared_bytes);
-ALTER TABLE blobs ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX blobs_space ON blobs(size_bytes);
-ALTER TABLE records ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE records ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
-UPDATE records SET used_at = made_at;
-ALTER TABLE mounts ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE mounts ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
-ALTER TABLE mounts ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE mounts ADD COLUMN measured_at INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE mounts ADD COLUMN settled INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX mounts_unsettled ON mounts(name) WHERE settled = 0;
-UPDATE mounts SET used_at = made_at, settled = 1;
-";
-
 /// The connection; one a store, used by one thread at a time.
 #[derive(Debug)]
 pub(super) struct Db {
@@ -130,8 +107,10 @@ pub(super) struct Db {
 pub(super) enum Opened {
     /// Ready.
     Ready(Db),
-    /// Empty or of an older format: it wants its schema, under the store's opening lock.
+    /// Empty: it wants its schema, under the store's opening lock.
     Unformatted,
+    /// Of an older format: to be brought up to date by who has the store alone.
+    Older,
 }
 
 /// What stops a transaction.
@@ -169,13 +148,17 @@ impl Db {
         if format > FORMAT {
             return Err(StoreError::NewerFormat { path: path.into(), found: format, known: FORMAT });
         }
+        if (migrate::FIRST_KNOWN..FORMAT).contains(&format) {
+            return Ok(Opened::Older);
+        }
         if format < FORMAT {
             return Ok(Opened::Unformatted);
         }
         Ok(Opened::Ready(Self { path: path.into(), connection: Mutex::new(connection) }))
     }
 
-    /// Gives an empty database its schema. The caller holds the opening lock.
+    /// Gives an empty database its schema, or an older one what it lacks. The caller holds the opening lock, and for an
+    /// older one the store alone.
     pub(super) fn format(path: &Path) -> Result<Self, StoreError> {
         let failed = |error| failure(path, &error);
         let mut connection = connect(path).map_err(failed)?;
@@ -187,8 +170,13 @@ impl Db {
         let format: u32 =
             transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
         if format != FORMAT {
-            transaction.execute_batch(SCHEMA).map_err(failed)?;
-            transaction.execute_batch(BOUNDS).map_err(failed)?;
+            if format < migrate::FIRST_KNOWN {
+                transaction.execute_batch(SCHEMA).map_err(failed)?;
+                transaction.execute_batch(migrate::FORMAT_3).map_err(failed)?;
+                transaction.execute_batch(migrate::FORMAT_4).map_err(failed)?;
+            } else {
+                migrate::migrate(&transaction, format).map_err(failed)?;
+            }
             transaction.pragma_update(None, "user_version", FORMAT).map_err(failed)?;
         }
         transaction.commit().map_err(failed)?;

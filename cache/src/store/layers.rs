@@ -175,7 +175,7 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn commit_layer(&self, draft: LayerDraft) -> Result<Layer, StoreError> {
-        let made = New::from_draft(&draft, None, None)?;
+        let made = New::from_draft(&draft, None, None, None)?;
         self.keep(&draft, &made, |_| Ok(()))?;
         Ok(made.layer)
     }
@@ -201,12 +201,20 @@ impl Store {
         let path = self.layer_path(id);
         let tree = File::open(&path).at(&path)?;
         let packed = kiln_image::layer::pack(tree.as_fd(), overlay_xattrs(), &mut std::io::sink())?;
+        self.remember_diff_id(id, packed.diff_id)?;
+        Ok(packed.diff_id)
+    }
+
+    /// Notes a layer's DiffId, for those who computed it from the layer's own files.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn remember_diff_id(&self, id: LayerId, diff_id: DiffId) -> Result<(), StoreError> {
         self.db().write(|tx| {
             tx.prepare_cached("UPDATE layers SET diff_id = ?2 WHERE id = ?1")?
-                .execute(params![id.as_bytes(), packed.diff_id.0.as_bytes()])?;
+                .execute(params![id.as_bytes(), diff_id.0.as_bytes()])?;
             Ok(())
-        })?;
-        Ok(packed.diff_id)
+        })
     }
 
     /// Makes `draft` the layer `made` says, and runs `also` in the same transaction: both are visible, or neither.
@@ -252,10 +260,11 @@ pub(super) struct New {
 }
 
 impl New {
-    /// What `draft` becomes; reads the whole tree if nobody knows its contents.
+    /// What `draft` becomes; reads the whole tree if nobody knows its contents. `size_bytes` is for who knows both.
     pub(super) fn from_draft(
         draft: &LayerDraft,
         contents: Option<ContentsDigest>,
+        size_bytes: Option<u64>,
         space: Option<Space>,
     ) -> Result<Self, StoreError> {
         let fs = draft.fs();
@@ -265,7 +274,7 @@ impl New {
                     Some(space) => space,
                     None => Space { bytes: measure(&fs).at(&fs)?, ..Space::default() },
                 };
-                (contents, Origin::Given, None, space)
+                (contents, Origin::Given, size_bytes, space)
             }
             None => {
                 let found = crate::tree_digest(&fs)?;

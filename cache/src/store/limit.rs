@@ -6,6 +6,7 @@ use super::Store;
 use super::collect::{ImageRule, Keep, Prune, Pruned};
 use super::db::TxError;
 use super::error::{At, StoreError};
+use super::removed::RemovedBy;
 use super::usage::total_of_rows;
 
 /// Room is made for more than what is added, so that not each addition makes some.
@@ -47,7 +48,7 @@ impl Store {
             return Ok(Pruned::default());
         }
         let prune =
-            Prune { select: &|_| true, images: ImageRule::NamedHold, keep: Keep::Free(missing), is_dry_run: false };
+            Prune { select: &|_| true, images: ImageRule::NamedHold, keep: Keep::Free(missing), by: RemovedBy::GarbageCollection, is_dry_run: false };
         match self.prune(&prune) {
             Err(StoreError::DiskFull { .. }) => {
                 // Even a removal needs a little, for the database's log. These are missed least.
@@ -80,7 +81,7 @@ impl Store {
 
     fn shrink_to(&self, bytes: u64) -> Result<Pruned, StoreError> {
         let keep = Keep::Store(bytes);
-        self.prune(&Prune { select: &|_| true, images: ImageRule::Yield, keep, is_dry_run: false })
+        self.prune(&Prune { select: &|_| true, images: ImageRule::Yield, keep, by: RemovedBy::GarbageCollection, is_dry_run: false })
     }
 
     fn over_limit(&self, needed_bytes: u64, max_bytes: u64) -> StoreError {

@@ -1,7 +1,7 @@
 //! The store on disk.
 //!
 //! ```text
-//! db.sqlite            records, layers, images, memos (see `db`)
+//! db.sqlite            records, layers, images, memos, past builds (see `db`)
 //! blobs/sha256/<hex>   blobs, as in an OCI image layout
 //! layers/<LayerId>/    unpacked trees in overlayfs' format
 //! mounts/<hash>[.<n>]/ cache mounts
@@ -12,9 +12,11 @@
 //! ```
 
 mod blobs;
+mod builds;
 mod check;
 mod collect;
 mod db;
+mod details;
 mod draft;
 mod error;
 mod images;
@@ -22,10 +24,13 @@ mod layers;
 mod lease;
 mod limit;
 mod locks;
+mod migrate;
 mod mounts;
 mod open;
+mod packed;
 mod records;
 mod recover;
+mod removed;
 mod repair;
 mod settle;
 mod sweep;
@@ -39,17 +44,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kiln_image::Digest;
 
 pub use blobs::BlobWriter;
+pub use builds::BuildRow;
 pub use check::{CheckDepth, Problem};
-pub use repair::Repair;
 pub use collect::{ImageRule, Keep, Prune, Pruned};
+pub use details::{Cost, Details};
 pub use draft::LayerDraft;
 pub use error::StoreError;
 pub use images::ImageRecord;
-pub use limit::Disk;
 pub use layers::{InvalidLayerId, Layer, LayerId};
+pub use limit::Disk;
 pub use mounts::{CacheMount, CacheMountRequest, MountSharing};
-pub use usage::{Usage, UsageKind};
 pub use records::{Claim, Lookup, NewRecord, Record, StepKey};
+pub use removed::{Removed, RemovedBy};
+pub use repair::Repair;
+pub use usage::{Usage, UsageKind};
 
 /// The store. Cheap to clone; any number of threads and processes at once.
 #[derive(Clone, Debug)]

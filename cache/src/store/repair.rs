@@ -4,13 +4,13 @@ use rusqlite::{Connection, params};
 
 use super::Store;
 use super::check::{CheckDepth, Problem};
-use super::collect::delete_record;
 use super::db::{self, TxError};
 use super::draft::LayerDraft;
 use super::error::StoreError;
 use super::layers::{self, LayerId};
 use super::lease;
 use super::locks::{FileLock, Kind, Mode};
+use super::removed::{self, RemovedBy};
 
 /// What was found, and what is left of it.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +56,9 @@ impl Store {
                 layers::discard(self.root(), *id, trash)?;
                 drop_layer(tx, *id)
             }
-            Problem::RecordWithoutLayer { key, .. } => delete_record(tx, key.0.as_bytes()),
+            Problem::RecordWithoutLayer { key, .. } => {
+                Ok(removed::drop_record(tx, key.0.as_bytes(), RemovedBy::Damage)?)
+            }
             Problem::Database(_) => {
                 // Nothing can be trusted in it.
                 Ok(db::mark_damaged(self.db().path()))
@@ -77,10 +79,13 @@ fn drop_layer(tx: &Connection, id: LayerId) -> Result<(), TxError> {
 
 /// Removes records and images whose parts are gone. A pulled layer can be pulled again, so an image with a manifest stays.
 pub(super) fn drop_incomplete(tx: &Connection) -> Result<(), TxError> {
+    let broken = "key IN (SELECT key FROM record_layers WHERE layer NOT IN (SELECT id FROM layers))";
+    removed::note_all(tx, broken, RemovedBy::Damage)?;
     tx.execute_batch(
         "DELETE FROM records WHERE key IN
              (SELECT key FROM record_layers WHERE layer NOT IN (SELECT id FROM layers));
          DELETE FROM record_layers WHERE key NOT IN (SELECT key FROM records);
+         DELETE FROM record_details WHERE key NOT IN (SELECT key FROM records);
          DELETE FROM images WHERE config NOT IN (SELECT digest FROM blobs)
              OR (manifest IS NOT NULL AND manifest NOT IN (SELECT digest FROM blobs))
              OR (manifest IS NULL AND seq IN

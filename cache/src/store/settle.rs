@@ -88,7 +88,7 @@ fn run(root: &Path, db: PathBuf, wakes: &Receiver<Wake>) {
         // A connection of its own: a checkpoint's fsync must not hold the one that builds use.
         let result = match Db::open(&db) {
             Ok(Opened::Ready(db)) => settle(root, &db),
-            Ok(Opened::Unformatted) => Ok(()),
+            Ok(Opened::Unformatted | Opened::Older) => Ok(()),
             Err(error) => Err(error),
         };
         if let Err(error) = result {

@@ -1,10 +1,10 @@
-use kiln_cache::{ImageRule, Keep, Prune, Pruned, UsageKind};
+use kiln_cache::{ImageRule, Keep, Prune, Pruned, RemovedBy, UsageKind};
 
 use super::images::image;
 use super::*;
 
 fn prune(store: &Store, images: ImageRule, keep: Keep) -> Pruned {
-    store.prune(&Prune { select: &|_| true, images, keep, is_dry_run: false }).unwrap()
+    store.prune(&Prune { select: &|_| true, images, keep, by: RemovedBy::Prune, is_dry_run: false }).unwrap()
 }
 
 /// All that no image holds and no other handle uses.
@@ -43,7 +43,7 @@ fn a_dry_run_removes_nothing_and_says_the_same() {
     run_step(&store, "step");
     let store = reopened(store);
     let would = store
-        .prune(&Prune { select: &|_| true, images: ImageRule::Hold, keep: Keep::Nothing, is_dry_run: true })
+        .prune(&Prune { select: &|_| true, images: ImageRule::Hold, keep: Keep::Nothing, by: RemovedBy::Prune, is_dry_run: true })
         .unwrap();
     assert_eq!(store.usage().unwrap().iter().filter(|usage| usage.kind == UsageKind::Step).count(), 1);
     let did = prune_all(&store);
@@ -182,7 +182,7 @@ fn notes_on_contexts_that_are_gone_go() {
     let lost = store.copy_memory_path(&Digest::of(b"lost"));
     std::fs::write(&lost, format!("kilncpy1{}", "00".repeat(32))).unwrap();
     std::fs::remove_dir_all(&gone).unwrap();
-    let nothing = Prune { select: &|_| false, images: ImageRule::Hold, keep: Keep::Nothing, is_dry_run: false };
+    let nothing = Prune { select: &|_| false, images: ImageRule::Hold, keep: Keep::Nothing, by: RemovedBy::Prune, is_dry_run: false };
     store.prune(&nothing).unwrap();
     assert!(!gone_index.exists() && kept_index.exists() && copy.exists() && !lost.exists());
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kiln_cache::{ImageRule, Keep, Prune, Pruned, Store, Usage, UsageKind};
+use kiln_cache::{ImageRule, Keep, Prune, Pruned, RemovedBy, Store, Usage, UsageKind};
 
 use super::Limits;
 use crate::Error;
@@ -44,7 +44,7 @@ pub(crate) fn after_build(store: &Store, limits: &Limits, has_news: bool) -> Res
     let source_bytes: u64 = free().filter(|usage| is_source(usage)).map(|usage| usage.size_bytes).sum();
     let mut run = |select: &dyn Fn(&Usage) -> bool, keep_bytes| -> Result<(), Error> {
         let keep = Keep::Cache(keep_bytes);
-        let more = store.prune(&Prune { select, images: ImageRule::NamedHold, keep, is_dry_run: false })?;
+        let more = store.prune(&Prune { select, images: ImageRule::NamedHold, keep, by: RemovedBy::GarbageCollection, is_dry_run: false })?;
         pruned.items.extend(more.items);
         pruned.images.extend(more.images);
         pruned.size_bytes += more.size_bytes;

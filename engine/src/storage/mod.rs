@@ -7,10 +7,10 @@ use std::path::Path;
 
 use kiln_cache::Store;
 pub use kiln_cache::{
-    CheckDepth, Disk, ImageRule, Keep, Problem, Prune, Pruned, Repair, Usage, UsageKind,
+    CheckDepth, Disk, ImageRule, Keep, Problem, Prune, Pruned, RemovedBy, Repair, Usage, UsageKind,
 };
 
-pub(crate) use automatic::{after_build, make_room_before_step, make_room_for_retry};
+pub(crate) use automatic::after_build;
 pub use limits::{InvalidSize, Limits, Size, parse_bytes, parse_duration};
 
 use crate::{Error, default_root};

@@ -154,7 +154,15 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
     }
     // Mounts are given back before others may see the result.
     drop(prepared.guards);
-    Ok(Made { draft, contents: None, log: log.head, space: None })
+    Ok(Made {
+        draft,
+        contents: None,
+        size_bytes: None,
+        space: None,
+        log: log.head,
+        usage: exit.usage,
+        diff_id: None,
+    })
 }
 
 /// What was lacking when a step failed. The step's own words say it as well, if they are read to the end.

@@ -7,9 +7,11 @@ mod source;
 
 use std::time::{Duration, Instant};
 
-use kiln_cache::{Claim, LayerDraft, Lookup, NewRecord, Record, Space, StepKey};
+use kiln_cache::{Claim, Cost, LayerDraft, Lookup, NewRecord, Record, Space, StepKey};
 use kiln_image::ContentsDigest;
+use kiln_sandbox::Usage;
 
+use super::layers::JoinFollower;
 use super::schedule::Slots;
 use super::{Output, Snapshot, SolveError, Solver};
 use crate::event::{Event, StepId};
@@ -61,9 +63,15 @@ pub(super) struct Made {
     pub(super) draft: LayerDraft,
     /// Known to those who wrote every file themselves.
     pub(super) contents: Option<ContentsDigest>,
+    /// Likewise.
+    pub(super) size_bytes: Option<u64>,
     pub(super) log: Vec<u8>,
-    /// Known to the same.
+    /// Likewise, on disk.
     pub(super) space: Option<Space>,
+    /// What its processes used.
+    pub(super) usage: Usage,
+    /// Being computed already.
+    pub(super) diff_id: Option<JoinFollower>,
 }
 
 impl Step<'_> {
@@ -138,10 +146,29 @@ impl Step<'_> {
 
     /// Makes it a layer whose DiffId is computed while later steps run.
     pub(super) fn commit(&self, claim: Claim, made: Made, duration: Duration) -> Result<Record, SolveError> {
-        let record = NewRecord { name: self.vertex.name.clone(), duration, log: made.log, space: made.space };
+        let cost = Cost {
+            duration,
+            cpu: made.usage.cpu,
+            peak_memory_bytes: made.usage.peak_memory_bytes,
+            read_bytes: made.usage.read_bytes,
+            written_bytes: made.usage.written_bytes,
+        };
+        let record = NewRecord {
+            name: self.vertex.name.clone(),
+            cost,
+            added_bytes: made.size_bytes,
+            log: made.log,
+            facts: Vec::new(),
+            space: made.space,
+        };
+        let layer = made.draft.id();
         let record = claim.commit(made.draft, made.contents, record)?;
-        for layer in &record.layers {
-            self.solver.pulls.start_diff_id(self.solver.store, layer.id);
+        let mut started = made.diff_id;
+        for added in &record.layers {
+            match started.take_if(|_| added.id == layer) {
+                Some(worker) => self.solver.pulls.follow_diff_id(layer, worker),
+                None => self.solver.pulls.start_diff_id(self.solver.store, added.id),
+            }
         }
         Ok(record)
     }
