@@ -140,8 +140,9 @@ impl Store {
     /// digest of its tar, else the blob that it came in. Of a layer of which nothing is known there is nothing to compare.
     fn check_tree(&self, id: LayerId, row: &LayerRow) -> Result<Option<Problem>, StoreError> {
         let path = self.layer_path(id);
-        let changed =
-            |expected, actual| Some(Problem::ChangedLayer { id, expected, actual }).filter(|_| expected != actual);
+        let changed = |expected, actual| {
+            Some(Problem::ChangedLayer { id, expected, actual }).filter(|_| expected != actual)
+        };
         match (row.origin, row.diff_id) {
             (Origin::Digested, _) => Ok(changed(row.contents, crate::tree_digest(&path)?.contents)),
             (Origin::Given, Some(diff_id)) => {
@@ -154,7 +155,8 @@ impl Store {
             (Origin::Pulled, diff_id) => {
                 let blobs = COMPRESSIONS.iter().filter_map(|how| self.compressed(diff_id?, how).transpose());
                 let blob = blobs.chain(diff_id.map(|diff_id| Ok(diff_id.0))).next().transpose()?;
-                let Some(mut tar) = blob.and_then(|blob| self.open_blob(&blob).transpose()).transpose()? else {
+                let Some(mut tar) = blob.and_then(|blob| self.open_blob(&blob).transpose()).transpose()?
+                else {
                     return Ok(None);
                 };
                 let draft = self.draft_layer()?;

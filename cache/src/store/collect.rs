@@ -163,7 +163,12 @@ impl Store {
     }
 
     /// Unless somebody uses it. Whoever takes it from now on makes it anew.
-    pub(super) fn remove_mount(&self, tx: &Connection, name: &str, trash: &LayerDraft) -> Result<(), TxError> {
+    pub(super) fn remove_mount(
+        &self,
+        tx: &Connection,
+        name: &str,
+        trash: &LayerDraft,
+    ) -> Result<(), TxError> {
         let lock = self.lock_path(&mounts::lock_name(name));
         let Some(_unused) = FileLock::try_take(&lock, Mode::Exclusive, Kind::Kept)? else { return Ok(()) };
         discard(&mounts::path_of(self.root(), name), &trash.path().join(format!("mount-{name}")))?;
@@ -171,7 +176,12 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn remove_blob(&self, tx: &Connection, digest: &Digest, trash: &LayerDraft) -> Result<(), TxError> {
+    pub(super) fn remove_blob(
+        &self,
+        tx: &Connection,
+        digest: &Digest,
+        trash: &LayerDraft,
+    ) -> Result<(), TxError> {
         let path = blobs::path_of(self.root(), digest);
         discard(&path, &trash.path().join(format!("blob-{}", digest.hex())))?;
         tx.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?.execute(params![digest.as_bytes()])?;
@@ -303,12 +313,16 @@ impl<'a> Choice<'a> {
             ImageRule::HoldLayers => false,
             ImageRule::NamedHold => inventory.images[*index].name.is_some(),
         };
-        let holders: Vec<usize> =
-            inventory.items.iter().map(|item| item.holders.iter().filter(|index| counts(index)).count()).collect();
+        let holders: Vec<usize> = inventory
+            .items
+            .iter()
+            .map(|item| item.holders.iter().filter(|index| counts(index)).count())
+            .collect();
         let counted = |(item, holders): &(&Item, &usize)| match prune.keep {
             Keep::Nothing | Keep::Free(_) => false,
             Keep::Cache(_) => {
-                let is_free = **holders == 0 && (prune.images != ImageRule::HoldLayers || item.holders.is_empty());
+                let is_free =
+                    **holders == 0 && (prune.images != ImageRule::HoldLayers || item.holders.is_empty());
                 is_free && item.usage.kind != UsageKind::Internal
             }
             Keep::Store(_) => true,
@@ -501,7 +515,10 @@ mod tests {
     #[test]
     fn what_is_cheap_large_and_long_unused_goes_first() {
         // As large: costly, cheap, cheap and idle; and a costly one that nobody wanted for a month.
-        let all = inventory(vec![item(100, 600, 1), item(100, 1, 1), item(100, 1, 48), item(100, 600, 24 * 365)], vec![]);
+        let all = inventory(
+            vec![item(100, 600, 1), item(100, 1, 1), item(100, 1, 48), item(100, 600, 24 * 365)],
+            vec![],
+        );
         assert_eq!(chosen(&all, ImageRule::Hold, Keep::Cache(0)).0, [2, 3, 1, 0]);
         assert_eq!(chosen(&all, ImageRule::Hold, Keep::Cache(250_000_000)).0, [2, 3]);
         assert_eq!(chosen(&all, ImageRule::Hold, Keep::Cache(400_000_000)).0, [] as [usize; 0]);
@@ -542,8 +559,13 @@ mod tests {
         let mut items = vec![item(100, 1, 48), item(1, 1, 1)];
         items[0].sharers.push((1, 99_000_000));
         let all = inventory(items, vec![]);
-        let prune =
-            Prune { select: &|_| true, images: ImageRule::Hold, keep: Keep::Cache(50_000_000), by: RemovedBy::Prune, is_dry_run: true };
+        let prune = Prune {
+            select: &|_| true,
+            images: ImageRule::Hold,
+            keep: Keep::Cache(50_000_000),
+            by: RemovedBy::Prune,
+            is_dry_run: true,
+        };
         let chosen = choose(&all, &prune, NOW);
         assert_eq!((chosen.items, chosen.freed_bytes), (vec![0, 1], 101_000_000));
     }

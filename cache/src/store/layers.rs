@@ -164,8 +164,13 @@ impl Store {
         let layer = Layer { id, contents: diff_id.into() };
         let fs = draft.fs();
         let space = Space { bytes: measure(&fs).at(&fs)?, ..Space::default() };
-        let made =
-            New { layer, origin: Origin::Pulled, size_bytes: Some(size_bytes), diff_id: Some(diff_id), space };
+        let made = New {
+            layer,
+            origin: Origin::Pulled,
+            size_bytes: Some(size_bytes),
+            diff_id: Some(diff_id),
+            space,
+        };
         self.keep(&draft, &made, |_| Ok(()))?;
         Ok(layer)
     }

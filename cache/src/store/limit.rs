@@ -1,5 +1,7 @@
 //! Keeping within a limit, and making room on a full disk.
 
+use std::sync::atomic::Ordering;
+
 use rusqlite::Transaction;
 
 use super::Store;
@@ -47,8 +49,13 @@ impl Store {
         if missing == 0 {
             return Ok(Pruned::default());
         }
-        let prune =
-            Prune { select: &|_| true, images: ImageRule::NamedHold, keep: Keep::Free(missing), by: RemovedBy::GarbageCollection, is_dry_run: false };
+        let prune = Prune {
+            select: &|_| true,
+            images: ImageRule::NamedHold,
+            keep: Keep::Free(missing),
+            by: RemovedBy::GarbageCollection,
+            is_dry_run: false,
+        };
         match self.prune(&prune) {
             Err(StoreError::DiskFull { .. }) => {
                 // Even a removal needs a little, for the database's log. These are missed least.
@@ -81,7 +88,13 @@ impl Store {
 
     fn shrink_to(&self, bytes: u64) -> Result<Pruned, StoreError> {
         let keep = Keep::Store(bytes);
-        self.prune(&Prune { select: &|_| true, images: ImageRule::Yield, keep, by: RemovedBy::GarbageCollection, is_dry_run: false })
+        self.prune(&Prune {
+            select: &|_| true,
+            images: ImageRule::Yield,
+            keep,
+            by: RemovedBy::GarbageCollection,
+            is_dry_run: false,
+        })
     }
 
     fn over_limit(&self, needed_bytes: u64, max_bytes: u64) -> StoreError {
@@ -94,6 +107,7 @@ impl Store {
         bytes: u64,
         body: impl Fn(&Transaction<'_>) -> Result<T, TxError>,
     ) -> Result<T, StoreError> {
+        self.inner.has_news.store(true, Ordering::Relaxed);
         let Some(max_bytes) = self.max_bytes() else { return self.db().write(|tx| body(tx)) };
         let mut attempt = 1;
         loop {

@@ -39,7 +39,7 @@ mod uses;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kiln_image::Digest;
 
@@ -73,6 +73,7 @@ struct Inner {
     _in_use: locks::FileLock,
     lease: lease::Lease,
     uses: uses::Uses,
+    has_news: AtomicBool,
     /// Bytes that the store may take; `u64::MAX` for no limit.
     max_bytes: AtomicU64,
     settler: settle::Settler,
@@ -119,6 +120,11 @@ impl Store {
     /// at the cost of all that no running build uses, or is refused.
     pub fn set_max_bytes(&self, bytes: Option<u64>) {
         self.inner.max_bytes.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether this handle or a clone of it added anything that takes space.
+    pub fn has_news(&self) -> bool {
+        self.inner.has_news.load(Ordering::Relaxed)
     }
 
     /// The limit of [`Store::set_max_bytes`].

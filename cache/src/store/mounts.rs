@@ -125,6 +125,7 @@ impl Store {
         if !path.is_dir() {
             self.make_mount(&path, request, seed)?;
         }
+        self.inner.has_news.store(true, std::sync::atomic::Ordering::Relaxed);
         self.db().write(|tx| {
             // What is written to it from now on may be anything after a power cut, until the next sync (see `settle`).
             tx.prepare_cached(

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use rustix::fs::Access;
@@ -76,6 +76,7 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
             _in_use: in_use,
             lease,
             uses: Uses::default(),
+            has_news: AtomicBool::new(false),
             max_bytes: AtomicU64::new(u64::MAX),
             settler,
         }),

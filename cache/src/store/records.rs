@@ -75,7 +75,9 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn find(&self, key: &StepKey) -> Result<Option<Record>, StoreError> {
-        let Some((mut record, layers, used_at)) = self.db().read(|connection| read_record(connection, key))? else {
+        let Some((mut record, layers, used_at)) =
+            self.db().read(|connection| read_record(connection, key))?
+        else {
             return Ok(None);
         };
         let ids: Vec<_> = layers.iter().map(|(id, _)| *id.as_bytes()).collect();

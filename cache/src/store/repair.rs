@@ -73,7 +73,10 @@ impl Store {
 
 fn drop_layer(tx: &Connection, id: LayerId) -> Result<(), TxError> {
     tx.execute("DELETE FROM layers WHERE id = ?1", params![id.as_bytes()])?;
-    tx.execute("UPDATE layers SET shared_bytes = 0, shared_with = NULL WHERE shared_with = ?1", params![id.as_bytes()])?;
+    tx.execute(
+        "UPDATE layers SET shared_bytes = 0, shared_with = NULL WHERE shared_with = ?1",
+        params![id.as_bytes()],
+    )?;
     Ok(())
 }
 

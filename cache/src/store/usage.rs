@@ -103,7 +103,8 @@ impl Store {
     /// I/O.
     pub fn usage(&self) -> Result<Vec<Usage>, StoreError> {
         self.measure_mounts(None)?;
-        let mut inventory = self.db().read(|connection| Ok(Inventory::read(self, connection)))?.map_err(plain)?;
+        let mut inventory =
+            self.db().read(|connection| Ok(Inventory::read(self, connection)))?.map_err(plain)?;
         let gate = lease::close_gate(self.root())?;
         inventory.mark_in_use(self, &lease::leased(self.root(), &gate)?)?;
         drop(gate);
@@ -210,7 +211,13 @@ pub(super) struct Item {
 
 /// What an item is in the database.
 pub(super) enum What {
-    Layer { id: LayerId, disk_bytes: u64, shared_bytes: u64, shared_with: Option<LayerId>, records: Vec<StepKey> },
+    Layer {
+        id: LayerId,
+        disk_bytes: u64,
+        shared_bytes: u64,
+        shared_with: Option<LayerId>,
+        records: Vec<StepKey>,
+    },
     Record(StepKey),
     Blob(Digest),
     Mount(String),
@@ -455,7 +462,11 @@ impl Inventory {
     }
 
     /// Notes what running builds use.
-    pub(super) fn mark_in_use(&mut self, store: &Store, leased: &HashSet<lease::Id>) -> Result<(), StoreError> {
+    pub(super) fn mark_in_use(
+        &mut self,
+        store: &Store,
+        leased: &HashSet<lease::Id>,
+    ) -> Result<(), StoreError> {
         for item in &mut self.items {
             item.usage.in_use = match &item.what {
                 What::Layer { id, .. } => leased.contains(id.as_bytes()),

@@ -437,9 +437,17 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 0x10;
             std::fs::write(&path, bad).unwrap();
-            assert_eq!(FileIndex::new(&path, Path::new("/context"), SETTLED_NS).find(Path::new("a"), &stamp(1)), None, "{at}");
+            assert_eq!(
+                FileIndex::new(&path, Path::new("/context"), SETTLED_NS).find(Path::new("a"), &stamp(1)),
+                None,
+                "{at}"
+            );
             std::fs::write(&path, &good[..at]).unwrap();
-            assert_eq!(FileIndex::new(&path, Path::new("/context"), SETTLED_NS).find(Path::new("a"), &stamp(1)), None, "{at}");
+            assert_eq!(
+                FileIndex::new(&path, Path::new("/context"), SETTLED_NS).find(Path::new("a"), &stamp(1)),
+                None,
+                "{at}"
+            );
         }
     }
 

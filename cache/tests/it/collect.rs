@@ -43,7 +43,13 @@ fn a_dry_run_removes_nothing_and_says_the_same() {
     run_step(&store, "step");
     let store = reopened(store);
     let would = store
-        .prune(&Prune { select: &|_| true, images: ImageRule::Hold, keep: Keep::Nothing, by: RemovedBy::Prune, is_dry_run: true })
+        .prune(&Prune {
+            select: &|_| true,
+            images: ImageRule::Hold,
+            keep: Keep::Nothing,
+            by: RemovedBy::Prune,
+            is_dry_run: true,
+        })
         .unwrap();
     assert_eq!(store.usage().unwrap().iter().filter(|usage| usage.kind == UsageKind::Step).count(), 1);
     let did = prune_all(&store);
@@ -98,11 +104,10 @@ fn what_another_handle_uses_stays_until_it_is_closed() {
 fn a_cache_mount_in_use_stays() {
     use kiln_cache::{CacheMountRequest, MountSharing};
     let (_dir, store) = store();
-    let request = CacheMountRequest { id: "a".into(), sharing: MountSharing::Shared, mode: 0o755, uid: 0, gid: 0 };
+    let request =
+        CacheMountRequest { id: "a".into(), sharing: MountSharing::Shared, mode: 0o755, uid: 0, gid: 0 };
     let take = || {
-        store
-            .cache_mount::<StoreError>(&request, |_| Ok(()), &mut |_| {}, &AtomicBool::new(false))
-            .unwrap()
+        store.cache_mount::<StoreError>(&request, |_| Ok(()), &mut |_| {}, &AtomicBool::new(false)).unwrap()
     };
     let mount = take();
     std::fs::write(mount.path().join("file"), vec![1; 10_000]).unwrap();
@@ -182,7 +187,13 @@ fn notes_on_contexts_that_are_gone_go() {
     let lost = store.copy_memory_path(&Digest::of(b"lost"));
     std::fs::write(&lost, format!("kilncpy1{}", "00".repeat(32))).unwrap();
     std::fs::remove_dir_all(&gone).unwrap();
-    let nothing = Prune { select: &|_| false, images: ImageRule::Hold, keep: Keep::Nothing, by: RemovedBy::Prune, is_dry_run: false };
+    let nothing = Prune {
+        select: &|_| false,
+        images: ImageRule::Hold,
+        keep: Keep::Nothing,
+        by: RemovedBy::Prune,
+        is_dry_run: false,
+    };
     store.prune(&nothing).unwrap();
     assert!(!gone_index.exists() && kept_index.exists() && copy.exists() && !lost.exists());
 }

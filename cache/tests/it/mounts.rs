@@ -14,16 +14,18 @@ fn unseeded(_: &std::path::Path) -> Result<(), StoreError> {
 }
 
 fn mount(store: &Store, sharing: MountSharing) -> CacheMount {
-    store
-        .cache_mount(&request(sharing), unseeded, &mut |_| panic!("waits"), &AtomicBool::new(false))
-        .unwrap()
+    store.cache_mount(&request(sharing), unseeded, &mut |_| panic!("waits"), &AtomicBool::new(false)).unwrap()
 }
 
 /// Whether a mount must wait.
 fn waits(store: &Store, sharing: MountSharing) -> bool {
     let cancel = AtomicBool::new(false);
-    let result =
-        store.cache_mount(&request(sharing), unseeded, &mut |_| cancel.store(true, Ordering::Relaxed), &cancel);
+    let result = store.cache_mount(
+        &request(sharing),
+        unseeded,
+        &mut |_| cancel.store(true, Ordering::Relaxed),
+        &cancel,
+    );
     matches!(result, Err(StoreError::Canceled))
 }
 

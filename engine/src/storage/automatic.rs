@@ -11,12 +11,11 @@ use crate::Error;
 const SOURCE_KEEP: Duration = Duration::from_secs(48 * 3600);
 /// So many bytes of them are many.
 const MANY_SOURCES: u64 = 512_000_000;
-/// With less free than this a step is not begun before some room was made.
-const STEP_BYTES: u64 = 64 << 20;
 
 /// Keeps the store within `limits`. What a build without news costs is one system call.
-pub(crate) fn after_build(store: &Store, limits: &Limits, has_news: bool) -> Result<Pruned, Error> {
+pub(crate) fn after_build(store: &Store, limits: &Limits) -> Result<Pruned, Error> {
     store.note_uses()?;
+    let has_news = store.has_news();
     let mut pruned = match store.max_bytes() {
         Some(_) if has_news => store.enforce_limit()?,
         _ => Pruned::default(),
@@ -33,7 +32,8 @@ pub(crate) fn after_build(store: &Store, limits: &Limits, has_news: bool) -> Res
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().cast_signed();
     let is_idle =
         |usage: &Usage, age: Duration| now - usage.used_at > i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-    let is_source = |usage: &Usage| matches!(usage.kind, UsageKind::CacheMount | UsageKind::Git | UsageKind::Context);
+    let is_source =
+        |usage: &Usage| matches!(usage.kind, UsageKind::CacheMount | UsageKind::Git | UsageKind::Context);
     let is_worth_a_look = limits.keep_bytes(total_bytes, &disk).is_some() || is_due(store);
     if !is_worth_a_look {
         return Ok(pruned);
@@ -44,7 +44,13 @@ pub(crate) fn after_build(store: &Store, limits: &Limits, has_news: bool) -> Res
     let source_bytes: u64 = free().filter(|usage| is_source(usage)).map(|usage| usage.size_bytes).sum();
     let mut run = |select: &dyn Fn(&Usage) -> bool, keep_bytes| -> Result<(), Error> {
         let keep = Keep::Cache(keep_bytes);
-        let more = store.prune(&Prune { select, images: ImageRule::NamedHold, keep, by: RemovedBy::GarbageCollection, is_dry_run: false })?;
+        let more = store.prune(&Prune {
+            select,
+            images: ImageRule::NamedHold,
+            keep,
+            by: RemovedBy::GarbageCollection,
+            is_dry_run: false,
+        })?;
         pruned.items.extend(more.items);
         pruned.images.extend(more.images);
         pruned.size_bytes += more.size_bytes;
@@ -66,7 +72,9 @@ pub(crate) fn after_build(store: &Store, limits: &Limits, has_news: bool) -> Res
 /// Whether what is old was not looked for since yesterday.
 fn is_due(store: &Store) -> bool {
     let mark = store.root().join("locks/collected");
-    let age = std::fs::metadata(&mark).and_then(|found| found.modified()).map(|time| time.elapsed().unwrap_or_default());
+    let age = std::fs::metadata(&mark)
+        .and_then(|found| found.modified())
+        .map(|time| time.elapsed().unwrap_or_default());
     if age.is_ok_and(|age| age < Duration::from_secs(24 * 3600)) {
         return false;
     }

@@ -87,7 +87,8 @@ impl Limits {
         }
         let variable = |name: &str| env(name).map(Scalar::Text);
         let of_env = GcTable {
-            enabled: env("KILN_GC_ENABLED").map(|text| !matches!(text.as_str(), "0" | "false" | "off" | "no")),
+            enabled: env("KILN_GC_ENABLED")
+                .map(|text| !matches!(text.as_str(), "0" | "false" | "off" | "no")),
             reserved_space: variable("KILN_RESERVED_SPACE"),
             max_used_space: variable("KILN_MAX_USED_SPACE"),
             min_free_space: variable("KILN_MIN_FREE_SPACE"),
@@ -180,7 +181,9 @@ impl std::str::FromStr for Size {
 /// # Errors
 /// The text is no size.
 pub fn parse_bytes(text: &str) -> Result<u64, InvalidSize> {
-    let invalid = || InvalidSize(text.to_owned(), "no size: expected bytes, or a number with kB, MB, GB, KiB, MiB, GiB…");
+    let invalid = || {
+        InvalidSize(text.to_owned(), "no size: expected bytes, or a number with kB, MB, GB, KiB, MiB, GiB…")
+    };
     let text_ = text.trim().to_ascii_lowercase();
     let unit_at = text_.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text_.len());
     let (number, unit) = text_.split_at(unit_at);
@@ -364,7 +367,11 @@ mod tests {
                 _ => None,
             })
         };
-        std::fs::write(&file, "[gc]\nmaxSize = \"2GB\"\nminFreeSpace = 5\nkeepDuration = \"7d\"\n[other]\na = 1\n").unwrap();
+        std::fs::write(
+            &file,
+            "[gc]\nmaxSize = \"2GB\"\nminFreeSpace = 5\nkeepDuration = \"7d\"\n[other]\na = 1\n",
+        )
+        .unwrap();
         let limits = load(None).unwrap();
         assert_eq!(limits.max_size, Some(Size::Bytes(2 * GB)));
         assert_eq!(limits.min_free, Some(Size::Bytes(5)));

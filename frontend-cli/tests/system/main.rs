@@ -10,5 +10,6 @@ mod kiln;
 mod ordinary;
 mod rootless;
 mod sharing;
+mod storage;
 mod threats;
 mod tutorials;
