@@ -477,6 +477,7 @@ mod tests {
             uses: 1,
             description: String::new(),
             images: Vec::new(),
+            is_named: false,
             steps: 1,
             cost: Duration::from_secs(cost_seconds),
             in_use: false,

@@ -36,6 +36,8 @@ pub struct Usage {
     pub description: String,
     /// Names (or ids, of those that have none) of the images that hold it.
     pub images: Vec<String>,
+    /// Whether one of these has a name: then only a hard limit takes it away by itself.
+    pub is_named: bool,
     /// How many steps' results it is part of.
     pub steps: u64,
     /// How long the costliest of these ran.
@@ -445,6 +447,7 @@ impl Inventory {
             for &index in &held {
                 let item = &mut self.items[index];
                 item.holders.push(image);
+                item.usage.is_named |= name.is_some();
                 if !item.usage.images.contains(&shown) {
                     item.usage.images.push(shown.clone());
                 }
@@ -537,6 +540,7 @@ fn usage(id: &str, kind: UsageKind, size_bytes: u64, description: &str) -> Usage
         uses: 0,
         description: description.to_owned(),
         images: Vec::new(),
+        is_named: false,
         steps: 0,
         cost: Duration::ZERO,
         in_use: false,

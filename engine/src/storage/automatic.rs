@@ -39,7 +39,7 @@ pub(crate) fn after_build(store: &Store, limits: &Limits) -> Result<Pruned, Erro
         return Ok(pruned);
     }
     let usage = store.usage()?;
-    let free = || usage.iter().filter(|usage| !usage.is_shared() && usage.kind != UsageKind::Internal);
+    let free = || usage.iter().filter(|usage| !usage.is_named && usage.kind != UsageKind::Internal);
     let used_bytes: u64 = free().map(|usage| usage.size_bytes).sum();
     let source_bytes: u64 = free().filter(|usage| is_source(usage)).map(|usage| usage.size_bytes).sum();
     let mut run = |select: &dyn Fn(&Usage) -> bool, keep_bytes| -> Result<(), Error> {
