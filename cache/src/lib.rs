@@ -16,8 +16,8 @@ mod tree_digest;
 pub use space::Space;
 pub use store::{
     BlobWriter, BuildRow, CacheMount, CacheMountRequest, CheckDepth, Claim, Cost, Details, Disk, ImageRecord,
-    ImageRule, InvalidLayerId, Keep, Layer, LayerDraft, LayerId, Lookup, MountSharing, NewRecord, Problem,
-    Prune, Pruned, Record, Removed, RemovedBy, Repair, StepKey, Store, StoreError, Usage, UsageKind,
+    ImageRule, InvalidLayerId, Keep, Layer, LayerDraft, LayerFacts, LayerId, Lookup, MountSharing, NewRecord,
+    Problem, Prune, Pruned, Record, Removed, RemovedBy, Repair, StepKey, Store, StoreError, Usage, UsageKind,
 };
 pub use tree::{
     ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError, Verdict,

@@ -10,6 +10,7 @@ mod kiln;
 mod ordinary;
 mod rootless;
 mod sharing;
+mod single_id;
 mod storage;
 mod threats;
 mod tutorials;
