@@ -61,7 +61,8 @@ impl Store {
             }
             Problem::Database(_) => {
                 // Nothing can be trusted in it.
-                Ok(db::mark_damaged(self.db().path()))
+                db::mark_damaged(self.db().path());
+                Ok(())
             }
             // What has no row and what needs them is dropped with all of its kind.
             Problem::UnknownLayer(_)

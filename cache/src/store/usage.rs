@@ -1,5 +1,6 @@
 //! What takes how much of the disk, and for whom.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
@@ -432,10 +433,10 @@ impl Inventory {
             }
             let documents = [Some(config), digest(row.get(3)?), digest(row.get(4)?)];
             for document in documents.into_iter().flatten() {
-                if !parts.contains_key(&document) {
+                if let Entry::Vacant(unknown) = parts.entry(document) {
                     let mut found = HashSet::new();
                     store.add_with_parts(document, MAX_DEPTH, &mut found)?;
-                    parts.insert(document, found.into_iter().collect());
+                    unknown.insert(found.into_iter().collect());
                 }
                 held.extend(parts.get(&document).into_iter().flatten().filter_map(|part| blobs.get(part)));
             }

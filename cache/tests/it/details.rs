@@ -19,6 +19,7 @@ fn a_record_says_what_the_step_took_added_and_was_made_of() {
         added_bytes: None,
         log: vec![b'x'; 2 << 20],
         facts: b"facts".to_vec(),
+        ..NewRecord::default()
     };
     claim(&store, "a").commit(draft(&store, "12345"), None, record).unwrap();
     let details = store.details(&key("a")).unwrap().unwrap();
