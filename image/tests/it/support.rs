@@ -205,7 +205,8 @@ pub fn skopeo(arguments: &[&str]) -> Option<String> {
 pub struct RealRegistry {
     pub host: String,
     child: Child,
-    certificate: Option<tempfile::TempDir>,
+    /// `ca.crt`, `client.cert` and `client.key`, as a folder of `certs.d` has them.
+    pub certificates: Option<tempfile::TempDir>,
     _directory: tempfile::TempDir,
 }
 
@@ -243,7 +244,44 @@ impl RealRegistry {
         }
         let mut registry =
             Self::start_with(&format!("  tls:\n    certificate: {certificate}\n    key: {key}\n"))?;
-        registry.certificate = Some(made);
+        registry.certificates = Some(made);
+        Some(registry)
+    }
+
+    /// With a certificate of an authority of its own, that wants one of its clients, and with one user: `me`, `secret`.
+    pub fn start_secured() -> Option<Self> {
+        let made = tempfile::tempdir().unwrap();
+        let openssl = |line: &str| {
+            let output = Command::new("openssl").args(line.split(' ')).current_dir(made.path()).output();
+            let output = output.unwrap_or_else(|error| panic!("this test needs openssl: {error}"));
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+        openssl(&format!("req -x509 {key} -days 2 -subj /CN=kiln-test-ca -keyout ca.key -out ca.crt"));
+        for (name, certificate, names) in
+            [("server", "server.crt", "IP:127.0.0.1,DNS:localhost"), ("client", "client.cert", "DNS:client")]
+        {
+            let request = format!("-subj /CN={name} -addext subjectAltName={names} -keyout {name}.key");
+            openssl(&format!("req {key} {request} -out {name}.csr"));
+            let sign = "-CA ca.crt -CAkey ca.key -copy_extensions copy -days 2";
+            openssl(&format!("x509 -req -in {name}.csr {sign} -out {certificate}"));
+        }
+        let at = |name: &str| made.path().join(name).to_str().unwrap().to_owned();
+        // `perl -e 'print crypt("secret", q($2y$05$abcdefghijklmnopqrstuu))'`
+        let password = "me:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+        std::fs::write(at("htpasswd"), password).unwrap();
+        let tls = format!(
+            "  tls:\n    certificate: {}\n    key: {}\n    clientcas: [{}]\n",
+            at("server.crt"),
+            at("server.key"),
+            at("ca.crt")
+        );
+        let auth = format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", at("htpasswd"));
+        let mut registry = Self::start_with(&format!("{tls}{auth}"))?;
+        for name in ["server.crt", "server.key", "server.csr", "client.csr", "ca.key"] {
+            std::fs::remove_file(at(name)).unwrap();
+        }
+        registry.certificates = Some(made);
         Some(registry)
     }
 
@@ -271,7 +309,7 @@ impl RealRegistry {
             }
         };
         let registry =
-            Self { host: format!("127.0.0.1:{port}"), child, certificate: None, _directory: directory };
+            Self { host: format!("127.0.0.1:{port}"), child, certificates: None, _directory: directory };
         // The registry says nothing when it is ready: it is, once it takes a connection.
         while TcpStream::connect(&registry.host).is_err() {
             std::thread::yield_now();
