@@ -5,10 +5,10 @@ use std::sync::Arc;
 use kiln_image::ImageRef;
 use kiln_image::registry::{Login, PushBlob, Registry, RegistryConfig, RegistryError, Server, Verify};
 
-use crate::support::{Image, MANIFEST, RealRegistry, cancel, client, platform};
+use crate::support::{DockerRegistry, Image, MANIFEST, cancel, client, platform};
 
 /// A home with the registry's folder of `certs.d`.
-fn home(registry: &RealRegistry, files: &[&str]) -> tempfile::TempDir {
+fn home(registry: &DockerRegistry, files: &[&str]) -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join(".config/containers/certs.d").join(&registry.host);
     std::fs::create_dir_all(&folder).unwrap();
@@ -30,7 +30,7 @@ fn login(password: &str) -> Login {
 
 #[test]
 fn a_registry_takes_the_right_login_from_a_client_with_the_right_certificate() {
-    let Some(registry) = RealRegistry::start_secured() else { return };
+    let Some(registry) = DockerRegistry::start_secured() else { return };
     let server = Server::parse(&registry.host);
     let check = |files: &[&str], password: &str| {
         let home = home(&registry, files);
@@ -51,7 +51,7 @@ fn a_registry_takes_the_right_login_from_a_client_with_the_right_certificate() {
 
 #[test]
 fn an_authority_that_is_named_for_a_host_is_the_measure_for_it_on_loopback_too() {
-    let (Some(registry), Some(other)) = (RealRegistry::start_tls(), RealRegistry::start_secured()) else {
+    let (Some(registry), Some(other)) = (DockerRegistry::start_tls(), DockerRegistry::start_secured()) else {
         return;
     };
     let server = Server::parse(&registry.host);
@@ -71,7 +71,7 @@ fn an_authority_that_is_named_for_a_host_is_the_measure_for_it_on_loopback_too()
 
 #[test]
 fn images_go_to_and_from_a_secured_registry_with_a_login_that_was_kept() {
-    let Some(registry) = RealRegistry::start_secured() else { return };
+    let Some(registry) = DockerRegistry::start_secured() else { return };
     let home = home(&registry, &["ca.crt", "client.cert", "client.key"]);
     let name: ImageRef = format!("{}/me/app:1", registry.host).parse().unwrap();
     let stranger = Registry::new(config(&home)).unwrap();
