@@ -11,5 +11,6 @@ mod ordinary;
 mod registries;
 mod rootless;
 mod sharing;
+mod single_id;
 mod threats;
 mod tutorials;

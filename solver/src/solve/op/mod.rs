@@ -3,6 +3,7 @@
 pub(super) mod exec;
 pub(super) mod file;
 mod git;
+pub(super) mod log;
 mod source;
 
 use std::time::{Duration, Instant};
