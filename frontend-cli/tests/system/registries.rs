@@ -81,21 +81,48 @@ fn a_login_is_tried_kept_and_forgotten_as_docker_does() {
     let home = Home::new(&registry);
     let wrong = home.fed(&kiln, &["login", "-u", "me", "--password-stdin", &registry.host], "CANARY");
     assert_eq!(wrong.status, 1);
-    insta::assert_snapshot!(home.said(&wrong, &registry), @"");
+    insta::assert_snapshot!(home.said(&wrong, &registry), @r"
+    error: HOST does not accept this login: authentication required
+    --
+    ");
     assert!(!home.0.path().join(".docker").exists());
 
     let right = home.login(&kiln, &registry);
-    insta::assert_snapshot!(home.said(&right, &registry), @"");
-    insta::assert_snapshot!(home.file(".docker/config.json").replace(&registry.host, "HOST").replace('\t', "  "), @"");
+    insta::assert_snapshot!(home.said(&right, &registry), @r"
+    WARNING! Your credentials are stored unencrypted in '~/.docker/config.json'.
+    Configure a credential helper to remove this warning. See
+    https://docs.docker.com/go/credential-store/
+
+    --
+    Login Succeeded
+    ");
+    insta::assert_snapshot!(home.file(".docker/config.json").replace(&registry.host, "HOST").replace('\t', "  "), @r#"
+    {
+      "auths": {
+        "HOST": {
+          "auth": "bWU6c2VjcmV0"
+        }
+      }
+    }
+    "#);
     let again = home.ok(&kiln, &["login", &registry.host]);
     assert!(again.stderr.starts_with("Authenticating with existing credentials...\n"), "{}", again.stderr);
     assert_eq!(home.ok(&kiln, &["login", "--get-login", &registry.host]).stdout, "me\n");
     let out = home.ok(&kiln, &["logout", &registry.host]);
-    insta::assert_snapshot!(home.said(&out, &registry), @"");
+    insta::assert_snapshot!(home.said(&out, &registry), @r"
+    --
+    Removing login credentials for HOST
+    ");
     let out = home.ok(&kiln, &["logout", &registry.host]);
-    insta::assert_snapshot!(home.said(&out, &registry), @"");
+    insta::assert_snapshot!(home.said(&out, &registry), @r"
+    --
+    Not logged in to HOST
+    ");
     let out = home.ok(&kiln, &["logout"]);
-    insta::assert_snapshot!(home.said(&out, &registry), @"");
+    insta::assert_snapshot!(home.said(&out, &registry), @r"
+    --
+    Not logged in to https://index.docker.io/v1/
+    ");
 }
 
 #[test]
