@@ -10,6 +10,8 @@ mod image_prune;
 mod images;
 mod inspect;
 mod load;
+mod login;
+mod logout;
 mod prune;
 mod pull;
 mod rmi;
@@ -25,19 +27,19 @@ use std::path::Path;
 use kiln::images::Images;
 use kiln::storage::Storage;
 
-use crate::args::{Cli, Command, DoctorArgs};
+use crate::args::{Cli, Command};
 use crate::report::{self, Failure};
 
 /// Runs the command; returns the exit status.
 pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
-    // A look at the machine enters by itself, to tell what it finds.
-    let looks_only = |args: &DoctorArgs| !args.check && !args.repair;
-    let enters = match &cli.command {
-        Command::Doctor(args) => !looks_only(args),
-        Command::Version => false,
+    let needs_ids = match &cli.command {
+        // A look at the machine enters by itself, to tell what it finds.
+        Command::Doctor(args) => args.check || args.repair,
+        // What touches the user's own files only needs no other ids.
+        Command::Login(_) | Command::Logout(_) | Command::Version => false,
         _ => true,
     };
-    if enters {
+    if needs_ids {
         become_able_to_build()?;
     }
     let root = cli.root.as_deref();
@@ -50,6 +52,8 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Images(args) => images::run(&args, &open(root)?),
         Command::Inspect(args) => inspect::run(&args, &open(root)?),
         Command::Load(args) => load::run(&args, root),
+        Command::Login(args) => login::run(&args),
+        Command::Logout(args) => logout::run(&args),
         Command::Prune(args) => prune::run(&args, &storage(root)?),
         Command::Pull(args) => pull::run(&args, root),
         Command::Rmi(args) => rmi::run(&args, &open(root)?),
@@ -108,7 +112,7 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// A variable of the environment, where it is set and text.
-fn env(name: &str) -> Option<String> {
+pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
