@@ -153,6 +153,11 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
     for text in &args.cache_to {
         build = cache::parse("--cache-to", text)?.into_iter().fold(build, Build::cache_to);
     }
+    if let Some(size) = args.max_size {
+        let mut limits = kiln::storage::Limits::load(&super::env)?;
+        limits.max_size = Some(size);
+        build = build.limits(limits);
+    }
     build = args.lint.iter().fold(build, Build::lint);
     Ok(outputs.iter().cloned().fold(build, Build::output))
 }

@@ -363,7 +363,7 @@ fn pull(solver: &Solver<'_>, source: &PullSource) -> Result<(), SolveError> {
 
 /// What a layer of a remote cache that cannot be had means: the cache is wrong, and the build goes on without it.
 fn unusable(solver: &Solver<'_>, blob: &Descriptor, error: SolveError) -> SolveError {
-    if error.is_canceled() {
+    if error.is_canceled() || error.is_disk_full() {
         return error;
     }
     if let Some(cache) = &solver.remote.cache {

@@ -8,6 +8,7 @@ mod key;
 mod layers;
 mod op;
 mod remote;
+mod room;
 mod schedule;
 
 use std::collections::HashMap;
@@ -135,7 +136,11 @@ impl Solver<'_> {
     /// # Errors
     /// Registry, layer, store.
     pub fn ensure_layers(&self, snapshot: &Snapshot) -> Result<(), SolveError> {
-        layers::ensure(self, snapshot)
+        let result = layers::ensure(self, snapshot);
+        match result {
+            Err(error) if error.is_disk_full() && room::make(self) => layers::ensure(self, snapshot),
+            result => result,
+        }
     }
 
     /// Opens the blob of a layer that came with a base image or from a remote cache, without unpacking it; `None` for
