@@ -147,6 +147,11 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
             (id, Ssh::Keys(keys)) => build.ssh_keys(id, keys),
         };
     }
+    if let Some(size) = args.max_size {
+        let mut limits = kiln::storage::Limits::load(&super::env)?;
+        limits.max_size = Some(size);
+        build = build.limits(limits);
+    }
     build = args.lint.iter().fold(build, Build::lint);
     Ok(outputs.iter().cloned().fold(build, Build::output))
 }
