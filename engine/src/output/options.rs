@@ -39,7 +39,7 @@ pub struct ImageOptions {
     /// That registry has no TLS.
     pub registry_insecure: bool,
     /// Something was asked for that a manifest must say.
-    wants_manifest: bool,
+    pub(crate) wants_manifest: bool,
 }
 
 /// How a layer is compressed.
@@ -215,8 +215,9 @@ impl Annotation {
 fn target(text: &str) -> Result<(AnnotationTarget, Option<Platform>), Error> {
     let (kind, platform) = match text.split_once('[').map(|(kind, rest)| (kind, rest.strip_suffix(']'))) {
         Some((kind, Some(platform))) => {
-            let platform =
-                platform.parse().map_err(|error: kiln_image::InvalidPlatform| Error::user(error.to_string()))?;
+            let platform = platform
+                .parse()
+                .map_err(|error: kiln_image::InvalidPlatform| Error::user(error.to_string()))?;
             (kind, Some(platform))
         }
         _ => (text, None),
@@ -248,9 +249,9 @@ impl ImageOptions {
             "danging-name-empty-only" | "dangling-name-empty-only" => self.dangling_name_empty_only = flag()?,
             "compression" => self.compression = LayerCompression::parse(value)?,
             "compression-level" => {
-                let level = value.parse().map_err(|_| {
-                    Error::user(format!("compression level `{value}` is no number"))
-                })?;
+                let level = value
+                    .parse()
+                    .map_err(|_| Error::user(format!("compression level `{value}` is no number")))?;
                 self.compression_level = Some(level);
             }
             "force-compression" => self.force_compression = flag()?,
@@ -259,7 +260,8 @@ impl ImageOptions {
             }
             "rewrite-timestamp" => self.rewrite_timestamp = flag()?,
             "source-date-epoch" => {
-                let seconds = value.parse().ok().filter(|seconds| crate::assemble::timestamp(*seconds).is_some());
+                let seconds =
+                    value.parse().ok().filter(|seconds| crate::assemble::timestamp(*seconds).is_some());
                 let invalid = || Error::user(format!("source-date-epoch `{value}` is no time in seconds"));
                 self.source_date_epoch = Some(seconds.ok_or_else(invalid)?);
             }
@@ -287,7 +289,8 @@ impl ImageOptions {
         match self.compression_level {
             Some(level) if !(0..=highest).contains(&level) => {
                 let word = self.compression.word();
-                Err(Error::user(format!("{word} has no level {level}")).hinted(format!("it has 0 to {highest}")))
+                Err(Error::user(format!("{word} has no level {level}"))
+                    .hinted(format!("it has 0 to {highest}")))
             }
             _ => Ok(()),
         }
@@ -301,7 +304,9 @@ impl ImageOptions {
     /// The media types; docker has none for what only OCI knows. The word says what that is.
     pub(crate) fn media_types(&self) -> (MediaTypes, Option<&'static str>) {
         match self.media_types {
-            MediaTypes::Docker if self.compression == LayerCompression::Zstd => (MediaTypes::Oci, Some("zstd")),
+            MediaTypes::Docker if self.compression == LayerCompression::Zstd => {
+                (MediaTypes::Oci, Some("zstd"))
+            }
             MediaTypes::Docker if self.compression == LayerCompression::Estargz => {
                 (MediaTypes::Oci, Some("estargz"))
             }
@@ -332,7 +337,9 @@ impl TreeOptions {
             ("mode", "copy") => self.delete = false,
             ("mode", "delete") => self.delete = true,
             ("mode", _) => {
-                return Err(Error::user(format!("unknown mode `{value}`")).hinted("there are copy and delete"));
+                return Err(
+                    Error::user(format!("unknown mode `{value}`")).hinted("there are copy and delete")
+                );
             }
             ("attestation-prefix" | "source-date-epoch", _) => {}
             _ => return Ok(false),
@@ -374,7 +381,10 @@ mod tests {
         assert!(options(&[("compression", "zstd"), ("compression-level", "22")]).is_ok());
         assert!(options(&[("compression-level", "0")]).is_ok());
         let error = options(&[("compression-level", "10")]).unwrap_err();
-        assert_eq!((error.message.as_str(), error.hint.as_deref()), ("gzip has no level 10", Some("it has 0 to 9")));
+        assert_eq!(
+            (error.message.as_str(), error.hint.as_deref()),
+            ("gzip has no level 10", Some("it has 0 to 9"))
+        );
     }
 
     #[test]
@@ -412,6 +422,9 @@ mod tests {
         }
         let of_key = options(&[("annotation-index-descriptor[linux/arm64].a.b", "c")]).unwrap().annotations;
         assert_eq!((of_key[0].target, of_key[0].key.as_str()), (AnnotationTarget::IndexDescriptor, "a.b"));
-        assert_eq!(options(&[("annotation.a", "c")]).unwrap().annotations[0].target, AnnotationTarget::Manifest);
+        assert_eq!(
+            options(&[("annotation.a", "c")]).unwrap().annotations[0].target,
+            AnnotationTarget::Manifest
+        );
     }
 }

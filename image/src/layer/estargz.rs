@@ -59,9 +59,21 @@ pub struct StargzWriter<W> {
 enum At {
     Header,
     /// In the data of an extension header.
-    Extension { kind: EntryType, data: Vec<u8>, left: u64, padding: u64 },
+    Extension {
+        kind: EntryType,
+        data: Vec<u8>,
+        left: u64,
+        padding: u64,
+    },
     /// In a file's data.
-    Data { left: u64, padding: u64, chunk_left: u64, file: Sha256, chunk: Sha256, first: usize },
+    Data {
+        left: u64,
+        padding: u64,
+        chunk_left: u64,
+        file: Sha256,
+        chunk: Sha256,
+        first: usize,
+    },
     Padding(u64),
     /// Behind the end mark.
     End,

@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn the_bytes_are_the_same_for_any_number_of_threads_and_any_sizes_of_writes() {
-        let bytes: Vec<u8> = (0..3_000_000_u32).flat_map(|i| (i.wrapping_mul(i) >> 9).to_le_bytes()).take(3_000_000).collect();
+        let bytes: Vec<u8> =
+            (0..3_000_000_u32).flat_map(|i| (i.wrapping_mul(i) >> 9).to_le_bytes()).take(3_000_000).collect();
         for level in [0, 1, 6, 9] {
             let one = compressed(&bytes, level, 1, 1 << 20);
             for (workers, piece) in [(2, 4096), (5, 1 << 22), (16, 700_001)] {
@@ -181,14 +182,17 @@ mod tests {
         for length in [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 2 * BLOCK_BYTES] {
             let bytes = vec![b'x'; length];
             let mut read = Vec::new();
-            flate2::read::GzDecoder::new(compressed(&bytes, 6, 3, 8192).as_slice()).read_to_end(&mut read).unwrap();
+            flate2::read::GzDecoder::new(compressed(&bytes, 6, 3, 8192).as_slice())
+                .read_to_end(&mut read)
+                .unwrap();
             assert!(read == bytes, "{length}");
         }
     }
 
     #[test]
     fn blocks_cost_next_to_nothing_in_size() {
-        let text: Vec<u8> = (0..400_000_u32).flat_map(|i| format!("line {} of {}\n", i % 977, i / 3).into_bytes()).collect();
+        let text: Vec<u8> =
+            (0..400_000_u32).flat_map(|i| format!("line {} of {}\n", i % 977, i / 3).into_bytes()).collect();
         let mut whole = flate2::write::GzEncoder::new(Vec::new(), Compression::new(6));
         whole.write_all(&text).unwrap();
         let whole = whole.finish().unwrap().len();

@@ -32,10 +32,7 @@ impl<T: Send + 'static> InOrder<T> {
     }
 
     /// Queues a piece; returns the oldest result when there are as many pieces as threads can be busy with.
-    pub(super) fn push(
-        &mut self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<io::Result<T>> {
+    pub(super) fn push(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Option<io::Result<T>> {
         if self.workers == 1 || (self.pending.is_empty() && self.tasks.is_none()) {
             self.pending.push_back(Pending::Here(Box::new(work)));
         } else {
