@@ -13,10 +13,12 @@ mod tree;
 mod tree_digest;
 
 pub use store::{
-    BlobWriter, CacheMount, CacheMountRequest, CheckDepth, Claim, Freed, ImageRecord, InvalidLayerId, Layer,
-    LayerDraft, LayerId, Lookup, MountSharing, NewRecord, Problem, Record, StepKey, Store, StoreError,
+    BlobWriter, BuildRow, CacheMount, CacheMountRequest, CheckDepth, Claim, Cost, Details, Freed,
+    ImageRecord, InvalidLayerId, Layer, LayerDraft, LayerFacts, LayerId, Lookup, MountSharing, NewRecord,
+    Problem, Record, Removed, RemovedBy, StepKey, Store, StoreError,
 };
 pub use tree::{
-    ContextTree, Entry, EntryKind, LayerTree, PathFilter, SourceTree, TreeError, Verdict, bytes_digest,
+    ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError, Verdict,
+    bytes_digest,
 };
 pub use tree_digest::{SelectionDigest, TreeDigest, selection_digest, tree_digest};

@@ -141,6 +141,9 @@ pub enum DockerTarget {
 pub struct Build {
     pub(crate) context: ContextSource,
     pub(crate) dockerfile: DockerfileSource,
+    pub(crate) more_dockerfiles: Vec<PathBuf>,
+    pub(crate) preprocessor_flags: Vec<String>,
+    pub(crate) ignore_file: Option<PathBuf>,
     pub(crate) root: Option<PathBuf>,
     pub(crate) args: Vec<(String, String)>,
     pub(crate) target: Option<String>,
@@ -209,6 +212,9 @@ impl Build {
         Self {
             context,
             dockerfile: DockerfileSource::Default,
+            more_dockerfiles: Vec::new(),
+            preprocessor_flags: Vec::new(),
+            ignore_file: None,
             root: None,
             args: Vec::new(),
             target: None,
@@ -245,6 +251,24 @@ impl Build {
     /// Where the Dockerfile comes from.
     pub fn dockerfile(mut self, source: DockerfileSource) -> Self {
         self.dockerfile = source;
+        self
+    }
+
+    /// A further Dockerfile, whose lines follow those before it.
+    pub fn more_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.more_dockerfiles.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// An argument for `cpp`, which reads Dockerfiles whose names end in `.in` first.
+    pub fn preprocessor_flag(mut self, flag: impl Into<String>) -> Self {
+        self.preprocessor_flags.push(flag.into());
+        self
+    }
+
+    /// The ignore file of a context that is a directory, in place of those that it has.
+    pub fn ignore_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.ignore_file = Some(path.as_ref().to_owned());
         self
     }
 

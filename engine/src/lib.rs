@@ -23,6 +23,7 @@ mod bases;
 mod build;
 mod check;
 mod context;
+mod epoch;
 mod error;
 mod frontend;
 pub mod images;

@@ -112,6 +112,13 @@ impl ControlGroup {
         Ok(directory)
     }
 
+    /// The most memory that all processes had at once; `None` without a group, or where the kernel does not say.
+    pub(crate) fn peak_memory_bytes(&self) -> Option<u64> {
+        const FILES: [&str; 2] = ["memory.peak", "memory.max_usage_in_bytes"];
+        let paths = self.directories.iter().flat_map(|dir| FILES.map(|file| dir.join(file)));
+        paths.filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok()).next()
+    }
+
     /// Whether a process was killed for memory.
     pub(crate) fn oom_killed(&self) -> bool {
         let text = self.oom_events.as_ref().and_then(|path| fs::read_to_string(path).ok());

@@ -4,6 +4,8 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
+use crate::sys::RawUsage;
+
 /// A step of entering the sandbox; the parent words it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -34,10 +36,11 @@ pub(crate) enum Step {
     Capabilities,
     User,
     Seccomp,
+    Owners,
 }
 
 impl Step {
-    const ALL: [Step; 26] = [
+    const ALL: [Step; 27] = [
         Step::Descriptors,
         Step::ControlGroup,
         Step::Namespaces,
@@ -64,6 +67,7 @@ impl Step {
         Step::Capabilities,
         Step::User,
         Step::Seccomp,
+        Step::Owners,
     ];
 }
 
@@ -115,22 +119,25 @@ pub(crate) enum Report<'a> {
     /// A mount point was made in the upper directory: its inode there, and its path from the root.
     Stub { inode: u64, directory: bool, path: &'a [u8] },
     /// The command ended.
-    Ended { wait_status: i32, cpu_micros: u64, max_rss_bytes: u64 },
+    Ended { wait_status: i32, usage: RawUsage },
 }
 
-/// Words before a record's bytes: kind, three values, number of bytes.
-const HEADER_WORDS: usize = 5;
+/// Words before a record's bytes: kind, five values, number of bytes.
+const HEADER_WORDS: usize = 7;
 const HEADER_BYTES: usize = HEADER_WORDS * 8;
 
 impl Report<'_> {
     /// Writes the record. A parent that is gone does not matter: the sandbox is about to die with it.
     pub(crate) fn send(&self, pipe: BorrowedFd<'_>) {
-        let (words, bytes): ([u64; 4], &[u8]) = match *self {
-            Report::Failed { step, index, errno } => ([1, step as u64, index.into(), errno as u64], &[]),
-            Report::NotExecuted { errno, found } => ([2, errno as u64, found.into(), 0], &[]),
-            Report::Stub { inode, directory, path } => ([3, inode, directory.into(), 0], path),
-            Report::Ended { wait_status, cpu_micros, max_rss_bytes } => {
-                ([4, wait_status as u64, cpu_micros, max_rss_bytes], &[])
+        let (words, bytes): ([u64; HEADER_WORDS - 1], &[u8]) = match *self {
+            Report::Failed { step, index, errno } => {
+                ([1, step as u64, index.into(), errno as u64, 0, 0], &[])
+            }
+            Report::NotExecuted { errno, found } => ([2, errno as u64, found.into(), 0, 0, 0], &[]),
+            Report::Stub { inode, directory, path } => ([3, inode, directory.into(), 0, 0, 0], path),
+            Report::Ended { wait_status, usage } => {
+                let RawUsage { cpu_micros, max_rss_bytes, read_bytes, written_bytes } = usage;
+                ([4, wait_status as u64, cpu_micros, max_rss_bytes, read_bytes, written_bytes], &[])
             }
         };
         let mut header = [0_u8; HEADER_BYTES];
@@ -149,7 +156,7 @@ impl Report<'_> {
             for (word, slot) in words.iter_mut().zip(header.chunks_exact(8)) {
                 *word = slot.try_into().map_or(0, u64::from_ne_bytes);
             }
-            let [kind, a, b, c, length] = words;
+            let [kind, a, b, c, d, e, length] = words;
             let Some((payload, rest)) = rest.split_at_checked(length as usize) else { break };
             bytes = rest;
             reports.push(match kind {
@@ -159,7 +166,10 @@ impl Report<'_> {
                 }
                 2 => Report::NotExecuted { errno: a as i32, found: b != 0 },
                 3 => Report::Stub { inode: a, directory: b != 0, path: payload },
-                4 => Report::Ended { wait_status: a as i32, cpu_micros: b, max_rss_bytes: c },
+                4 => {
+                    let usage = RawUsage { cpu_micros: b, max_rss_bytes: c, read_bytes: d, written_bytes: e };
+                    Report::Ended { wait_status: a as i32, usage }
+                }
                 _ => break,
             });
         }
@@ -188,7 +198,10 @@ mod tests {
         let sent = [
             Report::Stub { inode: 7, directory: true, path: b"etc/x" },
             Report::Failed { step: Step::Seccomp, index: 3, errno: -1 },
-            Report::Ended { wait_status: 9, cpu_micros: 1, max_rss_bytes: 2 },
+            Report::Ended {
+                wait_status: 9,
+                usage: RawUsage { cpu_micros: 1, max_rss_bytes: 2, read_bytes: 3, written_bytes: 4 },
+            },
             Report::NotExecuted { errno: 2, found: true },
         ];
         let (mut reader, writer) = std::io::pipe().unwrap();

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::emulate::Emulation;
 use crate::enter::{self, Execution};
 use crate::limits::ControlGroup;
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, setup};
@@ -71,7 +72,7 @@ pub fn run(
     }
     ended.map_err(|error| setup("waiting for the sandbox", error))?;
     cleaned.map_err(|error| setup("removing mount points from the layer", error))?;
-    conclude(spec, &plan, &reports, group.oom_killed())
+    conclude(spec, &plan, &reports, &group)
 }
 
 /// Makes the result of what the child reported.
@@ -79,7 +80,7 @@ fn conclude(
     spec: &Spec,
     plan: &Plan,
     reports: &[Report<'_>],
-    oom_killed: bool,
+    group: &ControlGroup,
 ) -> Result<Exit, SandboxError> {
     let mut ended = None;
     for report in reports {
@@ -95,8 +96,15 @@ fn conclude(
                 });
             }
             Report::NotExecuted { errno, found } => return Err(not_executed(spec, errno, found)),
-            Report::Ended { wait_status, cpu_micros, max_rss_bytes } => {
-                ended = Some((wait_status, Usage { cpu: Duration::from_micros(cpu_micros), max_rss_bytes }));
+            Report::Ended { wait_status, usage } => {
+                let usage = Usage {
+                    cpu: Duration::from_micros(usage.cpu_micros),
+                    // What all of them had at once, where somebody counted.
+                    peak_memory_bytes: group.peak_memory_bytes().unwrap_or(usage.max_rss_bytes),
+                    read_bytes: usage.read_bytes,
+                    written_bytes: usage.written_bytes,
+                };
+                ended = Some((wait_status, usage));
             }
             Report::Stub { .. } => {}
         }
@@ -110,7 +118,7 @@ fn conclude(
         }
         None => (ExitStatus::Signal(libc::SIGKILL), Usage::default()),
     };
-    Ok(Exit { status, usage, oom_killed })
+    Ok(Exit { status, usage, oom_killed: group.oom_killed() })
 }
 
 fn not_executed(spec: &Spec, errno: i32, found: bool) -> SandboxError {
@@ -255,17 +263,23 @@ impl Sandbox {
         let mut buffer = vec![0_u8; READ_BYTES];
         let mut session: Option<Session<'_>> = None;
         let mut relays: Vec<Relay> = Vec::new();
+        let mut emulation = None;
         loop {
             let ready = self.wait(session.as_ref())?;
             if cancel.load(Ordering::Relaxed) {
                 return Ok(Streamed::Canceled);
             }
             while let Some(descriptor) = self.control.as_ref().and_then(|fd| receive_descriptor(fd.as_fd())) {
-                // The sockets come first, in the order of the mounts; a terminal's master comes last.
-                match (plan.sockets.get(relays.len()), &spec.io) {
-                    (Some(target), _) => relays.push(Relay::start(descriptor, target.clone())?),
-                    (None, Io::Terminal(user)) => session = Some(Session::new(user, descriptor)?),
-                    (None, _) => {}
+                // The sockets come first, in the order of the mounts; then a terminal's master, then the listener.
+                match (plan.sockets.get(relays.len()), &spec.io, &plan.emulated) {
+                    (Some(target), ..) => relays.push(Relay::start(descriptor, target.clone())?),
+                    (None, Io::Terminal(user), _) if session.is_none() => {
+                        session = Some(Session::new(user, descriptor)?);
+                    }
+                    (None, _, Some(emulated)) if emulation.is_none() => {
+                        emulation = Some(Emulation::start(descriptor, emulated.first.clone())?);
+                    }
+                    (None, ..) => {}
                 }
             }
             // A descriptor at its end is always ready: the loop would spin.

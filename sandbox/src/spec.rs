@@ -86,6 +86,8 @@ pub enum MountKind {
         size: Option<u64>,
         /// Mode of its root.
         mode: u32,
+        /// Read-only.
+        read_only: bool,
     },
     /// A file with these bytes, on a tmpfs that no other process sees (secrets).
     File {
@@ -212,8 +214,12 @@ pub enum ExitStatus {
 pub struct Usage {
     /// CPU time, user and system.
     pub cpu: Duration,
-    /// Peak resident memory of the largest process, bytes.
-    pub max_rss_bytes: u64,
+    /// Peak memory in bytes: of its control group where it has one, else of the largest process.
+    pub peak_memory_bytes: u64,
+    /// Bytes read from disk.
+    pub read_bytes: u64,
+    /// Bytes written to disk, or on their way to it.
+    pub written_bytes: u64,
 }
 
 /// Why nothing could be run.

@@ -12,16 +12,17 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::StoreError;
+use super::migrate;
 
 /// The format of the database and of the directories beside it (`PRAGMA user_version`).
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 /// Another process' transaction takes milliseconds; this long means it is stuck.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// 16 MB of log, should no settling thread ever live long enough to checkpoint.
 const BACKSTOP_PAGES: u32 = 4_000;
-/// The first to open the database reads the whole log (some 2 ms for each MB): above this it is worth two fsyncs in the
-/// background to fold it in.
-const LARGE_LOG_BYTES: u64 = 1 << 20;
+/// The first to open the database reads the whole log (some 2 ms and 250 system calls for each MB): above this it is worth
+/// two fsyncs in the background to fold it in.
+const LARGE_LOG_BYTES: u64 = 256 << 10;
 /// Builds go first: a checkpoint that finds them at work leaves the log's end for the next time.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
 /// All statements of this crate stay prepared.
@@ -54,7 +55,6 @@ CREATE TABLE records(
     key BLOB PRIMARY KEY,
     name TEXT NOT NULL,
     duration_ns INTEGER NOT NULL,
-    log BLOB NOT NULL,
     made_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE record_layers(
@@ -105,8 +105,10 @@ pub(super) struct Db {
 pub(super) enum Opened {
     /// Ready.
     Ready(Db),
-    /// Empty or of an older format: it wants its schema, under the store's opening lock.
+    /// Empty: it wants its schema, under the store's opening lock.
     Unformatted,
+    /// Of an older format: to be brought up to date by who has the store alone.
+    Older,
 }
 
 /// What stops a transaction.
@@ -144,13 +146,17 @@ impl Db {
         if format > FORMAT {
             return Err(StoreError::NewerFormat { path: path.into(), found: format, known: FORMAT });
         }
+        if (migrate::FIRST_KNOWN..FORMAT).contains(&format) {
+            return Ok(Opened::Older);
+        }
         if format < FORMAT {
             return Ok(Opened::Unformatted);
         }
         Ok(Opened::Ready(Self { path: path.into(), connection: Mutex::new(connection) }))
     }
 
-    /// Gives an empty database its schema. The caller holds the opening lock.
+    /// Gives an empty database its schema, or an older one what it lacks. The caller holds the opening lock, and for an
+    /// older one the store alone.
     pub(super) fn format(path: &Path) -> Result<Self, StoreError> {
         let failed = |error| failure(path, &error);
         let mut connection = connect(path).map_err(failed)?;
@@ -160,7 +166,12 @@ impl Db {
         let format: u32 =
             transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
         if format != FORMAT {
-            transaction.execute_batch(SCHEMA).map_err(failed)?;
+            if format < migrate::FIRST_KNOWN {
+                transaction.execute_batch(SCHEMA).map_err(failed)?;
+                transaction.execute_batch(migrate::FORMAT_3).map_err(failed)?;
+            } else {
+                migrate::migrate(&transaction, format).map_err(failed)?;
+            }
             transaction.pragma_update(None, "user_version", FORMAT).map_err(failed)?;
         }
         transaction.commit().map_err(failed)?;
@@ -173,6 +184,19 @@ impl Db {
         body: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
         body(&self.connection()).map_err(|error| failure(&self.path, &error))
+    }
+
+    /// Reads with many statements, which see one state of the database: a lock is taken for all of them, not for each.
+    pub(super) fn read_together<T>(
+        &self,
+        body: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.read(|connection| {
+            let transaction = connection.unchecked_transaction()?;
+            let value = body(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        })
     }
 
     /// Runs `body` as one transaction, alone among all processes' writers from its start.

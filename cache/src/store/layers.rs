@@ -94,6 +94,18 @@ pub(super) struct LayerRow {
     made_at: i64,
 }
 
+/// What is known of a layer beside its contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerFacts {
+    /// If it was computed already, see [`Store::diff_id`].
+    pub diff_id: Option<DiffId>,
+    /// When it was made or unpacked, in seconds since the epoch. A result that is found again keeps its time, so that a
+    /// build of nothing new gives the image that was there.
+    pub made_at: i64,
+    /// Bytes of file data, where known.
+    pub size_bytes: Option<u64>,
+}
+
 impl Store {
     /// The directory of a layer, in overlayfs' format.
     pub fn layer_path(&self, id: LayerId) -> PathBuf {
@@ -130,13 +142,20 @@ impl Store {
         Ok(row(self.db(), id)?.and_then(|row| row.size_bytes))
     }
 
-    /// When the layer was made (or unpacked), in seconds since the epoch. A result that is found again keeps its time, so
-    /// that a build of nothing new gives the image that was there.
+    /// What is known of layers, in their order; `None` for one that the store does not know.
     ///
     /// # Errors
     /// I/O.
-    pub fn layer_made_at(&self, id: LayerId) -> Result<Option<i64>, StoreError> {
-        Ok(row(self.db(), id)?.map(|row| row.made_at))
+    pub fn layer_facts(&self, ids: &[LayerId]) -> Result<Vec<Option<LayerFacts>>, StoreError> {
+        let rows = self.db().read_together(|connection| {
+            ids.iter().map(|&id| read_row(connection, id)).collect::<Result<Vec<_>, _>>()
+        })?;
+        let facts = |row: LayerRow| LayerFacts {
+            diff_id: row.diff_id,
+            made_at: row.made_at,
+            size_bytes: row.size_bytes,
+        };
+        Ok(rows.into_iter().map(|row| row.map(facts)).collect())
     }
 
     /// Unpacks a pulled layer once, however many threads and processes want it: `unpack` fills the draft and returns
@@ -176,7 +195,7 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn commit_layer(&self, draft: LayerDraft) -> Result<Layer, StoreError> {
-        let made = New::from_draft(&draft, None)?;
+        let made = New::from_draft(&draft, None, None)?;
         self.keep(&draft, &made, |_| Ok(()))?;
         Ok(made.layer)
     }
@@ -202,12 +221,20 @@ impl Store {
         let path = self.layer_path(id);
         let tree = File::open(&path).at(&path)?;
         let packed = kiln_image::layer::pack(tree.as_fd(), overlay_xattrs(), &mut std::io::sink())?;
+        self.remember_diff_id(id, packed.diff_id)?;
+        Ok(packed.diff_id)
+    }
+
+    /// Notes a layer's DiffId, for those who computed it from the layer's own files.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn remember_diff_id(&self, id: LayerId, diff_id: DiffId) -> Result<(), StoreError> {
         self.db().write(|tx| {
             tx.prepare_cached("UPDATE layers SET diff_id = ?2 WHERE id = ?1")?
-                .execute(params![id.as_bytes(), packed.diff_id.0.as_bytes()])?;
+                .execute(params![id.as_bytes(), diff_id.0.as_bytes()])?;
             Ok(())
-        })?;
-        Ok(packed.diff_id)
+        })
     }
 
     /// Makes `draft` the layer `made` says, and runs `also` in the same transaction: both are visible, or neither.
@@ -265,13 +292,14 @@ pub(super) struct New {
 }
 
 impl New {
-    /// What `draft` becomes; reads the whole tree if nobody knows its contents.
+    /// What `draft` becomes; reads the whole tree if nobody knows its contents. `size_bytes` is for who knows both.
     pub(super) fn from_draft(
         draft: &LayerDraft,
         contents: Option<ContentsDigest>,
+        size_bytes: Option<u64>,
     ) -> Result<Self, StoreError> {
         let (contents, origin, size_bytes) = match contents {
-            Some(contents) => (contents, Origin::Given, None),
+            Some(contents) => (contents, Origin::Given, size_bytes),
             None => {
                 let found = crate::tree_digest(&draft.fs())?;
                 (found.contents, Origin::Digested, Some(found.size_bytes))
@@ -307,12 +335,14 @@ pub(super) fn discard(root: &Path, id: LayerId, trash: &LayerDraft) -> Result<()
 const COLUMNS: &str = "contents, origin, settled, diff_id, size_bytes, used_at, made_at";
 
 pub(super) fn row(db: &Db, id: LayerId) -> Result<Option<LayerRow>, StoreError> {
-    db.read(|connection| {
-        connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM layers WHERE id = ?1"))?
-            .query_row(params![id.as_bytes()], |row| LayerRow::read(row, 0))
-            .optional()
-    })
+    db.read(|connection| read_row(connection, id))
+}
+
+fn read_row(connection: &Connection, id: LayerId) -> rusqlite::Result<Option<LayerRow>> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM layers WHERE id = ?1"))?
+        .query_row(params![id.as_bytes()], |row| LayerRow::read(row, 0))
+        .optional()
 }
 
 /// All layers.

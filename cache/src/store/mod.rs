@@ -1,7 +1,7 @@
 //! The store on disk.
 //!
 //! ```text
-//! db.sqlite            records, layers, images, memos (see `db`)
+//! db.sqlite            records, layers, images, memos, past builds (see `db`)
 //! blobs/sha256/<hex>   blobs, as in an OCI image layout
 //! layers/<LayerId>/    unpacked trees in overlayfs' format
 //! mounts/<hash>[.<n>]/ cache mounts
@@ -12,18 +12,23 @@
 //! ```
 
 mod blobs;
+mod builds;
 mod check;
 mod collect;
 mod db;
+mod details;
 mod draft;
 mod error;
 mod images;
 mod layers;
 mod locks;
+mod migrate;
 mod mounts;
 mod open;
+mod packed;
 mod records;
 mod recover;
+mod removed;
 mod settle;
 mod sweep;
 
@@ -34,14 +39,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kiln_image::Digest;
 
 pub use blobs::BlobWriter;
+pub use builds::BuildRow;
 pub use check::{CheckDepth, Problem};
 pub use collect::Freed;
+pub use details::{Cost, Details};
 pub use draft::LayerDraft;
 pub use error::StoreError;
 pub use images::ImageRecord;
-pub use layers::{InvalidLayerId, Layer, LayerId};
+pub use layers::{InvalidLayerId, Layer, LayerFacts, LayerId};
 pub use mounts::{CacheMount, CacheMountRequest, MountSharing};
 pub use records::{Claim, Lookup, NewRecord, Record, StepKey};
+pub use removed::{Removed, RemovedBy};
 
 /// The store. Cheap to clone; any number of threads and processes at once.
 #[derive(Clone, Debug)]

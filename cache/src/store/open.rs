@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use rustix::fs::Access;
 
@@ -19,6 +20,10 @@ use super::{Inner, Store, sweep};
 
 /// The last one's presence says that all are there.
 const DIRECTORIES: [&str; 7] = ["blobs", "blobs/sha256", "layers", "mounts", "contexts", "work", "locks"];
+
+/// So long is waited for processes of an older kiln.
+const UPDATE_PATIENCE: Duration = Duration::from_secs(30);
+const UPDATE_PAUSE: Duration = Duration::from_millis(20);
 
 /// `statfs` types of file systems on which SQLite's shared memory and flock do not hold between machines.
 const NETWORK_FILE_SYSTEMS: [(u32, &str); 8] = [
@@ -40,7 +45,7 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
     let (db, recovers) = match ready(&db_path) {
         Ok(Some(ready)) => ready,
         Ok(None) | Err(StoreError::Corrupt { .. }) => {
-            // A rebuild needs the store alone; whoever waits for that must not itself be in the way.
+            // A rebuild or a change of format needs the store alone; whoever waits for that must not itself be in the way.
             drop(in_use);
             format_or_rebuild(&root, &db_path)?;
             in_use = FileLock::take_now(&use_path, Mode::Shared, Kind::Kept)?;
@@ -69,7 +74,25 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
 fn ready(path: &Path) -> Result<Option<(Db, bool)>, StoreError> {
     match Db::open(path)? {
         Opened::Ready(db) => needs_recovery(&db).map(|recovers| Some((db, recovers))),
-        Opened::Unformatted => Ok(None),
+        Opened::Unformatted | Opened::Older => Ok(None),
+    }
+}
+
+/// Brings an older database up to date once nobody uses it: a process of an older kiln would find it damaged.
+fn update(root: &Path, path: &Path) -> Result<(), StoreError> {
+    let start = Instant::now();
+    loop {
+        if let Some(_alone) = FileLock::try_take(&root.join("locks/use"), Mode::Exclusive, Kind::Kept)? {
+            return Db::format(path).map(drop);
+        }
+        if start.elapsed() > UPDATE_PATIENCE {
+            return Err(StoreError::Database {
+                path: path.into(),
+                reason: "it is of an older format, and a process of an older kiln uses it; try again later"
+                    .into(),
+            });
+        }
+        std::thread::sleep(UPDATE_PAUSE);
     }
 }
 
@@ -78,6 +101,7 @@ fn format_or_rebuild(root: &Path, path: &Path) -> Result<(), StoreError> {
     let damage = match ready(path) {
         // Another process was faster.
         Ok(Some(_)) => return Ok(()),
+        Ok(None) if matches!(Db::open(path)?, Opened::Older) => return update(root, path),
         Ok(None) => match Db::format(path) {
             Ok(_) => return Ok(()),
             Err(StoreError::Corrupt { reason, .. }) => reason,

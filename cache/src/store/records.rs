@@ -8,10 +8,12 @@ use rusqlite::{Connection, params};
 
 use super::Store;
 use super::db::{self, TxError};
+use super::details::{Cost, PackedDetails, nanoseconds};
 use super::draft::LayerDraft;
 use super::error::StoreError;
 use super::layers::{Layer, LayerId, New};
 use super::locks::{FileLock, Kind, Mode};
+use super::removed::{self, RemovedBy};
 
 /// The digest that names a step: what it does and what it starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,8 +30,8 @@ pub struct Record {
     pub name: String,
     /// How long it ran.
     pub duration: Duration,
-    /// What it printed.
-    pub log: Vec<u8>,
+    /// When it was made, in seconds since the epoch.
+    pub made_at: i64,
 }
 
 /// What a finished step tells the store.
@@ -37,10 +39,14 @@ pub struct Record {
 pub struct NewRecord {
     /// What the step was, for people.
     pub name: String,
-    /// How long it ran.
-    pub duration: Duration,
+    /// What it took.
+    pub cost: Cost,
+    /// Bytes of file data that it added, where its maker knows. What has no digest given is measured.
+    pub added_bytes: Option<u64>,
     /// What it printed, stdout and stderr interleaved, capped.
     pub log: Vec<u8>,
+    /// What it was made of, for explanations; in words of the solver's own.
+    pub facts: Vec<u8>,
 }
 
 /// What [`Store::find_or_claim`] found.
@@ -125,10 +131,7 @@ impl Store {
                 .prepare_cached("SELECT EXISTS(SELECT 1 FROM record_layers WHERE key = ?1 AND layer = ?2)")?
                 .query_row(params![key.0.as_bytes(), gone.as_bytes()], |row| row.get::<_, bool>(0))?;
             if still_so {
-                tx.prepare_cached("DELETE FROM records WHERE key = ?1")?
-                    .execute(params![key.0.as_bytes()])?;
-                tx.prepare_cached("DELETE FROM record_layers WHERE key = ?1")?
-                    .execute(params![key.0.as_bytes()])?;
+                removed::drop_record(tx, key.0.as_bytes(), RemovedBy::Damage)?;
             }
             Ok(())
         })
@@ -152,9 +155,10 @@ impl Claim {
         contents: Option<ContentsDigest>,
         record: NewRecord,
     ) -> Result<Record, StoreError> {
-        let made = New::from_draft(&draft, contents)?;
+        let made = New::from_draft(&draft, contents, record.added_bytes)?;
+        let details = PackedDetails::of(&record);
         let record = self.record_of(vec![made.layer], record);
-        self.store.keep(&draft, &made, |tx| write_record(tx, &record))?;
+        self.store.keep(&draft, &made, |tx| write_record(tx, &record, &details))?;
         // Waiters go before what is left of the draft is removed.
         drop(self);
         Ok(record)
@@ -166,6 +170,7 @@ impl Claim {
     /// # Errors
     /// [`StoreError::NoSuchLayer`]; I/O.
     pub fn commit_layers(self, layers: Vec<Layer>, record: NewRecord) -> Result<Record, StoreError> {
+        let details = PackedDetails::of(&record);
         let record = self.record_of(layers, record);
         self.store.db().write(|tx| {
             for layer in &record.layers {
@@ -176,13 +181,13 @@ impl Claim {
                     return Err(StoreError::NoSuchLayer { id: layer.id }.into());
                 }
             }
-            write_record(tx, &record)
+            write_record(tx, &record, &details)
         })?;
         Ok(record)
     }
 
     fn record_of(&self, layers: Vec<Layer>, new: NewRecord) -> Record {
-        Record { key: self.key, layers, name: new.name, duration: new.duration, log: new.log }
+        Record { key: self.key, layers, name: new.name, duration: new.cost.duration, made_at: db::now() }
     }
 }
 
@@ -196,7 +201,7 @@ fn read_record(
 ) -> rusqlite::Result<Option<(Record, Vec<LayerOfRecord>)>> {
     // One statement, so that both come from the same state of the database. A record without layers is one row of nulls.
     let mut statement = connection.prepare_cached(
-        "SELECT r.name, r.duration_ns, r.log, rl.layer, l.contents, l.used_at FROM records r
+        "SELECT r.name, r.duration_ns, r.made_at, rl.layer, l.contents, l.used_at FROM records r
          LEFT JOIN record_layers rl ON rl.key = r.key LEFT JOIN layers l ON l.id = rl.layer
          WHERE r.key = ?1 ORDER BY rl.position",
     )?;
@@ -209,7 +214,7 @@ fn read_record(
                 layers: Vec::new(),
                 name: row.get(0)?,
                 duration: Duration::from_nanos(row.get::<_, i64>(1)?.cast_unsigned()),
-                log: row.get(2)?,
+                made_at: row.get(2)?,
             };
             found = Some((record, Vec::new()));
         }
@@ -224,14 +229,14 @@ fn read_record(
     Ok(found)
 }
 
-fn write_record(connection: &Connection, record: &Record) -> Result<(), TxError> {
+fn write_record(connection: &Connection, record: &Record, details: &PackedDetails) -> Result<(), TxError> {
     let key = record.key.0.as_bytes();
-    let duration_ns = i64::try_from(record.duration.as_nanos()).unwrap_or(i64::MAX);
     connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO records(key, name, duration_ns, log, made_at) VALUES(?1, ?2, ?3, ?4, ?5)",
+            "INSERT OR REPLACE INTO records(key, name, duration_ns, made_at) VALUES(?1, ?2, ?3, ?4)",
         )?
-        .execute(params![key, record.name, duration_ns, record.log, db::now()])?;
+        .execute(params![key, record.name, nanoseconds(record.duration), record.made_at])?;
+    details.write(connection, &record.key)?;
     connection.prepare_cached("DELETE FROM record_layers WHERE key = ?1")?.execute(params![key])?;
     for (position, layer) in (0_i64..).zip(&record.layers) {
         connection

@@ -15,6 +15,7 @@ use super::db::{Db, TxError};
 use super::draft::LayerDraft;
 use super::error::{At, StoreError};
 use super::layers::{self, Origin};
+use super::removed::{self, RemovedBy};
 use super::sweep;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -39,11 +40,14 @@ pub(super) fn recover(root: &Path, db: &Db) -> Result<(), StoreError> {
     recover_layers(root, db, &trash)?;
     recover_blobs(root, db)?;
     db.write(|tx| {
+        let broken = "key IN (SELECT key FROM record_layers WHERE layer NOT IN (SELECT id FROM layers))";
+        removed::note_all(tx, broken, RemovedBy::Damage)?;
         // Records and images whose parts are gone. A pulled layer can be pulled again, so an image with a manifest stays.
         tx.execute_batch(
             "DELETE FROM records WHERE key IN
                  (SELECT key FROM record_layers WHERE layer NOT IN (SELECT id FROM layers));
              DELETE FROM record_layers WHERE key NOT IN (SELECT key FROM records);
+             DELETE FROM record_details WHERE key NOT IN (SELECT key FROM records);
              DELETE FROM images WHERE config NOT IN (SELECT digest FROM blobs) OR (manifest IS NULL AND seq IN
                  (SELECT image FROM image_layers WHERE layer NOT IN (SELECT id FROM layers)));
              DELETE FROM image_layers WHERE image NOT IN (SELECT seq FROM images);

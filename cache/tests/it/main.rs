@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
 mod blobs;
+mod builds;
 mod collect;
+mod details;
 mod digests;
 mod failures;
 mod images;
@@ -17,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kiln_cache::{
-    CheckDepth, Claim, Layer, LayerDraft, Lookup, NewRecord, Record, StepKey, Store, StoreError,
+    CheckDepth, Claim, Cost, Layer, LayerDraft, Lookup, NewRecord, Record, StepKey, Store, StoreError,
 };
 use kiln_image::{ContentsDigest, DiffId, Digest};
 
@@ -59,7 +61,8 @@ fn draft(store: &Store, text: &str) -> LayerDraft {
 }
 
 fn commit(store: &Store, claim: Claim, text: &str) -> Result<Record, StoreError> {
-    let record = NewRecord { name: text.into(), duration: Duration::from_millis(7), log: b"log".to_vec() };
+    let cost = Cost { duration: Duration::from_millis(7), ..Cost::default() };
+    let record = NewRecord { name: text.into(), cost, log: b"log".to_vec(), ..NewRecord::default() };
     claim.commit(draft(store, text), Some(contents(text)), record)
 }
 

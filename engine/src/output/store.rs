@@ -31,10 +31,8 @@ pub(super) fn export(
             (store.put_blob(&image.config_bytes)?, None, layers)
         }
     };
-    let mut size_bytes = 0;
-    for layer in &layers {
-        size_bytes += store.layer_size(*layer)?.unwrap_or(0);
-    }
+    let facts = store.layer_facts(&layers)?;
+    let size_bytes = facts.iter().flatten().filter_map(|facts| facts.size_bytes).sum();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let unnamed = [None];
     let named: Vec<_> = names.iter().cloned().map(Some).collect();

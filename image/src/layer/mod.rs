@@ -12,6 +12,7 @@ mod digest_stream;
 mod estargz;
 mod gzip;
 mod in_order;
+mod listed;
 pub mod owner;
 mod pack;
 mod tar_reader;
@@ -27,6 +28,7 @@ pub use compression::{
 pub(crate) use compression::{SNIFF_BYTES, is_compressed};
 pub use estargz::{Stargz, StargzWriter, TOC_DIGEST_ANNOTATION, UNCOMPRESSED_SIZE_ANNOTATION};
 pub use gzip::GzipWriter;
+pub use listed::{ListedEntry, ListedFiles, ListedKind, digest_listed};
 pub use pack::{PackOptions, Times, pack, pack_with};
 pub use tar_reader::{MAX_ENTRIES, MAX_EXTENSION_BYTES, MAX_FILE_BYTES, MAX_PATH_BYTES, MAX_SPARSE_SEGMENTS};
 pub use tar_writer::{TarEntry, TarWriter, write_tar_of};

@@ -19,7 +19,7 @@ use tar::EntryType;
 use super::tar_writer::{TarEntry, TarWriter, write_tar_of};
 use super::{
     At as _, LayerError, OPAQUE_VALUE, OverlayXattrs, Packed, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
-    is_portable_xattr, owner, shown,
+    is_portable_xattr, shown,
 };
 
 /// How a tree is packed.
@@ -164,14 +164,14 @@ impl Packer<'_, '_> {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = File::from(rustix::fs::openat(parent, name, flags, Mode::empty()).at(path)?);
                 record.size = u64::try_from(stat.st_size).unwrap_or_default();
-                take_xattrs(&mut record, portable_xattrs(&file).at(path)?);
+                record.take_xattrs(portable_xattrs(&file).at(path)?);
                 self.out.file(record, &file)?;
             }
             FileType::Directory => {
                 let dir = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
                 record.kind = EntryType::Directory;
                 record.path.push(b'/');
-                take_xattrs(&mut record, portable_xattrs(&dir).at(path)?);
+                record.take_xattrs(portable_xattrs(&dir).at(path)?);
                 self.out.entry(record)?;
             }
             FileType::Symlink => {
@@ -224,14 +224,6 @@ impl Packer<'_, '_> {
 enum Pending {
     Entry(Vec<u8>, Stat),
     Opaque(Vec<u8>),
-}
-
-/// Adds the attributes; an owner that is only noted among them is the owner.
-fn take_xattrs(record: &mut TarEntry, mut xattrs: Vec<(OsString, Vec<u8>)>) {
-    if let Some((uid, gid)) = owner::take_noted(&mut xattrs) {
-        (record.uid, record.gid) = (uid, gid);
-    }
-    record.xattrs = xattrs;
 }
 
 /// The attributes that layers carry, sorted by name.

@@ -2,13 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt as _;
 
 use tar::{EntryType, Header};
 
 use super::digest_stream::{HashingWriter, with_hasher};
-use super::{At as _, LayerError, Packed};
+use super::{At as _, LayerError, Packed, owner};
 use crate::DiffId;
 
 /// Writes a tar of the entries that `body` gives, and hashes it on the way.
@@ -64,7 +64,19 @@ impl TarWriter<'_> {
     pub fn file(&mut self, entry: TarEntry, data: &File) -> Result<(), LayerError> {
         let (size, path) = (entry.size, entry.path.clone());
         self.entry(entry)?;
-        self.out.copy_exactly(data, size).at(&path)?;
+        self.contents(data, size, &path, &mut |_| Ok(size))
+    }
+
+    /// The bytes of the file whose entry came last, exactly as many as that says. `in_place` says how far the file is
+    /// written.
+    pub(super) fn contents(
+        &mut self,
+        source: &File,
+        size: u64,
+        path: &[u8],
+        in_place: &mut dyn FnMut(u64) -> io::Result<u64>,
+    ) -> Result<(), LayerError> {
+        self.out.copy_exactly(source, size, in_place).at(path)?;
         self.pad(size)
     }
 
@@ -104,6 +116,14 @@ pub struct TarEntry {
 }
 
 impl TarEntry {
+    /// Adds the attributes; an owner that is only noted among them is the owner.
+    pub(super) fn take_xattrs(&mut self, mut xattrs: Vec<(OsString, Vec<u8>)>) {
+        if let Some((uid, gid)) = owner::take_noted(&mut xattrs) {
+            (self.uid, self.gid) = (uid, gid);
+        }
+        self.xattrs = xattrs;
+    }
+
     /// An empty file without owner, rights and time.
     pub fn new(path: Vec<u8>) -> Self {
         Self {

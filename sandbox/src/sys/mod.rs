@@ -3,14 +3,19 @@
 //! Rules for the child (everything that runs inside [`process::fork`]'s closure): no allocation, no lock, no panic.
 
 mod mount;
+mod notify;
 mod process;
 mod seccomp;
 
 pub(crate) use mount::{set_mount_attributes, umount_here};
+pub(crate) use notify::{
+    Answer, Call, StatBytes, answer, give_descriptor, load_listened_filter, receive, still_waits,
+    unshare_folders, wake_at_once,
+};
 pub(crate) use process::{
-    Forked, PointerList, SignalsBlocked, StartStrings, bring_loopback_up, children_usage, close_range,
-    current_directory_is_reachable, execve, fork, new_session_keyring, reset_signals, set_raw_rlimit,
-    unshare_control_groups, unshare_users, wait_for,
+    Forked, PointerList, RawUsage, SignalsBlocked, StartStrings, bring_loopback_up, children_usage,
+    close_range, current_directory_is_reachable, execve, fork, new_session_keyring, reset_signals,
+    set_raw_rlimit, unshare_control_groups, unshare_users, wait_for,
 };
 pub(crate) use seccomp::{Instruction, load_filter};
 

@@ -84,18 +84,36 @@ pub(crate) fn wait_for(pid: i32) -> io::Result<i32> {
     }
 }
 
-/// CPU time in microseconds and peak memory in bytes of the children reaped so far.
-pub(crate) fn children_usage() -> (u64, u64) {
+/// What the children reaped so far used. Blocks of getrusage(2) have 512 bytes.
+pub(crate) fn children_usage() -> RawUsage {
+    const BLOCK_BYTES: u64 = 512;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: `usage` is writable and of the size that the call fills.
     let result = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) };
     if result != 0 {
-        return (0, 0);
+        return RawUsage::default();
     }
     // SAFETY: rusage consists of integers, for which zeroes are valid, and the call succeeded.
     let usage = unsafe { usage.assume_init() };
     let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
-    (micros(usage.ru_utime) + micros(usage.ru_stime), usage.ru_maxrss as u64 * 1024)
+    RawUsage {
+        cpu_micros: micros(usage.ru_utime) + micros(usage.ru_stime),
+        max_rss_bytes: usage.ru_maxrss as u64 * 1024,
+        read_bytes: usage.ru_inblock as u64 * BLOCK_BYTES,
+        written_bytes: usage.ru_oublock as u64 * BLOCK_BYTES,
+    }
+}
+
+/// What processes used, in numbers that fit a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RawUsage {
+    pub(crate) cpu_micros: u64,
+    /// Of the largest process.
+    pub(crate) max_rss_bytes: u64,
+    /// From disk.
+    pub(crate) read_bytes: u64,
+    /// To disk.
+    pub(crate) written_bytes: u64,
 }
 
 /// All signals of this thread are blocked until this is dropped.

@@ -213,3 +213,14 @@ fn several_threads_run_at_once() {
         }
     });
 }
+
+#[test]
+fn what_a_command_used_is_told() {
+    let Some(store) = store() else { return };
+    let script = "head -c 5000000 /dev/zero > /big && sync; i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done";
+    let usage = go(&store.shell(script)).unwrap().exit.usage;
+    assert!(usage.cpu > std::time::Duration::ZERO, "{usage:?}");
+    assert!(usage.peak_memory_bytes > 100_000, "{usage:?}");
+    // A store on memory alone writes nothing to any disk.
+    assert!(usage.written_bytes == 0 || usage.written_bytes >= 5_000_000, "{usage:?}");
+}

@@ -21,6 +21,7 @@ use kiln_image::{Digest, http};
 pub use error::{Shortage, SolveError};
 pub use op::exec::{Executor, Sandbox};
 pub use op::file::{CopyError, copy_out};
+pub use op::log::LogLimits;
 
 use crate::event::Reporter;
 use crate::graph::{Graph, VertexId};
@@ -101,6 +102,8 @@ pub struct Solver<'a> {
     pub cancel: Arc<AtomicBool>,
     /// At most so many steps at once; 0: as many as are ready.
     pub max_parallelism: usize,
+    /// How much of a step's output is shown.
+    pub log_limits: LogLimits,
     /// Layers of base images that are unpacked when first needed.
     pub pulls: layers::Pulls,
 }

@@ -3,13 +3,16 @@
 pub(super) mod exec;
 pub(super) mod file;
 mod git;
+pub(super) mod log;
 mod source;
 
 use std::time::{Duration, Instant};
 
-use kiln_cache::{Claim, LayerDraft, Lookup, NewRecord, Record, StepKey};
+use kiln_cache::{Claim, Cost, LayerDraft, Lookup, NewRecord, Record, StepKey};
 use kiln_image::ContentsDigest;
+use kiln_sandbox::Usage;
 
+use super::layers::JoinFollower;
 use super::schedule::Slots;
 use super::{Output, Snapshot, SolveError, Solver};
 use crate::event::{Event, StepId};
@@ -24,6 +27,8 @@ pub(super) struct Step<'a> {
     pub(super) input_ops: Vec<&'a Op>,
     /// `None`: not shown.
     pub(super) id: Option<StepId>,
+    /// Whether its layers are the target's: nobody asks for the DiffIds of others.
+    pub(super) is_in_result: bool,
     pub(super) slots: &'a Slots,
 }
 
@@ -61,7 +66,13 @@ pub(super) struct Made {
     pub(super) draft: LayerDraft,
     /// Known to those who wrote every file themselves.
     pub(super) contents: Option<ContentsDigest>,
+    /// Likewise.
+    pub(super) size_bytes: Option<u64>,
     pub(super) log: Vec<u8>,
+    /// What its processes used.
+    pub(super) usage: Usage,
+    /// Being computed already.
+    pub(super) diff_id: Option<JoinFollower>,
 }
 
 impl Step<'_> {
@@ -92,6 +103,7 @@ impl Step<'_> {
             }
             Lookup::Missing(claim) => self.make(claim, make)?,
         };
+        self.solver.pulls.note_present(&record.layers);
         let mut layers = parent.layers.clone();
         layers.extend(record.layers);
         Ok(Output::Snapshot(Snapshot { layers }))
@@ -134,12 +146,30 @@ impl Step<'_> {
         Ok(record)
     }
 
-    /// Makes it a layer whose DiffId is computed while later steps run.
+    /// Makes it a layer; the DiffId of one that an image is made of is computed while later steps run.
     pub(super) fn commit(&self, claim: Claim, made: Made, duration: Duration) -> Result<Record, SolveError> {
-        let record = NewRecord { name: self.vertex.name.clone(), duration, log: made.log };
+        let cost = Cost {
+            duration,
+            cpu: made.usage.cpu,
+            peak_memory_bytes: made.usage.peak_memory_bytes,
+            read_bytes: made.usage.read_bytes,
+            written_bytes: made.usage.written_bytes,
+        };
+        let record = NewRecord {
+            name: self.vertex.name.clone(),
+            cost,
+            added_bytes: made.size_bytes,
+            log: made.log,
+            facts: Vec::new(),
+        };
+        let layer = made.draft.id();
         let record = claim.commit(made.draft, made.contents, record)?;
-        for layer in &record.layers {
-            self.solver.pulls.start_diff_id(self.solver.store, layer.id);
+        let mut started = made.diff_id;
+        for added in record.layers.iter().filter(|_| self.is_in_result) {
+            match started.take_if(|_| added.id == layer) {
+                Some(worker) => self.solver.pulls.follow_diff_id(layer, worker),
+                None => self.solver.pulls.start_diff_id(self.solver.store, added.id),
+            }
         }
         Ok(record)
     }

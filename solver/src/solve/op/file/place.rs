@@ -3,7 +3,7 @@
 //! A layer holds what it changes and every directory above that. A directory that the parent has is repeated with the
 //! parent's own mode, owner and attributes, since the topmost layer's word counts in the merged view.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -90,6 +90,18 @@ impl<'a> LayerPlan<'a> {
     /// How many [`LayerPlan::nodes`] there are.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Bytes of file data, one file's further names not counted.
+    pub(super) fn size_bytes(&self) -> u64 {
+        let mut groups = HashSet::new();
+        let files = self.nodes.values().filter(|node| node.group.is_none_or(|group| groups.insert(group)));
+        files
+            .map(|node| match node.entry.kind {
+                EntryKind::File { size } => size,
+                _ => 0,
+            })
+            .sum()
     }
 
     /// Starts an action.

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kiln_cache::{Claim, ContextTree, Lookup, NewRecord, Record, StepKey};
+use kiln_cache::{Claim, ContextTree, Cost, Lookup, NewRecord, Record, StepKey};
 
 use super::Step;
 use super::source::timed;
@@ -205,8 +205,8 @@ impl Fetch<'_> {
         files::settle(&dir, self.keeps_git_dir(), modified)?;
         let record = NewRecord {
             name: format!("git {} {object}", self.remote.shown),
-            duration: start.elapsed(),
-            log: Vec::new(),
+            cost: Cost { duration: start.elapsed(), ..Cost::default() },
+            ..NewRecord::default()
         };
         Ok(claim.commit(draft, None, record)?)
     }

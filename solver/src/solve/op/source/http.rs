@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use kiln_cache::{Claim, ContextTree, Lookup, NewRecord, Record, StepKey};
+use kiln_cache::{Claim, ContextTree, Cost, Lookup, NewRecord, Record, StepKey};
 use kiln_image::Digest;
 use kiln_image::http::{self, Download, Fetch, Fetched};
 use rustix::fs::{Mode, Timespec, Timestamps};
@@ -75,7 +75,11 @@ impl Source<'_> {
     fn if_changed(&self) -> Result<Record, SolveError> {
         let key = self.url_key();
         let known = self.step.solver.store.find(&key)?;
-        let validators = known.as_ref().map(|record| Validators::decode(&record.log)).unwrap_or_default();
+        let validators = match &known {
+            Some(_) => self.step.solver.store.details(&key)?.map(|details| Validators::decode(&details.log)),
+            None => None,
+        };
+        let validators = validators.unwrap_or_default();
         let answer = {
             let _slot = self.step.slots.take();
             self.ask(&validators)?
@@ -151,7 +155,8 @@ impl Source<'_> {
         let times = Timestamps { last_access: time, last_modification: time };
         rustix::fs::futimens(&file, &times).map_err(|error| at(error.into()))?;
         let name = format!("download {}", redacted(self.url));
-        let record = NewRecord { name, duration: start.elapsed(), log: validators.encode() };
+        let cost = Cost { duration: start.elapsed(), ..Cost::default() };
+        let record = NewRecord { name, cost, log: validators.encode(), ..NewRecord::default() };
         Ok(claim.commit(draft, None, record)?)
     }
 
