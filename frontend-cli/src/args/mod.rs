@@ -8,6 +8,7 @@ pub(crate) mod csv;
 pub(crate) mod host;
 pub(crate) mod output;
 pub(crate) mod pair;
+pub(crate) mod registry;
 pub(crate) mod resource;
 pub(crate) mod secret;
 pub(crate) mod ssh;
@@ -48,6 +49,10 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Load images from a tar archive or standard input
     Load(LoadArgs),
+    /// Log in to a registry
+    Login(LoginArgs),
+    /// Log out from a registry
+    Logout(LogoutArgs),
     /// Download an image from a registry
     Pull(PullArgs),
     /// Remove one or more images
@@ -259,6 +264,39 @@ impl LegacyArgs {
         .filter_map(|(flag, given)| given.then_some(flag))
         .collect()
     }
+}
+
+/// `kiln login`.
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// User name
+    #[arg(short, long, value_name = "NAME", allow_hyphen_values = true)]
+    pub username: Option<String>,
+    /// Password or access token; others on this machine can read it here
+    #[arg(short, long, value_name = "PASSWORD", allow_hyphen_values = true)]
+    pub password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Print the user name that is logged in
+    #[arg(long)]
+    pub get_login: bool,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
+    /// The registry (default: Docker Hub)
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
+}
+
+/// `kiln logout`.
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// The file that logins are kept in (in place of docker's config.json)
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// The registry (default: Docker Hub)
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
 }
 
 /// `kiln pull`.

@@ -7,6 +7,8 @@ mod history;
 mod images;
 mod inspect;
 mod load;
+mod login;
+mod logout;
 mod pull;
 mod rmi;
 mod run;
@@ -24,7 +26,8 @@ use crate::report::{self, Failure};
 
 /// Runs the command; returns the exit status.
 pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
-    if !matches!(cli.command, Command::Doctor | Command::Version) {
+    // What touches the user's own files only needs no other ids.
+    if !matches!(cli.command, Command::Doctor | Command::Login(_) | Command::Logout(_) | Command::Version) {
         become_able_to_build()?;
     }
     let root = cli.root.as_deref();
@@ -35,6 +38,8 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Images(args) => images::run(&args, &open(root)?),
         Command::Inspect(args) => inspect::run(&args, &open(root)?),
         Command::Load(args) => load::run(&args, root),
+        Command::Login(args) => login::run(&args),
+        Command::Logout(args) => logout::run(&args),
         Command::Pull(args) => pull::run(&args, root),
         Command::Rmi(args) => rmi::run(&args, &open(root)?),
         Command::Run(args) => run::run(*args, root),
@@ -76,7 +81,7 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// A variable of the environment, where it is set and text.
-fn env(name: &str) -> Option<String> {
+pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 

@@ -8,6 +8,7 @@ mod crash;
 mod interop;
 mod kiln;
 mod ordinary;
+mod registries;
 mod rootless;
 mod sharing;
 mod single_id;
