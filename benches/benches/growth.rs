@@ -104,7 +104,7 @@ fn files(criterion: &mut Criterion) {
 fn layers(criterion: &mut Criterion) {
     const BUSYBOX: &str = "/bin/busybox";
     if !Path::new(BUSYBOX).exists() {
-        criterion.bench_function(format!("growth/layers: no {BUSYBOX}, not run"), |_| {});
+        criterion.bench_function(&format!("growth/layers: no {BUSYBOX}, not run"), |_| {});
         return;
     }
     let mut group = criterion.benchmark_group("growth/layers");
