@@ -191,7 +191,7 @@ impl Place for Local {
         entry.annotations.insert(REF_NAME_ANNOTATION.to_owned(), self.tag.clone());
         let _alone = self.lock()?;
         let index = serde_json::to_vec(&self.index_with(entry)?)?;
-        layout::write_directory(&self.path, &index, [])?;
+        layout::write_directory(&self.path, &index, &[], [])?;
         if self.reset {
             self.remove_others(&written, records)?;
         }
