@@ -137,6 +137,7 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
         let (name, value) = pair::context(text)?;
         build = build.named_context(name, value);
     }
+    build = build.allow_secret_in_layer(args.allow_secret_in_layer);
     for text in &args.secrets {
         let (id, source) = secret::parse(text, &super::env)?;
         build = build.secret(id, source);

@@ -20,6 +20,8 @@ use std::sync::atomic::AtomicBool;
 
 use ureq::http::header;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use auth::challenges;
 pub use config::RegistryConfig;
 pub use error::RegistryError;
 pub use push::{Push, PushBlob, Pushed};
