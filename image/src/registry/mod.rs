@@ -10,6 +10,7 @@ mod client;
 mod config;
 mod credentials;
 mod error;
+mod login;
 mod mirrors;
 mod push;
 mod upload;
@@ -22,8 +23,9 @@ use ureq::http::header;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use auth::challenges;
-pub use config::RegistryConfig;
+pub use config::{RegistryConfig, Verify};
 pub use error::RegistryError;
+pub use login::{Kept, Login, Server};
 pub use push::{Push, PushBlob, Pushed};
 pub use upload::BlobStream;
 
