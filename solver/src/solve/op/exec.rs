@@ -347,7 +347,7 @@ impl Prepared {
                     return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() });
                 }
             };
-            file::copy_out(&tree, source, cache.path())?;
+            file::copy_out(&tree, source, cache.path(), None)?;
         }
         let source = cache.path().to_owned();
         self.guards.push(Guard::Cache(cache));
