@@ -22,6 +22,15 @@ pub(crate) struct Shipment {
     pub(crate) manifests: Vec<(Descriptor, Vec<u8>)>,
 }
 
+impl Shipment {
+    /// Adds a blob, once.
+    pub(crate) fn add(&mut self, blob: Blob) {
+        if self.blobs.iter().all(|known| known.descriptor.digest != blob.descriptor.digest) {
+            self.blobs.push(blob);
+        }
+    }
+}
+
 /// A blob and where its bytes are.
 #[derive(Clone, Debug)]
 pub(crate) struct Blob {
@@ -105,7 +114,9 @@ impl Shipper<'_> {
             mount_from: near.iter().chain(&blob.lenders).cloned().collect(),
             open: match blob.source.clone() {
                 Source::Bytes(bytes) => {
-                    Box::new(move || Ok(Box::new(io::Cursor::new(Arc::clone(&bytes))) as Box<dyn Read + Send>))
+                    Box::new(
+                        move || Ok(Box::new(io::Cursor::new(Arc::clone(&bytes))) as Box<dyn Read + Send>),
+                    )
                 }
                 Source::Store => {
                     let path = self.store.blob_path(&digest);
@@ -189,11 +200,12 @@ impl<'a> SentBlob<'a> {
             Ahead::Collecting(push, collected) => {
                 collected.extend_from_slice(bytes);
                 if collected.len() >= SENT_AHEAD_BYTES {
-                    self.ahead = match push.stream().map(|mut stream| stream.write_all(collected).map(|()| stream)) {
-                        Ok(Ok(stream)) => Ahead::Sending(Box::new(stream)),
-                        // What is wrong is told when the blob is pushed.
-                        Ok(Err(_)) | Err(_) => Ahead::No,
-                    };
+                    self.ahead =
+                        match push.stream().map(|mut stream| stream.write_all(collected).map(|()| stream)) {
+                            Ok(Ok(stream)) => Ahead::Sending(Box::new(stream)),
+                            // What is wrong is told when the blob is pushed.
+                            Ok(Err(_)) | Err(_) => Ahead::No,
+                        };
                 }
             }
             Ahead::Sending(stream) => {

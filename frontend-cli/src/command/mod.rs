@@ -10,6 +10,7 @@ mod load;
 mod login;
 mod logout;
 mod pull;
+mod push;
 mod rmi;
 mod run;
 mod save;
@@ -41,6 +42,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Login(args) => login::run(&args),
         Command::Logout(args) => logout::run(&args),
         Command::Pull(args) => pull::run(&args, root),
+        Command::Push(args) => push::run(&args, root),
         Command::Rmi(args) => rmi::run(&args, &open(root)?),
         Command::Run(args) => run::run(*args, root),
         Command::Save(args) => save::run(&args, root),

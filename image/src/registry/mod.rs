@@ -165,10 +165,8 @@ impl Registry {
             for _ in 0..MAX_TAG_PAGES {
                 let mut answer = self.client.get(endpoint, image, &page, &[], cancel)?;
                 let bytes = answer.body.read_to_limit(MAX_MANIFEST_BYTES, cancel);
-                let bytes = bytes.map_err(|source| RegistryError::Unreachable {
-                    host: endpoint.host.clone(),
-                    source,
-                })?;
+                let bytes = bytes
+                    .map_err(|source| RegistryError::Unreachable { host: endpoint.host.clone(), source })?;
                 if bytes.len() as u64 > MAX_MANIFEST_BYTES {
                     return Err(RegistryError::TooLarge { what, limit: MAX_MANIFEST_BYTES });
                 }
