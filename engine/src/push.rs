@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use kiln_cache::{BlobWriter, Store, StoreError};
+use kiln_cache::{BlobWriter, ImageRecord, LayerId, Store, StoreError};
 use kiln_image::oci::Descriptor;
 use kiln_image::registry::{BlobStream, Push, PushBlob, Pushed, Registry};
 use kiln_image::{Digest, ImageRef};
@@ -38,6 +38,36 @@ pub(crate) struct Blob {
     pub(crate) source: Source,
     /// Images that have it too: a registry can take it from these by itself.
     pub(crate) lenders: Vec<ImageRef>,
+}
+
+/// The images of the store that registries have: what they are made of can be had there.
+#[derive(Debug)]
+pub(crate) struct Lenders(Vec<ImageRecord>);
+
+impl Lenders {
+    pub(crate) fn of(mut images: Vec<ImageRecord>) -> Self {
+        images.retain(|image| image.remote_digest.is_some() && image.name.is_some());
+        Self(images)
+    }
+
+    /// Those that hold the layer.
+    pub(crate) fn of_layer(&self, id: LayerId) -> Vec<ImageRef> {
+        self.which(|image| image.layers.contains(&id))
+    }
+
+    /// Those with the config.
+    pub(crate) fn of_config(&self, config: &Digest) -> Vec<ImageRef> {
+        self.which(|image| image.config == *config)
+    }
+
+    /// Those with the manifest.
+    pub(crate) fn of_manifest(&self, manifest: &Digest) -> Vec<ImageRef> {
+        self.which(|image| image.manifest == Some(*manifest))
+    }
+
+    fn which(&self, is_one: impl Fn(&ImageRecord) -> bool) -> Vec<ImageRef> {
+        self.0.iter().filter(|image| is_one(image)).filter_map(|image| image.name.clone()).collect()
+    }
 }
 
 /// Where a blob's bytes are.
@@ -107,6 +137,7 @@ impl Shipper<'_> {
 
     /// `near` are images of the same registry that were pushed just now.
     fn push_blob(&self, blob: &Blob, near: &[ImageRef]) -> PushBlob<'_> {
+        // Only so many are asked: those that were pushed just now have it for certain.
         let (digest, size) = (blob.descriptor.digest, blob.descriptor.size);
         PushBlob {
             digest,

@@ -16,7 +16,7 @@ use kiln_solver::event::{EventSink, Reporter};
 use super::pull::told;
 use super::{Images, layers, read_blob};
 use crate::assemble::to_json;
-use crate::push::{self, Blob, SentBlob, Shipment, Shipper, Source, Tagging, Transport};
+use crate::push::{self, Blob, Lenders, SentBlob, Shipment, Shipper, Source, Tagging, Transport};
 use crate::{Error, ErrorKind};
 
 /// What was pushed under a name.
@@ -60,7 +60,8 @@ pub(super) fn push(
     let step = reporter.step(format!("pushing {name}"), Vec::new());
     told(&reporter, step, || {
         let ahead = push::target(registry, name, Transport::AsConfigured, cancel)?;
-        let loader = Loader { store: &images.store, all: &all, ahead: &ahead };
+        let lenders = Lenders::of(all.clone());
+        let loader = Loader { store: &images.store, lenders: &lenders, ahead: &ahead };
         let mut shipment = Shipment::default();
         let mut diff_ids = Vec::new();
         for image in &chosen {
@@ -105,7 +106,7 @@ fn index(shipment: &Shipment, images: &[&ImageRecord]) -> Result<(Descriptor, Ve
 /// Makes images of the store ready to go.
 struct Loader<'a> {
     store: &'a Store,
-    all: &'a [ImageRecord],
+    lenders: &'a Lenders,
     /// Where new blobs are sent while they are made.
     ahead: &'a Push,
 }
@@ -146,7 +147,7 @@ impl Loader<'_> {
         shipment.add(Blob {
             descriptor: describe(media_type::OCI_CONFIG, &config_bytes),
             source: Source::Bytes(config_bytes.into()),
-            lenders: Vec::new(),
+            lenders: self.lenders.of_config(&image.config),
         });
         shipment.manifests.push((manifest, bytes));
         Ok(layers)
@@ -166,11 +167,12 @@ impl Loader<'_> {
         if manifest.config.digest != image.config || manifest.layers.len() != image.layers.len() {
             return Ok(None);
         }
+        let origin = self.lenders.of_manifest(&digest).into_iter().next();
         for (descriptor, id) in manifest.layers.iter().zip(&image.layers) {
-            let lenders = self.lenders(*id);
-            let source = match (self.store.has_blob(&descriptor.digest), self.origin(image)) {
+            let lenders = self.lenders.of_layer(*id);
+            let source = match (self.store.has_blob(&descriptor.digest), &origin) {
                 (true, _) => Source::Store,
-                (false, Some(origin)) => Source::Registry(origin),
+                (false, Some(origin)) => Source::Registry(origin.clone()),
                 (false, None) => return Ok(None),
             };
             blobs.push(Blob { descriptor: descriptor.clone(), source, lenders });
@@ -179,21 +181,9 @@ impl Loader<'_> {
         Ok(Some((describe(&kind, &bytes), bytes)))
     }
 
-    /// A name under which a registry has this very image.
-    fn origin(&self, image: &ImageRecord) -> Option<ImageRef> {
-        let has_it = |other: &&ImageRecord| other.manifest == image.manifest && other.remote_digest.is_some();
-        self.all.iter().filter(has_it).find_map(|other| other.name.clone())
-    }
-
-    /// Images of registries that have the layer.
-    fn lenders(&self, id: LayerId) -> Vec<ImageRef> {
-        let has_it = |image: &&ImageRecord| image.remote_digest.is_some() && image.layers.contains(&id);
-        self.all.iter().filter(has_it).filter_map(|image| image.name.clone()).collect()
-    }
-
     /// The layer's compressed blob; made, and sent meanwhile, where there is none.
     fn layer(&self, id: LayerId, diff_id: DiffId) -> Result<Blob, Error> {
-        let lenders = self.lenders(id);
+        let lenders = self.lenders.of_layer(id);
         for (how, kind) in [("gzip", media_type::OCI_LAYER_GZIP), ("zstd", media_type::OCI_LAYER_ZSTD)] {
             if let Some(digest) = self.store.compressed(diff_id, how)? {
                 let path = self.store.blob_path(&digest);

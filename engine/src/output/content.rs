@@ -12,7 +12,7 @@ use super::blobs::{self, PackedLayer, Purpose};
 use super::options::{AnnotationTarget, ImageOptions};
 use crate::Error;
 use crate::assemble::{Assembled, to_json};
-use crate::push::{Blob, Shipment, Source};
+use crate::push::{Blob, Lenders, Shipment, Source};
 
 /// One image: its documents, and layers that are blobs of the store.
 #[derive(Clone, Debug)]
@@ -90,21 +90,22 @@ impl Content {
     }
 
     /// All of it for a registry.
-    pub(super) fn shipment(&self, solver: &Solver<'_>) -> Shipment {
+    pub(super) fn shipment(&self, solver: &Solver<'_>, lenders: &Lenders) -> Shipment {
         let mut shipment = Shipment::default();
         for image in &self.images {
             shipment.add(Blob {
                 descriptor: image.config.clone(),
                 source: Source::Bytes(image.config_bytes.as_slice().into()),
-                lenders: Vec::new(),
+                lenders: lenders.of_config(&image.config.digest),
             });
             for layer in &image.layers {
                 let origin = solver.pulls.descriptor(&layer.made_of);
-                let lender = origin.filter(|(known, _)| known.digest == layer.descriptor.digest);
+                let base = origin.filter(|(known, _)| known.digest == layer.descriptor.digest);
+                let base = base.and_then(|(_, image)| image);
                 shipment.add(Blob {
                     descriptor: layer.descriptor.clone(),
                     source: layer.source.clone(),
-                    lenders: lender.and_then(|(_, image)| image).into_iter().collect(),
+                    lenders: base.into_iter().chain(lenders.of_layer(layer.made_of.id)).collect(),
                 });
             }
             shipment.manifests.push((image.manifest.clone(), image.manifest_bytes.clone()));

@@ -22,7 +22,7 @@ pub use options::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, 
 use crate::Error;
 use crate::assemble::Assembled;
 use crate::build::{DockerTarget, OutputSpec};
-use crate::push::{self, Shipper, Tagging, Transport};
+use crate::push::{self, Lenders, Shipper, Tagging, Transport};
 use crate::session::Session;
 use content::Content;
 
@@ -174,7 +174,8 @@ impl Exporter<'_> {
             Content::pack_for(self.solver, &images, self.set, options, blobs::Purpose::Push(&push))?;
         let (store, step) = (self.session.store, self.step);
         let shipper = Shipper { store, registry, reporter, step, transport, tagging, cancel };
-        shipper.ship(&content.shipment(self.solver), &targets)?;
+        let lenders = Lenders::of(store.images()?);
+        shipper.ship(&content.shipment(self.solver, &lenders), &targets)?;
         if !options.no_store {
             let names = self.names(options, Some(&content.top.digest))?;
             for (image, packed) in images.iter().zip(&content.images) {
