@@ -33,6 +33,7 @@ pub mod rootless;
 pub mod run;
 mod session;
 mod ssh;
+pub mod storage;
 
 pub use build::{
     Build, BuildResult, CancelHandle, ContextSource, DockerTarget, DockerfileSource, OutputSpec,

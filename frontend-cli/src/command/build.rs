@@ -160,6 +160,11 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
         build = build.arg("SOURCE_DATE_EPOCH", seconds.to_string());
     }
     build = build.rewrite_timestamp(args.rewrite_timestamp || args.timestamp.is_some());
+    if let Some(size) = args.max_size {
+        let mut limits = kiln::storage::Limits::load(&super::env)?;
+        limits.max_size = Some(size);
+        build = build.limits(limits);
+    }
     build = args.lint.iter().fold(build, Build::lint).registry(args.registry.config()?);
     Ok(outputs.iter().cloned().fold(build, Build::output))
 }

@@ -129,7 +129,8 @@ impl<W: Write> StargzWriter<W> {
         header.set_size(toc.len() as u64);
         header.set_mode(0);
         header.set_mtime(0);
-        (header.set_uid(0), header.set_gid(0));
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_cksum();
         let padding = (toc.len() as u64).wrapping_neg() % BLOCK as u64;
         let entry = [header.as_bytes(), toc.as_slice(), &vec![0; padding as usize + 2 * BLOCK]].concat();
@@ -189,7 +190,7 @@ impl<W: Write> StargzWriter<W> {
             kind,
             EntryType::XHeader | EntryType::XGlobalHeader | EntryType::GNULongName | EntryType::GNULongLink
         ) {
-            if size > super::MAX_EXTENSION_BYTES as u64 {
+            if size > super::MAX_EXTENSION_BYTES {
                 return Err(invalid("an extension header is too long"));
             }
             return Ok(At::Extension { kind, data: Vec::new(), left: size, padding });
@@ -267,7 +268,8 @@ impl<W: Write> StargzWriter<W> {
             At::Data { left, padding, chunk_left, mut file, mut chunk, first } => {
                 let taken = upto(chunk_left);
                 let data = &bytes[..taken];
-                (file.update(data), chunk.update(data));
+                file.update(data);
+                chunk.update(data);
                 self.member.extend_from_slice(data);
                 let (left, chunk_left) = (left - taken as u64, chunk_left - taken as u64);
                 if chunk_left > 0 {
