@@ -155,7 +155,7 @@ pub(crate) fn layer_blob(
         times: Times::Kept,
         media_types: MediaTypes::Oci,
     };
-    Ok(Packer { solver, layer, diff_id, settings }.pack()?.descriptor)
+    Ok(Packer { solver, layer, diff_id, settings, purpose: Purpose::Store }.pack()?.descriptor)
 }
 
 impl Packer<'_> {
