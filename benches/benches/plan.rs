@@ -63,6 +63,7 @@ fn plan_once(file: &Dockerfile) {
         labels: Vec::new(),
         no_cache: false,
         no_cache_stages: Vec::new(),
+        cache_ttl: None,
         network: NetworkMode::Default,
         extra_hosts: Vec::new(),
         shm_bytes: None,

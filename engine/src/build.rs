@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use kiln_cache::Store;
 use kiln_image::registry::{Registry, RegistryConfig};
@@ -127,6 +128,7 @@ pub struct Build {
     pub(crate) platforms: Vec<String>,
     pub(crate) no_cache: bool,
     pub(crate) no_cache_stages: Vec<String>,
+    pub(crate) cache_ttl: Option<Duration>,
     pub(crate) pull: bool,
     pub(crate) offline: bool,
     pub(crate) network: NetworkMode,
@@ -191,6 +193,7 @@ impl Build {
             platforms: Vec::new(),
             no_cache: false,
             no_cache_stages: Vec::new(),
+            cache_ttl: None,
             pull: false,
             offline: false,
             network: NetworkMode::Default,
@@ -265,6 +268,12 @@ impl Build {
     /// Runs the steps of these stages anew.
     pub fn no_cache_stage(mut self, stage: impl Into<String>) -> Self {
         self.no_cache_stages.push(stage.into());
+        self
+    }
+
+    /// Runs RUN steps anew whose results are not younger than this.
+    pub fn cache_ttl(mut self, lifetime: Duration) -> Self {
+        self.cache_ttl = Some(lifetime);
         self
     }
 

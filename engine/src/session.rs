@@ -14,7 +14,7 @@ use kiln_parser::{Dockerfile, Warning};
 use kiln_solver::event::{Event, Reporter};
 use kiln_solver::git_url::GitUrl;
 use kiln_solver::plan::{self, EpochSource, PlanRequest};
-use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
+use kiln_solver::solve::{Inputs, Journal, Output, Pulls, Sandbox, Secret, Solver};
 
 use crate::bases::Bases;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
@@ -159,6 +159,8 @@ impl Session<'_> {
             cancel: Arc::clone(self.cancel),
             max_parallelism: 0,
             pulls: Pulls::default(),
+            journal: Journal::default(),
+            only_looks: self.only_looks,
         }
     }
 
@@ -191,6 +193,7 @@ impl Session<'_> {
             labels: build.labels.clone(),
             no_cache: build.no_cache,
             no_cache_stages: build.no_cache_stages.clone(),
+            cache_ttl: build.cache_ttl,
             network: build.network,
             extra_hosts: build.extra_hosts.clone(),
             shm_bytes: build.shm_bytes,

@@ -8,6 +8,7 @@
 
 mod arguments;
 mod bases;
+mod cache;
 mod dispatch;
 mod environment;
 mod epoch;
@@ -30,12 +31,14 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use kiln_image::oci::ImageConfig;
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_parser::ignore::IgnoreRules;
 use kiln_parser::{Dockerfile, Warning};
 
+pub use cache::{lifetime, lifetime_text};
 pub use epoch::{EpochSource, source_date_epoch};
 pub use error::PlanError;
 pub use join::join;
@@ -63,6 +66,8 @@ pub struct PlanRequest {
     pub no_cache: bool,
     /// `--no-cache-filter`.
     pub no_cache_stages: Vec<String>,
+    /// `--cache-ttl`: how old a result of RUN may be.
+    pub cache_ttl: Option<Duration>,
     /// `--network`.
     pub network: NetworkMode,
     /// `--add-host`.

@@ -7,6 +7,7 @@ use kiln_parser::{Dockerfile, Instruction, InstructionKind, MountKind, Span, War
 
 use super::arguments::{GlobalArgs, proxies, target_platform};
 use super::bases::{Bases, DEFAULT_PATH, Found, Root};
+use super::cache::StageCache;
 use super::dispatch;
 use super::environment::{ConfigEnv, DeclaredArgs, Environment};
 use super::history::{Histories, MAX_HISTORY_BYTES, Made};
@@ -378,16 +379,16 @@ impl<'a> Planner<'a> {
             args: DeclaredArgs::default(),
             workdir_given: false,
             names,
-            ignore_cache: self.ignores_cache(index),
+            cache: self.stage_cache(index),
             last: LastGiven::default(),
         }
     }
 
     /// A stage on another stage (FEATURES FR7). ONBUILD is not handed on.
     fn inherit(&mut self, index: StageIndex, parent: StageState, names: StepNames) -> StageState {
-        let ignore_cache = self.ignores_cache(index);
+        let cache = self.stage_cache(index);
         let root = self.snapshot(&parent);
-        StageState { index, root, names, ignore_cache, last: LastGiven::default(), ..parent }
+        StageState { index, root, names, cache, last: LastGiven::default(), ..parent }
     }
 
     /// A stage's root file system, be it that of a tree which takes its place.
@@ -421,12 +422,12 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn ignores_cache(&self, index: StageIndex) -> bool {
+    fn stage_cache(&self, index: StageIndex) -> StageCache {
         let name = self.stages.get(index).stage.name.as_ref();
-        self.request.no_cache
-            || name.is_some_and(|name| {
-                self.request.no_cache_stages.iter().any(|stage| stage.eq_ignore_ascii_case(&name.value))
-            })
+        let is_named = name.is_some_and(|name| {
+            self.request.no_cache_stages.iter().any(|stage| stage.eq_ignore_ascii_case(&name.value))
+        });
+        StageCache::new(self.request, is_named)
     }
 
     /// What another stage, a named context or an image is, to copy or mount from. `None` for a stage that comes later.

@@ -11,7 +11,8 @@ use petgraph::Direction;
 use petgraph::visit::EdgeRef as _;
 
 use super::*;
-use crate::graph::{ExecMountKind, FileAction, Op, Source, Vertex};
+use crate::explain::NoCacheBy;
+use crate::graph::{CacheUse, ExecMountKind, FileAction, Op, Source, Vertex};
 
 fn platform(text: &str) -> Platform {
     text.parse().unwrap()
@@ -26,6 +27,7 @@ fn request() -> PlanRequest {
         labels: Vec::new(),
         no_cache: false,
         no_cache_stages: Vec::new(),
+        cache_ttl: None,
         network: NetworkMode::Default,
         extra_hosts: Vec::new(),
         shm_bytes: None,
@@ -575,8 +577,8 @@ mod instructions {
     fn no_cache_holds_for_the_stages_named() {
         let text = "FROM busybox AS a\nRUN x\nFROM a\nRUN y\n";
         let plan = plan_with(text, &PlanRequest { no_cache_stages: vec!["A".into()], ..request() }).unwrap();
-        let ignored: Vec<bool> = plan.graph.node_weights().map(|vertex| vertex.ignore_cache).collect();
-        assert_eq!(ignored, [false, true, false]);
+        let uses: Vec<_> = plan.graph.node_weights().map(|vertex| vertex.cache).collect();
+        assert_eq!(uses, [CacheUse::Any, CacheUse::Never(NoCacheBy::Filter), CacheUse::Any]);
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub enum SolveError {
     /// The user gave up.
     #[error("canceled")]
     Canceled,
+    /// Only what is here was to be looked at, and that is not enough.
+    #[error("what is needed to tell is not here")]
+    NotForeseen,
     /// The store.
     #[error(transparent)]
     Store(StoreError),
@@ -278,7 +281,7 @@ impl SolveError {
     /// Says which step it happened in, once.
     pub(super) fn in_step(self, step: &str, span: Option<Span>) -> Self {
         match self {
-            Self::Canceled | Self::StepFailed { .. } | Self::Step { .. } => self,
+            Self::Canceled | Self::NotForeseen | Self::StepFailed { .. } | Self::Step { .. } => self,
             error => Self::Step { step: step.to_owned(), span, source: Box::new(error) },
         }
     }

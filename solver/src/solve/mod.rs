@@ -4,6 +4,8 @@
 //! are really fetched.
 
 mod error;
+mod forecast;
+mod journal;
 mod key;
 mod layers;
 mod op;
@@ -19,6 +21,9 @@ use kiln_image::registry::{Registry, RemoteImage};
 use kiln_image::{Digest, http};
 
 pub use error::{Shortage, SolveError};
+pub use forecast::{Forecast, Foreseen, Verdict};
+pub use journal::{Journal, Outcome, StepNote};
+pub(crate) use key::VERSION as KEY_VERSION;
 pub use op::exec::{Executor, Sandbox};
 pub use op::file::{CopyError, copy_out};
 
@@ -103,6 +108,10 @@ pub struct Solver<'a> {
     pub max_parallelism: usize,
     /// Layers of base images that are unpacked when first needed.
     pub pulls: layers::Pulls,
+    /// What became of each step.
+    pub journal: Journal,
+    /// Nothing is fetched: what would have to be is [`SolveError::NotForeseen`].
+    pub only_looks: bool,
 }
 
 impl Solver<'_> {

@@ -53,6 +53,7 @@ fn add_files(
     add: Option<&Add>,
 ) -> Result<(), PlanError> {
     let span = step.span();
+    let cache = step.cache_use()?;
     let words = Words::expand(step, copy, add)?;
     let dest = paths::destination(&step.state.directory(), &words.dest);
     let created_by = words.text(keyword, copy.parents);
@@ -131,7 +132,7 @@ fn add_files(
         name,
         span: Some(span),
         created_by: created_by.clone(),
-        ignore_cache: step.state.ignore_cache,
+        cache,
         platform: step.state.platform.clone(),
     };
     let file = Op::File(File { actions: actions.list });

@@ -21,6 +21,7 @@ use rustix::fs::{AtFlags, CWD, Mode};
 
 use super::{Made, Step, file};
 use crate::event::{Event, LogStream};
+use crate::explain::Facts;
 use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
 use crate::solve::key::{MountContents, exec_key};
 use crate::solve::{Output, Shortage, Snapshot, SolveError, Solver, layers};
@@ -77,7 +78,27 @@ pub(super) fn run(step: &Step<'_>, exec: &Exec) -> Result<Output, SolveError> {
     let root = step.snapshot(InputIndex(0))?;
     let mounted = mounted_contents(step, exec)?;
     let key = exec_key(exec, &step.vertex.platform, &root, &mounted);
-    step.find_or_make(key, &root, || make(step, exec, &root))
+    step.find_or_make(key, &root, &|| facts(step, exec, &root), || make(step, exec, &root))
+}
+
+/// What the key is made of, for explanations.
+fn facts(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Facts {
+    let mut facts = Facts::of_exec(exec, &step.vertex.platform, root);
+    for mount in &exec.mounts {
+        let (input, source) = match &mount.kind {
+            ExecMountKind::Bind { input, source, .. } => (input, source),
+            ExecMountKind::Cache { seed: Some((input, source)), .. } => (input, source),
+            _ => continue,
+        };
+        match step.inputs.get(input.0) {
+            Some(Output::Snapshot(snapshot)) => facts.add_mounted_root(&mount.target, snapshot),
+            Some(Output::Tree(tree)) => {
+                facts.add_mounted_files(&mount.target, file::facts_at(tree, source).unwrap_or_default());
+            }
+            None => {}
+        }
+    }
+    facts
 }
 
 /// What the key says of mounted inputs: of a context only the part that is mounted.

@@ -5,16 +5,18 @@ pub(super) mod file;
 mod git;
 mod source;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kiln_cache::{Claim, Cost, LayerDraft, Lookup, NewRecord, Record, StepKey};
 use kiln_image::ContentsDigest;
 use kiln_sandbox::Usage;
 
+use super::forecast::Forecast;
 use super::schedule::Slots;
-use super::{Output, Snapshot, SolveError, Solver};
+use super::{Outcome, Output, Snapshot, SolveError, Solver};
 use crate::event::{Event, StepId};
-use crate::graph::{InputIndex, Op, Vertex};
+use crate::explain::Facts;
+use crate::graph::{CacheUse, InputIndex, Op, Vertex};
 
 /// A vertex with its inputs, about to run.
 pub(super) struct Step<'a> {
@@ -26,6 +28,8 @@ pub(super) struct Step<'a> {
     /// `None`: not shown.
     pub(super) id: Option<StepId>,
     pub(super) slots: &'a Slots,
+    /// Set where it is only to be said what would happen.
+    pub(super) forecast: Option<&'a Forecast>,
 }
 
 /// Finds or makes the vertex's output.
@@ -57,6 +61,20 @@ fn diff(step: &Step<'_>) -> Result<Output, SolveError> {
     Ok(Output::Snapshot(Snapshot { layers: layers.to_vec() }))
 }
 
+/// Whether `record` is young enough.
+pub(super) fn is_fresh(cache: CacheUse, record: &Record) -> bool {
+    match cache {
+        CacheUse::Any => true,
+        CacheUse::Never(_) => false,
+        CacheUse::NewerThan(lifetime) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            // One from the future was made by a clock that was wrong.
+            u64::try_from(record.made_at)
+                .is_ok_and(|made| now.checked_sub(made).is_some_and(|age| age < lifetime.as_secs()))
+        }
+    }
+}
+
 /// What a step made, before it is a layer.
 pub(super) struct Made {
     pub(super) draft: LayerDraft,
@@ -80,29 +98,34 @@ impl Step<'_> {
         }
     }
 
-    /// Finds the layers recorded under `key`, or makes them on top of `parent`.
+    /// Finds the layers recorded under `key`, or makes them on top of `parent`. `facts` are what the key is made of.
     pub(super) fn find_or_make(
         &self,
         key: StepKey,
         parent: &Snapshot,
+        facts: &dyn Fn() -> Facts,
         make: impl FnOnce() -> Result<Made, SolveError>,
     ) -> Result<Output, SolveError> {
+        if let Some(forecast) = self.forecast {
+            return forecast.look(self, key, facts());
+        }
         let record = match self.claim(&key)? {
             Lookup::Found(record) => {
                 if let Some(id) = self.id {
                     self.solver.reporter.cached(id);
+                    self.solver.journal.note(id, &key, Outcome::Cached, record.duration);
                 }
                 self.solver.reporter.count_cached();
                 record
             }
-            Lookup::Missing(claim) => self.make(claim, make)?,
+            Lookup::Missing(claim) => self.make(claim, facts, make)?,
         };
         let mut layers = parent.layers.clone();
         layers.extend(record.layers);
         Ok(Output::Snapshot(Snapshot { layers }))
     }
 
-    /// The record of `key` or the right to make it; `--no-cache` never takes the former.
+    /// The record of `key` or the right to make it, as the vertex wants its results.
     pub(super) fn claim(&self, key: &StepKey) -> Result<Lookup, SolveError> {
         let mut on_wait = |pid| {
             if let Some(id) = self.id {
@@ -110,28 +133,51 @@ impl Step<'_> {
             }
         };
         let store = self.solver.store;
-        if self.vertex.ignore_cache {
+        let cache = self.vertex.cache;
+        if let CacheUse::Never(_) = cache {
             return Ok(Lookup::Missing(store.claim(key, &mut on_wait, &self.solver.cancel)?));
         }
         // The usual case takes no lock.
         if let Some(record) = store.find(key)? {
-            return Ok(Lookup::Found(record));
+            if is_fresh(cache, &record) {
+                return Ok(Lookup::Found(record));
+            }
+            let claim = store.claim(key, &mut on_wait, &self.solver.cancel)?;
+            // Whoever held the lock until now may have made it anew.
+            let renewed = store.find(key)?.filter(|record| is_fresh(cache, record));
+            return Ok(renewed.map_or(Lookup::Missing(claim), Lookup::Found));
         }
         Ok(store.find_or_claim(key, &mut on_wait, &self.solver.cancel)?)
+    }
+
+    /// Notes what becomes of the step.
+    pub(super) fn note(&self, key: &StepKey, outcome: Outcome) {
+        if let Some(id) = self.id {
+            self.solver.journal.note(id, key, outcome, Duration::ZERO);
+        }
     }
 
     fn make(
         &self,
         claim: Claim,
+        facts: &dyn Fn() -> Facts,
         make: impl FnOnce() -> Result<Made, SolveError>,
     ) -> Result<Record, SolveError> {
         let _slot = self.slots.take();
         if let Some(id) = self.id {
             self.solver.reporter.started(id);
         }
+        let key = *claim.key();
         let start = Instant::now();
-        let made = make()?;
-        let record = self.commit(claim, made, start.elapsed())?;
+        let made = make();
+        let duration = start.elapsed();
+        if let Some(id) = self.id {
+            self.solver.journal.note(id, &key, Outcome::Ran, duration);
+            if made.is_err() {
+                self.solver.journal.facts(id, &facts());
+            }
+        }
+        let record = self.commit(claim, made?, duration, facts().encode())?;
         if let Some(id) = self.id {
             self.solver.reporter.done(id);
         }
@@ -140,7 +186,13 @@ impl Step<'_> {
     }
 
     /// Makes it a layer whose DiffId is computed while later steps run.
-    pub(super) fn commit(&self, claim: Claim, made: Made, duration: Duration) -> Result<Record, SolveError> {
+    pub(super) fn commit(
+        &self,
+        claim: Claim,
+        made: Made,
+        duration: Duration,
+        facts: Vec<u8>,
+    ) -> Result<Record, SolveError> {
         let cost = Cost {
             duration,
             cpu: made.usage.cpu,
@@ -153,7 +205,7 @@ impl Step<'_> {
             cost,
             added_bytes: made.size_bytes,
             log: made.log,
-            facts: Vec::new(),
+            facts,
         };
         let record = claim.commit(made.draft, made.contents, record)?;
         for layer in &record.layers {

@@ -39,6 +39,7 @@ use self::owner::Users;
 use self::place::{Data, LayerPlan, Meta};
 use self::select::Selected;
 use super::{Made, Step};
+use crate::explain::{self, Facts, FileFact};
 use crate::graph::{CopyOptions, File, FileAction, InputIndex, ModeChange, Op, Source};
 use crate::solve::key::KeyHasher;
 use crate::solve::{Output, Snapshot, SolveError, layers};
@@ -59,13 +60,14 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     let plan = planner.plan(file)?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&plan, &digests, &planner.archives, &parent);
-    step.find_or_make(key, &parent, || {
-        let archives = match planner.archives {
+    let facts = || facts(step, &plan, &digests, &planner.archives, &parent);
+    step.find_or_make(key, &parent, &facts, || {
+        let archives = match &planner.archives {
             Archives::Named(named) if !named.is_empty() => named,
             _ => return make(step, &plan, Some((&digests, format!("{:?}", file.actions)))),
         };
         // What is in the archives decides what they replace, so the plan is made again with them.
-        let unpacked = unpack(step, &archives)?;
+        let unpacked = unpack(step, archives)?;
         let mut planner = Planner {
             view: view.as_ref(),
             sources: &sources,
@@ -92,7 +94,7 @@ pub(super) fn materialize(
         Lookup::Found(record) => record,
         Lookup::Missing(claim) => {
             let made = make(step, &plan, Some((&digests, format!("bind {path}"))))?;
-            step.commit(claim, made, Duration::ZERO)?
+            step.commit(claim, made, Duration::ZERO, Vec::new())?
         }
     };
     let layer = record.layers.first().copied();
@@ -104,6 +106,14 @@ pub(super) fn contents_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<Cont
     let mut plan = LayerPlan::new(None);
     plan_materialized(&mut plan, tree, path)?;
     Ok(Digests::of(&plan)?.contents)
+}
+
+/// What is at `path` in `tree`, file by file, for explanations.
+pub(super) fn facts_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<Vec<FileFact>, SolveError> {
+    let mut plan = LayerPlan::new(None);
+    plan_materialized(&mut plan, tree, path)?;
+    let digests = Digests::of(&plan)?;
+    Ok(file_facts(&plan, &digests))
 }
 
 /// Copies `path` of `tree` into the existing, empty directory `target` of the host's.
@@ -159,6 +169,63 @@ fn make(
         log: Vec::new(),
         usage: Usage::default(),
     })
+}
+
+/// What the key is made of, for explanations.
+fn facts(
+    step: &Step<'_>,
+    plan: &LayerPlan<'_>,
+    digests: &Digests,
+    archives: &Archives,
+    parent: &Snapshot,
+) -> Facts {
+    let mut files = file_facts(plan, digests);
+    let mut has_archives = false;
+    if let Archives::Named(named) = archives {
+        has_archives = !named.is_empty();
+        files.extend(named.iter().map(|archive| {
+            let (uid, gid) = archive.meta.owner.unwrap_or_default();
+            let source = archive.entry.path.to_string_lossy().into_owned();
+            let dest = format!("/{}//{source}", archive.dest.display());
+            FileFact(dest, source, 'a', 0, uid, gid, explain::short(&archive.digest))
+        }));
+    }
+    let mut facts = Facts::of_files(&step.vertex.created_by, &step.vertex.platform, files);
+    if has_archives {
+        facts.set_root(parent);
+    }
+    facts
+}
+
+fn file_facts(plan: &LayerPlan<'_>, digests: &Digests) -> Vec<FileFact> {
+    let of_node = |((path, node), digest): ((&PathBuf, &place::Node), &Option<kiln_image::Digest>)| {
+        let entry = &node.entry;
+        let source = match &node.data {
+            Data::Source { entry, .. } => entry.path.to_string_lossy().into_owned(),
+            Data::Inline(_) | Data::None => String::new(),
+        };
+        let (kind, mut rest) = match &entry.kind {
+            EntryKind::File { .. } => ('f', digest.as_ref().map(explain::short).unwrap_or_default()),
+            EntryKind::Dir => ('d', String::new()),
+            EntryKind::Symlink(target) => ('l', target.to_string_lossy().into_owned()),
+            EntryKind::Fifo => ('p', String::new()),
+            EntryKind::CharDevice { major, minor } => ('c', format!("{major}:{minor}")),
+            EntryKind::BlockDevice { major, minor } => ('b', format!("{major}:{minor}")),
+        };
+        if !entry.xattrs.is_empty() {
+            rest.push_str(&explain::fingerprint(format!("{:?}", entry.xattrs).as_bytes()));
+        }
+        FileFact(
+            place::shown(path).to_string_lossy().into_owned(),
+            source,
+            kind,
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            rest,
+        )
+    };
+    plan.nodes().zip(&digests.files).map(of_node).collect()
 }
 
 fn key_of(plan: &LayerPlan<'_>, digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey {
