@@ -18,6 +18,7 @@ pub use store::{
     Record, Removed, RemovedBy, StepKey, Store, StoreError,
 };
 pub use tree::{
-    ContextTree, Entry, EntryKind, LayerTree, PathFilter, SourceTree, TreeError, Verdict, bytes_digest,
+    ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError, Verdict,
+    bytes_digest,
 };
 pub use tree_digest::{SelectionDigest, TreeDigest, selection_digest, tree_digest};

@@ -91,7 +91,9 @@ impl<'a> Bases<'a> {
             return Err(Error::user(format!("{image} is not in the store, and the build is offline")));
         }
         let remote = self.session.registry.resolve(image, platform, self.session.cancel)?;
-        self.remember(image, platform, &remote)?;
+        if !self.session.only_looks {
+            self.remember(image, platform, &remote)?;
+        }
         let base = BaseImage {
             digest: remote.digest,
             manifest: remote.manifest_digest,

@@ -118,8 +118,13 @@ pub enum OutputSpec {
 /// A build to be run. Nothing is checked before [`Build::run`].
 #[must_use]
 pub struct Build {
+    pub(crate) id: String,
+    pub(crate) only_looks: bool,
     pub(crate) context: ContextSource,
     pub(crate) dockerfile: DockerfileSource,
+    pub(crate) more_dockerfiles: Vec<PathBuf>,
+    pub(crate) preprocessor_flags: Vec<String>,
+    pub(crate) ignore_file: Option<PathBuf>,
     pub(crate) root: Option<PathBuf>,
     pub(crate) args: Vec<(String, String)>,
     pub(crate) target: Option<String>,
@@ -183,8 +188,13 @@ impl Build {
     /// A build of any kind of context.
     pub fn new(context: ContextSource) -> Self {
         Self {
+            id: random_id(),
+            only_looks: false,
             context,
             dockerfile: DockerfileSource::Default,
+            more_dockerfiles: Vec::new(),
+            preprocessor_flags: Vec::new(),
+            ignore_file: None,
             root: None,
             args: Vec::new(),
             target: None,
@@ -211,6 +221,11 @@ impl Build {
         }
     }
 
+    /// The name under which [`crate::history`] will have it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The Dockerfile's path.
     pub fn file(mut self, path: impl AsRef<Path>) -> Self {
         self.dockerfile = DockerfileSource::Path(path.as_ref().to_owned());
@@ -220,6 +235,24 @@ impl Build {
     /// Where the Dockerfile comes from.
     pub fn dockerfile(mut self, source: DockerfileSource) -> Self {
         self.dockerfile = source;
+        self
+    }
+
+    /// A further Dockerfile, whose lines follow those before it.
+    pub fn more_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.more_dockerfiles.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// An argument for `cpp`, which reads Dockerfiles whose names end in `.in` first.
+    pub fn preprocessor_flag(mut self, flag: impl Into<String>) -> Self {
+        self.preprocessor_flags.push(flag.into());
+        self
+    }
+
+    /// The ignore file of a context that is a directory, in place of those that it has.
+    pub fn ignore_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.ignore_file = Some(path.as_ref().to_owned());
         self
     }
 
@@ -379,6 +412,7 @@ impl Build {
         &self,
         work: impl FnOnce(&Session<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let only_looks = self.only_looks;
         let reporter = Arc::new(Reporter::new(Arc::clone(&self.events)));
         let root = self.root.clone().unwrap_or_else(default_root);
         let store = Store::open(&root)?;
@@ -392,8 +426,21 @@ impl Build {
             http: &http,
             reporter: &reporter,
             cancel: &self.cancel,
+            journal: &Arc::default(),
+            only_looks,
         })
     }
+}
+
+/// Twelve hex digits that no other build has.
+fn random_id() -> String {
+    let mut bytes = [0; 6];
+    // Before the kernel has gathered randomness there is the clock.
+    if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).is_err() {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        bytes.copy_from_slice(&now.as_nanos().to_le_bytes()[..6]);
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The store's directory where none is given: `KILN_ROOT`, else the system's for root and the user's own for others.

@@ -1,25 +1,26 @@
 //! A running build: from the Dockerfile's text to images and outputs.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::UNIX_EPOCH;
 
 use kiln_cache::Store;
 use kiln_image::registry::Registry;
 use kiln_image::{ImageRef, InvalidPlatform, InvalidReference, Platform, http};
-use kiln_parser::{Dockerfile, Warning};
+use kiln_parser::Warning;
 use kiln_solver::event::{Event, Reporter};
-use kiln_solver::git_url::GitUrl;
-use kiln_solver::plan::{self, EpochSource, PlanRequest};
-use kiln_solver::solve::{Inputs, Journal, Output, Pulls, Sandbox, Secret, Solver};
+use kiln_solver::graph::{Graph, VertexId};
+use kiln_solver::plan::{self, Plan, PlanRequest};
+use kiln_solver::solve::{Inputs, Journal, LogLimits, Output, Pulls, Sandbox, Secret, Solver};
 
 use crate::bases::Bases;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
+use crate::history::Account;
 use crate::output::ImageSet;
-use crate::{Error, assemble, check, context, frontend, output, ssh};
+use crate::{Error, assemble, check, context, epoch, frontend, output, ssh};
 
 /// A running build: what was asked for and what it works with.
 pub(crate) struct Session<'a> {
@@ -29,24 +30,64 @@ pub(crate) struct Session<'a> {
     pub(crate) http: &'a http::Client,
     pub(crate) reporter: &'a Arc<Reporter>,
     pub(crate) cancel: &'a Arc<AtomicBool>,
+    pub(crate) journal: &'a Arc<Journal>,
+    /// It is only to be said what would happen: nothing is fetched but names of bases, nothing is kept.
+    pub(crate) only_looks: bool,
 }
 
 impl Session<'_> {
     pub(crate) fn run(&self) -> Result<BuildResult, Error> {
+        let mut account = Account::open();
+        let result = self.build(&mut account);
+        account.close(self, &result);
+        result
+    }
+
+    fn build(&self, account: &mut Account) -> Result<BuildResult, Error> {
         let tags = self.tags()?;
         let prepared = context::prepare(self)?;
-        let (name, text) = (prepared.dockerfile_name.clone(), prepared.dockerfile.clone());
-        self.build_prepared(prepared, &tags).map_err(|error| error.in_dockerfile(&name, &text))
+        let name = prepared.dockerfile_name.clone();
+        account.dockerfile.clone_from(&prepared.dockerfile);
+        self.build_prepared(prepared, &tags).map_err(|error| error.in_dockerfile(&name, &account.dockerfile))
     }
 
     fn build_prepared(&self, prepared: context::Prepared, tags: &[ImageRef]) -> Result<BuildResult, Error> {
+        let set = self.image_set(&self.platforms()?)?;
+        let planned = self.planned(prepared)?;
+        let solver = self.solver(planned.inputs);
+        let (graph, results) = joined(&planned.plans);
+        let outputs = solver.solve_all(&graph, &results).map_err(|error| {
+            let mut result = Error::from(error);
+            context::explain_missing(&mut result, planned.hidden.as_deref());
+            result
+        })?;
+        let mut images = Vec::with_capacity(planned.plans.len());
+        for (plan, output) in planned.plans.iter().zip(&outputs) {
+            let Output::Snapshot(snapshot) = output else {
+                return Err(Error::user("the target is no image"));
+            };
+            images.push(assemble::assemble(&solver, plan, snapshot, planned.epoch)?);
+        }
+        let exported = output::export(self, &solver, &images, set, tags)?;
+        let (steps_cached, steps_run) = self.reporter.counts();
+        Ok(BuildResult {
+            config_digest: images[0].config_digest,
+            manifest_digest: exported.manifest,
+            names: exported.names,
+            platform: images[0].platform.clone(),
+            steps_cached,
+            steps_run,
+        })
+    }
+
+    /// Says what is to be done; bases are looked up, and nothing is made yet.
+    pub(crate) fn planned(&self, prepared: context::Prepared) -> Result<Planned, Error> {
         frontend::check(self.build, &prepared.dockerfile)?;
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
         let checks = self.checks(&dockerfile)?;
         let mut request = self.plan_request(&prepared)?;
-        let epoch = self.epoch(&dockerfile, &mut request)?;
+        let epoch = epoch::resolve(self, &dockerfile, &prepared.origins, &mut request)?;
         let platforms = self.platforms()?;
-        let set = self.image_set(&platforms)?;
         let bases = Bases::new(self, prepared.layouts);
         let mut names = Vec::new();
         for platform in &platforms {
@@ -82,36 +123,7 @@ impl Session<'_> {
             secrets: self.secrets()?,
             ssh: sockets(&agents),
         };
-        let solver = self.solver(inputs);
-        let outputs = match plans.as_slice() {
-            [plan] => solver.solve_all(&plan.graph, &[plan.result]),
-            plans => {
-                let (graph, results) = plan::join(plans);
-                solver.solve_all(&graph, &results)
-            }
-        };
-        let outputs = outputs.map_err(|error| {
-            let mut result = Error::from(error);
-            context::explain_missing(&mut result, prepared.hidden.as_deref());
-            result
-        })?;
-        let mut images = Vec::with_capacity(plans.len());
-        for (plan, output) in plans.iter().zip(&outputs) {
-            let Output::Snapshot(snapshot) = output else {
-                return Err(Error::user("the target is no image"));
-            };
-            images.push(assemble::assemble(&solver, plan, snapshot, epoch)?);
-        }
-        let exported = output::export(self, &solver, &images, set, tags)?;
-        let (steps_cached, steps_run) = self.reporter.counts();
-        Ok(BuildResult {
-            config_digest: images[0].config_digest,
-            manifest_digest: exported.manifest,
-            names: exported.names,
-            platform: images[0].platform.clone(),
-            steps_cached,
-            steps_run,
-        })
+        Ok(Planned { plans, inputs, epoch, hidden: prepared.hidden, _agents: agents })
     }
 
     /// What to build for, each once; one `None` where nothing is asked for.
@@ -158,8 +170,9 @@ impl Session<'_> {
             reporter: Arc::clone(self.reporter),
             cancel: Arc::clone(self.cancel),
             max_parallelism: 0,
+            log_limits: log_limits(),
             pulls: Pulls::default(),
-            journal: Journal::default(),
+            journal: Arc::clone(self.journal),
             only_looks: self.only_looks,
         }
     }
@@ -190,6 +203,7 @@ impl Session<'_> {
             target: build.target.clone(),
             platform: None,
             build_platform: Platform::host(),
+            emulated: Vec::new(),
             labels: build.labels.clone(),
             no_cache: build.no_cache,
             no_cache_stages: build.no_cache_stages.clone(),
@@ -244,35 +258,41 @@ impl Session<'_> {
             })
             .collect()
     }
+}
 
-    /// What `SOURCE_DATE_EPOCH` says the image's time is, in seconds. The argument becomes the number that it stands for.
-    fn epoch(&self, dockerfile: &Dockerfile, request: &mut PlanRequest) -> Result<Option<i64>, Error> {
-        const NAME: &str = "SOURCE_DATE_EPOCH";
-        let seconds = match plan::source_date_epoch(dockerfile, request)? {
-            None => None,
-            Some(EpochSource::Seconds(seconds)) => Some(seconds),
-            Some(EpochSource::Url { url, .. }) => {
-                if GitUrl::parse(&url).is_ok_and(|git| git.is_some()) {
-                    return Err(Error::user(format!(
-                        "{NAME}: the time of {url} is not known before it is fetched"
-                    ))
-                    .hinted("give the commit's time as a number of seconds"));
-                }
-                let download = self.http.fetch_url(&url, self.cancel)?;
-                let modified = download.last_modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-                modified.and_then(|time| i64::try_from(time.as_secs()).ok())
-            }
-            // A directory has no time of its own; its files have.
-            Some(_) => None,
-        };
-        match seconds {
-            Some(seconds) if assemble::timestamp(seconds).is_none() => {
-                return Err(Error::user(format!("invalid {NAME}: {seconds} is beyond any calendar")));
-            }
-            Some(seconds) => _ = request.build_args.insert(NAME.to_owned(), seconds.to_string()),
-            None => _ = request.build_args.remove(NAME),
+/// How much of a step's output is shown: BuildKit's defaults, or what its variables say (`-1` is no limit).
+fn log_limits() -> LogLimits {
+    let given = |name: &str, default: Option<u64>| match std::env::var(name).map(|text| text.parse::<i64>()) {
+        Ok(Ok(bytes)) => u64::try_from(bytes).ok(),
+        _ => default,
+    };
+    let LogLimits { bytes, bytes_per_second } = LogLimits::default();
+    LogLimits {
+        bytes: given("BUILDKIT_STEP_LOG_MAX_SIZE", bytes),
+        bytes_per_second: given("BUILDKIT_STEP_LOG_MAX_SPEED", bytes_per_second),
+    }
+}
+
+/// A build before its first step.
+pub(crate) struct Planned {
+    /// One for each platform.
+    pub(crate) plans: Vec<Plan>,
+    pub(crate) inputs: Inputs,
+    epoch: Option<i64>,
+    /// What the ignore file hides.
+    hidden: Option<Arc<context::Hidden>>,
+    /// They live as long as the build.
+    _agents: Vec<(String, Agent)>,
+}
+
+/// One graph of all that is to be built, and the results in it.
+pub(crate) fn joined(plans: &[Plan]) -> (Cow<'_, Graph>, Vec<VertexId>) {
+    match plans {
+        [plan] => (Cow::Borrowed(&plan.graph), vec![plan.result]),
+        plans => {
+            let (graph, results) = plan::join(plans);
+            (Cow::Owned(graph), results)
         }
-        Ok(seconds)
     }
 }
 

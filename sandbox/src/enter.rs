@@ -440,11 +440,12 @@ fn open_source(
             set_attributes(mount.as_fd(), plain | access)?;
             Ok(mount)
         }
-        PlannedSource::Tmpfs { size, mode } => {
+        PlannedSource::Tmpfs { size, mode, read_only } => {
+            let access = plain | if *read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
             let mode = (c"mode", mode.as_c_str());
             match size {
-                Some(size) => new_mount(c"tmpfs", &[mode, (c"size", size)], plain),
-                None => new_mount(c"tmpfs", &[mode], plain),
+                Some(size) => new_mount(c"tmpfs", &[mode, (c"size", size)], access),
+                None => new_mount(c"tmpfs", &[mode], access),
             }
         }
         PlannedSource::Socket { name, mode, uid, gid } => {

@@ -118,6 +118,7 @@ pub(crate) enum PlannedSource {
     Tmpfs {
         size: Option<CString>,
         mode: CString,
+        read_only: bool,
     },
     /// A listening socket is made in the private tmpfs and handed to the parent.
     Socket {
@@ -277,7 +278,8 @@ impl PlannedMount {
                 subpath: sub_path(subpath)?,
                 read_only: scratch.is_none(),
             },
-            MountKind::Tmpfs { size, mode } => PlannedSource::Tmpfs {
+            MountKind::Tmpfs { size, mode, read_only } => PlannedSource::Tmpfs {
+                read_only: *read_only,
                 size: size.map(|size| c_string("a tmpfs", size.to_string())).transpose()?,
                 mode: c_string("a tmpfs", format!("{mode:o}"))?,
             },

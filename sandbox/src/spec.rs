@@ -86,6 +86,8 @@ pub enum MountKind {
         size: Option<u64>,
         /// Mode of its root.
         mode: u32,
+        /// Read-only.
+        read_only: bool,
     },
     /// A file with these bytes, on a tmpfs that no other process sees (secrets).
     File {

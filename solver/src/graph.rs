@@ -228,6 +228,8 @@ pub enum ExecMountKind {
     Tmpfs {
         /// Bytes.
         size: Option<u64>,
+        /// Nothing can be written.
+        read_only: bool,
     },
     /// A secret; its value is not in the key. `target` is empty when it is given by variable only.
     Secret {

@@ -202,12 +202,20 @@ impl Store {
         let path = self.layer_path(id);
         let tree = File::open(&path).at(&path)?;
         let packed = kiln_image::layer::pack(tree.as_fd(), overlay_xattrs(), &mut std::io::sink())?;
+        self.remember_diff_id(id, packed.diff_id)?;
+        Ok(packed.diff_id)
+    }
+
+    /// Notes a layer's DiffId, for those who computed it from the layer's own files.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn remember_diff_id(&self, id: LayerId, diff_id: DiffId) -> Result<(), StoreError> {
         self.db().write(|tx| {
             tx.prepare_cached("UPDATE layers SET diff_id = ?2 WHERE id = ?1")?
-                .execute(params![id.as_bytes(), packed.diff_id.0.as_bytes()])?;
+                .execute(params![id.as_bytes(), diff_id.0.as_bytes()])?;
             Ok(())
-        })?;
-        Ok(packed.diff_id)
+        })
     }
 
     /// Makes `draft` the layer `made` says, and runs `also` in the same transaction: both are visible, or neither.

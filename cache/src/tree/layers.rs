@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kiln_image::Digest;
-use rustix::fs::{FileType, OFlags, Stat};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::beneath::{
-    has_opaque_mark, hash_file, list_dir, open_beneath, open_file, open_root, stat_at, stat_entry,
-};
+use super::beneath::{has_opaque_mark, hash_file, list_dir, open_beneath, open_file, stat_at, stat_entry};
+use super::layer_dir::LayerDir;
 use super::resolve::{Follow, Step, resolve};
 use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean, list_levels};
 
@@ -25,7 +25,7 @@ use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean, list_levels
 #[derive(Debug)]
 pub struct LayerTree {
     /// Bottom first.
-    layers: Vec<OwnedFd>,
+    layers: Vec<Arc<LayerDir>>,
 }
 
 /// Which layers make up a directory, topmost first.
@@ -47,8 +47,16 @@ impl LayerTree {
     /// # Errors
     /// When one cannot be opened.
     pub fn open<P: AsRef<Path>>(layers: &[P]) -> Result<Self, TreeError> {
-        let layers = layers.iter().map(|path| open_root(path.as_ref())).collect::<Result<_, _>>()?;
+        let layers: Vec<_> = layers.iter().map(|path| Arc::new(LayerDir::new(path.as_ref()))).collect();
+        for layer in &layers {
+            layer.fd()?;
+        }
         Ok(Self { layers })
+    }
+
+    /// The view of layers, bottom first, that are opened when they are looked into.
+    pub fn of(layers: Vec<Arc<LayerDir>>) -> Self {
+        Self { layers }
     }
 
     /// Reads a small regular file (`/etc/passwd`), links followed in the root, never blocking on a pipe or device.
@@ -59,7 +67,7 @@ impl LayerTree {
         let real = self.resolve(path)?;
         let Some(found) = self.find(&real)? else { return Ok(None) };
         let file = match found.entry.kind {
-            EntryKind::File { .. } => open_file(self.layers[found.layer].as_fd(), &real)?,
+            EntryKind::File { .. } => open_file(self.layers[found.layer].fd()?, &real)?,
             _ => return Err(TreeError::NotAFile(path.to_path_buf())),
         };
         let mut bytes = Vec::new();
@@ -89,7 +97,7 @@ impl LayerTree {
     fn root(&self) -> Result<Option<Merged>, TreeError> {
         let stack = self.root_stack();
         let Some(&top) = stack.first() else { return Ok(Some(empty_root())) };
-        let dir = self.layers[top].as_fd();
+        let dir = self.layers[top].fd()?;
         let Some(stat) = stat_at(dir, OsStr::new(".")).at(Path::new("/"))? else { return Ok(None) };
         let entry = stat_entry(dir, OsStr::new("."), PathBuf::new(), &stat)?;
         Ok(entry.map(|entry| Merged { entry, layer: top, stack }))
@@ -103,9 +111,12 @@ impl LayerTree {
             if name_state.is_closed {
                 break;
             }
-            let dir = self.open_dir(layer, at)?;
-            if let Some(stat) = stat_at(dir.as_fd(), name).at(&path)? {
-                name_state.add(layer, &dir, name, &path, &stat)?;
+            if at.as_os_str().is_empty() {
+                if self.layers[layer].may_have(name)? {
+                    name_state.look(layer, self.layers[layer].fd()?, name, &path)?;
+                }
+            } else {
+                name_state.look(layer, self.open_dir(layer, at)?.as_fd(), name, &path)?;
             }
         }
         Ok(name_state.found)
@@ -121,10 +132,7 @@ impl LayerTree {
                 if state.is_closed {
                     continue;
                 }
-                let path = shown.join(&name);
-                if let Some(stat) = stat_at(dir.as_fd(), &name).at(&path)? {
-                    state.add(layer, &dir, &name, &path, &stat)?;
-                }
+                state.look(layer, dir.as_fd(), &name, &shown.join(&name))?;
             }
         }
         Ok(names.into_values().filter_map(|state| state.found).collect())
@@ -147,7 +155,7 @@ impl LayerTree {
     }
 
     fn open_dir(&self, layer: usize, at: &Path) -> Result<OwnedFd, TreeError> {
-        open_beneath(self.layers[layer].as_fd(), at, OFlags::RDONLY | OFlags::DIRECTORY).at(at)
+        open_beneath(self.layers[layer].fd()?, at, OFlags::RDONLY | OFlags::DIRECTORY).at(at)
     }
 
     fn real_path(&self, path: &Path, follow: Follow) -> Result<PathBuf, TreeError> {
@@ -170,32 +178,33 @@ struct NameState {
 }
 
 impl NameState {
-    fn add(
+    /// Adds what `layer`, of which `dir` is a directory, has under `name`.
+    fn look(
         &mut self,
         layer: usize,
-        dir: &OwnedFd,
+        dir: BorrowedFd<'_>,
         name: &OsStr,
         path: &Path,
-        stat: &Stat,
     ) -> Result<(), TreeError> {
+        let Some(stat) = &stat_at(dir, name).at(path)? else { return Ok(()) };
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::Directory {
             self.is_closed = true;
             let is_whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
             if self.found.is_none() && !is_whiteout {
-                let entry = stat_entry(dir.as_fd(), name, path.to_path_buf(), stat)?;
+                let entry = stat_entry(dir, name, path.to_path_buf(), stat)?;
                 self.found = entry.map(|entry| Merged { entry, layer, stack: Stack::new() });
             }
             return Ok(());
         }
         if self.found.is_none() {
-            let entry = stat_entry(dir.as_fd(), name, path.to_path_buf(), stat)?;
+            let entry = stat_entry(dir, name, path.to_path_buf(), stat)?;
             self.found = entry.map(|entry| Merged { entry, layer, stack: Stack::new() });
         }
         if let Some(found) = &mut self.found {
             found.stack.push(layer);
         }
-        self.is_closed = has_opaque_mark(dir.as_fd(), name).at(path)?;
+        self.is_closed = has_opaque_mark(dir, name).at(path)?;
         Ok(())
     }
 }
@@ -237,7 +246,7 @@ impl SourceTree for LayerTree {
     fn open(&self, path: &Path) -> Result<File, TreeError> {
         let real = self.real_path(path, Follow::Parents)?;
         let found = self.find(&real)?.ok_or(Errno::NOENT).at(path)?;
-        open_file(self.layers[found.layer].as_fd(), &real)
+        open_file(self.layers[found.layer].fd()?, &real)
     }
 
     fn digest(&self, entry: &Entry) -> Result<Digest, TreeError> {

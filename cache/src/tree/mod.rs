@@ -3,6 +3,7 @@
 mod beneath;
 mod context;
 mod file_index;
+mod layer_dir;
 mod layers;
 mod resolve;
 
@@ -20,6 +21,7 @@ pub(crate) use beneath::{
     portable_xattrs, stat_at, stat_entry, stat_entry_but_xattrs,
 };
 pub use context::ContextTree;
+pub use layer_dir::LayerDir;
 pub use layers::LayerTree;
 
 /// One thing in a tree. Paths are slash-separated, relative to the tree's root, clean; the root itself is empty.

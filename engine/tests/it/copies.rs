@@ -207,3 +207,27 @@ fn a_copy_after_an_edit_holds_the_context_as_it_is_and_shares_the_files_that_sta
         assert!(inodes(&bench, changed).iter().all(|(_, links)| *links == 1), "{changed}");
     }
 }
+
+/// Large enough that its DiffId is computed while it is written: the image that is named after it must be the one that is
+/// exported, for which the layer is packed.
+#[test]
+fn a_large_layer_is_what_its_diff_id_says() {
+    let bench = Bench::new();
+    bench.write("d/big", &"0123456789abcdef".repeat(10 << 20 >> 4));
+    for number in 0..40 {
+        bench.write(&format!("d/many/{number}"), &"x".repeat(number * 20_000));
+    }
+    bench.write("d.e", "sorted behind what is in d").write("d/empty", "");
+    let context = bench.context();
+    std::fs::hard_link(context.join("d/big"), context.join("d/again")).unwrap();
+    symlink("big", context.join("d/link")).unwrap();
+    std::fs::set_permissions(context.join("d/many"), std::fs::Permissions::from_mode(0o750)).unwrap();
+    let dockerfile = "FROM scratch\nCOPY --chown=7:8 . /x\n";
+    let built = bench.build(dockerfile).run().unwrap();
+    let (_, image) = bench.image(dockerfile).unwrap();
+    assert_eq!(built.config_digest, image.config_digest);
+    let layer = image.layers.last().unwrap();
+    assert_eq!(layer["x/d/big"].line, "h0644 7:8 -> x/d/again");
+    assert_eq!(layer["x/d/again"].bytes.len(), 10 << 20);
+    assert_eq!(layer["x/d/many/39"].bytes.len(), 39 * 20_000);
+}

@@ -105,6 +105,7 @@ pub(crate) struct File {
 /// An image out of an OCI archive.
 pub(crate) struct Image {
     pub(crate) config: kiln::oci::ImageConfig,
+    pub(crate) config_digest: kiln::Digest,
     /// Paths of each layer with what they are, bottom first.
     pub(crate) layers: Vec<BTreeMap<String, File>>,
 }
@@ -136,7 +137,7 @@ impl Image {
             assert_eq!(kiln::Digest::of(&plain), diff_id.0);
             files(&plain)
         });
-        Self { layers: layers.collect(), config }
+        Self { layers: layers.collect(), config, config_digest: manifest.config.digest }
     }
 
     /// The files of the topmost layer, one a line.

@@ -70,11 +70,21 @@ pub(crate) struct BuildArgs {
     #[arg(short, long = "tag", value_name = "NAME", allow_hyphen_values = true)]
     pub tags: Vec<String>,
     /// The Dockerfile (default: `PATH/Dockerfile`; `-`: standard input)
-    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
-    pub file: Option<String>,
+    /// Several are read as one, in their order
+    #[arg(short, long = "file", value_name = "FILE", allow_hyphen_values = true)]
+    pub files: Vec<String>,
+    /// An argument for `cpp`, which reads a Dockerfile with a name in `.in` first
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    pub cpp_flag: Vec<String>,
+    /// The ignore file (default: `FILE.dockerignore`, `.dockerignore` or `.containerignore`)
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
+    pub ignorefile: Option<PathBuf>,
     /// Set a build argument; `NAME` alone takes its value from the environment
     #[arg(long = "build-arg", value_name = "NAME=VALUE", allow_hyphen_values = true)]
     pub build_args: Vec<String>,
+    /// Set build arguments from a file with lines of NAME=VALUE; `--build-arg` goes before
+    #[arg(long = "build-arg-file", value_name = "FILE", allow_hyphen_values = true)]
+    pub build_arg_files: Vec<PathBuf>,
     /// The stage to build
     #[arg(long, value_name = "STAGE", allow_hyphen_values = true)]
     pub target: Option<String>,
@@ -559,7 +569,7 @@ mod tests {
         let args =
             build(&["/usr/bin/build", "-t", "name", "-f", "Dockerfile.dev", "--build-arg", "UID=1000", "."]);
         assert_eq!(args.tags, ["name"]);
-        assert_eq!(args.file.as_deref(), Some("Dockerfile.dev"));
+        assert_eq!(args.files, ["Dockerfile.dev"]);
         assert_eq!(args.build_args, ["UID=1000"]);
         assert_eq!(args.context, ".");
     }
@@ -594,8 +604,8 @@ mod tests {
     #[test]
     fn a_dash_is_a_context_and_a_dockerfile() {
         assert_eq!(build(&["kiln", "build", "-"]).context, "-");
-        assert_eq!(build(&["kiln", "build", "-f-", "."]).file.as_deref(), Some("-"));
-        assert_eq!(build(&["kiln", "build", "-f", "-", "."]).file.as_deref(), Some("-"));
+        assert_eq!(build(&["kiln", "build", "-f-", "."]).files, ["-"]);
+        assert_eq!(build(&["kiln", "build", "-f", "-", "."]).files, ["-"]);
         assert_eq!(build(&["kiln", "build", "-o", "-", "."]).outputs, ["-"]);
     }
 

@@ -172,12 +172,21 @@ impl<'a> HashingWriter<'a> {
     }
 
     /// Writes exactly `size` bytes of `source`; fewer are an error of kind [`io::ErrorKind::UnexpectedEof`]. Each read fills
-    /// what is left of the buffer.
-    pub(super) fn copy_exactly(&mut self, source: &std::fs::File, size: u64) -> io::Result<()> {
-        let mut left = size;
-        while left > 0 {
+    /// what is left of the buffer, up to where `in_place` says that the file is written, which may wait for more than it is
+    /// given.
+    pub(super) fn copy_exactly(
+        &mut self,
+        source: &std::fs::File,
+        size: u64,
+        in_place: &mut dyn FnMut(u64) -> io::Result<u64>,
+    ) -> io::Result<()> {
+        let (mut done, mut known) = (0, 0);
+        while done < size {
             if self.buffer.len() >= CHUNK_BYTES {
                 self.pass_on()?;
+            }
+            if known <= done {
+                known = in_place(done)?.min(size);
             }
             let before = self.buffer.len();
             let read = match rustix::io::read(source, rustix::buffer::spare_capacity(&mut self.buffer)) {
@@ -187,9 +196,13 @@ impl<'a> HashingWriter<'a> {
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let taken = read.min(left);
+            let taken = read.min(known.saturating_sub(done));
             self.buffer.truncate(before + usize::try_from(taken).unwrap_or_default());
-            left -= taken;
+            done += taken;
+            if taken < read && done < size {
+                // What was read too early is read again when it is in place.
+                rustix::fs::seek(source, rustix::fs::SeekFrom::Start(done))?;
+            }
         }
         Ok(())
     }
@@ -265,7 +278,7 @@ mod tests {
         let (size, digest) = with_hasher(|queue| {
             let mut writer = HashingWriter::new(&mut out, queue);
             writer.write_all(&bytes[..1000]).at(b"")?;
-            writer.copy_exactly(&file, bytes.len() as u64 - 1000).at(b"")?;
+            writer.copy_exactly(&file, bytes.len() as u64 - 1000, &mut |_| Ok(u64::MAX)).at(b"")?;
             writer.finish().at(b"")
         })
         .unwrap();

@@ -9,9 +9,11 @@
 
 mod compression;
 mod digest_stream;
+mod listed;
 pub mod owner;
 mod pack;
 mod tar_reader;
+mod tar_writer;
 #[cfg(test)]
 mod tests;
 mod tree_writer;
@@ -21,6 +23,7 @@ pub use compression::{
     ARCHIVE_HEAD_BYTES, Compressor, ZSTD_WINDOW_LOG_MAX, compress, decompress, is_archive,
 };
 pub(crate) use compression::{SNIFF_BYTES, is_compressed};
+pub use listed::{ListedEntry, ListedFiles, ListedKind, digest_listed};
 pub use pack::{PackOptions, pack, pack_with};
 pub use tar_reader::{MAX_ENTRIES, MAX_EXTENSION_BYTES, MAX_FILE_BYTES, MAX_PATH_BYTES, MAX_SPARSE_SEGMENTS};
 pub use tree_writer::MAX_DEFERRED_BYTES;

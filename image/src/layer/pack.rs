@@ -14,14 +14,13 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
-use tar::{EntryType, Header};
+use tar::EntryType;
 
-use super::digest_stream::{HashingWriter, with_hasher};
+use super::tar_writer::{Record, TarWriter, write_tar};
 use super::{
     At as _, LayerError, OPAQUE_VALUE, OverlayXattrs, Packed, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
-    is_portable_xattr, owner, shown,
+    is_portable_xattr, shown,
 };
-use crate::DiffId;
 
 /// How a tree is packed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,28 +47,23 @@ pub fn pack_with(
     options: PackOptions,
     out: &mut dyn Write,
 ) -> Result<Packed, LayerError> {
-    let (size_bytes, digest) = with_hasher(|queue| {
-        let out = HashingWriter::new(out, queue);
-        let mut packer = Packer { tree, xattrs, options, out, parent: None, first_links: HashMap::new() };
-        packer.pack_tree()?;
-        packer.out.write_all(&[0; 2 * BLOCK]).at(b"tar")?;
-        packer.out.finish().at(b"tar")
-    })?;
-    Ok(Packed { diff_id: DiffId(digest), size_bytes })
+    write_tar(out, |out| {
+        Packer { tree, xattrs, options, out, parent: None, first_links: HashMap::new() }.pack_tree()
+    })
 }
 
-struct Packer<'a> {
+struct Packer<'a, 'o> {
     tree: BorrowedFd<'a>,
     xattrs: OverlayXattrs,
     options: PackOptions,
-    out: HashingWriter<'a>,
+    out: &'a mut TarWriter<'o>,
     /// The directory that something was opened in last: entries come directory by directory.
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Device and inode of files with several links → the path they were written at.
     first_links: HashMap<(u64, u64), Vec<u8>>,
 }
 
-impl Packer<'_> {
+impl Packer<'_, '_> {
     /// Goes through the tree with a list of what is still to do, last first, so that depth costs neither stack nor
     /// descriptors.
     fn pack_tree(&mut self) -> Result<(), LayerError> {
@@ -136,7 +130,7 @@ impl Packer<'_> {
             if let Some(first) = self.first_links.get(&inode) {
                 record.kind = EntryType::Link;
                 record.link = first.clone();
-                self.write_record(record)?;
+                self.out.entry(record)?;
                 return Ok(kind);
             }
             self.first_links.insert(inode, path.to_vec());
@@ -149,32 +143,31 @@ impl Packer<'_> {
                 record.size = u64::try_from(stat.st_size).unwrap_or_default();
                 record.take_xattrs(portable_xattrs(&file).at(path)?);
                 let size = record.size;
-                self.write_record(record)?;
-                self.out.copy_exactly(&file, size).at(path)?;
-                self.pad(size)?;
+                self.out.entry(record)?;
+                self.out.contents(&file, size, path, &mut |_| Ok(size))?;
             }
             FileType::Directory => {
                 let dir = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
                 record.kind = EntryType::Directory;
                 record.path.push(b'/');
                 record.take_xattrs(portable_xattrs(&dir).at(path)?);
-                self.write_record(record)?;
+                self.out.entry(record)?;
             }
             FileType::Symlink => {
                 let (parent, name) = self.parent_of(path)?;
                 record.kind = EntryType::Symlink;
                 record.link = rustix::fs::readlinkat(parent, name, Vec::new()).at(path)?.into_bytes();
-                self.write_record(record)?;
+                self.out.entry(record)?;
             }
             FileType::Fifo => {
                 record.kind = EntryType::Fifo;
-                self.write_record(record)?;
+                self.out.entry(record)?;
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
                 record.kind =
                     if kind == FileType::CharacterDevice { EntryType::Char } else { EntryType::Block };
                 record.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-                self.write_record(record)?;
+                self.out.entry(record)?;
             }
             // A socket means nothing without the process behind it; tar has no type for it.
             _ => tracing::debug!(path = shown(path), "socket left out of the layer"),
@@ -185,40 +178,12 @@ impl Packer<'_> {
     /// A whiteout or opaque mark: an empty file whose name says it all. When something was deleted, and by whom, would
     /// make the same deletion a different layer.
     fn pack_marker(&mut self, dir: &[u8], name: &[u8]) -> Result<(), LayerError> {
-        self.write_record(Record::new(join(dir, name)))
+        self.out.entry(Record::new(join(dir, name)))
     }
 
     fn mtime(&self, stat: &Stat) -> i64 {
         let latest = self.options.rewrite_mtime_to.unwrap_or(i64::MAX);
         stat.st_mtime.min(latest)
-    }
-
-    fn write_record(&mut self, record: Record) -> Result<(), LayerError> {
-        let (header, pax) = record.encode();
-        if !pax.is_empty() {
-            let mut extension = Header::new_ustar();
-            // The name that readers without PAX would see, and nobody else.
-            set_field(&mut extension.as_old_mut().name, b"PaxHeaders.0/entry");
-            extension.set_entry_type(EntryType::XHeader);
-            extension.set_mode(0o644);
-            (extension.as_old_mut().uid, extension.as_old_mut().gid) = (*b"0000000\0", *b"0000000\0");
-            extension.set_mtime(0);
-            extension.set_size(pax.len() as u64);
-            extension.set_cksum();
-            self.write(extension.as_bytes())?;
-            self.write(&pax)?;
-            self.pad(pax.len() as u64)?;
-        }
-        self.write(header.as_bytes())
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
-        self.out.write_all(bytes).at(b"tar")
-    }
-
-    fn pad(&mut self, size: u64) -> Result<(), LayerError> {
-        let padding = usize::try_from(size.wrapping_neg() % BLOCK as u64).unwrap_or_default();
-        self.write(&[0; BLOCK][..padding])
     }
 
     /// The directory that `path` is in, and its name there.
@@ -243,132 +208,6 @@ impl Packer<'_> {
 enum Pending {
     Entry(Vec<u8>, Stat),
     Opaque(Vec<u8>),
-}
-
-/// One entry before it is encoded.
-struct Record {
-    path: Vec<u8>,
-    kind: EntryType,
-    link: Vec<u8>,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    mtime: i64,
-    size: u64,
-    device: (u32, u32),
-    xattrs: Vec<(OsString, Vec<u8>)>,
-}
-
-impl Record {
-    fn take_xattrs(&mut self, mut xattrs: Vec<(OsString, Vec<u8>)>) {
-        if let Some((uid, gid)) = owner::take_noted(&mut xattrs) {
-            (self.uid, self.gid) = (uid, gid);
-        }
-        self.xattrs = xattrs;
-    }
-
-    /// An empty file without owner, rights and time.
-    fn new(path: Vec<u8>) -> Self {
-        Self {
-            path,
-            kind: EntryType::Regular,
-            link: Vec::new(),
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            mtime: 0,
-            size: 0,
-            device: (0, 0),
-            xattrs: Vec::new(),
-        }
-    }
-
-    /// The header, and PAX records for what does not fit in it, sorted by key.
-    fn encode(self) -> (Header, Vec<u8>) {
-        let mut header = Header::new_ustar();
-        let mut pax = Vec::new();
-        header.set_entry_type(self.kind);
-        header.set_mode(self.mode);
-        let old = header.as_old_mut();
-        let mut number = |field: &mut [u8], value: i64, key: &str| {
-            if !set_octal(field, value) {
-                set_octal(field, 0);
-                pax.push((key.as_bytes().to_vec(), value.to_string().into_bytes()));
-            }
-        };
-        number(&mut old.uid, i64::from(self.uid), "uid");
-        number(&mut old.gid, i64::from(self.gid), "gid");
-        number(&mut old.size, i64::try_from(self.size).unwrap_or(i64::MAX), "size");
-        number(&mut old.mtime, self.mtime, "mtime");
-        if !set_field(&mut old.linkname, &self.link) {
-            pax.push((b"linkpath".to_vec(), self.link));
-        }
-        if !set_path(&mut header, &self.path) {
-            pax.push((b"path".to_vec(), self.path));
-        }
-        if let Some(ustar) = header.as_ustar_mut() {
-            // Every kernel's numbers fit: 12 and 20 bits.
-            ustar.set_device_major(self.device.0);
-            ustar.set_device_minor(self.device.1);
-        }
-        header.set_cksum();
-        for (name, value) in self.xattrs {
-            pax.push(([b"SCHILY.xattr.", name.as_bytes()].concat(), value));
-        }
-        pax.sort();
-        (header, pax.iter().flat_map(|(key, value)| pax_record(key, value)).collect())
-    }
-}
-
-/// The path in the header's name, or split at a slash over prefix and name; false if it fits neither way.
-fn set_path(header: &mut Header, path: &[u8]) -> bool {
-    const NAME: usize = 100;
-    const PREFIX: usize = 155;
-    let Some(ustar) = header.as_ustar_mut() else { return false };
-    if set_field(&mut ustar.name, path) {
-        return true;
-    }
-    // A trailing slash belongs to the name.
-    let body = &path[..path.len().saturating_sub(1)];
-    let slash = body.iter().enumerate().position(|(at, &b)| b == b'/' && path.len() - at - 1 <= NAME);
-    match slash {
-        Some(at) if at > 0 && at <= PREFIX => {
-            set_field(&mut ustar.prefix, &path[..at]) && set_field(&mut ustar.name, &path[at + 1..])
-        }
-        _ => {
-            // Something for readers that ignore PAX; all others take the record.
-            ustar.name = [0; NAME];
-            ustar.name.copy_from_slice(&path[..NAME]);
-            false
-        }
-    }
-}
-
-fn set_field(field: &mut [u8], value: &[u8]) -> bool {
-    if value.len() > field.len() {
-        return false;
-    }
-    field.fill(0);
-    field[..value.len()].copy_from_slice(value);
-    true
-}
-
-/// Octal digits filling the field but for a NUL.
-fn set_octal(field: &mut [u8], value: i64) -> bool {
-    let width = field.len() - 1;
-    let Ok(value) = u64::try_from(value) else { return false };
-    let text = format!("{value:0width$o}\0");
-    set_field(field, text.as_bytes())
-}
-
-/// The record's length counts its own digits.
-fn pax_record(key: &[u8], value: &[u8]) -> Vec<u8> {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
-    while rest + length.to_string().len() != length {
-        length = rest + length.to_string().len();
-    }
-    [length.to_string().as_bytes(), b" ", key, b"=", value, b"\n"].concat()
 }
 
 /// The attributes that layers carry, sorted by name.
@@ -407,4 +246,3 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 
 /// The kernel's own limits for a list of names and for a value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const MAX_XATTR_BYTES: usize = 64 * 1024;
-const BLOCK: usize = 512;

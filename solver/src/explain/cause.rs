@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Difference;
 
@@ -67,12 +67,17 @@ pub enum Cause {
         /// Its name.
         name: String,
     },
+    /// A step above runs, so that it cannot be said what this one starts from.
+    StepAboveRuns {
+        /// Its name.
+        name: String,
+    },
     /// Something of its own changed.
     Changed(Difference),
 }
 
 /// Who said that the cache is not to be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum NoCacheBy {
@@ -109,6 +114,7 @@ impl fmt::Display for Cause {
             Self::StepAbove { name } => write!(f, "a step above gave something else: {name}"),
             Self::StepAboveAdded { name } => write!(f, "a step above is new: {name}"),
             Self::StepAboveRemoved { name } => write!(f, "a step above is gone: {name}"),
+            Self::StepAboveRuns { name } => write!(f, "a step above runs: {name}"),
             Self::Changed(difference) => difference.fmt(f),
         }
     }

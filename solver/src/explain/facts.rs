@@ -213,8 +213,9 @@ fn mount_words(mount: &ExecMount) -> (String, String) {
             let read_only = if *read_only { ",readonly" } else { "" };
             format!("type=cache{seed}{read_only}{}", owner(*mode, *uid, *gid))
         }
-        ExecMountKind::Tmpfs { size } => {
-            format!("type=tmpfs{}", size.map(|bytes| format!(",size={bytes}")).unwrap_or_default())
+        ExecMountKind::Tmpfs { size, read_only } => {
+            let size = size.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+            format!("type=tmpfs{size}{}", if *read_only { ",readonly" } else { "" })
         }
         ExecMountKind::Secret { id, env, required, mode, uid, gid } => {
             if let Some(name) = env {

@@ -33,8 +33,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use kiln_image::oci::ImageConfig;
-use kiln_image::{Digest, ImageRef, Platform};
+use kiln_image::oci::{ContainerConfig, History, ImageConfig, RootFs};
+use kiln_image::{DiffId, Digest, ImageRef, Platform};
 use kiln_parser::ignore::IgnoreRules;
 use kiln_parser::{Dockerfile, Warning};
 
@@ -60,6 +60,8 @@ pub struct PlanRequest {
     pub platform: Option<Platform>,
     /// The machine's own.
     pub build_platform: Platform,
+    /// Others that it can run by emulation.
+    pub emulated: Vec<Platform>,
     /// `--label`.
     pub labels: Vec<(String, String)>,
     /// `--no-cache`.
@@ -104,6 +106,24 @@ pub struct BaseImage {
     pub manifest: Digest,
     /// Its config.
     pub config: ImageConfig,
+}
+
+impl BaseImage {
+    /// An image that is nowhere, to plan with where no registry should be asked: one layer, one entry of history, and
+    /// `PATH=/bin`. Its digests are those of `name`.
+    pub fn stand_in(name: &str, platform: &Platform) -> Self {
+        let digest = Digest::of(name.as_bytes());
+        let config = ImageConfig {
+            os: platform.os.clone(),
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone(),
+            config: ContainerConfig { env: Some(vec!["PATH=/bin".into()]), ..ContainerConfig::default() },
+            rootfs: RootFs { diff_ids: vec![DiffId(digest)], ..RootFs::default() },
+            history: vec![History { created_by: "base".into(), ..History::default() }],
+            ..ImageConfig::default()
+        };
+        Self { digest, manifest: digest, config }
+    }
 }
 
 /// Finds base images: by registry, store or layout. Called for each name and platform once.

@@ -12,7 +12,7 @@ use kiln_cache::{ContextTree, Record, StepKey};
 
 use super::op::{self, Step};
 use super::schedule::{Slots, inputs_of, needed};
-use super::{Output, Snapshot, SolveError, Solver};
+use super::{Outcome, Output, Snapshot, SolveError, Solver, StepNote};
 use crate::event::StepId;
 use crate::explain::Facts;
 use crate::graph::{CacheUse, Graph, Op, Source, Vertex, VertexId};
@@ -20,16 +20,10 @@ use crate::graph::{CacheUse, Graph, Op, Source, Vertex, VertexId};
 /// What is expected of one step.
 #[derive(Clone, Debug)]
 pub struct Foreseen {
-    /// Its number, as events have it.
-    pub id: StepId,
-    /// The vertex.
-    pub vertex: VertexId,
-    /// What it starts from.
-    pub inputs: Vec<StepId>,
+    /// What it is; with the key that it was looked up by, where all that it starts from is known.
+    pub note: StepNote,
     /// What it will do.
     pub verdict: Verdict,
-    /// The key that it was looked up by, where all that it starts from is known.
-    pub key: Option<StepKey>,
     /// What it is made of, where that is known and it will run.
     pub facts: Option<Facts>,
     /// How long it took the last time.
@@ -125,15 +119,8 @@ impl Seer<'_> {
         let step = (vertex.op != Op::Source(Source::Scratch)).then(|| {
             let inputs: Vec<StepId> = known.iter().filter_map(|(id, _)| *id).collect();
             let step = self.solver.reporter.step(vertex.name.clone(), inputs.clone());
-            self.steps.push(Foreseen {
-                id: step,
-                vertex: id,
-                inputs,
-                verdict: Verdict::Nothing,
-                key: None,
-                facts: None,
-                duration: None,
-            });
+            let note = StepNote::new(step, vertex, inputs);
+            self.steps.push(Foreseen { note, verdict: Verdict::Nothing, facts: None, duration: None });
             step
         });
         let known: Vec<Known> = known.into_iter().map(|(_, known)| known).collect();
@@ -142,6 +129,11 @@ impl Seer<'_> {
             Op::Exec(_) | Op::File(_) => self.operation(id, step, &known)?,
             _ => self.instant(id, step, &known)?,
         };
+        if let (Some(_), Some(last), Some(Output::Snapshot(snapshot))) =
+            (step, self.steps.last_mut(), output.output())
+        {
+            last.note.layers = snapshot.layers.len();
+        }
         self.known.insert(id, (step, output));
         Ok(())
     }
@@ -235,7 +227,7 @@ impl Seer<'_> {
         for known in known {
             let Some(Output::Snapshot(snapshot)) = known.output() else { continue };
             for (image, size_bytes) in self.solver.pulls.not_here(self.solver.store, snapshot)? {
-                if let Some(step) = self.steps.iter_mut().find(|step| step.id == image) {
+                if let Some(step) = self.steps.iter_mut().find(|step| step.note.id == image) {
                     step.verdict = Verdict::Pull { size_bytes };
                 }
             }
@@ -252,7 +244,11 @@ impl Seer<'_> {
     ) {
         if let Some(step) = self.steps.last_mut() {
             step.verdict = verdict;
-            step.key = key;
+            step.note.key = key;
+            step.note.outcome = match verdict {
+                Verdict::Run => Outcome::Ran,
+                _ => Outcome::Cached,
+            };
             step.facts = facts;
             step.duration = duration;
         }

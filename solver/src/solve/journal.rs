@@ -60,6 +60,32 @@ pub enum Outcome {
     Failed(Option<i32>),
 }
 
+impl StepNote {
+    /// A step before its turn.
+    pub fn new(id: StepId, vertex: &Vertex, inputs: Vec<StepId>) -> Self {
+        let image = match &vertex.op {
+            Op::Source(Source::Image { reference, manifest }) => {
+                Some((reference.to_string(), manifest.to_string()))
+            }
+            _ => None,
+        };
+        Self {
+            id,
+            name: vertex.name.clone(),
+            span: vertex.span,
+            inputs,
+            image,
+            cache: vertex.cache,
+            has_result: matches!(vertex.op, Op::Exec(_) | Op::File(_)),
+            key: None,
+            outcome: Outcome::default(),
+            duration: Duration::ZERO,
+            layers: 0,
+            facts: Vec::new(),
+        }
+    }
+}
+
 impl Journal {
     /// All steps, in the order of their numbers.
     pub fn take(&self) -> Vec<StepNote> {
@@ -69,25 +95,7 @@ impl Journal {
     }
 
     pub(super) fn add(&self, id: StepId, vertex: &Vertex, inputs: Vec<StepId>) {
-        self.lock().push(StepNote {
-            id,
-            name: vertex.name.clone(),
-            span: vertex.span,
-            inputs,
-            image: match &vertex.op {
-                Op::Source(Source::Image { reference, manifest }) => {
-                    Some((reference.to_string(), manifest.to_string()))
-                }
-                _ => None,
-            },
-            cache: vertex.cache,
-            has_result: matches!(vertex.op, Op::Exec(_) | Op::File(_)),
-            key: None,
-            outcome: Outcome::default(),
-            duration: Duration::ZERO,
-            layers: 0,
-            facts: Vec::new(),
-        });
+        self.lock().push(StepNote::new(id, vertex, inputs));
     }
 
     pub(super) fn note(&self, id: StepId, key: &StepKey, outcome: Outcome, duration: Duration) {

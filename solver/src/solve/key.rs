@@ -168,8 +168,8 @@ fn mount_key(key: &mut KeyHasher, mount: &ExecMount) {
             key.text(seed.as_ref().map_or("", |(_, path)| path));
             owner(key, *mode, *uid, *gid);
         }
-        ExecMountKind::Tmpfs { size } => {
-            key.number(2).flag(size.is_some()).number(size.unwrap_or(0));
+        ExecMountKind::Tmpfs { size, read_only } => {
+            key.number(2).flag(size.is_some()).number(size.unwrap_or(0)).flag(*read_only);
         }
         ExecMountKind::Secret { id, env, required, mode, uid, gid } => {
             key.number(3).text(id).flag(env.is_some()).text(env.as_deref().unwrap_or("")).flag(*required);

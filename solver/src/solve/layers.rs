@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use kiln_cache::{BlobWriter, Layer, LayerDraft, LayerId, LayerTree, Store, StoreError};
+use kiln_cache::{BlobWriter, Layer, LayerDir, LayerDraft, LayerId, LayerTree, Store, StoreError};
 use kiln_image::layer::{self, OverlayXattrs};
 use kiln_image::oci::Descriptor;
 use kiln_image::{ContentsDigest, DiffId, ImageRef};
@@ -30,8 +30,22 @@ const PROGRESS_BYTES: u64 = 1 << 20;
 #[derive(Debug, Default)]
 pub struct Pulls {
     state: Mutex<PullState>,
-    diff_ids: Mutex<HashMap<LayerId, thread::JoinHandle<Result<DiffId, StoreError>>>>,
+    diff_ids: Mutex<HashMap<LayerId, DiffIdWorker>>,
+    /// What was looked into.
+    dirs: Mutex<HashMap<LayerId, Arc<LayerDir>>>,
 }
+
+/// A thread that computes a layer's DiffId.
+#[derive(Debug)]
+enum DiffIdWorker {
+    /// The store's own way, which remembers it.
+    Store(thread::JoinHandle<Result<DiffId, StoreError>>),
+    /// Started before the layer was complete.
+    Follower(JoinFollower),
+}
+
+/// `None`: it could not, and somebody else has to.
+pub(super) type JoinFollower = thread::JoinHandle<Option<DiffId>>;
 
 #[derive(Debug, Default)]
 struct PullState {
@@ -108,8 +122,17 @@ impl Pulls {
         let worker = thread::Builder::new().name("kiln-diff-id".into()).spawn(move || store.diff_id(id));
         // Without a thread the DiffId is computed when it is asked for.
         if let Ok(worker) = worker {
-            self.diff_ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id, worker);
+            self.note_worker(id, DiffIdWorker::Store(worker));
         }
+    }
+
+    /// A new layer's DiffId will come from `worker`.
+    pub(super) fn follow_diff_id(&self, id: LayerId, worker: JoinFollower) {
+        self.note_worker(id, DiffIdWorker::Follower(worker));
+    }
+
+    fn note_worker(&self, id: LayerId, worker: DiffIdWorker) {
+        self.diff_ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id, worker);
     }
 
     /// The DiffId of a layer, waiting for the thread that computes it.
@@ -123,9 +146,16 @@ impl Pulls {
             return Ok(pulled);
         }
         let worker = self.diff_ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&layer.id);
-        match worker.map(thread::JoinHandle::join) {
-            Some(Ok(result)) => result,
-            Some(Err(_)) | None => store.diff_id(layer.id),
+        match worker {
+            Some(DiffIdWorker::Store(worker)) => worker.join().unwrap_or_else(|_| store.diff_id(layer.id)),
+            Some(DiffIdWorker::Follower(worker)) => match worker.join() {
+                Ok(Some(diff_id)) => {
+                    store.remember_diff_id(layer.id, diff_id)?;
+                    Ok(diff_id)
+                }
+                _ => store.diff_id(layer.id),
+            },
+            None => store.diff_id(layer.id),
         }
     }
 
@@ -200,7 +230,12 @@ pub(super) fn ensure(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<(), Sol
 /// The merged view of a snapshot's layers, all of them there.
 pub(super) fn tree(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<LayerTree, SolveError> {
     ensure(solver, snapshot)?;
-    Ok(LayerTree::open(&paths(solver, snapshot))?)
+    let mut dirs = solver.pulls.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = |layer: &Layer| {
+        let new = || Arc::new(LayerDir::new(&solver.store.layer_path(layer.id)));
+        Arc::clone(dirs.entry(layer.id).or_insert_with(new))
+    };
+    Ok(LayerTree::of(snapshot.layers.iter().map(dir).collect()))
 }
 
 /// The directories of a snapshot's layers.

@@ -26,6 +26,7 @@ pub use journal::{Journal, Outcome, StepNote};
 pub(crate) use key::VERSION as KEY_VERSION;
 pub use op::exec::{Executor, Sandbox};
 pub use op::file::{CopyError, copy_out};
+pub use op::log::LogLimits;
 
 use crate::event::Reporter;
 use crate::graph::{Graph, VertexId};
@@ -106,10 +107,12 @@ pub struct Solver<'a> {
     pub cancel: Arc<AtomicBool>,
     /// At most so many steps at once; 0: as many as are ready.
     pub max_parallelism: usize,
+    /// How much of a step's output is shown.
+    pub log_limits: LogLimits,
     /// Layers of base images that are unpacked when first needed.
     pub pulls: layers::Pulls,
     /// What became of each step.
-    pub journal: Journal,
+    pub journal: Arc<Journal>,
     /// Nothing is fetched: what would have to be is [`SolveError::NotForeseen`].
     pub only_looks: bool,
 }

@@ -1,12 +1,12 @@
 //! RUN: a process on the input's root file system, whose changes are the new layer.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use kiln_cache::{
     CacheMount, CacheMountRequest, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
@@ -19,18 +19,13 @@ use kiln_sandbox::{
 };
 use rustix::fs::{AtFlags, CWD, Mode};
 
+use super::log::{Clip, Log};
 use super::{Made, Step, file};
 use crate::event::{Event, LogStream};
 use crate::explain::Facts;
 use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
 use crate::solve::key::{MountContents, exec_key};
 use crate::solve::{Output, Shortage, Snapshot, SolveError, Solver, layers};
-
-/// What a record keeps of a step's output (FEATURES PG; BuildKit's own limit).
-const LOG_LIMIT: usize = 2 << 20;
-
-/// What an error carries of it.
-const LOG_TAIL_LIMIT: usize = 64 << 10;
 
 /// `/etc/passwd` and `/etc/group` of a hostile image are read up to this size (THREATS A14, C10).
 const ACCOUNT_FILE_LIMIT: u64 = 4 << 20;
@@ -147,15 +142,19 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
         io: Io::Captured,
     };
     let mut log = Log::default();
+    let (mut stdout, mut stderr) = (Clip::new(solver.log_limits), Clip::new(solver.log_limits));
     let mut output = |stream, bytes: &[u8]| {
         log.push(bytes);
         if let Some(id) = step.id {
-            let stream = match stream {
-                kiln_sandbox::Output::Stdout => LogStream::Stdout,
-                kiln_sandbox::Output::Stderr => LogStream::Stderr,
+            let (stream, clip) = match stream {
+                kiln_sandbox::Output::Stdout => (LogStream::Stdout, &mut stdout),
+                kiln_sandbox::Output::Stderr => (LogStream::Stderr, &mut stderr),
             };
-            let at = solver.reporter.elapsed();
-            solver.reporter.send(Event::Log { id, stream, bytes: bytes.to_vec(), at });
+            let bytes = clip.shown(bytes, Instant::now());
+            if !bytes.is_empty() {
+                let at = solver.reporter.elapsed();
+                solver.reporter.send(Event::Log { id, stream, bytes, at });
+            }
         }
     };
     let exit = solver.executor.run(&spec, &mut output, &solver.cancel)?;
@@ -175,7 +174,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
     }
     // Mounts are given back before others may see the result.
     drop(prepared.guards);
-    Ok(Made { draft, contents: None, size_bytes: None, log: log.head, usage: exit.usage })
+    Ok(Made { draft, contents: None, size_bytes: None, log: log.head, usage: exit.usage, diff_id: None })
 }
 
 /// What was lacking when a step failed. The step's own words say it as well, if they are read to the end.
@@ -276,7 +275,9 @@ impl Prepared {
                 MountKind::Layers { layers, subpath, scratch }
             }
             ExecMountKind::Cache { .. } => self.cache(step, &mount.kind)?,
-            ExecMountKind::Tmpfs { size } => MountKind::Tmpfs { size: *size, mode: TMPFS_MODE },
+            ExecMountKind::Tmpfs { size, read_only } => {
+                MountKind::Tmpfs { size: *size, mode: TMPFS_MODE, read_only: *read_only }
+            }
             ExecMountKind::Secret { id, env, required, mode, uid, gid } => {
                 let Some(secret) = step.solver.inputs.secrets.get(id) else {
                     if *required {
@@ -388,41 +389,4 @@ fn seed_digest(step: &Step<'_>, input: InputIndex, source: &str) -> Result<Diges
         None => return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() }),
     }
     Ok(Digest::of(text.as_bytes()))
-}
-
-/// What a step prints: the beginning for the record, the end for an error.
-#[derive(Default)]
-struct Log {
-    head: Vec<u8>,
-    tail: VecDeque<u8>,
-}
-
-impl Log {
-    fn push(&mut self, bytes: &[u8]) {
-        let room = LOG_LIMIT.saturating_sub(self.head.len());
-        self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        self.tail.extend(&bytes[bytes.len().saturating_sub(LOG_TAIL_LIMIT)..]);
-        let surplus = self.tail.len().saturating_sub(LOG_TAIL_LIMIT);
-        self.tail.drain(..surplus);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_keeps_its_beginning_for_the_record_and_its_end_for_the_error() {
-        let mut log = Log::default();
-        log.push(b"first");
-        for _ in 0..5 {
-            log.push(&vec![b'.'; 1 << 20]);
-        }
-        log.push(b"last");
-        assert_eq!(log.head.len(), LOG_LIMIT);
-        assert!(log.head.starts_with(b"first"));
-        let tail: Vec<u8> = log.tail.into();
-        assert_eq!(tail.len(), LOG_TAIL_LIMIT);
-        assert!(tail.ends_with(b"last"));
-    }
 }

@@ -3,6 +3,7 @@
 pub(super) mod exec;
 pub(super) mod file;
 mod git;
+pub(super) mod log;
 mod source;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,6 +13,7 @@ use kiln_image::ContentsDigest;
 use kiln_sandbox::Usage;
 
 use super::forecast::Forecast;
+use super::layers::JoinFollower;
 use super::schedule::Slots;
 use super::{Outcome, Output, Snapshot, SolveError, Solver};
 use crate::event::{Event, StepId};
@@ -85,6 +87,8 @@ pub(super) struct Made {
     pub(super) log: Vec<u8>,
     /// What its processes used.
     pub(super) usage: Usage,
+    /// Being computed already.
+    pub(super) diff_id: Option<JoinFollower>,
 }
 
 impl Step<'_> {
@@ -207,9 +211,14 @@ impl Step<'_> {
             log: made.log,
             facts,
         };
+        let layer = made.draft.id();
         let record = claim.commit(made.draft, made.contents, record)?;
-        for layer in &record.layers {
-            self.solver.pulls.start_diff_id(self.solver.store, layer.id);
+        let mut started = made.diff_id;
+        for added in &record.layers {
+            match started.take_if(|_| added.id == layer) {
+                Some(worker) => self.solver.pulls.follow_diff_id(layer, worker),
+                None => self.solver.pulls.start_diff_id(self.solver.store, added.id),
+            }
         }
         Ok(record)
     }

@@ -6,11 +6,12 @@
 //! written, straight into what becomes the layer.
 //!
 //! `select` chooses source entries, `place` says where they go, `write` writes, `earlier` spares
-//! writing what the same copy wrote before, `owner` and `chmod` read flags.
+//! writing what the same copy wrote before, `follow` hashes what is being written, `owner` and `chmod` read flags.
 
 pub(crate) mod chmod;
 mod earlier;
 mod error;
+mod follow;
 mod owner;
 mod place;
 mod select;
@@ -35,6 +36,7 @@ use rayon::prelude::*;
 pub use error::CopyError;
 
 use self::earlier::Earlier;
+use self::follow::Follower;
 use self::owner::Users;
 use self::place::{Data, LayerPlan, Meta};
 use self::select::Selected;
@@ -123,7 +125,7 @@ pub(super) fn facts_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<Vec<Fil
 pub fn copy_out(tree: &Arc<dyn SourceTree>, path: &str, target: &Path) -> Result<(), SolveError> {
     let mut plan = LayerPlan::new(None);
     plan_materialized(&mut plan, tree, path)?;
-    Ok(write::write(&plan, target, None)?)
+    Ok(write::write(&plan, target, None, None)?)
 }
 
 fn plan_materialized(
@@ -157,7 +159,9 @@ fn make(
     let digests = known.as_ref().map(|(digests, _)| *digests);
     let memory = known.and_then(|(digests, what)| Some((digests, earlier::memory_path(store, plan, &what)?)));
     let earlier = memory.as_ref().and_then(|(digests, memory)| Earlier::find(store, memory, plan, digests));
-    write::write(plan, &draft.fs(), earlier.as_ref())?;
+    // An earlier layer's files were hashed once; that their tar is another does not make it worth a second reader.
+    let follower = if earlier.is_none() { Follower::start(plan, &draft.fs()) } else { None };
+    write::write(plan, &draft.fs(), earlier.as_ref(), follower.as_ref().map(Follower::progress))?;
     if let Some((digests, memory)) = &memory {
         earlier::remember(memory, draft.id(), plan, digests);
     }
@@ -168,6 +172,7 @@ fn make(
         size_bytes: Some(plan.size_bytes()),
         log: Vec::new(),
         usage: Usage::default(),
+        diff_id: follower.and_then(Follower::written),
     })
 }
 

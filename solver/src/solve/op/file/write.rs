@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, Timespec, Ti
 
 use super::CopyError;
 use super::earlier::Earlier;
+use super::follow::Progress;
 use super::place::{Data, LayerPlan, Node};
 
 /// Below so many files threads cost more than they bring.
@@ -27,9 +28,17 @@ const PARALLEL_FROM: usize = 16;
 /// Files up to this size are read whole: the kernel's way of copying pays for larger ones only.
 const READ_WHOLE_BYTES: u64 = 128 * 1024;
 
-/// Writes everything into the existing, empty directory `root`; what `earlier` has it gives.
-pub(super) fn write(plan: &LayerPlan<'_>, root: &Path, earlier: Option<&Earlier>) -> Result<(), CopyError> {
-    let writer = Writer { earlier, born_as: born_as(root)? };
+/// Files are copied in pieces of so many bytes, after each of which whoever follows is told.
+const PIECE_BYTES: u64 = 8 << 20;
+
+/// Writes everything into the existing, empty directory `root`; what `earlier` has it gives, and `progress` is told.
+pub(super) fn write(
+    plan: &LayerPlan<'_>,
+    root: &Path,
+    earlier: Option<&Earlier>,
+    progress: Option<&Progress>,
+) -> Result<(), CopyError> {
+    let writer = Writer { earlier, progress, born_as: born_as(root)? };
     let mut files = Vec::new();
     let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();
     let mut first_of_group: HashMap<usize, PathBuf> = HashMap::new();
@@ -52,7 +61,7 @@ pub(super) fn write(plan: &LayerPlan<'_>, root: &Path, earlier: Option<&Earlier>
             first_of_group.insert(group, target.clone());
         }
         let earlier = earlier.filter(|earlier| earlier.has(index)).map(|_| path.as_path());
-        files.push(New { target, node, earlier });
+        files.push(New { index, target, node, earlier });
     }
     if files.len() < PARALLEL_FROM {
         files.iter().try_for_each(|new| writer.write_node(new))?;
@@ -82,6 +91,8 @@ fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 
 /// A file to be.
 struct New<'a> {
+    /// Among the plan's nodes.
+    index: usize,
     target: PathBuf,
     node: &'a Node,
     /// Its path in the earlier layer, if that has it.
@@ -90,31 +101,35 @@ struct New<'a> {
 
 struct Writer<'a> {
     earlier: Option<&'a Earlier>,
+    progress: Option<&'a Progress>,
     /// The owner and group that new files have, where that is sure.
     born_as: Option<(u32, u32)>,
 }
 
 impl Writer<'_> {
-    fn write_node(&self, New { target, node, earlier: known }: &New<'_>) -> Result<(), CopyError> {
+    fn write_node(&self, New { index, target, node, earlier: known }: &New<'_>) -> Result<(), CopyError> {
         if let (Some(earlier), Some(path)) = (self.earlier, known)
             && earlier.link(path, target)
         {
             return Ok(());
         }
         match node.entry.kind {
-            EntryKind::File { .. } => self.write_file(target, node),
+            EntryKind::File { .. } => self.write_file(*index, target, node),
             _ => write_other(target, node),
         }
     }
 
-    fn write_file(&self, target: &Path, node: &Node) -> Result<(), CopyError> {
+    fn write_file(&self, index: usize, target: &Path, node: &Node) -> Result<(), CopyError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = at(target, sys::openat(CWD, target, flags, Mode::RUSR | Mode::WUSR))?;
         let mut file = File::from(file);
         match &node.data {
             Data::None => {}
-            Data::Inline(bytes) => at(target, file.write_all(bytes))?,
-            Data::Source { tree, entry } => copy_bytes(tree, entry, &mut file)?,
+            Data::Inline(bytes) => {
+                at(target, file.write_all(bytes))?;
+                self.tell(index, bytes.len() as u64);
+            }
+            Data::Source { tree, entry } => self.copy_bytes(index, tree, entry, &mut file)?,
         }
         let entry = &node.entry;
         if self.born_as != Some((entry.uid, entry.gid)) {
@@ -128,6 +143,51 @@ impl Writer<'_> {
             }
         }
         at(target, sys::futimens(&file, &times(entry)))
+    }
+
+    /// Copies large files by copy_file_range(2), which shares the blocks where the file system can.
+    fn copy_bytes(
+        &self,
+        index: usize,
+        tree: &Arc<dyn SourceTree>,
+        entry: &Entry,
+        file: &mut File,
+    ) -> Result<(), CopyError> {
+        let tree_error = |error| CopyError::Io { path: entry.path.clone(), source: io::Error::other(error) };
+        let mut source = tree.open_entry(entry).map_err(tree_error)?;
+        let copied = match entry.kind {
+            EntryKind::File { size } if size <= READ_WHOLE_BYTES => {
+                let copied = at(&entry.path, copy_small(&source, size, file))?;
+                self.tell(index, copied);
+                copied
+            }
+            _ => at(&entry.path, self.copy_in_pieces(index, &mut source, file))?,
+        };
+        // The key was made of the bytes as they were then.
+        let now = at(&entry.path, source.metadata())?;
+        let mtime_ns = i128::from(now.mtime()) * 1_000_000_000 + i128::from(now.mtime_nsec());
+        let is_same = entry.kind == (EntryKind::File { size: copied }) && now.size() == copied;
+        if !is_same || mtime_ns != entry.mtime_ns {
+            return Err(CopyError::Changed(entry.path.clone()));
+        }
+        Ok(())
+    }
+
+    fn copy_in_pieces(&self, index: usize, source: &mut File, file: &mut File) -> io::Result<u64> {
+        let mut copied = 0;
+        loop {
+            match io::copy(&mut Read::by_ref(source).take(PIECE_BYTES), file)? {
+                0 => return Ok(copied),
+                piece => copied += piece,
+            }
+            self.tell(index, copied);
+        }
+    }
+
+    fn tell(&self, index: usize, bytes: u64) {
+        if let Some(progress) = self.progress {
+            progress.advance(index, bytes);
+        }
     }
 }
 
@@ -157,26 +217,6 @@ fn write_other(target: &Path, node: &Node) -> Result<(), CopyError> {
         EntryKind::Dir | EntryKind::File { .. } => {}
     }
     set_metadata(target, entry)
-}
-
-/// Copies large files by copy_file_range(2), which shares the blocks where the file system can.
-fn copy_bytes(tree: &Arc<dyn SourceTree>, entry: &Entry, file: &mut File) -> Result<(), CopyError> {
-    let tree_error = |error| CopyError::Io { path: entry.path.clone(), source: io::Error::other(error) };
-    let mut source = tree.open_entry(entry).map_err(tree_error)?;
-    let copied = match entry.kind {
-        EntryKind::File { size } if size <= READ_WHOLE_BYTES => {
-            at(&entry.path, copy_small(&source, size, file))?
-        }
-        _ => at(&entry.path, io::copy(&mut source, file))?,
-    };
-    // The key was made of the bytes as they were then.
-    let now = at(&entry.path, source.metadata())?;
-    let mtime_ns = i128::from(now.mtime()) * 1_000_000_000 + i128::from(now.mtime_nsec());
-    let is_same = entry.kind == (EntryKind::File { size: copied }) && now.size() == copied;
-    if !is_same || mtime_ns != entry.mtime_ns {
-        return Err(CopyError::Changed(entry.path.clone()));
-    }
-    Ok(())
 }
 
 /// Copies what is to be `size` bytes; returns how many there were, or one more if there are more.

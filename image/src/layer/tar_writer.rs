@@ -1,0 +1,203 @@
+//! Entries to the bytes of a tar, hashed on their way. See [`pack`](super::pack) for the canonical form.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
+
+use tar::{EntryType, Header};
+
+use super::digest_stream::{HashingWriter, with_hasher};
+use super::{At as _, LayerError, Packed, owner};
+use crate::DiffId;
+
+const BLOCK: usize = 512;
+
+/// Runs `body` with the writer of a tar to `out`, and ends that tar.
+pub(super) fn write_tar(
+    out: &mut dyn Write,
+    body: impl FnOnce(&mut TarWriter<'_>) -> Result<(), LayerError>,
+) -> Result<Packed, LayerError> {
+    let (size_bytes, digest) = with_hasher(|queue| {
+        let mut writer = TarWriter { out: HashingWriter::new(out, queue) };
+        body(&mut writer)?;
+        writer.write(&[0; 2 * BLOCK])?;
+        writer.out.finish().at(b"tar")
+    })?;
+    Ok(Packed { diff_id: DiffId(digest), size_bytes })
+}
+
+/// Writes entries.
+pub(super) struct TarWriter<'a> {
+    out: HashingWriter<'a>,
+}
+
+impl TarWriter<'_> {
+    /// An entry, without its bytes.
+    pub(super) fn entry(&mut self, record: Record) -> Result<(), LayerError> {
+        let (header, pax) = record.encode();
+        if !pax.is_empty() {
+            let mut extension = Header::new_ustar();
+            // The name that readers without PAX would see, and nobody else.
+            set_field(&mut extension.as_old_mut().name, b"PaxHeaders.0/entry");
+            extension.set_entry_type(EntryType::XHeader);
+            extension.set_mode(0o644);
+            (extension.as_old_mut().uid, extension.as_old_mut().gid) = (*b"0000000\0", *b"0000000\0");
+            extension.set_mtime(0);
+            extension.set_size(pax.len() as u64);
+            extension.set_cksum();
+            self.write(extension.as_bytes())?;
+            self.write(&pax)?;
+            self.pad(pax.len() as u64)?;
+        }
+        self.write(header.as_bytes())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
+        self.out.write_all(bytes).at(b"tar")
+    }
+
+    /// The bytes of the file whose entry came last, exactly as many as that says. `in_place` says how far the file is
+    /// written.
+    pub(super) fn contents(
+        &mut self,
+        source: &File,
+        size: u64,
+        path: &[u8],
+        in_place: &mut dyn FnMut(u64) -> io::Result<u64>,
+    ) -> Result<(), LayerError> {
+        self.out.copy_exactly(source, size, in_place).at(path)?;
+        self.pad(size)
+    }
+
+    fn pad(&mut self, size: u64) -> Result<(), LayerError> {
+        let padding = usize::try_from(size.wrapping_neg() % BLOCK as u64).unwrap_or_default();
+        self.write(&[0; BLOCK][..padding])
+    }
+}
+
+/// One entry before it is encoded.
+pub(super) struct Record {
+    pub(super) path: Vec<u8>,
+    pub(super) kind: EntryType,
+    pub(super) link: Vec<u8>,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime: i64,
+    pub(super) size: u64,
+    pub(super) device: (u32, u32),
+    pub(super) xattrs: Vec<(OsString, Vec<u8>)>,
+}
+
+impl Record {
+    pub(super) fn take_xattrs(&mut self, mut xattrs: Vec<(OsString, Vec<u8>)>) {
+        if let Some((uid, gid)) = owner::take_noted(&mut xattrs) {
+            (self.uid, self.gid) = (uid, gid);
+        }
+        self.xattrs = xattrs;
+    }
+
+    /// An empty file without owner, rights and time.
+    pub(super) fn new(path: Vec<u8>) -> Self {
+        Self {
+            path,
+            kind: EntryType::Regular,
+            link: Vec::new(),
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            size: 0,
+            device: (0, 0),
+            xattrs: Vec::new(),
+        }
+    }
+
+    /// The header, and PAX records for what does not fit in it, sorted by key.
+    fn encode(self) -> (Header, Vec<u8>) {
+        let mut header = Header::new_ustar();
+        let mut pax = Vec::new();
+        header.set_entry_type(self.kind);
+        header.set_mode(self.mode);
+        let old = header.as_old_mut();
+        let mut number = |field: &mut [u8], value: i64, key: &str| {
+            if !set_octal(field, value) {
+                set_octal(field, 0);
+                pax.push((key.as_bytes().to_vec(), value.to_string().into_bytes()));
+            }
+        };
+        number(&mut old.uid, i64::from(self.uid), "uid");
+        number(&mut old.gid, i64::from(self.gid), "gid");
+        number(&mut old.size, i64::try_from(self.size).unwrap_or(i64::MAX), "size");
+        number(&mut old.mtime, self.mtime, "mtime");
+        if !set_field(&mut old.linkname, &self.link) {
+            pax.push((b"linkpath".to_vec(), self.link));
+        }
+        if !set_path(&mut header, &self.path) {
+            pax.push((b"path".to_vec(), self.path));
+        }
+        if let Some(ustar) = header.as_ustar_mut() {
+            // Every kernel's numbers fit: 12 and 20 bits.
+            ustar.set_device_major(self.device.0);
+            ustar.set_device_minor(self.device.1);
+        }
+        header.set_cksum();
+        for (name, value) in self.xattrs {
+            pax.push(([b"SCHILY.xattr.", name.as_bytes()].concat(), value));
+        }
+        pax.sort();
+        (header, pax.iter().flat_map(|(key, value)| pax_record(key, value)).collect())
+    }
+}
+
+/// The path in the header's name, or split at a slash over prefix and name; false if it fits neither way.
+fn set_path(header: &mut Header, path: &[u8]) -> bool {
+    const NAME: usize = 100;
+    const PREFIX: usize = 155;
+    let Some(ustar) = header.as_ustar_mut() else { return false };
+    if set_field(&mut ustar.name, path) {
+        return true;
+    }
+    // A trailing slash belongs to the name.
+    let body = &path[..path.len().saturating_sub(1)];
+    let slash = body.iter().enumerate().position(|(at, &b)| b == b'/' && path.len() - at - 1 <= NAME);
+    match slash {
+        Some(at) if at > 0 && at <= PREFIX => {
+            set_field(&mut ustar.prefix, &path[..at]) && set_field(&mut ustar.name, &path[at + 1..])
+        }
+        _ => {
+            // Something for readers that ignore PAX; all others take the record.
+            ustar.name = [0; NAME];
+            ustar.name.copy_from_slice(&path[..NAME]);
+            false
+        }
+    }
+}
+
+fn set_field(field: &mut [u8], value: &[u8]) -> bool {
+    if value.len() > field.len() {
+        return false;
+    }
+    field.fill(0);
+    field[..value.len()].copy_from_slice(value);
+    true
+}
+
+/// Octal digits filling the field but for a NUL.
+fn set_octal(field: &mut [u8], value: i64) -> bool {
+    let width = field.len() - 1;
+    let Ok(value) = u64::try_from(value) else { return false };
+    let text = format!("{value:0width$o}\0");
+    set_field(field, text.as_bytes())
+}
+
+/// The record's length counts its own digits.
+fn pax_record(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while rest + length.to_string().len() != length {
+        length = rest + length.to_string().len();
+    }
+    [length.to_string().as_bytes(), b" ", key, b"=", value, b"\n"].concat()
+}

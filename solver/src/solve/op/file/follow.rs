@@ -1,0 +1,190 @@
+//! The DiffId of a layer while it is written.
+//!
+//! SHA-256 of a tar is one thread's work, and a large COPY would wait for it after the last byte was copied. The plan is
+//! the layer entry for entry, so the tar is known before it is there: a thread goes through it behind the writers and reads
+//! what they have written. It reads the layer and never the source, so what is hashed is what was kept.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+
+use kiln_cache::EntryKind;
+use kiln_image::layer::{ListedEntry, ListedFiles, ListedKind, digest_listed};
+use rustix::fs::{self as sys, Mode, OFlags};
+
+use super::place::LayerPlan;
+use crate::solve::layers::JoinFollower;
+
+/// Below so many bytes the DiffId is there soon enough.
+const WORTH_BYTES: u64 = 16 << 20;
+
+/// Seconds since the epoch that every file system keeps as they are.
+const MAX_MTIME: i64 = i32::MAX as i64;
+
+/// Set-user-id and set-group-id: the kernel may refuse to keep them.
+const SET_ID_BITS: u32 = 0o6000;
+
+/// The thread behind the writers. Dropped before everything is [written](Follower::written) it gives up.
+pub(super) struct Follower {
+    progress: Arc<Progress>,
+    thread: Option<JoinFollower>,
+}
+
+impl Follower {
+    /// Starts a thread for a plan that is about to be written below `root`; `None` where that is not worth it, or where the
+    /// file system might keep something else than the plan says.
+    pub(super) fn start(plan: &LayerPlan<'_>, root: &Path) -> Option<Self> {
+        let bytes = plan.nodes().map(|(_, node)| match node.entry.kind {
+            EntryKind::File { size } => size,
+            _ => 0,
+        });
+        if bytes.sum::<u64>() < WORTH_BYTES {
+            return None;
+        }
+        let (entries, numbers) = list(plan)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = sys::open(root, flags, Mode::empty()).ok()?;
+        let progress = Arc::new(Progress::new(plan.len()));
+        let mut files = Files { root, numbers, progress: Arc::clone(&progress) };
+        let thread = thread::Builder::new()
+            .name("kiln-diff-id".into())
+            .spawn(move || digest_listed(entries, &mut files).ok().map(|packed| packed.diff_id));
+        Some(Self { progress, thread: Some(thread.ok()?) })
+    }
+
+    /// Whom the writers tell.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Everything is in place; returns the thread, which soon ends with the DiffId.
+    pub(super) fn written(mut self) -> Option<JoinFollower> {
+        self.progress.end();
+        self.thread.take()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.progress.end();
+        }
+    }
+}
+
+/// The plan as a list, and for each entry its number among the plan's nodes; `None` for a plan that cannot be followed.
+fn list(plan: &LayerPlan<'_>) -> Option<(Vec<ListedEntry>, Vec<usize>)> {
+    let mut entries = Vec::with_capacity(plan.len());
+    let mut numbers = Vec::with_capacity(plan.len());
+    let mut first_of_group: std::collections::HashMap<usize, &PathBuf> = std::collections::HashMap::new();
+    for (number, (path, node)) in plan.nodes().enumerate() {
+        if path.as_os_str().is_empty() {
+            continue;
+        }
+        let entry = &node.entry;
+        let first = node.link_group().map(|group| *first_of_group.entry(group).or_insert(path));
+        let kind = match (&entry.kind, first) {
+            (EntryKind::Dir, _) => ListedKind::Dir,
+            (_, Some(first)) if first != path => ListedKind::HardLink(first.clone()),
+            (EntryKind::File { size }, _) => ListedKind::File(*size),
+            (EntryKind::Symlink(target), _) => ListedKind::Symlink(target.clone()),
+            _ => return None,
+        };
+        let mtime = i64::try_from(entry.mtime_ns.div_euclid(1_000_000_000)).ok()?;
+        let is_kept =
+            entry.xattrs.is_empty() && entry.mode & SET_ID_BITS == 0 && (0..=MAX_MTIME).contains(&mtime);
+        if !is_kept {
+            return None;
+        }
+        let (mode, uid, gid) = (entry.mode, entry.uid, entry.gid);
+        entries.push(ListedEntry { path: path.clone(), kind, mode, uid, gid, mtime });
+        numbers.push(number);
+    }
+    Some((entries, numbers))
+}
+
+/// The layer's files as the writers make them.
+struct Files {
+    root: OwnedFd,
+    /// Of the list's entries among the plan's nodes.
+    numbers: Vec<usize>,
+    progress: Arc<Progress>,
+}
+
+impl ListedFiles for Files {
+    fn open(&mut self, number: usize, entry: &ListedEntry) -> io::Result<File> {
+        self.in_place(number, 0)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(sys::openat(&self.root, &entry.path, flags, Mode::empty())?.into())
+    }
+
+    fn in_place(&mut self, number: usize, read: u64) -> io::Result<u64> {
+        let node = self.numbers.get(number).copied().unwrap_or_default();
+        self.progress.wait(node, read)
+    }
+}
+
+/// How far each of the plan's nodes is written.
+pub(super) struct Progress {
+    /// Bytes, by node.
+    written: Vec<AtomicU64>,
+    has_ended: AtomicBool,
+    /// Whether the follower sleeps, which is rare enough that writers need no lock to find out.
+    is_awaited: AtomicBool,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Progress {
+    fn new(nodes: usize) -> Self {
+        Self {
+            written: std::iter::repeat_with(AtomicU64::default).take(nodes).collect(),
+            has_ended: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
+            lock: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// `bytes` of the node are in place.
+    pub(super) fn advance(&self, node: usize, bytes: u64) {
+        if let Some(written) = self.written.get(node) {
+            written.store(bytes, Ordering::SeqCst);
+            self.wake();
+        }
+    }
+
+    /// Nothing more comes.
+    fn end(&self) {
+        self.has_ended.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // Sequentially consistent with `wait`: either this sees that somebody waits, or that one sees what is new.
+        if self.is_awaited.load(Ordering::SeqCst) {
+            let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.changed.notify_all();
+        }
+    }
+
+    /// How many bytes of the node are in place, as soon as they are more than `than`.
+    fn wait(&self, node: usize, than: u64) -> io::Result<u64> {
+        let now = || self.written.get(node).map_or(0, |written| written.load(Ordering::SeqCst));
+        if now() > than {
+            return Ok(now());
+        }
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_awaited.store(true, Ordering::SeqCst);
+        while now() <= than && !self.has_ended.load(Ordering::SeqCst) {
+            guard = self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.is_awaited.store(false, Ordering::SeqCst);
+        drop(guard);
+        if now() > than { Ok(now()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    }
+}
