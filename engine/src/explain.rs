@@ -82,7 +82,12 @@ pub(crate) fn earlier_steps<'b>(
         let mut keys = HashSet::new();
         builds
             .filter_map(|known| Some((known, matching(known, step)?)))
-            .filter(|(_, (other, how))| *how >= least && other.key.is_some())
+            // What stood at the same place and still stands somewhere is another instruction: this one was put before it.
+            .filter(|(_, (other, how))| {
+                *how == Match::Text
+                    || *how >= least && !matches!(matching(build, other), Some((_, Match::Text)))
+            })
+            .filter(|(_, (other, _))| other.key.is_some())
             .map(|(known, (other, _))| (known, other))
             .filter(|(_, other)| {
                 keys.insert((other.key.clone(), matches!(other.outcome, PastOutcome::Failed(_))))
@@ -179,14 +184,13 @@ impl Explain<'_> {
                 None => Cause::Unknown,
             };
         };
-        let old = maker_of(before, other, layer);
         if let Some((name, digest)) = &above.image {
-            return match old.and_then(|old| old.image.as_ref()) {
-                Some((old_name, old_digest)) if old_name == name => {
-                    Cause::BaseMoved { name: name.clone(), old: old_digest.clone(), new: digest.clone() }
+            return match base_of(before, other) {
+                Some((old_name, old)) if old_name == name && old != digest => {
+                    Cause::BaseMoved { name: name.clone(), old: old.clone(), new: digest.clone() }
                 }
-                Some((old_name, _)) => Cause::BaseReplaced { old: old_name.clone(), new: name.clone() },
-                None => Cause::StepAbove { name: above.name.clone() },
+                Some((old, _)) if old != name => Cause::BaseReplaced { old: old.clone(), new: name.clone() },
+                _ => Cause::StepAbove { name: above.name.clone() },
             };
         }
         let name = above.name.clone();
@@ -211,6 +215,15 @@ fn maker_of<'b>(build: &'b PastBuild, step: &PastStep, layer: usize) -> Option<&
         at = next;
     }
     Some(at)
+}
+
+/// The base image of the stage that `step` stands in: name and digest.
+fn base_of<'b>(build: &'b PastBuild, step: &'b PastStep) -> Option<&'b (String, String)> {
+    let mut at = step;
+    while at.image.is_none() {
+        at = build.step(*at.inputs.first()?).filter(|input| input.number < at.number)?;
+    }
+    at.image.as_ref()
 }
 
 fn facts_of(store: &Store, step: &PastStep) -> Result<Option<Facts>, Error> {

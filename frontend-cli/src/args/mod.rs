@@ -38,8 +38,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// List past builds, show one, or forget them
+    Builds(BuildsArgs),
     /// Say what this machine has of all that builds need
     Doctor,
+    /// Say why steps of a build ran and were not cached
+    Explain(ExplainArgs),
     /// Show the history of an image
     History(HistoryArgs),
     /// List images
@@ -48,6 +52,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Load images from a tar archive or standard input
     Load(LoadArgs),
+    /// Show what steps of a build printed, cached ones too
+    Logs(LogsArgs),
     /// Download an image from a registry
     Pull(PullArgs),
     /// Remove one or more images
@@ -95,6 +101,17 @@ pub(crate) struct BuildArgs {
     /// Do not use the cache for these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',', allow_hyphen_values = true)]
     pub no_cache_filter: Vec<String>,
+    /// Run RUN instructions again whose results are older (`24h`, `7d`, `1h30m`)
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub cache_ttl: Option<String>,
+    /// Say which steps would run or pull, and how long that took the last time; build nothing
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub dry_run: bool,
+    /// Say at the end why steps ran and were not cached
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub explain: bool,
     /// Ask the registry for every base image
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
@@ -165,7 +182,7 @@ pub(crate) struct BuildArgs {
     /// What to do with the Dockerfile: build, check, outline, targets (`METHOD[,format=json][,ignorestatus=true]`)
     #[arg(long, value_name = "METHOD", default_value = "build", allow_hyphen_values = true)]
     pub call: String,
-    /// Form of what --check and --call print: text, json
+    /// Form of what --check, --call, --dry-run and --explain print: text, json
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
     /// Also look for what an experimental lint rule finds; `own` is all of kiln's own rules
@@ -246,6 +263,68 @@ impl LegacyArgs {
         .filter_map(|(flag, given)| given.then_some(flag))
         .collect()
     }
+}
+
+/// `kiln builds`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct BuildsArgs {
+    #[command(subcommand)]
+    pub command: Option<BuildsCommand>,
+    /// Only print ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// `table` or `json`
+    #[arg(long, default_value = "table", value_parser = ["table", "json"])]
+    pub format: String,
+}
+
+/// What can be done with past builds.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BuildsCommand {
+    /// Show a build: its steps, and what each took
+    Inspect {
+        /// An id or its beginning; `^0` is the last build, `^1` the one before (default: the last of this directory)
+        #[arg(value_name = "BUILD")]
+        build: Option<String>,
+        /// `text` or `json`
+        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        format: String,
+    },
+    /// Forget builds; images and cache stay
+    Rm {
+        /// All of them
+        #[arg(long)]
+        all: bool,
+        /// Ids or their beginnings
+        #[arg(value_name = "BUILD")]
+        builds: Vec<String>,
+    },
+}
+
+/// `kiln explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The build: an id or its beginning; `^1` is the one before the last (default: the last of this directory)
+    #[arg(long, value_name = "BUILD")]
+    pub build: Option<String>,
+    /// `text` or `json`
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub format: String,
+    /// A step as progress names it: `#7`, `2/5`, or words of its instruction; or a build
+    #[arg(value_name = "STEP|BUILD")]
+    pub step: Option<String>,
+}
+
+/// `kiln logs`.
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The build: an id or its beginning; `^1` is the one before the last (default: the last of this directory)
+    #[arg(long, value_name = "BUILD")]
+    pub build: Option<String>,
+    /// A step as progress names it: `#7`, `2/5`, or words of its instruction; or a build
+    #[arg(value_name = "STEP|BUILD")]
+    pub what: Option<String>,
 }
 
 /// `kiln pull`.

@@ -18,6 +18,9 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     if call.method != Method::Build {
         return super::check::run(request(args, root, &[])?, call, mode);
     }
+    if args.dry_run {
+        return super::forecast::run(request(args, root, &[])?, args.format.as_deref());
+    }
     not_there_yet(args)?;
     let outputs = outputs(args)?;
     let build = request(args, root, &outputs)?;
@@ -33,8 +36,17 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     let cancel = build.cancel_handle();
     crate::cancel::on_signal(move || cancel.cancel());
     let progress = Progress::start(mode, &super::env)?;
+    let id = build.id().to_owned();
     let built = build.on_event(progress.sink()).run();
     let summary = progress.finish();
+    if args.explain {
+        let why = super::explain::of_build(&id, root, args.format.as_deref())?;
+        if args.format.as_deref() == Some("json") {
+            super::print(&why)?;
+        } else {
+            let _ = write!(std::io::stderr(), "{why}");
+        }
+    }
     let built = built.map_err(|error| Failure::from(error).with_step(summary.failed_step))?;
     if let Some(path) = &args.iidfile {
         write_whole(path, built.config_digest.to_string().as_bytes())?;
@@ -93,6 +105,13 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
         build = build.platform(platform);
     }
     build = build.no_cache(args.no_cache).pull(args.pull).offline(args.offline);
+    if let Some(text) = &args.cache_ttl {
+        let lifetime = kiln::lifetime(text).ok_or_else(|| {
+            Failure::usage(format!("--cache-ttl {text}: not a duration"))
+                .with_hint("write it as `24h`, `7d` or `1h30m`; `0` is no cache")
+        })?;
+        build = build.cache_ttl(lifetime);
+    }
     for stage in &args.no_cache_filter {
         build = build.no_cache_stage(stage);
     }

@@ -1,12 +1,16 @@
 //! The commands, one file each: arguments to a request, a call of the engine, its answer to the screen.
 
 mod build;
+mod builds;
 mod check;
 mod doctor;
+mod explain;
+mod forecast;
 mod history;
 mod images;
 mod inspect;
 mod load;
+mod logs;
 mod pull;
 mod rmi;
 mod run;
@@ -30,10 +34,13 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
     let root = cli.root.as_deref();
     match cli.command {
         Command::Build(args) => build::run(&args, root),
+        Command::Builds(args) => builds::run(&args, root),
         Command::Doctor => doctor::run(root),
+        Command::Explain(args) => explain::run(&args, root),
         Command::History(args) => history::run(&args, &open(root)?),
         Command::Images(args) => images::run(&args, &open(root)?),
         Command::Inspect(args) => inspect::run(&args, &open(root)?),
+        Command::Logs(args) => logs::run(&args, root),
         Command::Load(args) => load::run(&args, root),
         Command::Pull(args) => pull::run(&args, root),
         Command::Rmi(args) => rmi::run(&args, &open(root)?),
@@ -71,6 +78,12 @@ fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// A document for programs.
+fn json(document: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(document).map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(text + "\n")
 }
 
 /// A variable of the environment, where it is set and text.

@@ -104,6 +104,9 @@ impl fmt::Display for Cause {
         match self {
             Self::First => write!(f, "first build of this instruction"),
             Self::NoCache { by } => write!(f, "{by}"),
+            Self::Expired { lifetime } if lifetime == "0" => {
+                write!(f, "a lifetime of 0 takes no earlier result")
+            }
             Self::Expired { lifetime } => write!(f, "the earlier result was older than {lifetime}"),
             Self::Removed { by, at } => write!(f, "removed by {by} on {at}"),
             Self::Lost => write!(f, "the earlier result is gone"),

@@ -202,7 +202,12 @@ fn cut(text: &str) -> String {
 
 /// What is in the key of a mount, in the words of the Dockerfile.
 fn mount_words(mount: &ExecMount) -> (String, String) {
-    let owner = |mode: u32, uid: u32, gid: u32| format!(",mode={mode:o},uid={uid},gid={gid}");
+    // What is as usual is left out.
+    let owner = |usual: u32, mode: u32, uid: u32, gid: u32| {
+        let mode = if mode == usual { String::new() } else { format!(",mode={mode:o}") };
+        let owner = if (uid, gid) == (0, 0) { String::new() } else { format!(",uid={uid},gid={gid}") };
+        mode + &owner
+    };
     let mut target = mount.target.clone();
     let words = match &mount.kind {
         ExecMountKind::Bind { input: _, source, writable } => {
@@ -211,7 +216,7 @@ fn mount_words(mount: &ExecMount) -> (String, String) {
         ExecMountKind::Cache { id: _, seed, sharing: _, read_only, mode, uid, gid } => {
             let seed = seed.as_ref().map(|(_, path)| format!(",source={path}")).unwrap_or_default();
             let read_only = if *read_only { ",readonly" } else { "" };
-            format!("type=cache{seed}{read_only}{}", owner(*mode, *uid, *gid))
+            format!("type=cache{seed}{read_only}{}", owner(0o755, *mode, *uid, *gid))
         }
         ExecMountKind::Tmpfs { size, read_only } => {
             let size = size.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
@@ -222,11 +227,11 @@ fn mount_words(mount: &ExecMount) -> (String, String) {
                 target = format!("{target}${name}");
             }
             let required = if *required { ",required" } else { "" };
-            format!("type=secret,id={id}{required}{}", owner(*mode, *uid, *gid))
+            format!("type=secret,id={id}{required}{}", owner(0o400, *mode, *uid, *gid))
         }
         ExecMountKind::Ssh { id, required, mode, uid, gid } => {
             let required = if *required { ",required" } else { "" };
-            format!("type=ssh,id={id}{required}{}", owner(*mode, *uid, *gid))
+            format!("type=ssh,id={id}{required}{}", owner(0o600, *mode, *uid, *gid))
         }
     };
     (target, words)
