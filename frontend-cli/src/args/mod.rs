@@ -3,11 +3,13 @@
 //! Values are checked for their shape here and nowhere else; what they mean is the commands' and the engine's business.
 //! Docker's flag parser takes whatever word follows as a flag's value, so `allow_hyphen_values` stands on all of them.
 
+mod builds;
 pub(crate) mod call;
 pub(crate) mod csv;
 pub(crate) mod host;
 pub(crate) mod output;
 pub(crate) mod pair;
+pub(crate) mod registry;
 pub(crate) mod resource;
 pub(crate) mod secret;
 pub(crate) mod ssh;
@@ -17,6 +19,8 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use builds::{BuildsArgs, BuildsCommand, ExplainArgs, LogsArgs};
 
 /// Builds container images from Dockerfiles; no daemon, no root.
 #[derive(Debug, Parser)]
@@ -52,6 +56,10 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Load images from a tar archive or standard input
     Load(LoadArgs),
+    /// Log in to a registry
+    Login(LoginArgs),
+    /// Log out from a registry
+    Logout(LogoutArgs),
     /// Show what steps of a build printed, cached ones too
     Logs(LogsArgs),
     /// Download an image from a registry
@@ -265,66 +273,37 @@ impl LegacyArgs {
     }
 }
 
-/// `kiln builds`.
+/// `kiln login`.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct BuildsArgs {
-    #[command(subcommand)]
-    pub command: Option<BuildsCommand>,
-    /// Only print ids
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// `table` or `json`
-    #[arg(long, default_value = "table", value_parser = ["table", "json"])]
-    pub format: String,
+pub(crate) struct LoginArgs {
+    /// User name
+    #[arg(short, long, value_name = "NAME", allow_hyphen_values = true)]
+    pub username: Option<String>,
+    /// Password or access token; others on this machine can read it here
+    #[arg(short, long, value_name = "PASSWORD", allow_hyphen_values = true)]
+    pub password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Print the user name that is logged in
+    #[arg(long)]
+    pub get_login: bool,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
+    /// The registry (default: Docker Hub)
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
 }
 
-/// What can be done with past builds.
-#[derive(Debug, Subcommand)]
-pub(crate) enum BuildsCommand {
-    /// Show a build: its steps, and what each took
-    Inspect {
-        /// An id or its beginning; `^0` is the last build, `^1` the one before (default: the last of this directory)
-        #[arg(value_name = "BUILD")]
-        build: Option<String>,
-        /// `text` or `json`
-        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
-        format: String,
-    },
-    /// Forget builds; images and cache stay
-    Rm {
-        /// All of them
-        #[arg(long)]
-        all: bool,
-        /// Ids or their beginnings
-        #[arg(value_name = "BUILD")]
-        builds: Vec<String>,
-    },
-}
-
-/// `kiln explain`.
+/// `kiln logout`.
 #[derive(Debug, Args)]
-pub(crate) struct ExplainArgs {
-    /// The build: an id or its beginning; `^1` is the one before the last (default: the last of this directory)
-    #[arg(long, value_name = "BUILD")]
-    pub build: Option<String>,
-    /// `text` or `json`
-    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
-    pub format: String,
-    /// A step as progress names it: `#7`, `2/5`, or words of its instruction; or a build
-    #[arg(value_name = "STEP|BUILD")]
-    pub step: Option<String>,
-}
-
-/// `kiln logs`.
-#[derive(Debug, Args)]
-pub(crate) struct LogsArgs {
-    /// The build: an id or its beginning; `^1` is the one before the last (default: the last of this directory)
-    #[arg(long, value_name = "BUILD")]
-    pub build: Option<String>,
-    /// A step as progress names it: `#7`, `2/5`, or words of its instruction; or a build
-    #[arg(value_name = "STEP|BUILD")]
-    pub what: Option<String>,
+pub(crate) struct LogoutArgs {
+    /// The file that logins are kept in (in place of docker's config.json)
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// The registry (default: Docker Hub)
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
 }
 
 /// `kiln pull`.

@@ -10,6 +10,8 @@ mod history;
 mod images;
 mod inspect;
 mod load;
+mod login;
+mod logout;
 mod logs;
 mod pull;
 mod rmi;
@@ -28,7 +30,8 @@ use crate::report::{self, Failure};
 
 /// Runs the command; returns the exit status.
 pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
-    if !matches!(cli.command, Command::Doctor | Command::Version) {
+    // What touches the user's own files only needs no other ids.
+    if !matches!(cli.command, Command::Doctor | Command::Login(_) | Command::Logout(_) | Command::Version) {
         become_able_to_build()?;
     }
     let root = cli.root.as_deref();
@@ -42,6 +45,8 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Inspect(args) => inspect::run(&args, &open(root)?),
         Command::Logs(args) => logs::run(&args, root),
         Command::Load(args) => load::run(&args, root),
+        Command::Login(args) => login::run(&args),
+        Command::Logout(args) => logout::run(&args),
         Command::Pull(args) => pull::run(&args, root),
         Command::Rmi(args) => rmi::run(&args, &open(root)?),
         Command::Run(args) => run::run(*args, root),
@@ -56,7 +61,9 @@ fn become_able_to_build() -> Result<(), Failure> {
     use kiln::rootless::{Privileges, enter};
     match enter() {
         Ok(Privileges::SingleId { why }) => {
-            let message = format!("{why}: steps have one user and cannot change owners");
+            let message = format!(
+                "{why}: kiln answers for owners and users itself, which is slower (docs/rootless.md)"
+            );
             report::warn(&message, &why.hint());
             Ok(())
         }
@@ -87,7 +94,7 @@ fn json(document: &impl serde::Serialize) -> Result<String, Failure> {
 }
 
 /// A variable of the environment, where it is set and text.
-fn env(name: &str) -> Option<String> {
+pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 

@@ -274,6 +274,7 @@ impl Seer<'_> {
             inputs,
             input_ops: inputs_of(self.graph, id).into_iter().map(|input| &self.graph[input].op).collect(),
             id: step,
+            is_in_result: false,
             slots: &Slots::new(0),
             forecast: Some(forecast),
         })

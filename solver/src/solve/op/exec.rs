@@ -390,3 +390,11 @@ fn seed_digest(step: &Step<'_>, input: InputIndex, source: &str) -> Result<Diges
     }
     Ok(Digest::of(text.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn owners_that_the_sandbox_notes_are_those_that_layers_are_packed_by() {
+        assert_eq!(kiln_sandbox::OWNER_ATTRIBUTE, kiln_image::layer::owner::NOTE);
+    }
+}
