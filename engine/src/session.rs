@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use kiln_cache::Store;
+use kiln_cache::{LayerDraft, Store};
 use kiln_image::registry::Registry;
 use kiln_image::{ImageRef, InvalidPlatform, InvalidReference, Platform, http};
 use kiln_parser::Warning;
@@ -123,7 +123,7 @@ impl Session<'_> {
             secrets: self.secrets()?,
             ssh: sockets(&agents),
         };
-        Ok(Planned { plans, inputs, epoch, hidden: prepared.hidden, _agents: agents })
+        Ok(Planned { plans, inputs, epoch, hidden: prepared.hidden, _guards: (agents, prepared.scratch) })
     }
 
     /// What to build for, each once; one `None` where nothing is asked for.
@@ -281,8 +281,8 @@ pub(crate) struct Planned {
     epoch: Option<i64>,
     /// What the ignore file hides.
     hidden: Option<Arc<context::Hidden>>,
-    /// They live as long as the build.
-    _agents: Vec<(String, Agent)>,
+    /// Agents, and where contexts that were fetched are: they live as long as the build.
+    _guards: (Vec<(String, Agent)>, Vec<LayerDraft>),
 }
 
 /// One graph of all that is to be built, and the results in it.

@@ -46,7 +46,7 @@ pub(crate) struct Prepared {
     /// The context without its ignore file, to explain what that hides.
     pub(crate) hidden: Option<Arc<Hidden>>,
     /// Scratch space the contexts live in.
-    _scratch: Vec<LayerDraft>,
+    pub(crate) scratch: Vec<LayerDraft>,
 }
 
 /// Where a context was fetched from.
@@ -123,7 +123,7 @@ impl Preparation<'_> {
             layouts,
             hidden,
             origins: self.origins,
-            _scratch: self.scratch,
+            scratch: self.scratch,
         })
     }
 

@@ -538,7 +538,8 @@ fn usage_error(error: &clap::Error, command: &str) -> UsageError {
     let place = if known { format!("kiln {command}") } else { "kiln".to_owned() };
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        // Of suggestions the nearest comes last.
+        Some(ContextValue::Strings(texts)) => texts.last().cloned(),
         _ => None,
     };
     let given = text(ContextKind::InvalidArg).unwrap_or_default();
