@@ -8,13 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kiln_cache::Store;
+use kiln_image::oci::Descriptor;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, Platform, http};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
 
-use crate::Error;
+use crate::output::{Annotation, ImageOptions, TreeOptions};
 use crate::session::Session;
+use crate::storage::{self, Limits};
+use crate::{Error, ErrorKind};
 
 /// Where the context comes from.
 #[derive(Clone)]
@@ -82,8 +85,8 @@ pub(crate) enum SshSource {
 pub enum OutputSpec {
     /// Into the store, under the tags and these names.
     Image {
-        /// Further names.
-        names: Vec<String>,
+        /// Names and how it is written.
+        options: ImageOptions,
     },
     /// An OCI layout as tar or directory.
     Oci {
@@ -91,28 +94,48 @@ pub enum OutputSpec {
         dest: Option<PathBuf>,
         /// A tar and not a directory.
         tar: bool,
-        /// Further settings (`rewrite-timestamp`, `compression`, …), as given.
-        attrs: Vec<(String, String)>,
+        /// Names and how it is written.
+        options: ImageOptions,
     },
-    /// A docker archive (`docker load`).
+    /// A docker archive (`docker load`), or into a running docker or podman.
     Docker {
-        /// File; `None` is standard output.
-        dest: Option<PathBuf>,
-        /// Further settings.
-        attrs: Vec<(String, String)>,
+        /// Where to.
+        to: DockerTarget,
+        /// Names and how it is written.
+        options: ImageOptions,
     },
     /// The root file system as a directory.
     Local {
         /// The directory.
         dest: PathBuf,
+        /// How it is written.
+        options: TreeOptions,
     },
     /// The root file system as one tar.
     Tar {
         /// File; `None` is standard output.
         dest: Option<PathBuf>,
+        /// How it is written.
+        options: TreeOptions,
     },
     /// Nothing but the cache.
     CacheOnly,
+}
+
+/// Where `type=docker` goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DockerTarget {
+    /// An archive.
+    File(PathBuf),
+    /// A directory of the archive's files (`tar=false`).
+    Directory(PathBuf),
+    /// An archive on standard output.
+    Stdout,
+    /// A running docker or podman, and kiln's own store.
+    Engine {
+        /// One of docker's contexts; the usual daemon if `None`.
+        context: Option<String>,
+    },
 }
 
 /// A build to be run. Nothing is checked before [`Build::run`].
@@ -145,7 +168,10 @@ pub struct Build {
     pub(crate) secrets: Vec<(String, SecretSource)>,
     pub(crate) ssh: Vec<(String, SshSource)>,
     pub(crate) outputs: Vec<OutputSpec>,
+    pub(crate) annotations: Vec<Annotation>,
+    pub(crate) rewrite_timestamp: bool,
     pub(crate) lint: Vec<String>,
+    limits: Option<Limits>,
     pub(crate) events: Arc<EventSink>,
     pub(crate) cancel: Arc<AtomicBool>,
 }
@@ -169,6 +195,8 @@ pub struct BuildResult {
     pub config_digest: Digest,
     /// Digest of the manifest, where one was made; of several images that of their index.
     pub manifest_digest: Option<Digest>,
+    /// That manifest or index, as others name it.
+    pub manifest: Option<Descriptor>,
     /// The names it has in the store.
     pub names: Vec<ImageRef>,
     /// Its platform, the first one of several.
@@ -215,7 +243,10 @@ impl Build {
             secrets: Vec::new(),
             ssh: Vec::new(),
             outputs: Vec::new(),
+            annotations: Vec::new(),
+            rewrite_timestamp: false,
             lint: Vec::new(),
+            limits: None,
             events: Arc::new(|_| {}),
             cancel: Arc::new(AtomicBool::new(false)),
         }
@@ -382,9 +413,27 @@ impl Build {
         self
     }
 
+    /// A note on the image's manifest or index, in every output that has one.
+    pub fn annotation(mut self, annotation: Annotation) -> Self {
+        self.annotations.push(annotation);
+        self
+    }
+
+    /// Writes later times in new layers as `SOURCE_DATE_EPOCH`, in every output that is an image.
+    pub fn rewrite_timestamp(mut self, yes: bool) -> Self {
+        self.rewrite_timestamp = yes;
+        self
+    }
+
     /// Asks for an experimental lint rule by its name; `own` is all of kiln's own.
     pub fn lint(mut self, rule: impl Into<String>) -> Self {
         self.lint.push(rule.into());
+        self
+    }
+
+    /// How much the store may take. Without, as configuration and environment say (see [`Limits::load`]).
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
         self
     }
 
@@ -404,7 +453,24 @@ impl Build {
     /// # Errors
     /// See [`Error`]; nothing half-made stays.
     pub fn run(self) -> Result<BuildResult, Error> {
-        self.with_session(|session| session.run())
+        let limits = match &self.limits {
+            Some(limits) => limits.clone(),
+            None => Limits::load(&|name| std::env::var(name).ok())?,
+        };
+        self.with_session(|session| {
+            if limits.max_size.is_some() {
+                session.store.set_max_bytes(limits.max_bytes(&session.store.disk()?));
+            }
+            let built = session.run();
+            match storage::after_build(session.store, &limits) {
+                Err(error) if built.is_ok() && error.kind == ErrorKind::User => Err(error),
+                Err(error) => {
+                    tracing::debug!(%error, "the store is not tidied up");
+                    built
+                }
+                Ok(_) => built,
+            }
+        })
     }
 
     /// Opens what a build works with, and does `work`.

@@ -35,9 +35,11 @@ pub mod rootless;
 pub mod run;
 mod session;
 mod ssh;
+pub mod storage;
 
 pub use build::{
-    Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource, default_root,
+    Build, BuildResult, CancelHandle, ContextSource, DockerTarget, DockerfileSource, OutputSpec,
+    SecretSource, default_root,
 };
 pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
 pub use error::{Error, ErrorKind, ErrorLabel};
@@ -53,3 +55,4 @@ pub use kiln_solver::explain::{Cause, Difference, FileChange, NoCacheBy};
 pub use kiln_solver::graph::NetworkMode;
 pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError, lifetime};
 pub use kiln_solver::solve::{SolveError, Verdict};
+pub use output::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};

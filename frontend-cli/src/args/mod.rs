@@ -44,8 +44,10 @@ pub(crate) enum Command {
     Build(Box<BuildArgs>),
     /// List past builds, show one, or forget them
     Builds(BuildsArgs),
-    /// Say what this machine has of all that builds need
-    Doctor,
+    /// Say what this machine has of all that builds need, or whether the store is sound
+    Doctor(DoctorArgs),
+    /// Say what takes the store's space
+    Du(DuArgs),
     /// Say why steps of a build ran and were not cached
     Explain(ExplainArgs),
     /// Show the history of an image
@@ -56,12 +58,17 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Load images from a tar archive or standard input
     Load(LoadArgs),
+    /// Remove images that have no name (docker's `image prune`)
+    #[command(name = "image-prune", hide = true)]
+    ImagePrune(ImagePruneArgs),
     /// Log in to a registry
     Login(LoginArgs),
     /// Log out from a registry
     Logout(LogoutArgs),
     /// Show what steps of a build printed, cached ones too
     Logs(LogsArgs),
+    /// Remove what builds keep for later builds
+    Prune(PruneArgs),
     /// Download an image from a registry
     Pull(PullArgs),
     /// Remove one or more images
@@ -70,6 +77,12 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Save one or more images to a tar archive
     Save(SaveArgs),
+    /// Sum up what takes the store's space (docker's `system df`)
+    #[command(name = "system-df", hide = true)]
+    SystemDf(SystemDfArgs),
+    /// Remove images without a name and the build cache (docker's `system prune`)
+    #[command(name = "system-prune", hide = true)]
+    SystemPrune(SystemPruneArgs),
     /// Give an image another name
     Tag(TagArgs),
     /// Print kiln's version
@@ -161,7 +174,20 @@ pub(crate) struct BuildArgs {
     /// Where the result goes (`type=local,dest=path`); may be repeated
     #[arg(short, long = "output", value_name = "OUTPUT", allow_hyphen_values = true)]
     pub outputs: Vec<String>,
-    /// Put the image into the store (as without --output)
+    /// Add an annotation (`[TYPE[,TYPE]:]KEY=VALUE`; types: manifest, index, manifest-descriptor, index-descriptor)
+    #[arg(long = "annotation", value_name = "ANNOTATION", allow_hyphen_values = true)]
+    pub annotations: Vec<String>,
+    /// Date the image and what is later in it (as the build argument SOURCE_DATE_EPOCH)
+    #[arg(long, value_name = "SECONDS", conflicts_with = "timestamp")]
+    pub source_date_epoch: Option<i64>,
+    /// Write later times of files in new layers as SOURCE_DATE_EPOCH
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub rewrite_timestamp: bool,
+    /// Both of these: --source-date-epoch and --rewrite-timestamp
+    #[arg(long, value_name = "SECONDS")]
+    pub timestamp: Option<i64>,
+    /// Put the image into a running docker or podman, and into the store
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub load: bool,
@@ -196,6 +222,9 @@ pub(crate) struct BuildArgs {
     /// Also look for what an experimental lint rule finds; `own` is all of kiln's own rules
     #[arg(long, value_name = "RULE", value_delimiter = ',', allow_hyphen_values = true)]
     pub lint: Vec<String>,
+    /// What the whole store may take, images and all (`50GB`, `30%` of the disk)
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<kiln::storage::Size>,
     #[command(flatten)]
     pub legacy: LegacyArgs,
     /// PATH, URL or `-`
@@ -344,6 +373,105 @@ pub(crate) struct ImagesArgs {
     /// Only this repository
     #[arg(value_name = "REPOSITORY[:TAG]")]
     pub name: Option<String>,
+}
+
+/// `kiln doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Check every digest, reference and layer of the store
+    #[arg(long)]
+    pub check: bool,
+    /// Check the store and drop what is damaged
+    #[arg(long)]
+    pub repair: bool,
+}
+
+/// `kiln du`.
+#[derive(Debug, Args)]
+pub(crate) struct DuArgs {
+    /// Print all that is known of each
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// `json` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Only these (`until=24h`, `type=`, `id=`, `description~=`, `inuse`, `shared`, `private`, `mutable`, `immutable`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
+}
+
+/// `kiln prune`.
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Also steps' results that images hold (frees nothing until the images go)
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Only these (`until=24h`, `type=exec.cachemount`, `id=…`, as of `kiln du`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
+    /// Only what was unused for longer (`until` as a flag)
+    #[arg(long, value_name = "DURATION")]
+    pub older_than: Option<String>,
+    /// Cache that stays in any case
+    #[arg(long, value_name = "SIZE", visible_alias = "keep-storage")]
+    pub reserved_space: Option<kiln::storage::Size>,
+    /// Cache that may stay
+    #[arg(long, value_name = "SIZE")]
+    pub max_used_space: Option<kiln::storage::Size>,
+    /// Remove only until so much of the disk is free
+    #[arg(long, value_name = "SIZE")]
+    pub min_free_space: Option<kiln::storage::Size>,
+    /// Print what would go and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print all that is known of each
+    #[arg(long)]
+    pub verbose: bool,
+}
+
+/// `kiln image prune`.
+#[derive(Debug, Args)]
+pub(crate) struct ImagePruneArgs {
+    /// Also images with names
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Only these (`until=24h`, `label=key[=value]`, `label!=…`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
+}
+
+/// `kiln system df`.
+#[derive(Debug, Args)]
+pub(crate) struct SystemDfArgs {
+    /// List everything
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// `json` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// `kiln system prune`.
+#[derive(Debug, Args)]
+pub(crate) struct SystemPruneArgs {
+    /// Also images with names
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Volumes (kiln has none)
+    #[arg(long)]
+    pub volumes: bool,
+    /// Only these (`until=24h`, `label=key[=value]`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
 }
 
 /// `kiln inspect`.
@@ -517,6 +645,11 @@ fn normalise(mut words: Vec<OsString>) -> Vec<OsString> {
     let action = words.get(2).and_then(|word| word.to_str());
     let short = match (group, action) {
         (Some("builder" | "buildx" | "image"), Some("build")) | (Some("buildx"), Some("b")) => "build",
+        (Some("builder" | "buildx"), Some("prune")) => "prune",
+        (Some("buildx"), Some("du")) => "du",
+        (Some("image"), Some("prune")) => "image-prune",
+        (Some("system"), Some("df")) => "system-df",
+        (Some("system"), Some("prune")) => "system-prune",
         (Some("image"), Some("ls" | "list")) => "images",
         (Some("image"), Some("rm" | "remove")) => "rmi",
         (Some("image"), Some("history")) => "history",

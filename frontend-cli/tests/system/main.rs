@@ -13,5 +13,6 @@ mod registries;
 mod rootless;
 mod sharing;
 mod single_id;
+mod storage;
 mod threats;
 mod tutorials;

@@ -174,7 +174,15 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
     }
     // Mounts are given back before others may see the result.
     drop(prepared.guards);
-    Ok(Made { draft, contents: None, size_bytes: None, log: log.head, usage: exit.usage, diff_id: None })
+    Ok(Made {
+        draft,
+        contents: None,
+        size_bytes: None,
+        space: None,
+        log: log.head,
+        usage: exit.usage,
+        diff_id: None,
+    })
 }
 
 /// What was lacking when a step failed. The step's own words say it as well, if they are read to the end.
@@ -357,10 +365,8 @@ impl Prepared {
                 step.solver.reporter.send(Event::Waiting { id, pid });
             }
         };
-        let cache = step.solver.store.cache_mount(&request, &mut on_wait, &step.solver.cancel)?;
-        if cache.is_new()
-            && let Some((input, source)) = seed
-        {
+        let fill = |target: &Path| {
+            let Some((input, source)) = seed else { return Ok(()) };
             let tree = match step.inputs.get(input.0) {
                 Some(Output::Snapshot(snapshot)) => Arc::new(layers::tree(step.solver, snapshot)?),
                 Some(Output::Tree(tree)) => Arc::clone(tree),
@@ -368,8 +374,10 @@ impl Prepared {
                     return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() });
                 }
             };
-            file::copy_out(&tree, source, cache.path())?;
-        }
+            file::copy_out(&tree, source, target, None)
+        };
+        let cache =
+            step.solver.store.cache_mount::<SolveError>(&request, fill, &mut on_wait, &step.solver.cancel)?;
         let source = cache.path().to_owned();
         self.guards.push(Guard::Cache(cache));
         Ok(MountKind::Bind { source, subpath: PathBuf::new(), read_only: *read_only })

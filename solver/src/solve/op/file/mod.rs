@@ -11,6 +11,7 @@
 pub(crate) mod chmod;
 mod earlier;
 mod error;
+mod facts;
 mod follow;
 mod owner;
 mod place;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_cache::{
-    Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SelectionDigest, SourceTree, StepKey,
+    Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SelectionDigest, SourceTree, Space, StepKey,
     bytes_digest,
 };
 use kiln_image::ContentsDigest;
@@ -34,6 +35,7 @@ use kiln_sandbox::Usage;
 use rayon::prelude::*;
 
 pub use error::CopyError;
+pub(super) use facts::facts_at;
 
 use self::earlier::Earlier;
 use self::follow::Follower;
@@ -41,7 +43,6 @@ use self::owner::Users;
 use self::place::{Data, LayerPlan, Meta};
 use self::select::Selected;
 use super::{Made, Step};
-use crate::explain::{self, Facts, FileFact};
 use crate::graph::{CopyOptions, File, FileAction, InputIndex, ModeChange, Op, Source};
 use crate::solve::key::KeyHasher;
 use crate::solve::{Output, Snapshot, SolveError, layers};
@@ -62,7 +63,7 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     let plan = planner.plan(file)?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&plan, &digests, &planner.archives, &parent);
-    let facts = || facts(step, &plan, &digests, &planner.archives, &parent);
+    let facts = || facts::facts(step, &plan, &digests, &planner.archives, &parent);
     step.find_or_make(key, &parent, &facts, || {
         let archives = match &planner.archives {
             Archives::Named(named) if !named.is_empty() => named,
@@ -87,7 +88,7 @@ pub(super) fn materialize(
     path: &str,
 ) -> Result<(Layer, PathBuf), SolveError> {
     let mut plan = LayerPlan::new(None);
-    let inside = plan_materialized(&mut plan, tree, path)?;
+    let inside = plan_materialized(&mut plan, tree, path, None)?;
     plan.finish()?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&plan, &digests, &Archives::Named(Vec::new()), &Snapshot::default());
@@ -106,25 +107,23 @@ pub(super) fn materialize(
 /// The digest of `path` in `tree`, as keys of bind mounts have it.
 pub(super) fn contents_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<ContentsDigest, SolveError> {
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path)?;
+    plan_materialized(&mut plan, tree, path, None)?;
     Ok(Digests::of(&plan)?.contents)
 }
 
-/// What is at `path` in `tree`, file by file, for explanations.
-pub(super) fn facts_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<Vec<FileFact>, SolveError> {
-    let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path)?;
-    let digests = Digests::of(&plan)?;
-    Ok(file_facts(&plan, &digests))
-}
-
-/// Copies `path` of `tree` into the existing, empty directory `target` of the host's.
+/// Copies `path` of `tree` into the existing, empty directory `target` of the host's; all of it is `owner`'s (user and
+/// group), if one is given.
 ///
 /// # Errors
 /// Reading, writing.
-pub fn copy_out(tree: &Arc<dyn SourceTree>, path: &str, target: &Path) -> Result<(), SolveError> {
+pub fn copy_out(
+    tree: &Arc<dyn SourceTree>,
+    path: &str,
+    target: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<(), SolveError> {
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path)?;
+    plan_materialized(&mut plan, tree, path, owner)?;
     Ok(write::write(&plan, target, None, None)?)
 }
 
@@ -132,18 +131,20 @@ fn plan_materialized(
     plan: &mut LayerPlan<'_>,
     tree: &Arc<dyn SourceTree>,
     path: &str,
+    owner: Option<(u32, u32)>,
 ) -> Result<PathBuf, SolveError> {
+    let meta = Meta { owner, ..Meta::default() };
     let resolved = tree.resolve(&select::clean(path))?;
     let Some(entry) = tree.entry(&resolved)? else {
         return Err(CopyError::not_found(tree, path).into());
     };
     if entry.kind == EntryKind::Dir {
-        plan.root_from(&entry);
-        plan.copy_children(tree, &entry, Path::new(""), &Meta::default(), &|_| true)?;
+        plan.root_from(&entry, owner);
+        plan.copy_children(tree, &entry, Path::new(""), &meta, &|_| true)?;
         return Ok(PathBuf::new());
     }
     let name = resolved.file_name().map(PathBuf::from).unwrap_or_default();
-    plan.put_entry(tree, &entry, &name, &Meta::default())?;
+    plan.put_entry(tree, &entry, &name, &meta)?;
     Ok(name)
 }
 
@@ -171,67 +172,32 @@ fn make(
         draft,
         contents,
         size_bytes: Some(plan.size_bytes()),
+        space: Some(space_of(plan, earlier.as_ref())),
         log: Vec::new(),
         usage: Usage::default(),
         diff_id: follower.and_then(Follower::written),
     })
 }
 
-/// What the key is made of, for explanations.
-fn facts(
-    step: &Step<'_>,
-    plan: &LayerPlan<'_>,
-    digests: &Digests,
-    archives: &Archives,
-    parent: &Snapshot,
-) -> Facts {
-    let mut files = file_facts(plan, digests);
-    let mut has_archives = false;
-    if let Archives::Named(named) = archives {
-        has_archives = !named.is_empty();
-        files.extend(named.iter().map(|archive| {
-            let (uid, gid) = archive.meta.owner.unwrap_or_default();
-            let source = archive.entry.path.to_string_lossy().into_owned();
-            let dest = format!("/{}//{source}", archive.dest.display());
-            FileFact(dest, source, 'a', 0, uid, gid, explain::short(&archive.digest))
-        }));
-    }
-    let mut facts = Facts::of_files(&step.vertex.created_by, &step.vertex.platform, files);
-    if has_archives {
-        facts.set_root(parent);
-    }
-    facts
-}
-
-fn file_facts(plan: &LayerPlan<'_>, digests: &Digests) -> Vec<FileFact> {
-    let of_node = |((path, node), digest): ((&PathBuf, &place::Node), &Option<kiln_image::Digest>)| {
-        let entry = &node.entry;
-        let source = match &node.data {
-            Data::Source { entry, .. } => entry.path.to_string_lossy().into_owned(),
-            Data::Inline(_) | Data::None => String::new(),
-        };
-        let (kind, mut rest) = match &entry.kind {
-            EntryKind::File { .. } => ('f', digest.as_ref().map(explain::short).unwrap_or_default()),
-            EntryKind::Dir => ('d', String::new()),
-            EntryKind::Symlink(target) => ('l', target.to_string_lossy().into_owned()),
-            EntryKind::Fifo => ('p', String::new()),
-            EntryKind::CharDevice { major, minor } => ('c', format!("{major}:{minor}")),
-            EntryKind::BlockDevice { major, minor } => ('b', format!("{major}:{minor}")),
-        };
-        if !entry.xattrs.is_empty() {
-            rest.push_str(&explain::fingerprint(format!("{:?}", entry.xattrs).as_bytes()));
+/// What the plan's layer takes on disk.
+fn space_of(plan: &LayerPlan<'_>, earlier: Option<&Earlier>) -> Space {
+    let mut space = Space { shared_with: earlier.map(Earlier::layer), ..Space::default() };
+    let mut groups = std::collections::HashSet::new();
+    for (index, (_, node)) in plan.nodes().enumerate() {
+        if node.link_group().is_some_and(|group| !groups.insert(group)) {
+            continue;
         }
-        FileFact(
-            place::shown(path).to_string_lossy().into_owned(),
-            source,
-            kind,
-            entry.mode,
-            entry.uid,
-            entry.gid,
-            rest,
-        )
-    };
-    plan.nodes().zip(&digests.files).map(of_node).collect()
+        let bytes = match &node.entry.kind {
+            EntryKind::File { size, .. } => Space::of_file(*size),
+            EntryKind::Dir => Space::of_dir(),
+            _ => Space::of_other(),
+        };
+        space.bytes += bytes;
+        if earlier.is_some_and(|earlier| earlier.has(index)) {
+            space.shared_bytes += bytes;
+        }
+    }
+    space
 }
 
 fn key_of(plan: &LayerPlan<'_>, digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey {
