@@ -273,6 +273,11 @@ fn a_result_that_was_not_to_be_used_or_is_gone_says_so() {
     [2/2] RUN echo a > /a: removed by a repair, since its files were lost or damaged, on DATE TIME UTC
     0 of 1 steps were cached in build ID
     ");
+    project.kiln.ok(project.context.path(), &["prune", "--all", "--force"]);
+    insta::assert_snapshot!(project.why(&[]), @r"
+    [2/2] RUN echo a > /a: removed by prune on DATE TIME UTC
+    0 of 1 steps were cached in build ID
+    ");
     // A failure is no result.
     project
         .context
