@@ -27,8 +27,10 @@ pub(super) fn run(args: &BuildsArgs, root: Option<&Path>) -> Result<u8, Failure>
         }
         Some(BuildsCommand::Inspect { build, format }) => {
             let (build, _) = super::explain::choose(&history, build.as_deref(), None)?;
-            let details = build.steps.iter().map(|step| Ok((step, history.details(step)?)));
-            let details: Vec<_> = details.collect::<Result<_, kiln::Error>>()?;
+            let mut details = Vec::with_capacity(build.steps.len());
+            for step in &build.steps {
+                details.push((step, history.details(step)?));
+            }
             let shown = match format.as_str() {
                 "json" => super::json(&InspectDocument::of(&build, &details))?,
                 _ => inspect(&build, &details),
