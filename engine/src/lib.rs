@@ -31,6 +31,7 @@ mod frontend;
 pub mod history;
 pub mod images;
 mod output;
+mod push;
 pub mod rootless;
 pub mod run;
 mod session;
@@ -46,7 +47,9 @@ pub use error::{Error, ErrorKind, ErrorLabel};
 pub use explain::Explanation;
 pub use forecast::{ForecastReport, ForecastStep};
 pub use kiln_cache::{Cost, Details, ImageRecord, Store, StoreError};
-pub use kiln_image::registry::{Kept, Login, Registry, RegistryConfig, Server, Verify};
+pub use kiln_image::registry::{
+    Kept, Login, Pushed, Registry, RegistryConfig, RegistryError, Server, Verify,
+};
 pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::lint::{RULES, Rule};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};

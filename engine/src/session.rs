@@ -45,6 +45,7 @@ impl Session<'_> {
 
     fn build(&self, account: &mut Account) -> Result<BuildResult, Error> {
         let tags = self.tags()?;
+        output::check(&self.build.outputs, &tags)?;
         let prepared = context::prepare(self)?;
         let name = prepared.dockerfile_name.clone();
         account.dockerfile.clone_from(&prepared.dockerfile);
@@ -122,6 +123,7 @@ impl Session<'_> {
             contexts: prepared.contexts,
             images: bases.into_origins(),
             secrets: self.secrets()?,
+            allow_secret_in_layer: self.build.allow_secret_in_layer,
             ssh: sockets(&agents),
         };
         Ok(Planned { plans, inputs, epoch, hidden: prepared.hidden, _guards: (agents, prepared.scratch) })
