@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{LayerDraft, LayerTree, SourceTree as _};
-use kiln_image::Digest;
 use kiln_image::oci::ContainerConfig;
+use kiln_image::{Digest, Platform};
 use kiln_sandbox::{
-    ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError, Security, Spec,
-    Terminal, resolve_user,
+    Emulation, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError, Security,
+    Spec, Terminal, resolve_user,
 };
 use kiln_solver::event::EventSink;
 
@@ -80,6 +80,7 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
         network: if request.no_network { Network::None } else { Network::Host },
         extra_hosts: Vec::new(),
         security: Security::Sandbox,
+        emulation: Emulation::of(&image.platform.architecture, &Platform::host().architecture),
         limits: Limits::default(),
         io: io(request.terminal, request.stdin)?,
     };

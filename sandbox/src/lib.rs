@@ -11,6 +11,7 @@
 
 mod capabilities;
 mod doctor;
+mod emulation;
 mod enter;
 mod etc_files;
 mod identity;
@@ -29,6 +30,7 @@ mod terminal;
 mod userns;
 
 pub use doctor::{Finding, State, examine};
+pub use emulation::{Emulation, Emulator, missing_hint};
 pub use identity::{Identity, IdentityError, resolve_user};
 pub use run::run;
 pub use spec::{

@@ -7,6 +7,7 @@ mod history;
 mod images;
 mod inspect;
 mod load;
+mod lock;
 mod pull;
 mod rmi;
 mod run;
@@ -35,6 +36,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Images(args) => images::run(&args, &open(root)?),
         Command::Inspect(args) => inspect::run(&args, &open(root)?),
         Command::Load(args) => load::run(&args, root),
+        Command::Lock(args) => lock::run(&args, root),
         Command::Pull(args) => pull::run(&args, root),
         Command::Rmi(args) => rmi::run(&args, &open(root)?),
         Command::Run(args) => run::run(*args, root),

@@ -8,8 +8,8 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
-    Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
-    Security, Spec, run,
+    Emulation, Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs,
+    SandboxError, Security, Spec, run,
 };
 
 /// Directories of one test's store.
@@ -99,6 +99,7 @@ impl Store {
             network: Network::None,
             extra_hosts: vec![],
             security: Security::Sandbox,
+            emulation: Emulation::None,
             limits: Limits::default(),
             io: Io::Captured,
         }

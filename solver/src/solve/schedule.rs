@@ -210,7 +210,7 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self { free: (limit > 0).then(|| Mutex::new(limit)), returned: Condvar::new() }
     }
 

@@ -16,7 +16,7 @@ use super::layers::JoinFollower;
 use super::schedule::Slots;
 use super::{Output, Snapshot, SolveError, Solver};
 use crate::event::{Event, StepId};
-use crate::graph::{InputIndex, Op, Vertex};
+use crate::graph::{GitSource, InputIndex, Op, Source, Vertex};
 
 /// A vertex with its inputs, about to run.
 pub(super) struct Step<'a> {
@@ -31,6 +31,21 @@ pub(super) struct Step<'a> {
 }
 
 /// Finds or makes the vertex's output.
+/// Finds what a git source means now, without a checkout.
+pub(super) fn git_object(solver: &Solver<'_>, source: &GitSource) -> Result<String, SolveError> {
+    let vertex = Vertex {
+        op: Op::Source(Source::Git(source.clone())),
+        name: format!("git {}", crate::git_url::redacted(&source.remote)),
+        span: None,
+        created_by: String::new(),
+        ignore_cache: false,
+        platform: kiln_image::Platform::host(),
+    };
+    let slots = Slots::new(solver.max_parallelism);
+    let step = Step { solver, vertex: &vertex, input_ops: Vec::new(), inputs: &[], id: None, slots: &slots };
+    git::object(&step, source)
+}
+
 pub(super) fn run(step: &Step<'_>) -> Result<Output, SolveError> {
     match &step.vertex.op {
         Op::Source(source) => source::run(step, source),
