@@ -12,8 +12,9 @@ use kiln_image::{Digest, ImageRef, Platform, http};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
 
-use crate::Error;
 use crate::session::Session;
+use crate::storage::{self, Limits};
+use crate::{Error, ErrorKind};
 
 /// Where the context comes from.
 #[derive(Clone)]
@@ -143,6 +144,7 @@ pub struct Build {
     pub(crate) ssh: Vec<(String, SshSource)>,
     pub(crate) outputs: Vec<OutputSpec>,
     pub(crate) lint: Vec<String>,
+    limits: Option<Limits>,
     pub(crate) events: Arc<EventSink>,
     pub(crate) cancel: Arc<AtomicBool>,
 }
@@ -211,6 +213,7 @@ impl Build {
             ssh: Vec::new(),
             outputs: Vec::new(),
             lint: Vec::new(),
+            limits: None,
             events: Arc::new(|_| {}),
             cancel: Arc::new(AtomicBool::new(false)),
         }
@@ -372,6 +375,12 @@ impl Build {
         self
     }
 
+    /// How much the store may take. Without, as configuration and environment say (see [`Limits::load`]).
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
     /// Who is told what happens; called from several threads.
     pub fn on_event(mut self, sink: impl Fn(Event) + Send + Sync + 'static) -> Self {
         self.events = Arc::new(sink);
@@ -388,7 +397,24 @@ impl Build {
     /// # Errors
     /// See [`Error`]; nothing half-made stays.
     pub fn run(self) -> Result<BuildResult, Error> {
-        self.with_session(|session| session.run())
+        let limits = match &self.limits {
+            Some(limits) => limits.clone(),
+            None => Limits::load(&|name| std::env::var(name).ok())?,
+        };
+        self.with_session(|session| {
+            if limits.max_size.is_some() {
+                session.store.set_max_bytes(limits.max_bytes(&session.store.disk()?));
+            }
+            let built = session.run();
+            match storage::after_build(session.store, &limits) {
+                Err(error) if built.is_ok() && error.kind == ErrorKind::User => Err(error),
+                Err(error) => {
+                    tracing::debug!(%error, "the store is not tidied up");
+                    built
+                }
+                Ok(_) => built,
+            }
+        })
     }
 
     /// Opens what a build works with, and does `work`.

@@ -209,6 +209,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let kind = match error {
             StoreError::Canceled => ErrorKind::Canceled,
+            StoreError::OverLimit { .. } => ErrorKind::User,
             _ => ErrorKind::Environment,
         };
         let hint = error.hint();

@@ -33,6 +33,7 @@ pub mod rootless;
 pub mod run;
 mod session;
 mod ssh;
+pub mod storage;
 
 pub use build::{
     Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource, default_root,
@@ -40,7 +41,7 @@ pub use build::{
 pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
 pub use error::{Error, ErrorKind, ErrorLabel};
 pub use kiln_cache::{ImageRecord, Store, StoreError};
-pub use kiln_image::registry::{Registry, RegistryConfig};
+pub use kiln_image::registry::{Kept, Login, Registry, RegistryConfig, Server, Verify};
 pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::lint::{RULES, Rule};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};

@@ -10,7 +10,7 @@ use kiln_cache::{LayerDraft, LayerTree, SourceTree as _};
 use kiln_image::oci::ContainerConfig;
 use kiln_image::{Digest, Platform};
 use kiln_sandbox::{
-    Emulation, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError, Security,
+    Binfmt, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError, Security,
     Spec, Terminal, resolve_user,
 };
 use kiln_solver::event::EventSink;
@@ -80,7 +80,7 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
         network: if request.no_network { Network::None } else { Network::Host },
         extra_hosts: Vec::new(),
         security: Security::Sandbox,
-        emulation: Emulation::of(&image.platform.architecture, &Platform::host().architecture),
+        binfmt: Binfmt::of(&image.platform.architecture, &Platform::host().architecture),
         limits: Limits::default(),
         io: io(request.terminal, request.stdin)?,
     };

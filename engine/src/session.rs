@@ -10,7 +10,7 @@ use kiln_cache::Store;
 use kiln_image::registry::Registry;
 use kiln_image::{ImageRef, InvalidPlatform, InvalidReference, Platform, http};
 use kiln_parser::Warning;
-use kiln_sandbox::Emulation;
+use kiln_sandbox::Binfmt;
 use kiln_solver::event::{Event, Reporter};
 use kiln_solver::plan::{self, PlanRequest};
 use kiln_solver::solve::{Inputs, LogLimits, Output, Pulls, Sandbox, Secret, Solver};
@@ -267,8 +267,8 @@ fn log_limits() -> LogLimits {
 /// Whether this machine runs another one's programs.
 fn emulates(platform: &Platform) -> bool {
     let host = Platform::host();
-    let emulation = Emulation::of(&platform.architecture, &host.architecture);
-    platform.os == host.os && !matches!(emulation, Emulation::Missing { .. })
+    let binfmt = Binfmt::of(&platform.architecture, &host.architecture);
+    platform.os == host.os && !matches!(binfmt, Binfmt::Missing { .. })
 }
 
 /// An ssh agent.

@@ -82,7 +82,12 @@ fn rights(entered: &Result<Privileges, UserNamespaceError>) -> Vec<Finding> {
         }
         Ok(Privileges::SingleId { why }) => vec![
             Finding::new(NAMESPACE, State::Works, "entered"),
-            Finding::new(IDS, State::Limited, format!("only your own: {why}")).remedy(why.hint()),
+            Finding::new(
+                IDS,
+                State::Limited,
+                format!("only your own ({why}); owners are kept beside the files, which is slower"),
+            )
+            .remedy(why.hint()),
         ],
         Err(error) => {
             vec![Finding::new(NAMESPACE, State::Missing, error.to_string()).remedy(error.hint())]

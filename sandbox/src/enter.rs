@@ -624,6 +624,11 @@ fn become_command(
         sys::load_filter(filter).at(Step::Seccomp)?;
     }
     rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::User)?;
+    // After the last call about users, which would be answered, and before the right to load it is gone.
+    if let Some(emulated) = &plan.emulated {
+        let listener = sys::load_listened_filter(emulated.filter).at(Step::Owners)?;
+        send_descriptor(descriptors.control.as_fd(), listener.as_fd()).at(Step::Owners)?;
+    }
     // Taking another user's rights clears it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).at(Step::User)?;
     if plan.security == Security::Sandbox {

@@ -9,9 +9,10 @@
 //! Invariants: nothing is mounted that the host sees; a killed engine leaves no process and no mount; mount points that
 //! kiln made are not in the upper directory afterwards. Start at [`run`].
 
+mod binfmt;
 mod capabilities;
 mod doctor;
-mod emulation;
+mod emulate;
 mod enter;
 mod etc_files;
 mod identity;
@@ -29,8 +30,9 @@ mod sys;
 mod terminal;
 mod userns;
 
+pub use binfmt::{Binfmt, Emulator, missing_hint};
 pub use doctor::{Finding, State, examine};
-pub use emulation::{Emulation, Emulator, missing_hint};
+pub use emulate::OWNER_ATTRIBUTE;
 pub use identity::{Identity, IdentityError, resolve_user};
 pub use run::run;
 pub use spec::{

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::thread::Gid;
 
+use crate::emulate::{self, Credentials};
 use crate::limits::{self, Rlimit};
 use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
 use crate::sys::{Instruction, StartStrings};
@@ -56,6 +57,15 @@ pub(crate) struct Plan {
     pub(crate) rights: Rights,
     /// An emulator's line for the table of formats of a user namespace of the command's own.
     pub(crate) emulator: Option<Vec<u8>>,
+    /// Who the command believes to be where there is one id only; the ids above are that one then.
+    pub(crate) emulated: Option<Emulated>,
+}
+
+/// Owners and users that the engine answers for.
+#[derive(Debug)]
+pub(crate) struct Emulated {
+    pub(crate) first: Credentials,
+    pub(crate) filter: &'static [Instruction],
 }
 
 /// What a sandbox can do where the engine is not the machine's root.
@@ -67,17 +77,20 @@ pub(crate) struct Rights {
     pub(crate) set_groups: bool,
     /// Docker's group of terminals exists.
     pub(crate) terminal_group: bool,
+    /// There is no other id than 0.
+    pub(crate) single_id: bool,
 }
 
 impl Rights {
     fn of_this_process() -> Rights {
         if userns::is_initial() {
-            return Rights { device_nodes: true, set_groups: true, terminal_group: true };
+            return Rights { device_nodes: true, set_groups: true, terminal_group: true, single_id: false };
         }
         Rights {
             device_nodes: false,
             set_groups: userns::may_set_groups(),
             terminal_group: userns::is_mapped("gid_map", TERMINAL_GROUP),
+            single_id: userns::has_single_id(),
         }
     }
 }
@@ -154,7 +167,7 @@ impl Plan {
             let source = add_file(&mut files, contents, 0o644, 0, 0)?;
             mounts.push(PlannedMount { target: c_string("/etc", target)?, source });
         }
-        if let Some((emulator, inside)) = spec.emulation.shown() {
+        if let Some((emulator, inside)) = spec.binfmt.shown() {
             let source = PlannedSource::Bind {
                 source: path("the emulator", emulator)?,
                 subpath: CString::default(),
@@ -173,6 +186,22 @@ impl Plan {
         let program =
             std::fs::metadata("/proc/self/exe").map_err(|source| setup("the engine's program", source))?;
         let root = &spec.rootfs;
+        let rights = Rights::of_this_process();
+        let who = &spec.identity;
+        let emulated = rights.single_id.then(|| Emulated {
+            first: Credentials::new(who.uid, who.gid, who.groups.clone()),
+            filter: &emulate::FILTER,
+        });
+        let (uid, gid, groups) =
+            if rights.single_id { (0, 0, &[][..]) } else { (who.uid, who.gid, who.groups.as_slice()) };
+        if rights.single_id {
+            files.iter_mut().for_each(|file| (file.uid, file.gid) = (0, 0));
+            for mount in &mut mounts {
+                if let PlannedSource::Socket { uid, gid, .. } = &mut mount.source {
+                    (*uid, *gid) = (0, 0);
+                }
+            }
+        }
         Ok(Plan {
             root: overlay(&root.layers, Some((&root.upper, &root.work)))?,
             upper: path("the upper directory", &root.upper)?,
@@ -186,9 +215,9 @@ impl Plan {
             security: spec.security,
             shm_size: c_string("/dev/shm", spec.limits.shm_bytes.unwrap_or(DEFAULT_SHM_BYTES).to_string())?,
             cwd: inner_path("the working directory", &spec.cwd)?,
-            uid: spec.identity.uid,
-            gid: spec.identity.gid,
-            groups: spec.identity.groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
+            uid,
+            gid,
+            groups: groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
             rlimits: limits::rlimits(&spec.limits)?,
             filter: match spec.security {
                 Security::Sandbox => Some(&seccomp::DEFAULT_FILTER),
@@ -199,8 +228,9 @@ impl Plan {
             env,
             start_strings: StartStrings::of_this_process(),
             own_program: (program.dev(), program.ino()),
-            rights: Rights::of_this_process(),
-            emulator: spec.emulation.rule(),
+            rights,
+            emulated,
+            emulator: spec.binfmt.rule(),
         })
     }
 
@@ -244,6 +274,7 @@ impl Plan {
             Step::Capabilities => "dropping capabilities".into(),
             Step::User => format!("becoming user {}:{}", self.uid, self.gid),
             Step::Seccomp => "loading the system-call filter".into(),
+            Step::Owners => "handing calls about owners to kiln (another such filter may be in force)".into(),
         }
     }
 }

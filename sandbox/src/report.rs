@@ -37,10 +37,11 @@ pub(crate) enum Step {
     User,
     Seccomp,
     Emulator,
+    Owners,
 }
 
 impl Step {
-    const ALL: [Step; 27] = [
+    const ALL: [Step; 28] = [
         Step::Descriptors,
         Step::ControlGroup,
         Step::Namespaces,
@@ -68,6 +69,7 @@ impl Step {
         Step::User,
         Step::Seccomp,
         Step::Emulator,
+        Step::Owners,
     ];
 }
 

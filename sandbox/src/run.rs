@@ -11,7 +11,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::emulation;
+use crate::binfmt;
+use crate::emulate::Emulation;
 use crate::enter::{self, Execution};
 use crate::limits::ControlGroup;
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, setup};
@@ -232,7 +233,7 @@ impl Sandbox {
             stdio,
             control_groups: &group.joins,
             user_namespace: match &plan.emulator {
-                Some(_) => Some(above_stdio(emulation::user_namespace()?)?),
+                Some(_) => Some(above_stdio(binfmt::user_namespace()?)?),
                 None => None,
             },
         };
@@ -267,17 +268,23 @@ impl Sandbox {
         let mut buffer = vec![0_u8; READ_BYTES];
         let mut session: Option<Session<'_>> = None;
         let mut relays: Vec<Relay> = Vec::new();
+        let mut emulation = None;
         loop {
             let ready = self.wait(session.as_ref())?;
             if cancel.load(Ordering::Relaxed) {
                 return Ok(Streamed::Canceled);
             }
             while let Some(descriptor) = self.control.as_ref().and_then(|fd| receive_descriptor(fd.as_fd())) {
-                // The sockets come first, in the order of the mounts; a terminal's master comes last.
-                match (plan.sockets.get(relays.len()), &spec.io) {
-                    (Some(target), _) => relays.push(Relay::start(descriptor, target.clone())?),
-                    (None, Io::Terminal(user)) => session = Some(Session::new(user, descriptor)?),
-                    (None, _) => {}
+                // The sockets come first, in the order of the mounts; then a terminal's master, then the listener.
+                match (plan.sockets.get(relays.len()), &spec.io, &plan.emulated) {
+                    (Some(target), ..) => relays.push(Relay::start(descriptor, target.clone())?),
+                    (None, Io::Terminal(user), _) if session.is_none() => {
+                        session = Some(Session::new(user, descriptor)?);
+                    }
+                    (None, _, Some(emulated)) if emulation.is_none() => {
+                        emulation = Some(Emulation::start(descriptor, emulated.first.clone())?);
+                    }
+                    (None, ..) => {}
                 }
             }
             // A descriptor at its end is always ready: the loop would spin.

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::{Emulation, Identity};
+use crate::{Binfmt, Identity};
 
 /// What to run, where, as whom.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub struct Spec {
     /// Privileges.
     pub security: Security,
     /// How programs of another machine are executed.
-    pub emulation: Emulation,
+    pub binfmt: Binfmt,
     /// Limits.
     pub limits: Limits,
     /// Standard streams.

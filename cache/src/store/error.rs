@@ -8,6 +8,12 @@ use kiln_image::layer::LayerError;
 
 use crate::tree::TreeError;
 
+/// Whose a store is. In a user namespace everybody outside of it has the overflow number, which says nothing.
+fn owner_name(owner: u32) -> String {
+    const OVERFLOW: u32 = 65534;
+    if owner == OVERFLOW { "another user".into() } else { format!("user {owner}") }
+}
+
 /// What is wrong with the store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,7 +39,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Somebody else made this directory or link.
-    #[error("{path}: the store belongs to user {owner}, not to user {user}")]
+    #[error("{path}: the store belongs to {}", owner_name(*owner))]
     ForeignOwner {
         /// The store's root.
         path: PathBuf,
@@ -96,6 +102,16 @@ pub enum StoreError {
     /// A layer could not be packed.
     #[error(transparent)]
     Layer(#[from] LayerError),
+    /// The store has a limit, and running builds use more.
+    #[error("{root}: the store needs {needed_bytes} bytes, and may take {max_bytes}")]
+    OverLimit {
+        /// The store's root.
+        root: PathBuf,
+        /// What it takes with all that running builds use.
+        needed_bytes: u64,
+        /// The limit.
+        max_bytes: u64,
+    },
     /// The caller's cancel flag went up while waiting.
     #[error("canceled")]
     Canceled,
@@ -116,6 +132,9 @@ impl StoreError {
             }
             Self::NetworkFileSystem { .. } => {
                 Some("choose a directory on a local disk with `--root` or KILN_ROOT".into())
+            }
+            Self::OverLimit { .. } => {
+                Some("everything else is removed already: raise the limit (`--max-size`, `maxSize` in config.toml), or build less at once".into())
             }
             Self::Corrupt { .. } => {
                 Some("when no other build is running, the next kiln command moves the damaged database aside and starts anew".into())

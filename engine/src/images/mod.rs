@@ -19,6 +19,7 @@ use kiln_solver::event::EventSink;
 pub use inspect::HistoryEntry;
 pub(crate) use layers::ensure;
 
+use crate::storage::{ImageRule, Keep, Limits, Prune, RemovedBy, UsageKind};
 use crate::{Error, ErrorKind, default_root};
 
 /// The images of one store.
@@ -37,7 +38,12 @@ impl Images {
             Some(root) => root.to_owned(),
             None => default_root(),
         };
-        Ok(Self { store: Store::open(&root)? })
+        let store = Store::open(&root)?;
+        let limits = Limits::load(&|name| std::env::var(name).ok())?;
+        if limits.max_size.is_some() {
+            store.set_max_bytes(limits.max_bytes(&store.disk()?));
+        }
+        Ok(Self { store })
     }
 
     /// The store.
@@ -181,6 +187,21 @@ impl Images {
             said.push(format!("Deleted: {}", image.config));
         }
         Ok(said)
+    }
+
+    /// Removes the layers and blobs that no image, no step's result and no build needs. Returns the bytes that this freed.
+    ///
+    /// # Errors
+    /// Store.
+    pub fn prune_unreferenced(&self) -> Result<u64, Error> {
+        let pruned = self.store.prune(&Prune {
+            select: &|usage| usage.steps == 0 && matches!(usage.kind, UsageKind::Layer | UsageKind::Blob),
+            images: ImageRule::Hold,
+            keep: Keep::Nothing,
+            by: RemovedBy::Prune,
+            is_dry_run: false,
+        })?;
+        Ok(pruned.size_bytes)
     }
 
     /// Writes images as one archive that `docker load` and `skopeo` read (docker archive and OCI layout at once).

@@ -8,6 +8,7 @@ pub(crate) mod csv;
 pub(crate) mod host;
 pub(crate) mod output;
 pub(crate) mod pair;
+pub(crate) mod registry;
 pub(crate) mod resource;
 pub(crate) mod secret;
 pub(crate) mod ssh;
@@ -38,8 +39,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
-    /// Say what this machine has of all that builds need
-    Doctor,
+    /// Say what this machine has of all that builds need, or whether the store is sound
+    Doctor(DoctorArgs),
+    /// Say what takes the store's space
+    Du(DuArgs),
     /// Show the history of an image
     History(HistoryArgs),
     /// List images
@@ -48,6 +51,15 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Load images from a tar archive or standard input
     Load(LoadArgs),
+    /// Remove images that have no name (docker's `image prune`)
+    #[command(name = "image-prune", hide = true)]
+    ImagePrune(ImagePruneArgs),
+    /// Log in to a registry
+    Login(LoginArgs),
+    /// Log out from a registry
+    Logout(LogoutArgs),
+    /// Remove what builds keep for later builds
+    Prune(PruneArgs),
     /// Download an image from a registry
     Pull(PullArgs),
     /// Write down what the sources of a Dockerfile are, for `kiln build --locked`
@@ -58,6 +70,12 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Save one or more images to a tar archive
     Save(SaveArgs),
+    /// Sum up what takes the store's space (docker's `system df`)
+    #[command(name = "system-df", hide = true)]
+    SystemDf(SystemDfArgs),
+    /// Remove images without a name and the build cache (docker's `system prune`)
+    #[command(name = "system-prune", hide = true)]
+    SystemPrune(SystemPruneArgs),
     /// Give an image another name
     Tag(TagArgs),
     /// Print kiln's version
@@ -177,6 +195,9 @@ pub(crate) struct BuildArgs {
     /// Also look for what an experimental lint rule finds; `own` is all of kiln's own rules
     #[arg(long, value_name = "RULE", value_delimiter = ',', allow_hyphen_values = true)]
     pub lint: Vec<String>,
+    /// What the whole store may take, images and all (`50GB`, `30%` of the disk)
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<kiln::storage::Size>,
     #[command(flatten)]
     pub legacy: LegacyArgs,
     /// PATH, URL or `-`
@@ -254,6 +275,39 @@ impl LegacyArgs {
     }
 }
 
+/// `kiln login`.
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// User name
+    #[arg(short, long, value_name = "NAME", allow_hyphen_values = true)]
+    pub username: Option<String>,
+    /// Password or access token; others on this machine can read it here
+    #[arg(short, long, value_name = "PASSWORD", allow_hyphen_values = true)]
+    pub password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Print the user name that is logged in
+    #[arg(long)]
+    pub get_login: bool,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
+    /// The registry (default: Docker Hub)
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
+}
+
+/// `kiln logout`.
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// The file that logins are kept in (in place of docker's config.json)
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// The registry (default: Docker Hub)
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
+}
+
 /// `kiln pull`.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
@@ -303,6 +357,105 @@ pub(crate) struct ImagesArgs {
     /// Only this repository
     #[arg(value_name = "REPOSITORY[:TAG]")]
     pub name: Option<String>,
+}
+
+/// `kiln doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Check every digest, reference and layer of the store
+    #[arg(long)]
+    pub check: bool,
+    /// Check the store and drop what is damaged
+    #[arg(long)]
+    pub repair: bool,
+}
+
+/// `kiln du`.
+#[derive(Debug, Args)]
+pub(crate) struct DuArgs {
+    /// Print all that is known of each
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// `json` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Only these (`until=24h`, `type=`, `id=`, `description~=`, `inuse`, `shared`, `private`, `mutable`, `immutable`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
+}
+
+/// `kiln prune`.
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Also steps' results that images hold (frees nothing until the images go)
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Only these (`until=24h`, `type=exec.cachemount`, `id=…`, as of `kiln du`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
+    /// Only what was unused for longer (`until` as a flag)
+    #[arg(long, value_name = "DURATION")]
+    pub older_than: Option<String>,
+    /// Cache that stays in any case
+    #[arg(long, value_name = "SIZE", visible_alias = "keep-storage")]
+    pub reserved_space: Option<kiln::storage::Size>,
+    /// Cache that may stay
+    #[arg(long, value_name = "SIZE")]
+    pub max_used_space: Option<kiln::storage::Size>,
+    /// Remove only until so much of the disk is free
+    #[arg(long, value_name = "SIZE")]
+    pub min_free_space: Option<kiln::storage::Size>,
+    /// Print what would go and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print all that is known of each
+    #[arg(long)]
+    pub verbose: bool,
+}
+
+/// `kiln image prune`.
+#[derive(Debug, Args)]
+pub(crate) struct ImagePruneArgs {
+    /// Also images with names
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Only these (`until=24h`, `label=key[=value]`, `label!=…`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
+}
+
+/// `kiln system df`.
+#[derive(Debug, Args)]
+pub(crate) struct SystemDfArgs {
+    /// List everything
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// `json` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// `kiln system prune`.
+#[derive(Debug, Args)]
+pub(crate) struct SystemPruneArgs {
+    /// Also images with names
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Volumes (kiln has none)
+    #[arg(long)]
+    pub volumes: bool,
+    /// Only these (`until=24h`, `label=key[=value]`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
 }
 
 /// `kiln inspect`.
@@ -476,6 +629,11 @@ fn normalise(mut words: Vec<OsString>) -> Vec<OsString> {
     let action = words.get(2).and_then(|word| word.to_str());
     let short = match (group, action) {
         (Some("builder" | "buildx" | "image"), Some("build")) | (Some("buildx"), Some("b")) => "build",
+        (Some("builder" | "buildx"), Some("prune")) => "prune",
+        (Some("buildx"), Some("du")) => "du",
+        (Some("image"), Some("prune")) => "image-prune",
+        (Some("system"), Some("df")) => "system-df",
+        (Some("system"), Some("prune")) => "system-prune",
         (Some("image"), Some("ls" | "list")) => "images",
         (Some("image"), Some("rm" | "remove")) => "rmi",
         (Some("image"), Some("history")) => "history",

@@ -151,6 +151,11 @@ pub(super) fn request(
             (id, Ssh::Keys(keys)) => build.ssh_keys(id, keys),
         };
     }
+    if let Some(size) = args.max_size {
+        let mut limits = kiln::storage::Limits::load(&super::env)?;
+        limits.max_size = Some(size);
+        build = build.limits(limits);
+    }
     build = args.lint.iter().fold(build, Build::lint);
     Ok(outputs.iter().cloned().fold(build, Build::output))
 }

@@ -10,6 +10,7 @@ mod client;
 mod config;
 mod credentials;
 mod error;
+mod login;
 mod mirrors;
 mod push;
 mod upload;
@@ -20,8 +21,9 @@ use std::sync::atomic::AtomicBool;
 
 use ureq::http::header;
 
-pub use config::RegistryConfig;
+pub use config::{RegistryConfig, Verify};
 pub use error::RegistryError;
+pub use login::{Kept, Login, Server};
 pub use push::{Push, PushBlob, Pushed};
 pub use upload::BlobStream;
 

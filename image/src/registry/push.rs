@@ -11,7 +11,7 @@ use ureq::http::{HeaderName, Method, header};
 use super::RegistryError;
 use super::auth::Grant;
 use super::client::{Call, Client};
-use super::mirrors::Endpoint;
+use super::mirrors::{Endpoint, Trust};
 use super::upload::{BlobStream, Session};
 use crate::{Digest, ImageRef};
 
@@ -72,7 +72,7 @@ impl Push {
     /// Accepts plain HTTP and unproven certificates (`registry.insecure=true`).
     #[must_use]
     pub fn allow_insecure(mut self) -> Self {
-        self.endpoint.insecure = true;
+        self.endpoint.trust = Trust::Insecure;
         self
     }
 

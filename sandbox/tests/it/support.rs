@@ -8,8 +8,8 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
-    Emulation, Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs,
-    SandboxError, Security, Spec, run,
+    Binfmt, Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
+    Security, Spec, run,
 };
 
 /// Directories of one test's store.
@@ -99,7 +99,7 @@ impl Store {
             network: Network::None,
             extra_hosts: vec![],
             security: Security::Sandbox,
-            emulation: Emulation::None,
+            binfmt: Binfmt::AsIs,
             limits: Limits::default(),
             io: Io::Captured,
         }

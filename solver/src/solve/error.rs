@@ -247,6 +247,7 @@ impl SolveError {
             }
             Self::Step { source, .. } => source.hint(),
             Self::Copy(error) => error.hint(),
+            Self::Store(error) => error.hint(),
             Self::NoSuchProgram { program } if program == "/bin/sh" => Some(
                 "the image has no shell: write the command as a JSON array, or copy a shell into the image"
                     .into(),
@@ -284,6 +285,27 @@ impl SolveError {
         matches!(self.root(), Self::Canceled)
     }
 
+    /// Whether the store's file system had no room left, as far as can be told.
+    pub(super) fn is_disk_full(&self) -> bool {
+        match self.root() {
+            Self::StepFailed { shortage, .. } => *shortage == Some(Shortage::Disk),
+            Self::Store(StoreError::DiskFull { .. }) => true,
+            error => {
+                let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+                while let Some(current) = cause {
+                    if let Some(io) = current.downcast_ref::<std::io::Error>() {
+                        return is_full(io.kind());
+                    }
+                    if let Some(errno) = current.downcast_ref::<rustix::io::Errno>() {
+                        return is_full(errno.kind());
+                    }
+                    cause = current.source();
+                }
+                false
+            }
+        }
+    }
+
     /// Says which step it happened in, once.
     pub(super) fn in_step(self, step: &str, span: Option<Span>) -> Self {
         match self {
@@ -291,6 +313,10 @@ impl SolveError {
             error => Self::Step { step: step.to_owned(), span, source: Box::new(error) },
         }
     }
+}
+
+fn is_full(kind: std::io::ErrorKind) -> bool {
+    matches!(kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// What git's words mean for who calls kiln.

@@ -7,6 +7,7 @@ mod error;
 mod key;
 mod layers;
 mod op;
+mod room;
 mod schedule;
 
 use std::collections::HashMap;
@@ -139,7 +140,11 @@ impl Solver<'_> {
     /// # Errors
     /// Registry, layer, store.
     pub fn ensure_layers(&self, snapshot: &Snapshot) -> Result<(), SolveError> {
-        layers::ensure(self, snapshot)
+        let result = layers::ensure(self, snapshot);
+        match result {
+            Err(error) if error.is_disk_full() && room::make(self) => layers::ensure(self, snapshot),
+            result => result,
+        }
     }
 }
 

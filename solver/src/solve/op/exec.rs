@@ -14,7 +14,7 @@ use kiln_cache::{
 use kiln_image::{Digest, Platform};
 use kiln_parser::CacheSharing;
 use kiln_sandbox::{
-    Emulation, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs,
+    Binfmt, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs,
     SandboxError, Security, Spec, resolve_user,
 };
 use rustix::fs::{AtFlags, CWD, Mode};
@@ -118,7 +118,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
             .map(|(name, address)| HostEntry { name: name.clone(), address: *address })
             .collect(),
         security: if exec.insecure { Security::Insecure } else { Security::Sandbox },
-        emulation: Emulation::of(&step.vertex.platform.architecture, &Platform::host().architecture),
+        binfmt: Binfmt::of(&step.vertex.platform.architecture, &Platform::host().architecture),
         limits: Limits { shm_bytes: exec.shm_bytes, ulimits: exec.ulimits.clone(), ..Limits::default() },
         io: Io::Captured,
     };
@@ -138,8 +138,8 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
             }
         }
     };
-    let exit = match (solver.executor.run(&spec, &mut output, &solver.cancel), &spec.emulation) {
-        (Err(SandboxError::NotExecutable { command, source }), Emulation::Missing { architecture })
+    let exit = match (solver.executor.run(&spec, &mut output, &solver.cancel), &spec.binfmt) {
+        (Err(SandboxError::NotExecutable { command, source }), Binfmt::Missing { architecture })
             if source.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) =>
         {
             return Err(SolveError::ForeignProgram { command, architecture: architecture.clone() });
@@ -162,7 +162,15 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
     }
     // Mounts are given back before others may see the result.
     drop(prepared.guards);
-    Ok(Made { draft, contents: None, size_bytes: None, log: log.head, usage: exit.usage, diff_id: None })
+    Ok(Made {
+        draft,
+        contents: None,
+        size_bytes: None,
+        space: None,
+        log: log.head,
+        usage: exit.usage,
+        diff_id: None,
+    })
 }
 
 /// What was lacking when a step failed. The step's own words say it as well, if they are read to the end.
@@ -345,10 +353,8 @@ impl Prepared {
                 step.solver.reporter.send(Event::Waiting { id, pid });
             }
         };
-        let cache = step.solver.store.cache_mount(&request, &mut on_wait, &step.solver.cancel)?;
-        if cache.is_new()
-            && let Some((input, source)) = seed
-        {
+        let fill = |target: &Path| {
+            let Some((input, source)) = seed else { return Ok(()) };
             let tree = match step.inputs.get(input.0) {
                 Some(Output::Snapshot(snapshot)) => Arc::new(layers::tree(step.solver, snapshot)?),
                 Some(Output::Tree(tree)) => Arc::clone(tree),
@@ -356,8 +362,10 @@ impl Prepared {
                     return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() });
                 }
             };
-            file::copy_out(&tree, source, cache.path())?;
-        }
+            file::copy_out(&tree, source, target)
+        };
+        let cache =
+            step.solver.store.cache_mount::<SolveError>(&request, fill, &mut on_wait, &step.solver.cancel)?;
         let source = cache.path().to_owned();
         self.guards.push(Guard::Cache(cache));
         Ok(MountKind::Bind { source, subpath: PathBuf::new(), read_only: *read_only })
@@ -377,4 +385,12 @@ fn seed_digest(step: &Step<'_>, input: InputIndex, source: &str) -> Result<Diges
         None => return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() }),
     }
     Ok(Digest::of(text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn owners_that_the_sandbox_notes_are_those_that_layers_are_packed_by() {
+        assert_eq!(kiln_sandbox::OWNER_ATTRIBUTE, kiln_image::layer::owner::NOTE);
+    }
 }

@@ -8,7 +8,7 @@ mod source;
 
 use std::time::{Duration, Instant};
 
-use kiln_cache::{Claim, Cost, LayerDraft, Lookup, NewRecord, Record, StepKey};
+use kiln_cache::{Claim, Cost, LayerDraft, Lookup, NewRecord, Record, Space, StepKey};
 use kiln_image::ContentsDigest;
 use kiln_sandbox::Usage;
 
@@ -27,6 +27,8 @@ pub(super) struct Step<'a> {
     pub(super) input_ops: Vec<&'a Op>,
     /// `None`: not shown.
     pub(super) id: Option<StepId>,
+    /// Whether its layers are the target's: nobody asks for the DiffIds of others.
+    pub(super) is_in_result: bool,
     pub(super) slots: &'a Slots,
 }
 
@@ -42,7 +44,15 @@ pub(super) fn git_object(solver: &Solver<'_>, source: &GitSource) -> Result<Stri
         platform: kiln_image::Platform::host(),
     };
     let slots = Slots::new(solver.max_parallelism);
-    let step = Step { solver, vertex: &vertex, input_ops: Vec::new(), inputs: &[], id: None, slots: &slots };
+    let step = Step {
+        solver,
+        vertex: &vertex,
+        input_ops: Vec::new(),
+        inputs: &[],
+        id: None,
+        slots: &slots,
+        is_in_result: false,
+    };
     git::object(&step, source)
 }
 
@@ -82,6 +92,8 @@ pub(super) struct Made {
     /// Likewise.
     pub(super) size_bytes: Option<u64>,
     pub(super) log: Vec<u8>,
+    /// Likewise, on disk.
+    pub(super) space: Option<Space>,
     /// What its processes used.
     pub(super) usage: Usage,
     /// Being computed already.
@@ -116,6 +128,7 @@ impl Step<'_> {
             }
             Lookup::Missing(claim) => self.make(claim, make)?,
         };
+        self.solver.pulls.note_present(&record.layers);
         let mut layers = parent.layers.clone();
         layers.extend(record.layers);
         Ok(Output::Snapshot(Snapshot { layers }))
@@ -158,7 +171,7 @@ impl Step<'_> {
         Ok(record)
     }
 
-    /// Makes it a layer whose DiffId is computed while later steps run.
+    /// Makes it a layer; the DiffId of one that an image is made of is computed while later steps run.
     pub(super) fn commit(&self, claim: Claim, made: Made, duration: Duration) -> Result<Record, SolveError> {
         let cost = Cost {
             duration,
@@ -173,11 +186,12 @@ impl Step<'_> {
             added_bytes: made.size_bytes,
             log: made.log,
             facts: Vec::new(),
+            space: made.space,
         };
         let layer = made.draft.id();
         let record = claim.commit(made.draft, made.contents, record)?;
         let mut started = made.diff_id;
-        for added in &record.layers {
+        for added in record.layers.iter().filter(|_| self.is_in_result) {
             match started.take_if(|_| added.id == layer) {
                 Some(worker) => self.solver.pulls.follow_diff_id(layer, worker),
                 None => self.solver.pulls.start_diff_id(self.solver.store, added.id),

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_cache::{
-    Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SelectionDigest, SourceTree, StepKey,
+    Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SelectionDigest, SourceTree, Space, StepKey,
     bytes_digest,
 };
 use kiln_image::ContentsDigest;
@@ -150,7 +150,8 @@ fn make(
     let memory = known.and_then(|(digests, what)| Some((digests, earlier::memory_path(store, plan, &what)?)));
     let earlier = memory.as_ref().and_then(|(digests, memory)| Earlier::find(store, memory, plan, digests));
     // An earlier layer's files were hashed once; that their tar is another does not make it worth a second reader.
-    let follower = if earlier.is_none() { Follower::start(plan, &draft.fs()) } else { None };
+    let is_followed = step.is_in_result && earlier.is_none();
+    let follower = if is_followed { Follower::start(plan, &draft.fs()) } else { None };
     write::write(plan, &draft.fs(), earlier.as_ref(), follower.as_ref().map(Follower::progress))?;
     if let Some((digests, memory)) = &memory {
         earlier::remember(memory, draft.id(), plan, digests);
@@ -160,10 +161,32 @@ fn make(
         draft,
         contents,
         size_bytes: Some(plan.size_bytes()),
+        space: Some(space_of(plan, earlier.as_ref())),
         log: Vec::new(),
         usage: Usage::default(),
         diff_id: follower.and_then(Follower::written),
     })
+}
+
+/// What the plan's layer takes on disk.
+fn space_of(plan: &LayerPlan<'_>, earlier: Option<&Earlier>) -> Space {
+    let mut space = Space { shared_with: earlier.map(Earlier::layer), ..Space::default() };
+    let mut groups = std::collections::HashSet::new();
+    for (index, (_, node)) in plan.nodes().enumerate() {
+        if node.link_group().is_some_and(|group| !groups.insert(group)) {
+            continue;
+        }
+        let bytes = match &node.entry.kind {
+            EntryKind::File { size, .. } => Space::of_file(*size),
+            EntryKind::Dir => Space::of_dir(),
+            _ => Space::of_other(),
+        };
+        space.bytes += bytes;
+        if earlier.is_some_and(|earlier| earlier.has(index)) {
+            space.shared_bytes += bytes;
+        }
+    }
+    space
 }
 
 fn key_of(plan: &LayerPlan<'_>, digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey {

@@ -24,10 +24,10 @@ const MOST_HEADERS: u16 = 64;
 
 /// How programs of another machine are executed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Emulation {
+pub enum Binfmt {
     /// Nothing is to be done: they are this machine's own, or the host's handler holds its emulator open.
     #[default]
-    None,
+    AsIs,
     /// The host's handler executes this file, which is shown inside at the same path.
     Shown(PathBuf),
     /// There is no handler; this emulator is registered for the one sandbox.
@@ -84,32 +84,32 @@ const MACHINES: [Machine; 10] = [
     machine("s390x", "s390x", 2, 2, 22),
 ];
 
-impl Emulation {
+impl Binfmt {
     /// Finds out how programs for `architecture` (OCI's name, such as `arm64`) are executed on this machine, whose own
     /// is `native`.
-    pub fn of(architecture: &str, native: &str) -> Emulation {
+    pub fn of(architecture: &str, native: &str) -> Binfmt {
         if architecture == native {
-            return Emulation::None;
+            return Binfmt::AsIs;
         }
-        let missing = || Emulation::Missing { architecture: architecture.to_owned() };
+        let missing = || Binfmt::Missing { architecture: architecture.to_owned() };
         let Some(machine) = MACHINES.into_iter().find(|machine| machine.architecture == architecture) else {
             return missing();
         };
         if let Some(handler) = Handler::find(Path::new(TABLE), machine) {
             return match handler.is_open {
-                true => Emulation::None,
-                false => Emulation::Shown(handler.interpreter),
+                true => Binfmt::AsIs,
+                false => Binfmt::Shown(handler.interpreter),
             };
         }
         let names = [format!("qemu-{}-static", machine.qemu), format!("qemu-{}", machine.qemu)];
         let found = names.iter().filter_map(|name| find_program(name)).find(|path| is_static(path));
-        found.map_or_else(missing, |path| Emulation::Registered(Emulator { path, machine }))
+        found.map_or_else(missing, |path| Binfmt::Registered(Emulator { path, machine }))
     }
 
     /// The file to show inside, and where.
     pub(crate) fn shown(&self) -> Option<(&Path, PathBuf)> {
         match self {
-            Self::None | Self::Missing { .. } => None,
+            Self::AsIs | Self::Missing { .. } => None,
             Self::Shown(path) => Some((path, path.clone())),
             Self::Registered(emulator) => Some((&emulator.path, INSIDE.into())),
         }
@@ -257,7 +257,7 @@ fn same_ids(own: &str) -> String {
     ranges.collect()
 }
 
-/// The words for [`Emulation::Missing`].
+/// The words for [`Binfmt::Missing`].
 pub fn missing_hint(architecture: &str) -> String {
     let qemu = MACHINES.iter().find(|machine| machine.architecture == architecture);
     match qemu {
@@ -306,8 +306,8 @@ mod tests {
 
     #[test]
     fn this_machines_own_programs_need_no_emulator() {
-        assert_eq!(Emulation::of("amd64", "amd64"), Emulation::None);
-        assert_eq!(Emulation::of("vax", "amd64"), Emulation::Missing { architecture: "vax".into() });
+        assert_eq!(Binfmt::of("amd64", "amd64"), Binfmt::AsIs);
+        assert_eq!(Binfmt::of("vax", "amd64"), Binfmt::Missing { architecture: "vax".into() });
         assert_eq!(same_ids("         0          0 4294967295\n"), "0 0 4294967295\n");
         assert_eq!(same_ids("0 1000 1\n1 100000 65536\n"), "0 0 1\n1 1 65536\n");
     }
