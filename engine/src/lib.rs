@@ -36,7 +36,8 @@ mod ssh;
 pub mod storage;
 
 pub use build::{
-    Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource, default_root,
+    Build, BuildResult, CancelHandle, ContextSource, DockerTarget, DockerfileSource, OutputSpec,
+    SecretSource, default_root,
 };
 pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
 pub use error::{Error, ErrorKind, ErrorLabel};
@@ -50,3 +51,4 @@ pub use kiln_solver::graph::NetworkMode;
 pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError};
 pub use kiln_solver::solve::SolveError;
 pub use lock::{Lock, LockReport, LockedSource};
+pub use output::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};
