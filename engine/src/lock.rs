@@ -74,7 +74,7 @@ impl std::fmt::Display for LockedSource {
 
 impl std::fmt::Display for Lock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{COMMENT}{VERSION}\n")?;
+        writeln!(f, "{COMMENT}{VERSION}")?;
         self.sources.iter().try_for_each(|(source, value)| writeln!(f, "{source} {value}"))
     }
 }
