@@ -163,6 +163,7 @@ pub struct Build {
     pub(crate) allow: Vec<String>,
     pub(crate) contexts: Vec<(String, String)>,
     pub(crate) secrets: Vec<(String, SecretSource)>,
+    pub(crate) allow_secret_in_layer: bool,
     pub(crate) ssh: Vec<(String, SshSource)>,
     pub(crate) outputs: Vec<OutputSpec>,
     pub(crate) annotations: Vec<Annotation>,
@@ -237,6 +238,7 @@ impl Build {
             allow: Vec::new(),
             contexts: Vec::new(),
             secrets: Vec::new(),
+            allow_secret_in_layer: false,
             ssh: Vec::new(),
             outputs: Vec::new(),
             annotations: Vec::new(),
@@ -372,6 +374,12 @@ impl Build {
     /// A named context: a directory, `docker-image://…`, `oci-layout://…`, a URL.
     pub fn named_context(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.contexts.push((name.into(), value.into()));
+        self
+    }
+
+    /// Lets a step keep a secret that it was shown in its layer; else the build fails and names the file.
+    pub fn allow_secret_in_layer(mut self, allow: bool) -> Self {
+        self.allow_secret_in_layer = allow;
         self
     }
 

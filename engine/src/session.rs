@@ -87,6 +87,7 @@ impl Session<'_> {
             contexts: prepared.contexts,
             images: bases.into_origins(),
             secrets: self.secrets()?,
+            allow_secret_in_layer: self.build.allow_secret_in_layer,
             ssh: sockets(&agents),
         };
         let solver = self.solver(inputs);

@@ -138,6 +138,9 @@ pub(crate) struct BuildArgs {
     /// A secret for the build (`id=mysecret[,src=/path][,env=NAME]`)
     #[arg(long = "secret", value_name = "SECRET", allow_hyphen_values = true)]
     pub secrets: Vec<String>,
+    /// Keep a layer in which a step has left a secret; else the build fails and names the file
+    #[arg(long)]
+    pub allow_secret_in_layer: bool,
     /// An ssh agent or keys for the build (`default|id[=socket|key[,key]]`)
     #[arg(long, value_name = "SSH", allow_hyphen_values = true)]
     pub ssh: Vec<String>,

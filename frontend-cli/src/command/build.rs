@@ -145,6 +145,7 @@ pub(super) fn request(
         let (name, value) = pair::context(text)?;
         build = build.named_context(name, value);
     }
+    build = build.allow_secret_in_layer(args.allow_secret_in_layer);
     for text in &args.secrets {
         let (id, source) = secret::parse(text, &super::env)?;
         build = build.secret(id, source);

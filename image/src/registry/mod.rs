@@ -21,6 +21,8 @@ use std::sync::atomic::AtomicBool;
 
 use ureq::http::header;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use auth::challenges;
 pub use config::{RegistryConfig, Verify};
 pub use error::RegistryError;
 pub use login::{Kept, Login, Server};
