@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{LayerDraft, LayerTree, SourceTree as _};
-use kiln_image::Digest;
 use kiln_image::oci::ContainerConfig;
 use kiln_image::registry::{Registry, RegistryConfig};
+use kiln_image::{Digest, Platform};
 use kiln_sandbox::{
-    ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError, Security, Spec,
-    Terminal, resolve_user,
+    Binfmt, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError, Security,
+    Spec, Terminal, resolve_user,
 };
 use kiln_solver::event::EventSink;
 
@@ -84,6 +84,7 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
         network: if request.no_network { Network::None } else { Network::Host },
         extra_hosts: Vec::new(),
         security: Security::Sandbox,
+        binfmt: Binfmt::of(&image.platform.architecture, &Platform::host().architecture),
         limits: Limits::default(),
         io: io(request.terminal, request.stdin)?,
     };

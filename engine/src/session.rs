@@ -11,6 +11,7 @@ use kiln_cache::{LayerDraft, Store};
 use kiln_image::registry::Registry;
 use kiln_image::{ImageRef, InvalidPlatform, InvalidReference, Platform, http};
 use kiln_parser::Warning;
+use kiln_sandbox::Binfmt;
 use kiln_solver::event::{Event, Reporter};
 use kiln_solver::graph::{Graph, VertexId};
 use kiln_solver::plan::{self, Plan, PlanRequest};
@@ -19,6 +20,7 @@ use kiln_solver::solve::{Inputs, Journal, LogLimits, Output, Pulls, Sandbox, Sec
 use crate::bases::Bases;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
 use crate::history::Account;
+use crate::lock::Pins;
 use crate::output::ImageSet;
 use crate::{Error, assemble, check, context, epoch, frontend, output, ssh};
 
@@ -88,9 +90,10 @@ impl Session<'_> {
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
         let checks = self.checks(&dockerfile)?;
         let mut request = self.plan_request(&prepared)?;
+        let pins = Pins::of(self.build, &prepared)?;
         let epoch = epoch::resolve(self, &dockerfile, &prepared.origins, &mut request)?;
         let platforms = self.platforms()?;
-        let bases = Bases::new(self, prepared.layouts);
+        let bases = Bases::new(self, prepared.layouts, pins.as_ref());
         let mut names = Vec::new();
         for platform in &platforms {
             request.platform.clone_from(platform);
@@ -103,7 +106,12 @@ impl Session<'_> {
             request.platform.clone_from(platform);
             let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
             match plan::plan(&dockerfile, &request, &mut resolve) {
-                Ok(plan) => plans.push(plan),
+                Ok(mut plan) => {
+                    if let Some(pins) = &pins {
+                        pins.apply(&mut plan.graph)?;
+                    }
+                    plans.push(plan);
+                }
                 Err(error) => {
                     planned = Err(error);
                     break;
@@ -130,7 +138,7 @@ impl Session<'_> {
     }
 
     /// What to build for, each once; one `None` where nothing is asked for.
-    fn platforms(&self) -> Result<Vec<Option<Platform>>, Error> {
+    pub(crate) fn platforms(&self) -> Result<Vec<Option<Platform>>, Error> {
         let mut platforms = Vec::new();
         for name in &self.build.platforms {
             let platform: Platform =
@@ -206,7 +214,7 @@ impl Session<'_> {
             target: build.target.clone(),
             platform: None,
             build_platform: Platform::host(),
-            emulated: Vec::new(),
+            emulates,
             labels: build.labels.clone(),
             no_cache: build.no_cache,
             no_cache_stages: build.no_cache_stages.clone(),
@@ -297,6 +305,13 @@ pub(crate) fn joined(plans: &[Plan]) -> (Cow<'_, Graph>, Vec<VertexId>) {
             (Cow::Owned(graph), results)
         }
     }
+}
+
+/// Whether this machine runs another one's programs.
+fn emulates(platform: &Platform) -> bool {
+    let host = Platform::host();
+    let binfmt = Binfmt::of(&platform.architecture, &host.architecture);
+    platform.os == host.os && !matches!(binfmt, Binfmt::Missing { .. })
 }
 
 /// An ssh agent.

@@ -185,6 +185,7 @@ fn keep_only(descriptors: &ChildDescriptors<'_>) -> Result<(), Errno> {
             .into_iter()
             .chain(stdio.into_iter().flatten())
             .chain(descriptors.control_groups)
+            .chain(&descriptors.user_namespace)
             .map(|fd| fd.as_raw_fd() as u32)
     };
     let mut next = 0;
@@ -605,6 +606,10 @@ fn become_command(
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
 
+    // After what only the old namespace's root may do, and before that right goes.
+    if let (Some(rule), Some(namespace)) = (&plan.emulator, &descriptors.user_namespace) {
+        register_emulator(rule, namespace.as_fd()).at(Step::Emulator)?;
+    }
     // In this order: dropping from the bounding set needs CAP_SETPCAP, groups CAP_SETGID, and a filter CAP_SYS_ADMIN
     // (no_new_privs would do instead, but would break the image's setuid programs).
     if plan.security == Security::Sandbox {
@@ -634,6 +639,23 @@ fn become_command(
     }
     sys::reset_signals();
     execute(plan, execution)
+}
+
+/// Enters a user namespace with the same ids and registers an emulator in its table of formats, which only the kernel
+/// reads from then on.
+fn register_emulator(rule: &[u8], namespace: BorrowedFd<'_>) -> Result<(), Errno> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))?;
+    // Mounts belong to the namespace that they were made in.
+    sys::unshare_mounts().map_err(|error| errno_of(&error))?;
+    let table = new_mount(c"binfmt_misc", &[], NOTHING_SPECIAL)?;
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let register = rustix::fs::openat(&table, c"register", flags, Mode::empty())?;
+    rustix::io::write(&register, rule)?;
+    drop(register);
+    set_attributes(table.as_fd(), NOTHING_SPECIAL | Attr::MOUNT_ATTR_RDONLY)?;
+    // Its entries live as long as it is mounted somewhere.
+    attach(table.as_fd(), CWD, c"/proc/sys/fs/binfmt_misc")
 }
 
 /// Makes a pipe the user's: `/dev/stdout` opens it by its inode, whose owner is the engine's user.

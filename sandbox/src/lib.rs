@@ -9,6 +9,7 @@
 //! Invariants: nothing is mounted that the host sees; a killed engine leaves no process and no mount; mount points that
 //! kiln made are not in the upper directory afterwards. Start at [`run`].
 
+mod binfmt;
 mod capabilities;
 mod doctor;
 mod emulate;
@@ -29,6 +30,7 @@ mod sys;
 mod terminal;
 mod userns;
 
+pub use binfmt::{Binfmt, Emulator, missing_hint};
 pub use doctor::{Finding, State, examine};
 pub use emulate::OWNER_ATTRIBUTE;
 pub use identity::{Identity, IdentityError, resolve_user};

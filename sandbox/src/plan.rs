@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) own_program: (u64, u64),
     /// What the user namespace allows.
     pub(crate) rights: Rights,
+    /// An emulator's line for the table of formats of a user namespace of the command's own.
+    pub(crate) emulator: Option<Vec<u8>>,
     /// Who the command believes to be where there is one id only; the ids above are that one then.
     pub(crate) emulated: Option<Emulated>,
 }
@@ -165,6 +167,14 @@ impl Plan {
             let source = add_file(&mut files, contents, 0o644, 0, 0)?;
             mounts.push(PlannedMount { target: c_string("/etc", target)?, source });
         }
+        if let Some((emulator, inside)) = spec.binfmt.shown() {
+            let source = PlannedSource::Bind {
+                source: path("the emulator", emulator)?,
+                subpath: CString::default(),
+                read_only: true,
+            };
+            mounts.push(PlannedMount { target: inner_path("the emulator", &inside)?, source });
+        }
         let own_mounts = mounts.len();
         let mut sockets = Vec::new();
         for mount in &spec.mounts {
@@ -220,6 +230,7 @@ impl Plan {
             own_program: (program.dev(), program.ino()),
             rights,
             emulated,
+            emulator: spec.binfmt.rule(),
         })
     }
 
@@ -259,6 +270,7 @@ impl Plan {
             Step::Fork => "starting the process".into(),
             Step::Keyring => "making a session keyring".into(),
             Step::Limits => "setting resource limits".into(),
+            Step::Emulator => "registering the emulator (Linux 6.7 or later)".into(),
             Step::Capabilities => "dropping capabilities".into(),
             Step::User => format!("becoming user {}:{}", self.uid, self.gid),
             Step::Seccomp => "loading the system-call filter".into(),
@@ -280,6 +292,8 @@ pub(crate) struct ChildDescriptors<'a> {
     pub(crate) engine: OwnedFd,
     pub(crate) stdio: ChildStdio,
     pub(crate) control_groups: &'a [OwnedFd],
+    /// The command's own, where an emulator is registered for it.
+    pub(crate) user_namespace: Option<OwnedFd>,
 }
 
 /// The command's standard streams.

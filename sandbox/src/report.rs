@@ -36,11 +36,12 @@ pub(crate) enum Step {
     Capabilities,
     User,
     Seccomp,
+    Emulator,
     Owners,
 }
 
 impl Step {
-    const ALL: [Step; 27] = [
+    const ALL: [Step; 28] = [
         Step::Descriptors,
         Step::ControlGroup,
         Step::Namespaces,
@@ -67,6 +68,7 @@ impl Step {
         Step::Capabilities,
         Step::User,
         Step::Seccomp,
+        Step::Emulator,
         Step::Owners,
     ];
 }

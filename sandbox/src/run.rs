@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::binfmt;
 use crate::emulate::Emulation;
 use crate::enter::{self, Execution};
 use crate::limits::ControlGroup;
@@ -231,6 +232,10 @@ impl Sandbox {
             engine: above_stdio(engine)?,
             stdio,
             control_groups: &group.joins,
+            user_namespace: match &plan.emulator {
+                Some(_) => Some(above_stdio(binfmt::user_namespace()?)?),
+                None => None,
+            },
         };
         let execution = Execution {
             argv: PointerList::new(plan.argv.iter().map(|argument| argument.as_c_str())),

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::Identity;
+use crate::{Binfmt, Identity};
 
 /// What to run, where, as whom.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct Spec {
     pub extra_hosts: Vec<HostEntry>,
     /// Privileges.
     pub security: Security,
+    /// How programs of another machine are executed.
+    pub binfmt: Binfmt,
     /// Limits.
     pub limits: Limits,
     /// Standard streams.

@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Download an image from a registry
     Pull(PullArgs),
+    /// Write down what the sources of a Dockerfile are, for `kiln build --locked`
+    Lock(Box<LockArgs>),
     /// Upload an image to a registry
     Push(PushArgs),
     /// Remove one or more images
@@ -143,6 +145,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub offline: bool,
+    /// Take every source as the lock beside the Dockerfile says it was (see `kiln lock`)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub locked: bool,
     /// A label for the image
     #[arg(long = "label", value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub labels: Vec<String>,
@@ -384,6 +390,17 @@ pub(crate) struct PullArgs {
     /// Name, with a tag or digest
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     pub name: String,
+}
+
+/// `kiln lock`: of a build's arguments those that decide what the sources are.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct LockArgs {
+    /// Write nothing; fail where a source is not what the lock says
+    #[arg(long)]
+    pub verify: bool,
+    #[command(flatten)]
+    pub build: BuildArgs,
 }
 
 /// `kiln images`.

@@ -62,7 +62,7 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     Ok(0)
 }
 
-fn mode(args: &BuildArgs, variable: Option<&str>) -> Result<Mode, Failure> {
+pub(super) fn mode(args: &BuildArgs, variable: Option<&str>) -> Result<Mode, Failure> {
     if args.quiet {
         return match args.progress.as_str() {
             "auto" | "quiet" | "none" => Ok(Mode::Quiet),
@@ -73,7 +73,11 @@ fn mode(args: &BuildArgs, variable: Option<&str>) -> Result<Mode, Failure> {
 }
 
 /// What is asked for; whatever only this program can find out (standard input, its environment) is put in.
-fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Result<Build, Failure> {
+pub(super) fn request(
+    args: &BuildArgs,
+    root: Option<&Path>,
+    outputs: &[OutputSpec],
+) -> Result<Build, Failure> {
     let mut build = Build::new(context(args)?).dockerfile(dockerfile(args)?);
     if let Some(root) = root {
         build = build.root(root);
@@ -106,7 +110,7 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
     for platform in platforms(&args.platform, super::env("DOCKER_DEFAULT_PLATFORM")) {
         build = build.platform(platform);
     }
-    build = build.no_cache(args.no_cache).pull(args.pull).offline(args.offline);
+    build = build.no_cache(args.no_cache).pull(args.pull).offline(args.offline).locked(args.locked);
     if let Some(text) = &args.cache_ttl {
         let lifetime = kiln::lifetime(text).ok_or_else(|| {
             Failure::usage(format!("--cache-ttl {text}: not a duration"))

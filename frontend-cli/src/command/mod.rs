@@ -13,6 +13,7 @@ mod image_prune;
 mod images;
 mod inspect;
 mod load;
+mod lock;
 mod login;
 mod logout;
 mod logs;
@@ -60,6 +61,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Inspect(args) => inspect::run(&args, &open(root)?),
         Command::Logs(args) => logs::run(&args, root),
         Command::Load(args) => load::run(&args, root),
+        Command::Lock(args) => lock::run(&args, root),
         Command::Login(args) => login::run(&args),
         Command::Logout(args) => logout::run(&args),
         Command::Prune(args) => prune::run(&args, &storage(root)?),

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
-    Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
+    Binfmt, Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
     Security, Spec, run,
 };
 
@@ -99,6 +99,7 @@ impl Store {
             network: Network::None,
             extra_hosts: vec![],
             security: Security::Sandbox,
+            binfmt: Binfmt::AsIs,
             limits: Limits::default(),
             io: Io::Captured,
         }

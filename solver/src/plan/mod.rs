@@ -60,8 +60,8 @@ pub struct PlanRequest {
     pub platform: Option<Platform>,
     /// The machine's own.
     pub build_platform: Platform,
-    /// Others that it can run by emulation.
-    pub emulated: Vec<Platform>,
+    /// Whether it can run another one by emulation.
+    pub emulates: fn(&Platform) -> bool,
     /// `--label`.
     pub labels: Vec<(String, String)>,
     /// `--no-cache`.
@@ -171,6 +171,18 @@ pub fn plan(
     resolve: &mut ResolveBase<'_>,
 ) -> Result<Plan, PlanError> {
     planner::plan(dockerfile, request, resolve)
+}
+
+/// Plans all stages, whether the target needs them or not: the graph has everything that the file ever asks for.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn all_stages(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+    resolve: &mut ResolveBase<'_>,
+) -> Result<Plan, PlanError> {
+    planner::all_stages(dockerfile, request, resolve)
 }
 
 /// What planning says about a file, for `--check`: without a target all stages are looked at. Warnings come with an

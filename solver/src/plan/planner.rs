@@ -62,6 +62,20 @@ pub(super) fn plan(
     Ok(plan)
 }
 
+/// See [`super::all_stages`].
+pub(super) fn all_stages(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+    resolve: &mut ResolveBase<'_>,
+) -> Result<Plan, PlanError> {
+    let mut warnings = Warnings::default();
+    let mut resolve = |reference: &ImageRef, platform: &Platform| resolve(reference, platform);
+    let planner = Planner::new(dockerfile, request, &mut resolve, &mut warnings)?;
+    let target = planner.stages.target(None)?;
+    let wanted = (0..planner.stages.list.len()).map(StageIndex).collect();
+    planner.plan(target, wanted)
+}
+
 /// See [`super::check`].
 pub(super) fn check(
     dockerfile: &Dockerfile,
@@ -392,9 +406,14 @@ impl<'a> Planner<'a> {
 
     /// The platform of a base for another machine, where that can be run and none was asked for (FEATURES FR12).
     fn adopted(&self, image: &ImageConfig) -> Option<Platform> {
-        let is_its =
-            |platform: &&Platform| platform.os == image.os && platform.architecture == image.architecture;
-        self.request.emulated.iter().find(is_its).cloned()
+        let target = target_platform(self.request);
+        let is_other = image.os != target.os || image.architecture != target.architecture;
+        let own = Platform {
+            os: image.os.clone(),
+            architecture: image.architecture.clone(),
+            variant: image.variant.clone(),
+        };
+        (is_other && (self.request.emulates)(&own)).then_some(own)
     }
 
     /// A stage on another stage (FEATURES FR7). ONBUILD is not handed on.

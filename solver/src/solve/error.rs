@@ -66,6 +66,14 @@ pub enum SolveError {
     /// A web server.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// A program of another machine, for which there is no emulator.
+    #[error("{command}: this is a program for {architecture}, which this machine cannot run")]
+    ForeignProgram {
+        /// The command.
+        command: String,
+        /// The machine, as OCI names it.
+        architecture: String,
+    },
     /// A process could not be started.
     #[error(transparent)]
     Sandbox(SandboxError),
@@ -255,12 +263,13 @@ impl SolveError {
                 "the image has no shell: write the command as a JSON array, or copy a shell into the image"
                     .into(),
             ),
-            // ENOEXEC: what the kernel says of another architecture's program that no handler is registered for.
+            // ENOEXEC: what the kernel says of a program that is none, or none of this machine's.
             Self::Sandbox(SandboxError::NotExecutable { source, .. }) if source.raw_os_error() == Some(8) => Some(
-                "programs of another architecture run where QEMU is registered with binfmt_misc (Debian: \
-                 qemu-user-static)"
+                "programs for another machine run where `--platform` says which, by qemu-user-static or a handler of \
+                 binfmt_misc; a script needs a first line with `#!`"
                     .into(),
             ),
+            Self::ForeignProgram { architecture, .. } => Some(kiln_sandbox::missing_hint(architecture)),
             Self::MissingSecret { id } => Some(format!("give it with `--secret id={id},src=FILE`")),
             Self::SecretInLayer { .. } => {
                 Some("everybody with the image could read it; if that is meant, give --allow-secret-in-layer".into())

@@ -30,7 +30,7 @@ pub use op::file::{CopyError, copy_out};
 pub use op::log::LogLimits;
 
 use crate::event::Reporter;
-use crate::graph::{Graph, VertexId};
+use crate::graph::{GitSource, Graph, VertexId};
 
 /// Where the layers of a resolved image can be had.
 #[derive(Clone, Debug)]
@@ -136,6 +136,14 @@ impl Solver<'_> {
     /// As [`Solver::solve`].
     pub fn solve_all(&self, graph: &Graph, targets: &[VertexId]) -> Result<Vec<Output>, SolveError> {
         schedule::solve(self, graph, targets)
+    }
+
+    /// Finds what a git source means now: the hash of a commit or of an annotated tag. Nothing is fetched.
+    ///
+    /// # Errors
+    /// git's own, and [`SolveError::GitReference`] where there is no such branch or tag.
+    pub fn git_object(&self, source: &GitSource) -> Result<String, SolveError> {
+        op::git_object(self, source)
     }
 
     /// Sees to it that all files of `snapshot` are there: pulls and unpacks, in parallel, what no step has needed yet.

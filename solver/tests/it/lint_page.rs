@@ -59,7 +59,7 @@ fn found(text: &str) -> Vec<&'static str> {
         target: None,
         platform: None,
         build_platform: "linux/amd64".parse().unwrap(),
-        emulated: Vec::new(),
+        emulates: |_| false,
         labels: Vec::new(),
         no_cache: false,
         no_cache_stages: Vec::new(),

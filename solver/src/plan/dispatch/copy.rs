@@ -69,7 +69,8 @@ fn add_files(
         rename: None,
     };
     let mut actions = Actions { list: Vec::new(), sources: Vec::new(), dest, options };
-    if let (Some(_), [_, _, ..]) = (&words.checksum, words.sources.as_slice()) {
+    // BuildKit counts paths only, and says the same of none.
+    if words.checksum.is_some() && words.sources.len() != 1 {
         return Err(PlanError::MisplacedChecksum {
             problem: "can't be specified for multiple sources",
             span,

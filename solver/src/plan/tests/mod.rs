@@ -33,7 +33,7 @@ fn request() -> PlanRequest {
         target: None,
         platform: None,
         build_platform: platform("linux/amd64"),
-        emulated: Vec::new(),
+        emulates: |_| false,
         labels: Vec::new(),
         no_cache: false,
         no_cache_stages: Vec::new(),

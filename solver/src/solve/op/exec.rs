@@ -11,13 +11,14 @@ use std::time::Instant;
 use kiln_cache::{
     CacheMount, CacheMountRequest, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
 };
-use kiln_image::Digest;
+use kiln_image::{Digest, Platform};
 use kiln_parser::CacheSharing;
 use kiln_sandbox::{
-    Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError,
-    Security, Spec, resolve_user,
+    Binfmt, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs,
+    SandboxError, Security, Spec, resolve_user,
 };
 use rustix::fs::{AtFlags, CWD, Mode};
+use rustix::io::Errno;
 
 use super::log::{Clip, Log};
 use super::secrets::{Leak, Masked, Shown};
@@ -139,6 +140,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
             .map(|(name, address)| HostEntry { name: name.clone(), address: *address })
             .collect(),
         security: if exec.insecure { Security::Insecure } else { Security::Sandbox },
+        binfmt: Binfmt::of(&step.vertex.platform.architecture, &Platform::host().architecture),
         limits: Limits { shm_bytes: exec.shm_bytes, ulimits: exec.ulimits.clone(), ..Limits::default() },
         io: Io::Captured,
     };
@@ -161,7 +163,14 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
         kiln_sandbox::Output::Stdout => tell(LogStream::Stdout, &masked[0].push(bytes)),
         kiln_sandbox::Output::Stderr => tell(LogStream::Stderr, &masked[1].push(bytes)),
     };
-    let exit = solver.executor.run(&spec, &mut output, &solver.cancel)?;
+    let exit = match (solver.executor.run(&spec, &mut output, &solver.cancel), &spec.binfmt) {
+        (Err(SandboxError::NotExecutable { command, source }), Binfmt::Missing { architecture })
+            if source.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) =>
+        {
+            return Err(SolveError::ForeignProgram { command, architecture: architecture.clone() });
+        }
+        (ended, _) => ended?,
+    };
     for (stream, masked) in [LogStream::Stdout, LogStream::Stderr].into_iter().zip(&mut masked) {
         let rest = masked.end();
         if !rest.is_empty() {

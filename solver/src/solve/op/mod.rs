@@ -19,7 +19,7 @@ use super::schedule::Slots;
 use super::{Outcome, Output, Snapshot, SolveError, Solver};
 use crate::event::{Event, StepId};
 use crate::explain::Facts;
-use crate::graph::{CacheUse, InputIndex, Op, Vertex};
+use crate::graph::{CacheUse, GitSource, InputIndex, Op, Source, Vertex};
 
 /// A vertex with its inputs, about to run.
 pub(super) struct Step<'a> {
@@ -35,6 +35,30 @@ pub(super) struct Step<'a> {
     pub(super) slots: &'a Slots,
     /// Set where it is only to be said what would happen.
     pub(super) forecast: Option<&'a Forecast>,
+}
+
+/// Finds what a git source means now, without a checkout.
+pub(super) fn git_object(solver: &Solver<'_>, source: &GitSource) -> Result<String, SolveError> {
+    let vertex = Vertex {
+        op: Op::Source(Source::Git(source.clone())),
+        name: format!("git {}", crate::git_url::redacted(&source.remote)),
+        span: None,
+        created_by: String::new(),
+        cache: CacheUse::Any,
+        platform: kiln_image::Platform::host(),
+    };
+    let slots = Slots::new(solver.max_parallelism);
+    let step = Step {
+        solver,
+        vertex: &vertex,
+        input_ops: Vec::new(),
+        inputs: &[],
+        id: None,
+        slots: &slots,
+        is_in_result: false,
+        forecast: None,
+    };
+    git::object(&step, source)
 }
 
 /// Finds or makes the vertex's output.

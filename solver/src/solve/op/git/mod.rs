@@ -56,6 +56,12 @@ pub(super) fn fetch(step: &Step<'_>, source: &GitSource) -> Result<Output, Solve
     Ok(Output::Tree(Arc::new(ContextTree::open(&dir, None, None)?)))
 }
 
+/// Finds what a source means now: a commit, or an annotated tag.
+pub(super) fn object(step: &Step<'_>, source: &GitSource) -> Result<String, SolveError> {
+    let remote = Remote::of(&source.remote, &step.solver.inputs.secrets);
+    Ok(Fetch { step, source, remote: &remote }.wanted()?.object)
+}
+
 struct Fetch<'a> {
     step: &'a Step<'a>,
     source: &'a GitSource,

@@ -64,6 +64,10 @@ impl Source<'_> {
                 Ok(record)
             }
             Lookup::Missing(claim) => self.timed(|| {
+                if let Some(record) = self.known_as(checksum)? {
+                    self.step.note(&key, Outcome::Cached);
+                    return Ok(record);
+                }
                 self.step.note(&key, Outcome::Ran);
                 let download = match self.ask(&Validators::default())? {
                     Fetched::Download(download) => download,
@@ -73,6 +77,16 @@ impl Source<'_> {
                 self.save(download, claim, Some(checksum))
             }),
         }
+    }
+
+    /// What was downloaded from there without a checksum, if it has this one. It may be asked for offline.
+    fn known_as(&self, checksum: &Digest) -> Result<Option<Record>, SolveError> {
+        let store = self.step.solver.store;
+        let Some(record) = store.find(&self.url_key())? else { return Ok(None) };
+        let Some(layer) = record.layers.first() else { return Ok(None) };
+        let path = store.layer_path(layer.id).join(&self.name);
+        let found = File::open(&path).and_then(|mut file| Digest::of_reader(&mut file));
+        Ok(found.is_ok_and(|found| found == *checksum).then_some(record))
     }
 
     fn if_changed(&self) -> Result<Record, SolveError> {
