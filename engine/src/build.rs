@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_cache::Store;
+use kiln_image::oci::Descriptor;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, Platform, http};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
 
+use crate::output::{Annotation, ImageOptions, TreeOptions};
 use crate::session::Session;
 use crate::storage::{self, Limits};
 use crate::{Error, ErrorKind};
@@ -82,8 +84,8 @@ pub(crate) enum SshSource {
 pub enum OutputSpec {
     /// Into the store, under the tags and these names.
     Image {
-        /// Further names.
-        names: Vec<String>,
+        /// Names and how it is written.
+        options: ImageOptions,
     },
     /// An OCI layout as tar or directory.
     Oci {
@@ -91,28 +93,48 @@ pub enum OutputSpec {
         dest: Option<PathBuf>,
         /// A tar and not a directory.
         tar: bool,
-        /// Further settings (`rewrite-timestamp`, `compression`, …), as given.
-        attrs: Vec<(String, String)>,
+        /// Names and how it is written.
+        options: ImageOptions,
     },
-    /// A docker archive (`docker load`).
+    /// A docker archive (`docker load`), or into a running docker or podman.
     Docker {
-        /// File; `None` is standard output.
-        dest: Option<PathBuf>,
-        /// Further settings.
-        attrs: Vec<(String, String)>,
+        /// Where to.
+        to: DockerTarget,
+        /// Names and how it is written.
+        options: ImageOptions,
     },
     /// The root file system as a directory.
     Local {
         /// The directory.
         dest: PathBuf,
+        /// How it is written.
+        options: TreeOptions,
     },
     /// The root file system as one tar.
     Tar {
         /// File; `None` is standard output.
         dest: Option<PathBuf>,
+        /// How it is written.
+        options: TreeOptions,
     },
     /// Nothing but the cache.
     CacheOnly,
+}
+
+/// Where `type=docker` goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DockerTarget {
+    /// An archive.
+    File(PathBuf),
+    /// A directory of the archive's files (`tar=false`).
+    Directory(PathBuf),
+    /// An archive on standard output.
+    Stdout,
+    /// A running docker or podman, and kiln's own store.
+    Engine {
+        /// One of docker's contexts; the usual daemon if `None`.
+        context: Option<String>,
+    },
 }
 
 /// A build to be run. Nothing is checked before [`Build::run`].
@@ -142,6 +164,8 @@ pub struct Build {
     pub(crate) secrets: Vec<(String, SecretSource)>,
     pub(crate) ssh: Vec<(String, SshSource)>,
     pub(crate) outputs: Vec<OutputSpec>,
+    pub(crate) annotations: Vec<Annotation>,
+    pub(crate) rewrite_timestamp: bool,
     pub(crate) lint: Vec<String>,
     limits: Option<Limits>,
     pub(crate) events: Arc<EventSink>,
@@ -167,6 +191,8 @@ pub struct BuildResult {
     pub config_digest: Digest,
     /// Digest of the manifest, where one was made; of several images that of their index.
     pub manifest_digest: Option<Digest>,
+    /// That manifest or index, as others name it.
+    pub manifest: Option<Descriptor>,
     /// The names it has in the store.
     pub names: Vec<ImageRef>,
     /// Its platform, the first one of several.
@@ -210,6 +236,8 @@ impl Build {
             secrets: Vec::new(),
             ssh: Vec::new(),
             outputs: Vec::new(),
+            annotations: Vec::new(),
+            rewrite_timestamp: false,
             lint: Vec::new(),
             limits: None,
             events: Arc::new(|_| {}),
@@ -364,6 +392,18 @@ impl Build {
     /// An output; without any the image goes into the store.
     pub fn output(mut self, output: OutputSpec) -> Self {
         self.outputs.push(output);
+        self
+    }
+
+    /// A note on the image's manifest or index, in every output that has one.
+    pub fn annotation(mut self, annotation: Annotation) -> Self {
+        self.annotations.push(annotation);
+        self
+    }
+
+    /// Writes later times in new layers as `SOURCE_DATE_EPOCH`, in every output that is an image.
+    pub fn rewrite_timestamp(mut self, yes: bool) -> Self {
+        self.rewrite_timestamp = yes;
         self
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use kiln_cache::{StoreError, TreeError};
 use kiln_image::http::HttpError;
 use kiln_image::layer::LayerError;
+use kiln_image::layout::LayoutError;
 use kiln_image::registry::RegistryError;
 use kiln_parser::{ParseErrors, Span};
 use kiln_solver::git_url::masked;
@@ -250,6 +251,15 @@ impl From<TreeError> for Error {
     fn from(error: TreeError) -> Self {
         Self::from_cause(ErrorKind::Environment, error)
     }
+}
+
+/// Of a layout or an archive.
+pub(crate) fn layout_error(error: LayoutError) -> Error {
+    let kind =
+        if matches!(error, LayoutError::Canceled) { ErrorKind::Canceled } else { ErrorKind::Environment };
+    let hint = error.hint();
+    let message = error.to_string();
+    Error { hint, source: Some(Box::new(error)), ..Error::new(kind, message) }
 }
 
 #[cfg(test)]

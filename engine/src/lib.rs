@@ -35,7 +35,8 @@ mod ssh;
 pub mod storage;
 
 pub use build::{
-    Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource, default_root,
+    Build, BuildResult, CancelHandle, ContextSource, DockerTarget, DockerfileSource, OutputSpec,
+    SecretSource, default_root,
 };
 pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
 pub use error::{Error, ErrorKind, ErrorLabel};
@@ -48,3 +49,4 @@ pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
 pub use kiln_solver::graph::NetworkMode;
 pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError};
 pub use kiln_solver::solve::SolveError;
+pub use output::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};

@@ -103,8 +103,9 @@ impl Session<'_> {
         let exported = output::export(self, &solver, &images, set, tags)?;
         let (steps_cached, steps_run) = self.reporter.counts();
         Ok(BuildResult {
-            config_digest: images[0].config_digest,
-            manifest_digest: exported.manifest,
+            config_digest: exported.config.unwrap_or(images[0].config_digest),
+            manifest_digest: exported.manifest.as_ref().map(|manifest| manifest.digest),
+            manifest: exported.manifest,
             names: exported.names,
             platform: images[0].platform.clone(),
             steps_cached,

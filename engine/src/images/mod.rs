@@ -17,7 +17,7 @@ use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::event::EventSink;
 
 pub use inspect::HistoryEntry;
-pub(crate) use layers::ensure;
+pub(crate) use layers::{add as add_layer, ensure};
 
 use crate::storage::{ImageRule, Keep, Limits, Prune, RemovedBy, UsageKind};
 use crate::{Error, ErrorKind, default_root};

@@ -154,7 +154,20 @@ pub(crate) struct BuildArgs {
     /// Where the result goes (`type=local,dest=path`); may be repeated
     #[arg(short, long = "output", value_name = "OUTPUT", allow_hyphen_values = true)]
     pub outputs: Vec<String>,
-    /// Put the image into the store (as without --output)
+    /// Add an annotation (`[TYPE[,TYPE]:]KEY=VALUE`; types: manifest, index, manifest-descriptor, index-descriptor)
+    #[arg(long = "annotation", value_name = "ANNOTATION", allow_hyphen_values = true)]
+    pub annotations: Vec<String>,
+    /// Date the image and what is later in it (as the build argument SOURCE_DATE_EPOCH)
+    #[arg(long, value_name = "SECONDS", conflicts_with = "timestamp")]
+    pub source_date_epoch: Option<i64>,
+    /// Write later times of files in new layers as SOURCE_DATE_EPOCH
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub rewrite_timestamp: bool,
+    /// Both of these: --source-date-epoch and --rewrite-timestamp
+    #[arg(long, value_name = "SECONDS")]
+    pub timestamp: Option<i64>,
+    /// Put the image into a running docker or podman, and into the store
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub load: bool,

@@ -184,7 +184,7 @@ pub fn two_platform_layout(path: &Path) -> (Image, Image) {
         inner.len()
     );
     let blobs: Vec<&[u8]> = [&inner[..]].into_iter().chain(amd64.blobs()).chain(arm64.blobs()).collect();
-    write_directory(path, outer.as_bytes(), blob_inputs(&blobs)).unwrap();
+    write_directory(path, outer.as_bytes(), &[], blob_inputs(&blobs)).unwrap();
     (amd64, arm64)
 }
 

@@ -353,7 +353,7 @@ impl Prepared {
                     return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() });
                 }
             };
-            file::copy_out(&tree, source, target)
+            file::copy_out(&tree, source, target, None)
         };
         let cache =
             step.solver.store.cache_mount::<SolveError>(&request, fill, &mut on_wait, &step.solver.cancel)?;

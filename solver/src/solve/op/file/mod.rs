@@ -85,7 +85,7 @@ pub(super) fn materialize(
     path: &str,
 ) -> Result<(Layer, PathBuf), SolveError> {
     let mut plan = LayerPlan::new(None);
-    let inside = plan_materialized(&mut plan, tree, path)?;
+    let inside = plan_materialized(&mut plan, tree, path, None)?;
     plan.finish()?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&plan, &digests, &Archives::Named(Vec::new()), &Snapshot::default());
@@ -104,17 +104,23 @@ pub(super) fn materialize(
 /// The digest of `path` in `tree`, as keys of bind mounts have it.
 pub(super) fn contents_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<ContentsDigest, SolveError> {
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path)?;
+    plan_materialized(&mut plan, tree, path, None)?;
     Ok(Digests::of(&plan)?.contents)
 }
 
-/// Copies `path` of `tree` into the existing, empty directory `target` of the host's.
+/// Copies `path` of `tree` into the existing, empty directory `target` of the host's; all of it is `owner`'s (user and
+/// group), if one is given.
 ///
 /// # Errors
 /// Reading, writing.
-pub fn copy_out(tree: &Arc<dyn SourceTree>, path: &str, target: &Path) -> Result<(), SolveError> {
+pub fn copy_out(
+    tree: &Arc<dyn SourceTree>,
+    path: &str,
+    target: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<(), SolveError> {
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path)?;
+    plan_materialized(&mut plan, tree, path, owner)?;
     Ok(write::write(&plan, target, None, None)?)
 }
 
@@ -122,18 +128,20 @@ fn plan_materialized(
     plan: &mut LayerPlan<'_>,
     tree: &Arc<dyn SourceTree>,
     path: &str,
+    owner: Option<(u32, u32)>,
 ) -> Result<PathBuf, SolveError> {
+    let meta = Meta { owner, ..Meta::default() };
     let resolved = tree.resolve(&select::clean(path))?;
     let Some(entry) = tree.entry(&resolved)? else {
         return Err(CopyError::not_found(tree, path).into());
     };
     if entry.kind == EntryKind::Dir {
-        plan.root_from(&entry);
-        plan.copy_children(tree, &entry, Path::new(""), &Meta::default(), &|_| true)?;
+        plan.root_from(&entry, owner);
+        plan.copy_children(tree, &entry, Path::new(""), &meta, &|_| true)?;
         return Ok(PathBuf::new());
     }
     let name = resolved.file_name().map(PathBuf::from).unwrap_or_default();
-    plan.put_entry(tree, &entry, &name, &Meta::default())?;
+    plan.put_entry(tree, &entry, &name, &meta)?;
     Ok(name)
 }
 
