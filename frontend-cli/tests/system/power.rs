@@ -108,7 +108,8 @@ fn after_a_power_cut_nothing_is_wrong_and_nobody_is_needed() {
                     true => hits += 1,
                     false => lost += 1,
                 }
-                let check = "cat /round /f1 /f4 && ls / | grep -c '^f[0-9]' && sha256sum -c /sums | grep -c OK";
+                let check =
+                    "cat /round /f1 /f4 && ls / | grep -c '^f[0-9]' && sha256sum -c /sums | grep -c OK";
                 let line = ["run", "--rm", "power", "sh", "-c", check];
                 let ran = call(&kiln, Path::new("/"), &root, &second, &line);
                 let expected = format!("{round}\n{round} 1\n{round} 4\n3\n12\n");

@@ -14,7 +14,7 @@ use kiln_fixtures::Bases;
 
 use crate::random::{Random, from_env};
 
-const PAIRS: u64 = 120;
+const PAIRS: u64 = 96;
 /// A project is edited so often before the next one.
 const EDITS: u64 = 24;
 

@@ -43,7 +43,14 @@ impl RecordedDisk {
         }
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
         let status = Command::new("mount")
-            .args(["-i", "-t", "fuse", "-o", "fd=0,rootmode=40000,user_id=0,group_id=0,max_read=1048576", "recorded"])
+            .args([
+                "-i",
+                "-t",
+                "fuse",
+                "-o",
+                "fd=0,rootmode=40000,user_id=0,group_id=0,max_read=1048576",
+                "recorded",
+            ])
             .arg(folder.path().join("fuse"))
             .stdin(Stdio::from(device.try_clone().unwrap()))
             .status()
