@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use kiln_cache::{
-    CacheMount, CacheMountRequest, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
+    CacheMount, CacheMountRequest, Claim, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
 };
 use kiln_image::Digest;
 use kiln_parser::CacheSharing;
@@ -72,7 +72,7 @@ pub(super) fn run(step: &Step<'_>, exec: &Exec) -> Result<Output, SolveError> {
     let root = step.snapshot(InputIndex(0))?;
     let mounted = mounted_contents(step, exec)?;
     let key = exec_key(exec, &step.vertex.platform, &root, &mounted);
-    step.find_or_make(key, &root, || make(step, exec, &root))
+    step.find_or_make(key, &root, |claim| make(step, exec, &root, claim))
 }
 
 /// What the key says of mounted inputs: of a context only the part that is mounted.
@@ -92,7 +92,7 @@ fn mounted_contents(step: &Step<'_>, exec: &Exec) -> Result<Vec<MountContents>, 
         .collect()
 }
 
-fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveError> {
+fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Result<Made, SolveError> {
     let solver = step.solver;
     let tree = layers::tree(solver, root)?;
     let draft = solver.store.draft_layer()?;
@@ -124,6 +124,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
     let (mut stdout, mut stderr) = (Clip::new(solver.log_limits), Clip::new(solver.log_limits));
     let mut output = |stream, bytes: &[u8]| {
         log.push(bytes);
+        claim.log(bytes);
         if let Some(id) = step.id {
             let (stream, clip) = match stream {
                 kiln_sandbox::Output::Stdout => (LogStream::Stdout, &mut stdout),

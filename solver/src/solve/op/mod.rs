@@ -8,14 +8,14 @@ mod source;
 
 use std::time::{Duration, Instant};
 
-use kiln_cache::{Claim, Cost, LayerDraft, Lookup, NewRecord, Record, Space, StepKey};
+use kiln_cache::{Claim, Cost, LayerDraft, Lookup, NewRecord, Record, Space, StepKey, Wait};
 use kiln_image::ContentsDigest;
 use kiln_sandbox::Usage;
 
 use super::layers::JoinFollower;
 use super::schedule::Slots;
 use super::{Output, Snapshot, SolveError, Solver};
-use crate::event::{Event, StepId};
+use crate::event::{Event, LogStream, StepId};
 use crate::graph::{InputIndex, Op, Vertex};
 
 /// A vertex with its inputs, about to run.
@@ -93,7 +93,7 @@ impl Step<'_> {
         &self,
         key: StepKey,
         parent: &Snapshot,
-        make: impl FnOnce() -> Result<Made, SolveError>,
+        make: impl FnOnce(&mut Claim) -> Result<Made, SolveError>,
     ) -> Result<Output, SolveError> {
         let record = match self.claim(&key)? {
             Lookup::Found(record) => {
@@ -113,10 +113,19 @@ impl Step<'_> {
 
     /// The record of `key` or the right to make it; `--no-cache` never takes the former.
     pub(super) fn claim(&self, key: &StepKey) -> Result<Lookup, SolveError> {
-        let mut on_wait = |pid| {
-            if let Some(id) = self.id {
-                self.solver.reporter.send(Event::Waiting { id, pid });
-            }
+        let mut on_wait = |wait: Wait<'_>| {
+            let Some(id) = self.id else { return };
+            let reporter = &self.solver.reporter;
+            reporter.send(match wait {
+                Wait::Holder(pid) => Event::Waiting { id, pid },
+                // Both of its streams as one: that is how its runner passes them on.
+                Wait::Log(bytes) => Event::Log {
+                    id,
+                    stream: LogStream::Stdout,
+                    bytes: bytes.to_vec(),
+                    at: reporter.elapsed(),
+                },
+            });
         };
         let store = self.solver.store;
         if self.vertex.ignore_cache {
@@ -131,15 +140,15 @@ impl Step<'_> {
 
     fn make(
         &self,
-        claim: Claim,
-        make: impl FnOnce() -> Result<Made, SolveError>,
+        mut claim: Claim,
+        make: impl FnOnce(&mut Claim) -> Result<Made, SolveError>,
     ) -> Result<Record, SolveError> {
         let _slot = self.slots.take();
         if let Some(id) = self.id {
             self.solver.reporter.started(id);
         }
         let start = Instant::now();
-        let made = make()?;
+        let made = make(&mut claim)?;
         let record = self.commit(claim, made, start.elapsed())?;
         if let Some(id) = self.id {
             self.solver.reporter.done(id);
