@@ -48,7 +48,9 @@ fn many_records_are_listed_found_and_pruned() {
     timed("listed", start);
     assert!(usage.len() >= records);
     assert_eq!(usage.iter().filter(|usage| usage.in_use).count(), 20);
-    assert_eq!(usage.iter().map(|usage| usage.size_bytes).sum::<u64>(), total);
+    // The database's log may have been folded in meanwhile.
+    let listed = usage.iter().map(|usage| usage.size_bytes).sum::<u64>();
+    assert!(listed.abs_diff(total) < total / 10 + (1 << 20), "{listed} and {total}");
     if kept.is_some() {
         return;
     }

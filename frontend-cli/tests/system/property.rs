@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use kiln::images::Images;
 use kiln::{Build, DockerfileSource, OutputSpec};
-use kiln_fixtures::Bases;
+use kiln_fixtures::{Bases, Context};
 
+use crate::kiln::Kiln;
 use crate::random::{Random, from_env};
 
 const PAIRS: u64 = 96;
@@ -63,6 +64,15 @@ fn a_cached_build_gives_what_a_build_from_nothing_gives() {
     eprintln!("{pairs} pairs: {hits} steps found, {runs} run, {failures} Dockerfiles that fail");
     assert!(hits > pairs && runs > pairs / 2, "the vocabulary gives hits and misses: {hits} and {runs}");
     assert!(failures < pairs / 4, "most build");
+}
+
+#[test]
+fn a_layer_that_is_there_twice_can_be_run_on() {
+    let Some(kiln) = Kiln::new("a layer twice") else { return };
+    let text = "FROM busybox\nCOPY a /d/\nRUN rm -r /d && mkdir /d && echo new > /d/b\nCOPY a /d/\nRUN ls /d > /list\n";
+    let context = Context::with_dockerfile(text).file("a", "a");
+    kiln.build(context.path(), &["-t", "twice", "."]);
+    assert_eq!(kiln.run(&["twice", "sh", "-c", "cat /list && ls /d"]), "a\nb\na\nb\n");
 }
 
 /// What a build gave.
