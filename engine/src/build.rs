@@ -166,6 +166,7 @@ pub struct Build {
     pub(crate) outputs: Vec<OutputSpec>,
     pub(crate) annotations: Vec<Annotation>,
     pub(crate) rewrite_timestamp: bool,
+    pub(crate) registry: Option<RegistryConfig>,
     pub(crate) lint: Vec<String>,
     limits: Option<Limits>,
     pub(crate) events: Arc<EventSink>,
@@ -238,6 +239,7 @@ impl Build {
             outputs: Vec::new(),
             annotations: Vec::new(),
             rewrite_timestamp: false,
+            registry: None,
             lint: Vec::new(),
             limits: None,
             events: Arc::new(|_| {}),
@@ -407,6 +409,12 @@ impl Build {
         self
     }
 
+    /// How registries are reached; as the environment and its files say unless it is given.
+    pub fn registry(mut self, config: RegistryConfig) -> Self {
+        self.registry = Some(config);
+        self
+    }
+
     /// Asks for an experimental lint rule by its name; `own` is all of kiln's own.
     pub fn lint(mut self, rule: impl Into<String>) -> Self {
         self.lint.push(rule.into());
@@ -464,7 +472,11 @@ impl Build {
         let root = self.root.clone().unwrap_or_else(default_root);
         let store = Store::open(&root)?;
         let env = |name: &str| std::env::var(name).ok();
-        let registry = Registry::new(RegistryConfig::load(&env)?)?;
+        let config = match &self.registry {
+            Some(config) => config.clone(),
+            None => RegistryConfig::load(&env)?,
+        };
+        let registry = Registry::new(config)?;
         let http = http::Client::from_env(&env, http::Retry::default());
         work(&Session {
             build: self,

@@ -32,6 +32,7 @@ pub(crate) struct Session<'a> {
 impl Session<'_> {
     pub(crate) fn run(&self) -> Result<BuildResult, Error> {
         let tags = self.tags()?;
+        output::check(&self.build.outputs, &tags)?;
         let prepared = context::prepare(self)?;
         let (name, text) = (prepared.dockerfile_name.clone(), prepared.dockerfile.clone());
         self.build_prepared(prepared, &tags).map_err(|error| error.in_dockerfile(&name, &text))

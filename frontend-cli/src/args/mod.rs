@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Download an image from a registry
     Pull(PullArgs),
+    /// Upload an image to a registry
+    Push(PushArgs),
     /// Remove one or more images
     Rmi(RmiArgs),
     /// Run a command in a new container
@@ -171,7 +173,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub load: bool,
-    /// Push the image to its registry (not there yet)
+    /// Push the image to its registry (as --output type=registry)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub push: bool,
@@ -205,6 +207,8 @@ pub(crate) struct BuildArgs {
     /// What the whole store may take, images and all (`50GB`, `30%` of the disk)
     #[arg(long, value_name = "SIZE")]
     pub max_size: Option<kiln::storage::Size>,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
     #[command(flatten)]
     pub legacy: LegacyArgs,
     /// PATH, URL or `-`
@@ -315,9 +319,34 @@ pub(crate) struct LogoutArgs {
     pub server: Option<String>,
 }
 
+/// `kiln push`.
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Push all tags of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Print only the name
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Push the image of one platform only
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How progress is shown: auto, plain, tty, rawjson, quiet, none
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub progress: String,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
+    /// Name, with a tag
+    #[arg(value_name = "NAME[:TAG]")]
+    pub name: String,
+}
+
 /// `kiln pull`.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
+    /// Pull all tags of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
     /// Print only the name
     #[arg(short, long)]
     pub quiet: bool,
@@ -327,6 +356,8 @@ pub(crate) struct PullArgs {
     /// How progress is shown: auto, plain, tty, rawjson, quiet, none
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub progress: String,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
     /// Name, with a tag or digest
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     pub name: String,
