@@ -194,11 +194,9 @@ impl Project {
                     .set_modified(found.modified().unwrap())
                     .unwrap();
             }
-            4 => {
-                if path.is_file() {
-                    let mode = [0o644, 0o755, 0o600, 0o4755][random.below(4)];
-                    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-                }
+            4 if path.is_file() => {
+                let mode = [0o644, 0o755, 0o600, 0o4755][random.below(4)];
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             }
             5 => {
                 let other = root.join(random.pick(&NAMES));
