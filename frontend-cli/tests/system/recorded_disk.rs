@@ -125,6 +125,14 @@ impl Mounted {
         Self { point }
     }
 
+    /// Whether the file system on `image` is sound by its own check once its journal was replayed.
+    pub fn is_sound(image: &Path) -> bool {
+        drop(Self::new(image));
+        let mut check = Command::new("e2fsck");
+        let status = check.args(["-f", "-n"]).arg(image).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.unwrap().success()
+    }
+
     pub fn path(&self) -> &Path {
         self.point.path()
     }
@@ -132,7 +140,11 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.point.path()).status();
+        let is_gone =
+            Command::new("umount").arg(self.point.path()).status().is_ok_and(|status| status.success());
+        if !is_gone {
+            let _ = Command::new("umount").arg("-l").arg(self.point.path()).status();
+        }
     }
 }
 
