@@ -1,5 +1,6 @@
 //! A [`Spec`] made ready for the child: every string NUL-terminated, every list allocated.
 
+use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -354,6 +355,15 @@ fn add_file(
     Ok(PlannedSource::File(files.len() - 1))
 }
 
+/// Two equal copies share a layer, and one tree may have both; overlayfs takes no directory twice. The topmost alone is the
+/// same tree: whatever the lower one shows or hides, the upper one does too.
+fn topmost_of_each(layers: &[PathBuf]) -> Vec<&PathBuf> {
+    let mut seen = HashSet::new();
+    let mut topmost: Vec<_> = layers.iter().rev().filter(|layer| seen.insert(layer.as_path())).collect();
+    topmost.reverse();
+    topmost
+}
+
 pub(crate) fn overlay(
     layers: &[PathBuf],
     upper: Option<(&PathBuf, &PathBuf)>,
@@ -369,6 +379,7 @@ pub(crate) fn overlay(
         }
         text
     };
+    let layers = topmost_of_each(layers);
     let mut options = b"lowerdir=".to_vec();
     for (index, layer) in layers.iter().rev().enumerate() {
         if index > 0 {
@@ -387,7 +398,7 @@ pub(crate) fn overlay(
     if marks == Marks::User {
         options.extend(b",userxattr");
     }
-    let target = upper.map(|(upper, _)| upper).or(layers.last());
+    let target = upper.map(|(upper, _)| upper).or(layers.last().copied());
     let target = target.ok_or_else(|| invalid("a mount", "it has no layers"))?;
     Ok(Overlay {
         layers: layers.iter().map(|layer| path("a layer", layer)).collect::<Result<_, _>>()?,

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use kiln_cache::{
-    CacheMount, CacheMountRequest, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
+    CacheMount, CacheMountRequest, Claim, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
 };
 use kiln_image::{Digest, Platform};
 use kiln_parser::CacheSharing;
@@ -75,7 +75,7 @@ pub(super) fn run(step: &Step<'_>, exec: &Exec) -> Result<Output, SolveError> {
     let root = step.snapshot(InputIndex(0))?;
     let mounted = mounted_contents(step, exec)?;
     let key = exec_key(exec, &step.vertex.platform, &root, &mounted);
-    step.find_or_make(key, &root, &|| facts(step, exec, &root), || make(step, exec, &root))
+    step.find_or_make(key, &root, &|| facts(step, exec, &root), |claim| make(step, exec, &root, claim))
 }
 
 /// What the key is made of, for explanations.
@@ -115,7 +115,7 @@ fn mounted_contents(step: &Step<'_>, exec: &Exec) -> Result<Vec<MountContents>, 
         .collect()
 }
 
-fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveError> {
+fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Result<Made, SolveError> {
     let solver = step.solver;
     let tree = layers::tree(solver, root)?;
     let draft = solver.store.draft_layer()?;
@@ -148,6 +148,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
     let (mut stdout, mut stderr) = (Clip::new(solver.log_limits), Clip::new(solver.log_limits));
     let mut tell = |stream, bytes: &[u8]| {
         log.push(bytes);
+        claim.log(bytes);
         if let Some(id) = step.id {
             let clip = if stream == LogStream::Stdout { &mut stdout } else { &mut stderr };
             let bytes = clip.shown(bytes, Instant::now());

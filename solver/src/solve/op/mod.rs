@@ -9,7 +9,7 @@ mod source;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kiln_cache::{Claim, Cost, LayerDraft, Lookup, NewRecord, Record, Space, StepKey};
+use kiln_cache::{Claim, Cost, LayerDraft, Lookup, NewRecord, Record, Space, StepKey, Wait};
 use kiln_image::ContentsDigest;
 use kiln_sandbox::Usage;
 
@@ -17,7 +17,7 @@ use super::forecast::Forecast;
 use super::layers::JoinFollower;
 use super::schedule::Slots;
 use super::{Outcome, Output, Snapshot, SolveError, Solver};
-use crate::event::{Event, StepId};
+use crate::event::{Event, LogStream, StepId};
 use crate::explain::Facts;
 use crate::graph::{CacheUse, GitSource, InputIndex, Op, Source, Vertex};
 
@@ -137,7 +137,7 @@ impl Step<'_> {
         key: StepKey,
         parent: &Snapshot,
         facts: &dyn Fn() -> Facts,
-        make: impl FnOnce() -> Result<Made, SolveError>,
+        make: impl FnOnce(&mut Claim) -> Result<Made, SolveError>,
     ) -> Result<Output, SolveError> {
         if let Some(forecast) = self.forecast {
             return forecast.look(self, key, facts());
@@ -161,10 +161,19 @@ impl Step<'_> {
 
     /// The record of `key` or the right to make it, as the vertex wants its results.
     pub(super) fn claim(&self, key: &StepKey) -> Result<Lookup, SolveError> {
-        let mut on_wait = |pid| {
-            if let Some(id) = self.id {
-                self.solver.reporter.send(Event::Waiting { id, pid });
-            }
+        let mut on_wait = |wait: Wait<'_>| {
+            let Some(id) = self.id else { return };
+            let reporter = &self.solver.reporter;
+            reporter.send(match wait {
+                Wait::Holder(pid) => Event::Waiting { id, pid },
+                // Both of its streams as one: that is how its runner passes them on.
+                Wait::Log(bytes) => Event::Log {
+                    id,
+                    stream: LogStream::Stdout,
+                    bytes: bytes.to_vec(),
+                    at: reporter.elapsed(),
+                },
+            });
         };
         let store = self.solver.store;
         let cache = self.vertex.cache;
@@ -193,9 +202,9 @@ impl Step<'_> {
 
     fn make(
         &self,
-        claim: Claim,
+        mut claim: Claim,
         facts: &dyn Fn() -> Facts,
-        make: impl FnOnce() -> Result<Made, SolveError>,
+        make: impl FnOnce(&mut Claim) -> Result<Made, SolveError>,
     ) -> Result<Record, SolveError> {
         let _slot = self.slots.take();
         if let Some(id) = self.id {
@@ -203,7 +212,7 @@ impl Step<'_> {
         }
         let key = *claim.key();
         let start = Instant::now();
-        let made = make();
+        let made = make(&mut claim);
         let duration = start.elapsed();
         if let Some(id) = self.id {
             self.solver.journal.note(id, &key, Outcome::Ran, duration);

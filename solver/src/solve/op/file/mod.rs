@@ -63,7 +63,7 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     let digests = Digests::of(&plan)?;
     let key = key_of(&plan, &digests, &planner.archives, &parent);
     let facts = || facts::facts(step, &plan, &digests, &planner.archives, &parent);
-    step.find_or_make(key, &parent, &facts, || {
+    step.find_or_make(key, &parent, &facts, |_| {
         let archives = match &planner.archives {
             Archives::Named(named) if !named.is_empty() => named,
             _ => return make(step, &plan, Some((&digests, format!("{:?}", file.actions)))),
@@ -91,7 +91,7 @@ pub(super) fn materialize(
     plan.finish()?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&plan, &digests, &Archives::Named(Vec::new()), &Snapshot::default());
-    let mut on_wait = |_| {};
+    let mut on_wait = |_: kiln_cache::Wait<'_>| {};
     let record = match step.solver.store.find_or_claim(&key, &mut on_wait, &step.solver.cancel)? {
         Lookup::Found(record) => record,
         Lookup::Missing(claim) => {

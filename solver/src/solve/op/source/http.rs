@@ -109,7 +109,7 @@ impl Source<'_> {
             }
             (Fetched::NotModified, None) => Err(self.gone()),
             (Fetched::Download(download), _) => {
-                let mut on_wait = |_| {};
+                let mut on_wait = |_: kiln_cache::Wait<'_>| {};
                 let claim = self.step.solver.store.claim(&key, &mut on_wait, &self.step.solver.cancel)?;
                 self.step.note(&key, Outcome::Ran);
                 self.timed(|| self.save(download, claim, None))
