@@ -23,6 +23,7 @@ mod bases;
 mod build;
 mod check;
 mod context;
+mod differences;
 mod epoch;
 mod error;
 mod frontend;
@@ -39,6 +40,7 @@ pub use build::{
     SecretSource, default_root,
 };
 pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
+pub use differences::{Change, FileDifference, StepDifference};
 pub use error::{Error, ErrorKind, ErrorLabel};
 pub use kiln_cache::{ImageRecord, Store, StoreError};
 pub use kiln_image::registry::{Kept, Login, Registry, RegistryConfig, Server, Verify};

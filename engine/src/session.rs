@@ -8,16 +8,18 @@ use std::sync::atomic::AtomicBool;
 
 use kiln_cache::Store;
 use kiln_image::registry::Registry;
-use kiln_image::{ImageRef, InvalidPlatform, InvalidReference, Platform, http};
+use kiln_image::{Digest, ImageRef, InvalidPlatform, InvalidReference, Platform, http};
 use kiln_parser::Warning;
 use kiln_solver::event::{Event, Reporter};
+use kiln_solver::graph::{Graph, VertexId};
 use kiln_solver::plan::{self, PlanRequest};
-use kiln_solver::solve::{Inputs, LogLimits, Output, Pulls, Sandbox, Secret, Solver};
+use kiln_solver::solve::{self, Inputs, LogLimits, Output, Pulls, Sandbox, Secret, SolveError, Solver};
 
 use crate::bases::Bases;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
+use crate::differences::StepDifference;
 use crate::output::ImageSet;
-use crate::{Error, assemble, check, context, epoch, frontend, output, ssh};
+use crate::{Error, assemble, check, context, differences, epoch, frontend, output, ssh};
 
 /// A running build: what was asked for and what it works with.
 pub(crate) struct Session<'a> {
@@ -80,19 +82,27 @@ impl Session<'_> {
             secrets: self.secrets()?,
             ssh: sockets(&agents),
         };
-        let solver = self.solver(inputs);
-        let outputs = match plans.as_slice() {
-            [plan] => solver.solve_all(&plan.graph, &[plan.result]),
+        let mut solver = self.solver(inputs);
+        let joined;
+        let (graph, results) = match plans.as_slice() {
+            [plan] => (&plan.graph, vec![plan.result]),
             plans => {
                 let (graph, results) = plan::join(plans);
-                solver.solve_all(&graph, &results)
+                joined = graph;
+                (&joined, results)
             }
         };
-        let outputs = outputs.map_err(|error| {
+        let explained = |error: SolveError| {
             let mut result = Error::from(error);
             context::explain_missing(&mut result, prepared.hidden.as_deref());
             result
-        })?;
+        };
+        let (outputs, differences) = if self.build.verify_reproducible {
+            let (outputs, differences) = self.solve_twice(&mut solver, graph, &results)?;
+            (outputs, Some(differences))
+        } else {
+            (solver.solve_all(graph, &results).map_err(explained)?, None)
+        };
         let mut images = Vec::with_capacity(plans.len());
         for (plan, output) in plans.iter().zip(&outputs) {
             let Output::Snapshot(snapshot) = output else {
@@ -110,7 +120,32 @@ impl Session<'_> {
             platform: images[0].platform.clone(),
             steps_cached,
             steps_run,
+            differences,
         })
+    }
+
+    /// Solves, and then once more beside all records; returns how the steps' results differ.
+    fn solve_twice(
+        &self,
+        solver: &mut Solver<'_>,
+        graph: &Graph,
+        results: &[VertexId],
+    ) -> Result<(Vec<Output>, Vec<StepDifference>), Error> {
+        let steps = solve::needed(graph, results);
+        let first = solver.solve_all(graph, &steps)?;
+        let mut again = graph.clone();
+        for vertex in again.node_weights_mut() {
+            vertex.name = format!("{} (again)", vertex.name);
+        }
+        let salt = format!("{} {:?}", std::process::id(), std::time::SystemTime::now());
+        solver.rehearsal = Some(Digest::of(salt.as_bytes()));
+        let second = solver.solve_all(&again, &steps);
+        solver.rehearsal = None;
+        let differences = differences::of_steps(self.store, graph, &steps, &first, &second?)?;
+        let outputs = results
+            .iter()
+            .filter_map(|result| steps.iter().position(|step| step == result).map(|at| first[at].clone()));
+        Ok((outputs.collect(), differences))
     }
 
     /// What to build for, each once; one `None` where nothing is asked for.
@@ -159,6 +194,7 @@ impl Session<'_> {
             max_parallelism: 0,
             log_limits: log_limits(),
             pulls: Pulls::default(),
+            rehearsal: None,
         }
     }
 

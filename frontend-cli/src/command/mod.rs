@@ -6,6 +6,7 @@ mod doctor;
 mod du;
 mod filter;
 mod history;
+mod image_filter;
 mod image_prune;
 mod images;
 mod inspect;

@@ -8,6 +8,7 @@ mod crash;
 mod interop;
 mod kiln;
 mod ordinary;
+mod outputs;
 mod registries;
 mod rootless;
 mod sharing;

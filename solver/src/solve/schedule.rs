@@ -173,7 +173,7 @@ fn inputs_of(graph: &Graph, id: VertexId) -> Vec<VertexId> {
 }
 
 /// What `targets` need, inputs before what needs them.
-fn needed(graph: &Graph, targets: &[VertexId]) -> Vec<VertexId> {
+pub fn needed(graph: &Graph, targets: &[VertexId]) -> Vec<VertexId> {
     let mut order = Vec::new();
     let mut seen = HashSet::new();
     for &target in targets {
