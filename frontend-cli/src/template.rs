@@ -80,8 +80,8 @@ impl Template {
         let mut parser = Parser { tokens: tokens.into_iter().peekable() };
         let (nodes, end) = parser.nodes().map_err(|problem| format!("template `{format}`: {problem}"))?;
         match end {
-            End::Input => Ok(Self(nodes)),
-            End::Else(_) | End::End => Err(format!("template `{format}`: an `end` or `else` of nothing")),
+            Stop::Input => Ok(Self(nodes)),
+            Stop::Else(_) | Stop::End => Err(format!("template `{format}`: an `end` or `else` of nothing")),
         }
     }
 
@@ -175,7 +175,8 @@ struct Parser {
     tokens: Peekable<std::vec::IntoIter<Token>>,
 }
 
-enum End {
+/// What a run of nodes stops at.
+enum Stop {
     Input,
     End,
     /// With what follows the word: nothing, or `if …`.
@@ -183,11 +184,11 @@ enum End {
 }
 
 impl Parser {
-    fn nodes(&mut self) -> Result<(Vec<Node>, End), String> {
+    fn nodes(&mut self) -> Result<(Vec<Node>, Stop), String> {
         let mut nodes = Vec::new();
         loop {
             match self.tokens.next() {
-                None => return Ok((nodes, End::Input)),
+                None => return Ok((nodes, Stop::Input)),
                 Some(Token::Text(text)) => nodes.push(Node::Text(text)),
                 Some(_) => {
                     let word = match self.tokens.peek() {
@@ -198,17 +199,17 @@ impl Parser {
                         "end" => {
                             self.tokens.next();
                             self.close()?;
-                            return Ok((nodes, End::End));
+                            return Ok((nodes, Stop::End));
                         }
                         "else" => {
                             self.tokens.next();
                             if self.tokens.next_if_eq(&Token::Word("if".into())).is_none() {
                                 self.close()?;
-                                return Ok((nodes, End::Else(None)));
+                                return Ok((nodes, Stop::Else(None)));
                             }
                             let condition = self.pipeline()?;
                             self.close()?;
-                            return Ok((nodes, End::Else(Some(condition))));
+                            return Ok((nodes, Stop::Else(Some(condition))));
                         }
                         _ => nodes.push(self.action(&word)?),
                     }
@@ -258,14 +259,14 @@ impl Parser {
     fn bodies(&mut self) -> Result<(Vec<Node>, Vec<Node>), String> {
         let (body, end) = self.nodes()?;
         match end {
-            End::Input => Err("an `end` is missing".to_owned()),
-            End::End => Ok((body, Vec::new())),
-            End::Else(Some(condition)) => {
+            Stop::Input => Err("an `end` is missing".to_owned()),
+            Stop::End => Ok((body, Vec::new())),
+            Stop::Else(Some(condition)) => {
                 let (inner, otherwise) = self.bodies()?;
                 Ok((body, vec![Node::If(condition, inner, otherwise)]))
             }
-            End::Else(None) => match self.nodes()? {
-                (otherwise, End::End) => Ok((body, otherwise)),
+            Stop::Else(None) => match self.nodes()? {
+                (otherwise, Stop::End) => Ok((body, otherwise)),
                 _ => Err("an `end` is missing".to_owned()),
             },
         }

@@ -100,8 +100,7 @@ impl Filter {
 /// Go's `path.Match` without character classes: `*` and `?` stand for anything but a slash.
 fn matches_glob(pattern: &str, text: &str) -> bool {
     let mut rest = text;
-    let mut pieces = pattern.char_indices();
-    while let Some((at, char)) = pieces.next() {
+    for (at, char) in pattern.char_indices() {
         match char {
             '*' => {
                 let after = &pattern[at + 1..];

@@ -217,7 +217,7 @@ fn a_step_that_makes_something_else_the_second_time_is_named_with_its_files() {
     let report = ended.stderr.split_once("not reproducible:\n").unwrap().1;
     assert!(report.contains("RUN mkdir /d"), "{report}");
     assert!(report.contains("    /d/random: contents\n"), "{report}");
-    assert!(!report.contains("/d/same") && !report.contains("/below"), "{report}");
+    assert!(!report.contains("    /d/same") && !report.contains("/below"), "{report}");
     // What was recorded is as it was.
     assert_eq!(kiln.run(&["same", "cat", "/d/random"]), made);
     let again = kiln.build(context.path(), &["-t", "third", "."]);
