@@ -163,11 +163,13 @@ pub struct Build {
     pub(crate) allow: Vec<String>,
     pub(crate) contexts: Vec<(String, String)>,
     pub(crate) secrets: Vec<(String, SecretSource)>,
+    pub(crate) allow_secret_in_layer: bool,
     pub(crate) ssh: Vec<(String, SshSource)>,
     pub(crate) outputs: Vec<OutputSpec>,
     pub(crate) annotations: Vec<Annotation>,
     pub(crate) rewrite_timestamp: bool,
     pub(crate) verify_reproducible: bool,
+    pub(crate) registry: Option<RegistryConfig>,
     pub(crate) lint: Vec<String>,
     limits: Option<Limits>,
     pub(crate) events: Arc<EventSink>,
@@ -238,11 +240,13 @@ impl Build {
             allow: Vec::new(),
             contexts: Vec::new(),
             secrets: Vec::new(),
+            allow_secret_in_layer: false,
             ssh: Vec::new(),
             outputs: Vec::new(),
             annotations: Vec::new(),
             rewrite_timestamp: false,
             verify_reproducible: false,
+            registry: None,
             lint: Vec::new(),
             limits: None,
             events: Arc::new(|_| {}),
@@ -376,6 +380,12 @@ impl Build {
         self
     }
 
+    /// Lets a step keep a secret that it was shown in its layer; else the build fails and names the file.
+    pub fn allow_secret_in_layer(mut self, allow: bool) -> Self {
+        self.allow_secret_in_layer = allow;
+        self
+    }
+
     /// A secret for `RUN --mount=type=secret`.
     pub fn secret(mut self, id: impl Into<String>, source: SecretSource) -> Self {
         self.secrets.push((id.into(), source));
@@ -415,6 +425,12 @@ impl Build {
     /// Runs all steps once more, beside the cache, and compares: see [`BuildResult::differences`].
     pub fn verify_reproducible(mut self, yes: bool) -> Self {
         self.verify_reproducible = yes;
+        self
+    }
+
+    /// How registries are reached; as the environment and its files say unless it is given.
+    pub fn registry(mut self, config: RegistryConfig) -> Self {
+        self.registry = Some(config);
         self
     }
 
@@ -475,7 +491,11 @@ impl Build {
         let root = self.root.clone().unwrap_or_else(default_root);
         let store = Store::open(&root)?;
         let env = |name: &str| std::env::var(name).ok();
-        let registry = Registry::new(RegistryConfig::load(&env)?)?;
+        let config = match &self.registry {
+            Some(config) => config.clone(),
+            None => RegistryConfig::load(&env)?,
+        };
+        let registry = Registry::new(config)?;
         let http = http::Client::from_env(&env, http::Retry::default());
         work(&Session {
             build: self,

@@ -182,6 +182,7 @@ impl From<SolveError> for Error {
             SolveError::Copy(_)
             | SolveError::MissingSecret { .. }
             | SolveError::MissingSsh { .. }
+            | SolveError::SecretInLayer { .. }
             | SolveError::Identity(_)
             | SolveError::Checksum { .. }
             | SolveError::GitChecksum { .. }

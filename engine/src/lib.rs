@@ -29,6 +29,7 @@ mod error;
 mod frontend;
 pub mod images;
 mod output;
+mod push;
 pub mod rootless;
 pub mod run;
 mod session;
@@ -43,7 +44,9 @@ pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
 pub use differences::{Change, FileDifference, StepDifference};
 pub use error::{Error, ErrorKind, ErrorLabel};
 pub use kiln_cache::{ImageRecord, Store, StoreError};
-pub use kiln_image::registry::{Kept, Login, Registry, RegistryConfig, Server, Verify};
+pub use kiln_image::registry::{
+    Kept, Login, Pushed, Registry, RegistryConfig, RegistryError, Server, Verify,
+};
 pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::lint::{RULES, Rule};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};

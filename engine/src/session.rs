@@ -34,6 +34,7 @@ pub(crate) struct Session<'a> {
 impl Session<'_> {
     pub(crate) fn run(&self) -> Result<BuildResult, Error> {
         let tags = self.tags()?;
+        output::check(&self.build.outputs, &tags)?;
         let prepared = context::prepare(self)?;
         let (name, text) = (prepared.dockerfile_name.clone(), prepared.dockerfile.clone());
         self.build_prepared(prepared, &tags).map_err(|error| error.in_dockerfile(&name, &text))
@@ -80,6 +81,7 @@ impl Session<'_> {
             contexts: prepared.contexts,
             images: bases.into_origins(),
             secrets: self.secrets()?,
+            allow_secret_in_layer: self.build.allow_secret_in_layer,
             ssh: sockets(&agents),
         };
         let mut solver = self.solver(inputs);

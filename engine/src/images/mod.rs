@@ -1,9 +1,10 @@
-//! The commands on images: pull, list, inspect, history, tag, remove, save, load.
+//! The commands on images: pull, push, list, inspect, history, tag, remove, save, load.
 
 mod archive;
 mod inspect;
 mod layers;
 mod pull;
+mod push;
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -13,11 +14,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kiln_cache::{ImageRecord, Store};
 use kiln_image::oci::{self, ImageConfig};
+use kiln_image::registry::Registry;
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::event::EventSink;
 
 pub use inspect::HistoryEntry;
 pub(crate) use layers::{add as add_layer, ensure};
+pub use push::PushedImage;
 
 use crate::storage::{ImageRule, Keep, Limits, Prune, RemovedBy, UsageKind};
 use crate::{Error, ErrorKind, default_root};
@@ -59,11 +62,27 @@ impl Images {
         &self,
         name: &str,
         platform: Option<&Platform>,
+        registry: &Registry,
         events: Arc<EventSink>,
         cancel: &Arc<AtomicBool>,
     ) -> Result<ImageRecord, Error> {
         let host = Platform::host();
-        pull::pull(&self.store, &parse(name)?, platform.unwrap_or(&host), events, cancel)
+        pull::pull(&self.store, &parse(name)?, platform.unwrap_or(&host), registry, events, cancel)
+    }
+
+    /// Pushes what `name` stands for to its registry: of several platforms the one asked for, else an index of all.
+    ///
+    /// # Errors
+    /// There is none; registry, store.
+    pub fn push(
+        &self,
+        name: &ImageRef,
+        platform: Option<&Platform>,
+        registry: &Registry,
+        events: Arc<EventSink>,
+        cancel: &Arc<AtomicBool>,
+    ) -> Result<PushedImage, Error> {
+        push::push(self, name, platform, registry, events, cancel)
     }
 
     /// All images, newest first.

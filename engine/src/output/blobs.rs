@@ -16,12 +16,14 @@ use kiln_image::layer::{
     UNCOMPRESSED_SIZE_ANNOTATION,
 };
 use kiln_image::oci::Descriptor;
+use kiln_image::registry::Push;
 use kiln_image::{DiffId, Digest};
 use kiln_solver::solve::{Snapshot, Solver};
 use serde::{Deserialize, Serialize};
 
 use super::options::{ImageOptions, LayerCompression, MediaTypes};
 use crate::assemble::{Assembled, to_json};
+use crate::push::{SentBlob, Source};
 use crate::{Error, ErrorKind};
 
 /// So many layers are compressed at once; each uses all processors.
@@ -35,6 +37,17 @@ pub(super) struct PackedLayer {
     pub(super) descriptor: Descriptor,
     /// The layer in the store that it was made of.
     pub(super) made_of: Layer,
+    /// Where its bytes are.
+    pub(super) source: Source,
+}
+
+/// What blobs are made for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    /// They are read from the store.
+    Store,
+    /// They go to a registry. Layers of bases need not come here for that, and new ones may go while they are made.
+    Push(&'a Push),
 }
 
 /// How layers are written.
@@ -52,6 +65,7 @@ pub(super) fn pack(
     solver: &Solver<'_>,
     image: &Assembled,
     options: &ImageOptions,
+    purpose: Purpose<'_>,
 ) -> Result<Vec<PackedLayer>, Error> {
     // Without an epoch there is nothing to rewrite to (FEATURES RP3).
     let times = match image.epoch.filter(|_| options.rewrite_timestamp) {
@@ -79,7 +93,8 @@ pub(super) fn pack(
                     else {
                         return;
                     };
-                    let packer = Packer { solver, layer, diff_id: image.diff_ids[index], settings };
+                    let diff_id = image.diff_ids[index];
+                    let packer = Packer { solver, layer, diff_id, settings, purpose };
                     let packed = packer.pack();
                     if packed.is_err() {
                         next.store(count, Ordering::Relaxed);
@@ -109,6 +124,7 @@ struct Packer<'a> {
     layer: &'a Layer,
     diff_id: DiffId,
     settings: Settings,
+    purpose: Purpose<'a>,
 }
 
 /// A blob and what it holds; kept in the store as JSON where that does not follow from what it was made of.
@@ -136,6 +152,9 @@ impl Packer<'_> {
         let (compression, blob) = match self.pulled_blob()? {
             Some(found) => found,
             None => {
+                if let Some(layer) = self.elsewhere() {
+                    return Ok(layer);
+                }
                 self.fetch()?;
                 let gone = || {
                     Error::new(ErrorKind::Environment, format!("layer {} is not in the store", self.diff_id))
@@ -144,9 +163,7 @@ impl Packer<'_> {
                 self.pulled_blob()?.ok_or_else(gone)?
             }
         };
-        let is_as_wanted =
-            compression == self.settings.compression && compression != LayerCompression::Estargz;
-        if !self.settings.force || is_as_wanted {
+        if self.is_as_wanted(compression) {
             return Ok(self.packed(compression, self.whole(blob)?));
         }
         // Not what others get who do not force it.
@@ -158,6 +175,35 @@ impl Packer<'_> {
         Ok(self.packed(self.settings.compression, made))
     }
 
+    /// Whether a base image's layer that is compressed so may stay as it is.
+    fn is_as_wanted(&self, compression: LayerCompression) -> bool {
+        let is_the_same =
+            compression == self.settings.compression && compression != LayerCompression::Estargz;
+        !self.settings.force || is_the_same
+    }
+
+    /// A base image's layer that is in a registry and need not come here to go to another one.
+    fn elsewhere(&self) -> Option<PackedLayer> {
+        let Purpose::Push(_) = self.purpose else { return None };
+        let (descriptor, image) = self.solver.pulls.descriptor(self.layer)?;
+        let compression = compression_of(&descriptor.media_type);
+        if !self.is_as_wanted(compression) {
+            return None;
+        }
+        let Descriptor { digest, size, .. } = descriptor;
+        let made = Made { diff_id: self.diff_id, digest, size, annotations: BTreeMap::new() };
+        Some(PackedLayer { source: Source::Registry(image?), ..self.packed(compression, made) })
+    }
+
+    /// A new blob of the store.
+    fn writer(&self) -> Result<SentBlob<'_>, Error> {
+        let ahead = match self.purpose {
+            Purpose::Store => None,
+            Purpose::Push(push) => Some(push),
+        };
+        Ok(SentBlob::new(self.solver.store.blob_writer()?, ahead))
+    }
+
     fn packed(&self, compression: LayerCompression, made: Made) -> PackedLayer {
         let descriptor = Descriptor {
             media_type: self.settings.media_types.layer(compression).to_owned(),
@@ -166,7 +212,7 @@ impl Packer<'_> {
             annotations: made.annotations,
             platform: None,
         };
-        PackedLayer { diff_id: made.diff_id, descriptor, made_of: *self.layer }
+        PackedLayer { diff_id: made.diff_id, descriptor, made_of: *self.layer, source: Source::Store }
     }
 
     /// What the store calls a blob that is made so.
@@ -221,10 +267,10 @@ impl Packer<'_> {
             LayerCompression::Gzip => Compression::Gzip,
             LayerCompression::Zstd => Compression::Zstd,
             LayerCompression::Estargz => {
-                let mut writer = StargzWriter::new(store.blob_writer()?, self.settings.level)?;
+                let mut writer = StargzWriter::new(self.writer()?, self.settings.level)?;
                 body(&mut writer)?;
                 let (writer, known) = writer.finish().map_err(at)?;
-                let (digest, size) = writer.finish(None)?;
+                let (digest, size) = writer.finish()?;
                 let annotations = BTreeMap::from([
                     (TOC_DIGEST_ANNOTATION.to_owned(), known.toc_digest.to_string()),
                     (UNCOMPRESSED_SIZE_ANNOTATION.to_owned(), known.uncompressed_bytes.to_string()),
@@ -232,9 +278,9 @@ impl Packer<'_> {
                 return self.remember(how, Made { diff_id: known.diff_id, digest, size, annotations });
             }
         };
-        let mut writer = layer::compress(store.blob_writer()?, compression, self.settings.level)?;
+        let mut writer = layer::compress(self.writer()?, compression, self.settings.level)?;
         let diff_id = body(&mut writer)?;
-        let (digest, size) = writer.finish().map_err(at)?.finish(None)?;
+        let (digest, size) = writer.finish().map_err(at)?.finish()?;
         self.remember(how, Made { diff_id, digest, size, annotations: BTreeMap::new() })
     }
 

@@ -8,10 +8,11 @@ use kiln_solver::event::Event;
 use kiln_solver::solve::Solver;
 
 use super::ImageSet;
-use super::blobs::{self, PackedLayer};
+use super::blobs::{self, PackedLayer, Purpose};
 use super::options::{AnnotationTarget, ImageOptions};
 use crate::Error;
 use crate::assemble::{Assembled, to_json};
+use crate::push::{Blob, Lenders, Shipment, Source};
 
 /// One image: its documents, and layers that are blobs of the store.
 #[derive(Clone, Debug)]
@@ -44,6 +45,17 @@ impl Content {
         set: ImageSet,
         options: &ImageOptions,
     ) -> Result<Self, Error> {
+        Self::pack_for(solver, images, set, options, Purpose::Store)
+    }
+
+    /// As [`Content::pack`], for what is done with them.
+    pub(super) fn pack_for(
+        solver: &Solver<'_>,
+        images: &[Assembled],
+        set: ImageSet,
+        options: &ImageOptions,
+        purpose: Purpose<'_>,
+    ) -> Result<Self, Error> {
         options.check()?;
         let notes = Notes { options, set };
         notes.check(images)?;
@@ -57,7 +69,7 @@ impl Content {
             solver.reporter.send(Event::Warning { rule: None, message, span: None });
         }
         let images: Vec<Packed> =
-            images.iter().map(|image| pack_one(solver, image, &notes)).collect::<Result<_, _>>()?;
+            images.iter().map(|image| pack_one(solver, image, &notes, purpose)).collect::<Result<_, _>>()?;
         let described = |image: &Packed| Descriptor {
             platform: Some(PlatformSpec::from(&image.platform)),
             annotations: notes.of(AnnotationTarget::ManifestDescriptor, Some(&image.platform)),
@@ -77,6 +89,31 @@ impl Content {
         Ok(Self { top, index: Some(index), images })
     }
 
+    /// All of it for a registry.
+    pub(super) fn shipment(&self, solver: &Solver<'_>, lenders: &Lenders) -> Shipment {
+        let mut shipment = Shipment::default();
+        for image in &self.images {
+            shipment.add(Blob {
+                descriptor: image.config.clone(),
+                source: Source::Bytes(image.config_bytes.as_slice().into()),
+                lenders: lenders.of_config(&image.config.digest),
+            });
+            for layer in &image.layers {
+                let origin = solver.pulls.descriptor(&layer.made_of);
+                let base = origin.filter(|(known, _)| known.digest == layer.descriptor.digest);
+                let base = base.and_then(|(_, image)| image);
+                shipment.add(Blob {
+                    descriptor: layer.descriptor.clone(),
+                    source: layer.source.clone(),
+                    lenders: base.into_iter().chain(lenders.of_layer(layer.made_of.id)).collect(),
+                });
+            }
+            shipment.manifests.push((image.manifest.clone(), image.manifest_bytes.clone()));
+        }
+        shipment.manifests.extend(self.index.clone().map(|index| (self.top.clone(), index)));
+        shipment
+    }
+
     /// The documents, those that others name before those that name them.
     pub(super) fn documents(&self) -> impl Iterator<Item = (&Descriptor, &[u8])> {
         let of_images = self.images.iter().flat_map(|image| {
@@ -91,8 +128,13 @@ impl Content {
     }
 }
 
-fn pack_one(solver: &Solver<'_>, image: &Assembled, notes: &Notes<'_>) -> Result<Packed, Error> {
-    let layers = blobs::pack(solver, image, notes.options)?;
+fn pack_one(
+    solver: &Solver<'_>,
+    image: &Assembled,
+    notes: &Notes<'_>,
+    purpose: Purpose<'_>,
+) -> Result<Packed, Error> {
+    let layers = blobs::pack(solver, image, notes.options, purpose)?;
     let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
     let config_bytes = if diff_ids == image.diff_ids {
         image.config_bytes.clone()

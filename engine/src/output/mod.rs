@@ -14,7 +14,7 @@ use std::path::Path;
 
 use kiln_image::oci::Descriptor;
 use kiln_image::{Digest, ImageRef, InvalidReference};
-use kiln_solver::event::Event;
+use kiln_solver::event::{Event, StepId};
 use kiln_solver::solve::Solver;
 
 pub use options::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};
@@ -22,6 +22,7 @@ pub use options::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, 
 use crate::Error;
 use crate::assemble::Assembled;
 use crate::build::{DockerTarget, OutputSpec};
+use crate::push::{self, Lenders, Shipper, Tagging, Transport};
 use crate::session::Session;
 use content::Content;
 
@@ -58,12 +59,15 @@ pub(crate) fn export(
         [] => &default,
         outputs => outputs,
     };
-    let mut exporter = Exporter { session, solver, images, set, tags, exported: Exported::default() };
+    let mut exported = Exported::default();
     for output in outputs {
         let Some(name) = step_name(output) else { continue };
         let step = session.reporter.step(name, Vec::new());
         session.reporter.started(step);
-        match exporter.export(output) {
+        let mut exporter = Exporter { session, solver, images, set, tags, step, exported };
+        let made = exporter.export(output);
+        exported = exporter.exported;
+        match made {
             Ok(()) => session.reporter.done(step),
             Err(error) => {
                 session.reporter.failed(step, error.to_string());
@@ -71,7 +75,23 @@ pub(crate) fn export(
             }
         }
     }
-    Ok(exporter.exported)
+    Ok(exported)
+}
+
+/// Refuses, before anything is built, what would only turn out after it.
+pub(crate) fn check(outputs: &[OutputSpec], tags: &[ImageRef]) -> Result<(), Error> {
+    let goes_nowhere = |output: &OutputSpec| match output {
+        OutputSpec::Image { options } => options.push && options.names.is_empty(),
+        _ => false,
+    };
+    match tags.is_empty() && outputs.iter().any(goes_nowhere) {
+        true => Err(no_target()),
+        false => Ok(()),
+    }
+}
+
+fn no_target() -> Error {
+    Error::user("tag is needed when pushing to registry").hinted("name the image with `-t registry/name:tag`")
 }
 
 fn step_name(output: &OutputSpec) -> Option<&'static str> {
@@ -92,6 +112,8 @@ struct Exporter<'a> {
     images: &'a [Assembled],
     set: ImageSet,
     tags: &'a [ImageRef],
+    /// Of the output that is being made.
+    step: StepId,
     exported: Exported,
 }
 
@@ -113,12 +135,15 @@ impl Exporter<'_> {
 
     fn image(&mut self, options: &ImageOptions) -> Result<(), Error> {
         let options = self.with_annotations(options);
+        if options.push {
+            return self.push(&options);
+        }
         let images = self.dated(&options)?;
         if !options.wants_manifest() {
             let names = self.names(&options, None)?;
             if !options.no_store {
                 for image in images.iter() {
-                    store::export(self.solver, image, None, &names)?;
+                    store::export(self.solver, image, None, &names, None)?;
                 }
                 self.exported.names.extend(names);
             }
@@ -128,7 +153,33 @@ impl Exporter<'_> {
         let names = self.names(&options, Some(&content.top.digest))?;
         if !options.no_store {
             for (image, packed) in images.iter().zip(&content.images) {
-                store::export(self.solver, image, Some(packed), &names)?;
+                store::export(self.solver, image, Some(packed), &names, None)?;
+            }
+            self.exported.names.extend(names);
+        }
+        self.note(&content);
+        Ok(())
+    }
+
+    /// Compresses and sends at once. What of the bases the registry has, or can have from elsewhere, never comes here.
+    fn push(&mut self, options: &ImageOptions) -> Result<(), Error> {
+        let Session { registry, reporter, cancel, .. } = *self.session;
+        let targets = self.names(options, None)?;
+        let first = targets.first().ok_or_else(no_target)?;
+        let transport = if options.registry_insecure { Transport::Insecure } else { Transport::AsConfigured };
+        let tagging = if options.push_by_digest { Tagging::ByDigest } else { Tagging::Tagged };
+        let images = self.dated(options)?;
+        let push = push::target(registry, first, transport, cancel)?;
+        let content =
+            Content::pack_for(self.solver, &images, self.set, options, blobs::Purpose::Push(&push))?;
+        let (store, step) = (self.session.store, self.step);
+        let shipper = Shipper { store, registry, reporter, step, transport, tagging, cancel };
+        let lenders = Lenders::of(store.images()?);
+        shipper.ship(&content.shipment(self.solver, &lenders), &targets)?;
+        if !options.no_store {
+            let names = self.names(options, Some(&content.top.digest))?;
+            for (image, packed) in images.iter().zip(&content.images) {
+                store::export(self.solver, image, Some(packed), &names, Some(content.top.digest))?;
             }
             self.exported.names.extend(names);
         }

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kiln_cache::{ImageRecord, LayerId};
-use kiln_image::ImageRef;
+use kiln_image::{Digest, ImageRef};
 use kiln_solver::solve::Solver;
 
 use super::content::Packed;
@@ -11,15 +11,20 @@ use crate::assemble::Assembled;
 use crate::{Error, images};
 
 /// Stores the config and points every name at the image. `packed` is the image as it is shipped, where that was made:
-/// its manifest is kept, and its layers where they are others than the build's.
+/// its manifest is kept, and its layers where they are others than the build's. `pushed` is what its names stand for in
+/// their registries, where it was pushed.
 pub(super) fn export(
     solver: &Solver<'_>,
     image: &Assembled,
     packed: Option<&Packed>,
     names: &[ImageRef],
+    pushed: Option<Digest>,
 ) -> Result<(), Error> {
-    // An image in the store can be run and built upon without its registry.
-    solver.ensure_layers(&image.snapshot)?;
+    // An image in the store can be run and built upon without its registry. Of one that was just pushed there, what
+    // never came here need not come now.
+    if pushed.is_none() {
+        solver.ensure_layers(&image.snapshot)?;
+    }
     let store = solver.store;
     let (config, manifest, layers) = match packed {
         Some(packed) => {
@@ -42,7 +47,7 @@ pub(super) fn export(
             platform: image.platform.clone(),
             config,
             manifest,
-            remote_digest: None,
+            remote_digest: pushed,
             layers: layers.clone(),
             tagged_at: now.as_secs(),
             size_bytes,

@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Download an image from a registry
     Pull(PullArgs),
+    /// Upload an image to a registry
+    Push(PushArgs),
     /// Remove one or more images
     Rmi(RmiArgs),
     /// Run a command in a new container
@@ -130,6 +132,9 @@ pub(crate) struct BuildArgs {
     /// A secret for the build (`id=mysecret[,src=/path][,env=NAME]`)
     #[arg(long = "secret", value_name = "SECRET", allow_hyphen_values = true)]
     pub secrets: Vec<String>,
+    /// Keep a layer in which a step has left a secret; else the build fails and names the file
+    #[arg(long)]
+    pub allow_secret_in_layer: bool,
     /// An ssh agent or keys for the build (`default|id[=socket|key[,key]]`)
     #[arg(long, value_name = "SSH", allow_hyphen_values = true)]
     pub ssh: Vec<String>,
@@ -175,7 +180,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub load: bool,
-    /// Push the image to its registry (not there yet)
+    /// Push the image to its registry (as --output type=registry)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub push: bool,
@@ -209,6 +214,8 @@ pub(crate) struct BuildArgs {
     /// What the whole store may take, images and all (`50GB`, `30%` of the disk)
     #[arg(long, value_name = "SIZE")]
     pub max_size: Option<kiln::storage::Size>,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
     #[command(flatten)]
     pub legacy: LegacyArgs,
     /// PATH, URL or `-`
@@ -319,9 +326,34 @@ pub(crate) struct LogoutArgs {
     pub server: Option<String>,
 }
 
+/// `kiln push`.
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Push all tags of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Print only the name
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Push the image of one platform only
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How progress is shown: auto, plain, tty, rawjson, quiet, none
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub progress: String,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
+    /// Name, with a tag
+    #[arg(value_name = "NAME[:TAG]")]
+    pub name: String,
+}
+
 /// `kiln pull`.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
+    /// Pull all tags of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
     /// Print only the name
     #[arg(short, long)]
     pub quiet: bool,
@@ -331,6 +363,8 @@ pub(crate) struct PullArgs {
     /// How progress is shown: auto, plain, tty, rawjson, quiet, none
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub progress: String,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
     /// Name, with a tag or digest
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     pub name: String,

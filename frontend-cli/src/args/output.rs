@@ -96,9 +96,6 @@ impl Fields<'_> {
             let is_known = options.set(key, value).map_err(|error| self.problem(&error))?;
             self.must_be_known(key, is_known)?;
         }
-        if options.push || options.push_by_digest {
-            return Err(format!("--output {}: pushing is not there yet", self.text));
-        }
         Ok(options)
     }
 
@@ -208,6 +205,5 @@ mod tests {
             read("type=oci,compression=lzma"),
             "--output type=oci,compression=lzma: unknown compression `lzma` (there are gzip, zstd, estargz and uncompressed)"
         );
-        assert_eq!(read("type=image,push=true"), "--output type=image,push=true: pushing is not there yet");
     }
 }

@@ -22,7 +22,6 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     if call.method != Method::Build {
         return super::check::run(request(args, root, &[])?, call, mode);
     }
-    not_there_yet(args)?;
     let outputs = outputs(args)?;
     let build = request(args, root, &outputs)?;
     for flag in args.legacy.ignored() {
@@ -150,6 +149,7 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
         let (name, value) = pair::context(text)?;
         build = build.named_context(name, value);
     }
+    build = build.allow_secret_in_layer(args.allow_secret_in_layer);
     for text in &args.secrets {
         let (id, source) = secret::parse(text, &super::env)?;
         build = build.secret(id, source);
@@ -175,21 +175,27 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
         limits.max_size = Some(size);
         build = build.limits(limits);
     }
-    build = args.lint.iter().fold(build, Build::lint);
+    build = args.lint.iter().fold(build, Build::lint).registry(args.registry.config()?);
     Ok(outputs.iter().cloned().fold(build, Build::output))
-}
-
-fn not_there_yet(args: &BuildArgs) -> Result<(), Failure> {
-    if args.push {
-        return Err(Failure::usage("--push is not there yet")
-            .with_hint("write an archive with `-o type=oci,dest=FILE` and push that"));
-    }
-    Ok(())
 }
 
 fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
     let mut outputs: Vec<_> =
         args.outputs.iter().map(|text| output::parse(text)).collect::<Result<_, _>>()?;
+    if args.push {
+        let image = outputs.iter_mut().find_map(|output| match output {
+            OutputSpec::Image { options } => Some(options),
+            _ => None,
+        });
+        match image {
+            Some(options) => options.push = true,
+            None => {
+                let mut options = ImageOptions::default();
+                options.push = true;
+                outputs.push(OutputSpec::Image { options });
+            }
+        }
+    }
     let is_loaded = outputs
         .iter()
         .any(|output| matches!(output, OutputSpec::Docker { to: DockerTarget::Engine { .. }, .. }));

@@ -15,6 +15,7 @@ mod login;
 mod logout;
 mod prune;
 mod pull;
+mod push;
 mod rmi;
 mod run;
 mod save;
@@ -57,6 +58,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Logout(args) => logout::run(&args),
         Command::Prune(args) => prune::run(&args, &storage(root)?),
         Command::Pull(args) => pull::run(&args, root),
+        Command::Push(args) => push::run(&args, root),
         Command::Rmi(args) => rmi::run(&args, &open(root)?),
         Command::Run(args) => run::run(*args, root),
         Command::Save(args) => save::run(&args, root),

@@ -89,6 +89,14 @@ pub enum SolveError {
         /// Its id.
         id: String,
     },
+    /// A step has left a secret in a file of its layer.
+    #[error("the secret `{id}` is in the layer: {} has it", path.display())]
+    SecretInLayer {
+        /// Its id.
+        id: String,
+        /// The file, from the image's root.
+        path: PathBuf,
+    },
     /// `--mount=type=ssh,required=true` and no such agent was given.
     #[error("no ssh agent `{id}` was given to the build")]
     MissingSsh {
@@ -251,6 +259,9 @@ impl SolveError {
                     .into(),
             ),
             Self::MissingSecret { id } => Some(format!("give it with `--secret id={id},src=FILE`")),
+            Self::SecretInLayer { .. } => {
+                Some("everybody with the image could read it; if that is meant, give --allow-secret-in-layer".into())
+            }
             Self::NoGit { .. } => {
                 Some("install git, or fetch the repository first and give the directory".into())
             }

@@ -55,6 +55,8 @@ pub struct Inputs {
     pub images: HashMap<Digest, ImageOrigin>,
     /// Secrets by id.
     pub secrets: HashMap<String, Secret>,
+    /// A step's layer may hold a secret that the step was shown.
+    pub allow_secret_in_layer: bool,
     /// ssh agent sockets by id.
     pub ssh: HashMap<String, PathBuf>,
 }

@@ -20,6 +20,7 @@ use kiln_sandbox::{
 use rustix::fs::{AtFlags, CWD, Mode};
 
 use super::log::{Clip, Log};
+use super::secrets::{Leak, Masked, Shown};
 use super::{Made, Step, file};
 use crate::event::{Event, LogStream};
 use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
@@ -122,13 +123,10 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
     };
     let mut log = Log::default();
     let (mut stdout, mut stderr) = (Clip::new(solver.log_limits), Clip::new(solver.log_limits));
-    let mut output = |stream, bytes: &[u8]| {
+    let mut tell = |stream, bytes: &[u8]| {
         log.push(bytes);
         if let Some(id) = step.id {
-            let (stream, clip) = match stream {
-                kiln_sandbox::Output::Stdout => (LogStream::Stdout, &mut stdout),
-                kiln_sandbox::Output::Stderr => (LogStream::Stderr, &mut stderr),
-            };
+            let clip = if stream == LogStream::Stdout { &mut stdout } else { &mut stderr };
             let bytes = clip.shown(bytes, Instant::now());
             if !bytes.is_empty() {
                 let at = solver.reporter.elapsed();
@@ -136,7 +134,19 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
             }
         }
     };
+    let secrets = prepared.secrets;
+    let mut masked = [Masked::new(&secrets), Masked::new(&secrets)];
+    let mut output = |stream, bytes: &[u8]| match stream {
+        kiln_sandbox::Output::Stdout => tell(LogStream::Stdout, &masked[0].push(bytes)),
+        kiln_sandbox::Output::Stderr => tell(LogStream::Stderr, &masked[1].push(bytes)),
+    };
     let exit = solver.executor.run(&spec, &mut output, &solver.cancel)?;
+    for (stream, masked) in [LogStream::Stdout, LogStream::Stderr].into_iter().zip(&mut masked) {
+        let rest = masked.end();
+        if !rest.is_empty() {
+            tell(stream, &rest);
+        }
+    }
     let code = match exit.status {
         ExitStatus::Code(code) => code,
         ExitStatus::Signal(signal) => 128 + signal,
@@ -150,6 +160,13 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
             shortage: shortage(solver, exit.oom_killed),
             span: step.vertex.span,
         });
+    }
+    if !solver.inputs.allow_secret_in_layer {
+        let root = draft.fs();
+        let leak = secrets.search(&root).map_err(|source| SolveError::Io { path: root, source })?;
+        if let Some(Leak { id, path }) = leak {
+            return Err(SolveError::SecretInLayer { id, path });
+        }
     }
     // Mounts are given back before others may see the result.
     drop(prepared.guards);
@@ -209,6 +226,7 @@ struct Prepared {
     mounts: Vec<Mount>,
     env: Vec<OsString>,
     guards: Vec<Guard>,
+    secrets: Shown,
 }
 
 /// Kept for its drop.
@@ -272,6 +290,7 @@ impl Prepared {
                     }
                     return Ok(());
                 };
+                self.secrets.add(id, &secret.0);
                 if let Some(name) = env {
                     use std::os::unix::ffi::OsStringExt as _;
                     let mut variable = name.clone().into_bytes();

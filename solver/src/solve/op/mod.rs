@@ -4,6 +4,7 @@ pub(super) mod exec;
 pub(super) mod file;
 mod git;
 pub(super) mod log;
+mod secrets;
 mod source;
 
 use std::time::{Duration, Instant};
