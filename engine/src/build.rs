@@ -14,6 +14,7 @@ use kiln_image::{Digest, ImageRef, Platform, http};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
 
+use crate::differences::StepDifference;
 use crate::output::{Annotation, ImageOptions, TreeOptions};
 use crate::session::Session;
 use crate::storage::{self, Limits};
@@ -172,6 +173,7 @@ pub struct Build {
     pub(crate) outputs: Vec<OutputSpec>,
     pub(crate) annotations: Vec<Annotation>,
     pub(crate) rewrite_timestamp: bool,
+    pub(crate) verify_reproducible: bool,
     pub(crate) registry: Option<RegistryConfig>,
     pub(crate) lint: Vec<String>,
     limits: Option<Limits>,
@@ -202,6 +204,8 @@ pub struct BuildResult {
     pub manifest: Option<Descriptor>,
     /// The names it has in the store.
     pub names: Vec<ImageRef>,
+    /// Steps that made something else the second time; `None` where that was not asked for.
+    pub differences: Option<Vec<StepDifference>>,
     /// Its platform, the first one of several.
     pub platform: Platform,
     /// Steps that were found.
@@ -250,6 +254,7 @@ impl Build {
             outputs: Vec::new(),
             annotations: Vec::new(),
             rewrite_timestamp: false,
+            verify_reproducible: false,
             registry: None,
             lint: Vec::new(),
             limits: None,
@@ -434,6 +439,12 @@ impl Build {
     /// Writes later times in new layers as `SOURCE_DATE_EPOCH`, in every output that is an image.
     pub fn rewrite_timestamp(mut self, yes: bool) -> Self {
         self.rewrite_timestamp = yes;
+        self
+    }
+
+    /// Runs all steps once more, beside the cache, and compares: see [`BuildResult::differences`].
+    pub fn verify_reproducible(mut self, yes: bool) -> Self {
+        self.verify_reproducible = yes;
         self
     }
 

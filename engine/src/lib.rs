@@ -23,6 +23,7 @@ mod bases;
 mod build;
 mod check;
 mod context;
+mod differences;
 mod epoch;
 mod error;
 mod explain;
@@ -44,6 +45,7 @@ pub use build::{
     SecretSource, default_root,
 };
 pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
+pub use differences::{Change, FileDifference, StepDifference};
 pub use error::{Error, ErrorKind, ErrorLabel};
 pub use explain::Explanation;
 pub use forecast::{ForecastReport, ForecastStep};

@@ -9,20 +9,23 @@ use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{LayerDraft, Store};
 use kiln_image::registry::Registry;
-use kiln_image::{ImageRef, InvalidPlatform, InvalidReference, Platform, http};
+use kiln_image::{Digest, ImageRef, InvalidPlatform, InvalidReference, Platform, http};
 use kiln_parser::Warning;
 use kiln_sandbox::Binfmt;
 use kiln_solver::event::{Event, Reporter};
 use kiln_solver::graph::{Graph, VertexId};
 use kiln_solver::plan::{self, Plan, PlanRequest};
-use kiln_solver::solve::{Inputs, Journal, LogLimits, Output, Pulls, Sandbox, Secret, Solver};
+use kiln_solver::solve::{
+    self, Inputs, Journal, LogLimits, Output, Pulls, Sandbox, Secret, SolveError, Solver,
+};
 
 use crate::bases::Bases;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
+use crate::differences::StepDifference;
 use crate::history::Account;
 use crate::lock::Pins;
 use crate::output::ImageSet;
-use crate::{Error, assemble, check, context, epoch, frontend, output, ssh};
+use crate::{Error, assemble, check, context, differences, epoch, frontend, output, ssh};
 
 /// A running build: what was asked for and what it works with.
 pub(crate) struct Session<'a> {
@@ -57,13 +60,19 @@ impl Session<'_> {
     fn build_prepared(&self, prepared: context::Prepared, tags: &[ImageRef]) -> Result<BuildResult, Error> {
         let set = self.image_set(&self.platforms()?)?;
         let planned = self.planned(prepared)?;
-        let solver = self.solver(planned.inputs);
+        let mut solver = self.solver(planned.inputs);
         let (graph, results) = joined(&planned.plans);
-        let outputs = solver.solve_all(&graph, &results).map_err(|error| {
+        let explained = |error: SolveError| {
             let mut result = Error::from(error);
             context::explain_missing(&mut result, planned.hidden.as_deref());
             result
-        })?;
+        };
+        let (outputs, differences) = if self.build.verify_reproducible {
+            let (outputs, differences) = self.solve_twice(&mut solver, &graph, &results)?;
+            (outputs, Some(differences))
+        } else {
+            (solver.solve_all(&graph, &results).map_err(explained)?, None)
+        };
         let mut images = Vec::with_capacity(planned.plans.len());
         for (plan, output) in planned.plans.iter().zip(&outputs) {
             let Output::Snapshot(snapshot) = output else {
@@ -81,6 +90,7 @@ impl Session<'_> {
             platform: images[0].platform.clone(),
             steps_cached,
             steps_run,
+            differences,
         })
     }
 
@@ -137,6 +147,30 @@ impl Session<'_> {
         Ok(Planned { plans, inputs, epoch, hidden: prepared.hidden, _guards: (agents, prepared.scratch) })
     }
 
+    /// Solves, and then once more beside all records; returns how the steps' results differ.
+    fn solve_twice(
+        &self,
+        solver: &mut Solver<'_>,
+        graph: &Graph,
+        results: &[VertexId],
+    ) -> Result<(Vec<Output>, Vec<StepDifference>), Error> {
+        let steps = solve::needed(graph, results);
+        let first = solver.solve_all(graph, &steps)?;
+        let mut again = graph.clone();
+        for vertex in again.node_weights_mut() {
+            vertex.name = format!("{} (again)", vertex.name);
+        }
+        let salt = format!("{} {:?}", std::process::id(), std::time::SystemTime::now());
+        solver.rehearsal = Some(Digest::of(salt.as_bytes()));
+        let second = solver.solve_all(&again, &steps);
+        solver.rehearsal = None;
+        let differences = differences::of_steps(self.store, graph, &steps, &first, &second?)?;
+        let outputs = results
+            .iter()
+            .filter_map(|result| steps.iter().position(|step| step == result).map(|at| first[at].clone()));
+        Ok((outputs.collect(), differences))
+    }
+
     /// What to build for, each once; one `None` where nothing is asked for.
     pub(crate) fn platforms(&self) -> Result<Vec<Option<Platform>>, Error> {
         let mut platforms = Vec::new();
@@ -185,6 +219,7 @@ impl Session<'_> {
             pulls: Pulls::default(),
             journal: Arc::clone(self.journal),
             only_looks: self.only_looks,
+            rehearsal: None,
         }
     }
 

@@ -198,6 +198,10 @@ pub(crate) struct BuildArgs {
     /// Both of these: --source-date-epoch and --rewrite-timestamp
     #[arg(long, value_name = "SECONDS")]
     pub timestamp: Option<i64>,
+    /// Run all steps once more without the cache, and name the files that differ; exit status 1 if any do
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub verify_reproducible: bool,
     /// Put the image into a running docker or podman, and into the store
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
@@ -418,9 +422,12 @@ pub(crate) struct ImagesArgs {
     /// Print digests
     #[arg(long)]
     pub digests: bool,
-    /// `table` or `json`
-    #[arg(long, default_value = "table", value_parser = ["table", "json"])]
+    /// `table`, `json` or a template (`{{.Repository}}`, `table {{.ID}}\t{{.Size}}`)
+    #[arg(long, value_name = "FORMAT", default_value = "table", allow_hyphen_values = true)]
     pub format: String,
+    /// Only images that are so: dangling=, label=, before=, since=, reference=, until=
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    pub filters: Vec<String>,
     /// Only this repository
     #[arg(value_name = "REPOSITORY[:TAG]")]
     pub name: Option<String>,
@@ -528,6 +535,9 @@ pub(crate) struct SystemPruneArgs {
 /// `kiln inspect`.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
+    /// Show this of each, a template (`{{.Config.Env}}`) or `json`
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
     /// Names or ids
     #[arg(value_name = "IMAGE", required = true)]
     pub names: Vec<String>,
@@ -546,6 +556,9 @@ pub(crate) struct HistoryArgs {
     #[arg(short = 'H', long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = parse_bool, hide_possible_values = true)]
     pub human: bool,
+    /// `table`, `json` or a template
+    #[arg(long, value_name = "FORMAT", default_value = "table", allow_hyphen_values = true)]
+    pub format: String,
     /// Name or id
     #[arg(value_name = "IMAGE")]
     pub name: String,

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use kiln::{
     Annotation, Build, BuildResult, ContextSource, DockerTarget, DockerfileSource, ImageOptions, NetworkMode,
-    OutputSpec,
+    OutputSpec, StepDifference,
 };
 
 use crate::args::call::{self, Method};
 use crate::args::ssh::Ssh;
 use crate::args::{BuildArgs, host, output, pair, resource, secret, ssh};
+use crate::printable::printable;
 use crate::progress::{Mode, Progress};
 use crate::report::Failure;
 
@@ -59,7 +60,14 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     if args.quiet {
         super::print(&format!("{}\n", built.config_digest))?;
     }
-    Ok(0)
+    match &built.differences {
+        None => Ok(0),
+        Some(differences) => {
+            // Standard output may be an archive.
+            let _ = std::io::stderr().write_all(reproducibility(differences).as_bytes());
+            Ok(u8::from(!differences.is_empty()))
+        }
+    }
 }
 
 pub(super) fn mode(args: &BuildArgs, variable: Option<&str>) -> Result<Mode, Failure> {
@@ -183,6 +191,7 @@ pub(super) fn request(
     if let Some(seconds) = args.source_date_epoch.or(args.timestamp) {
         build = build.arg("SOURCE_DATE_EPOCH", seconds.to_string());
     }
+    build = build.verify_reproducible(args.verify_reproducible);
     build = build.rewrite_timestamp(args.rewrite_timestamp || args.timestamp.is_some());
     if let Some(size) = args.max_size {
         let mut limits = kiln::storage::Limits::load(&super::env)?;
@@ -347,6 +356,37 @@ fn platforms(flags: &[String], default: Option<String>) -> Vec<String> {
             .collect(),
     }
 }
+
+/// What `--verify-reproducible` found.
+fn reproducibility(differences: &[StepDifference]) -> String {
+    if differences.is_empty() {
+        return "reproducible: every step made the same files twice\n".to_owned();
+    }
+    let mut text = "not reproducible:\n".to_owned();
+    for step in differences {
+        text += &format!("  {}\n", printable(&step.step));
+        for file in step.files.iter().take(MOST_FILES_SHOWN) {
+            let words: Vec<_> = file.changes.iter().map(|change| change.word()).collect();
+            let sizes = match (file.old_bytes, file.new_bytes) {
+                (Some(old), Some(new)) if old != new => format!(" ({old} and {new} bytes)"),
+                _ => String::new(),
+            };
+            let path = file.path.display().to_string();
+            text += &format!("    /{}: {}{sizes}\n", printable(&path), words.join(", "));
+        }
+        match step.files.len() {
+            0 => text += "    what it removes\n",
+            count if count > MOST_FILES_SHOWN => {
+                text += &format!("    and {} more\n", count - MOST_FILES_SHOWN);
+            }
+            _ => {}
+        }
+    }
+    text
+}
+
+/// Of one step.
+const MOST_FILES_SHOWN: usize = 100;
 
 /// `--metadata-file`, with buildx's keys. Without a manifest the image's digest is its id, as docker's own store has it.
 fn metadata(built: &BuildResult) -> String {

@@ -9,6 +9,7 @@ mod explain;
 mod filter;
 mod forecast;
 mod history;
+mod image_filter;
 mod image_prune;
 mod images;
 mod inspect;

@@ -11,6 +11,7 @@ mod kiln;
 mod language;
 mod locks;
 mod ordinary;
+mod outputs;
 mod platforms;
 mod power;
 mod property;

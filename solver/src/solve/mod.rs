@@ -112,6 +112,8 @@ pub struct Solver<'a> {
     pub max_parallelism: usize,
     /// How much of a step's output is shown.
     pub log_limits: LogLimits,
+    /// Makes all steps anew under keys that nobody asks for again: every step's, mixed with this. What is recorded stays.
+    pub rehearsal: Option<Digest>,
     /// Layers of base images that are unpacked when first needed.
     pub pulls: layers::Pulls,
     /// What became of each step.
@@ -165,3 +167,4 @@ pub(crate) fn is_symbolic_mode(text: &str) -> bool {
 }
 
 pub use layers::Pulls;
+pub use schedule::needed;

@@ -186,7 +186,7 @@ pub(super) fn inputs_of(graph: &Graph, id: VertexId) -> Vec<VertexId> {
 }
 
 /// What `targets` need, inputs before what needs them.
-pub(super) fn needed(graph: &Graph, targets: &[VertexId]) -> Vec<VertexId> {
+pub fn needed(graph: &Graph, targets: &[VertexId]) -> Vec<VertexId> {
     let mut order = Vec::new();
     let mut seen = HashSet::new();
     for &target in targets {
