@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         mounts: Vec::new(),
         network: Network::None,
         extra_hosts: Vec::new(),
+        dns: kiln_sandbox::Dns::default(),
         security: Security::Sandbox,
         limits: Limits::default(),
         io: match (terminal, output) {

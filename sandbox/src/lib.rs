@@ -15,6 +15,7 @@ mod enter;
 mod etc_files;
 mod identity;
 mod limits;
+mod network;
 mod plan;
 mod report;
 mod rootfs;
@@ -24,15 +25,17 @@ mod seccomp_table;
 mod socket;
 mod spec;
 mod stubs;
+mod supervise;
 mod sys;
 mod terminal;
 mod userns;
 
 pub use doctor::{Finding, State, examine};
 pub use identity::{Identity, IdentityError, resolve_user};
+pub use network::{HostAccess, IsolatedNetwork, NetworkError};
 pub use run::run;
 pub use spec::{
-    Exit, ExitStatus, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
+    Dns, Exit, ExitStatus, HostAddress, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
     Security, Spec, Terminal, Usage,
 };
 pub use userns::{Privileges, SingleIdReason, UserNamespaceError, enter_user_namespace, user_namespace};

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::enter::{self, Execution};
+use crate::enter::Execution;
 use crate::limits::ControlGroup;
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, setup};
 use crate::report::{Report, Step};
@@ -19,7 +19,7 @@ use crate::socket::{Relay, above_stdio, control_pair, receive_descriptor};
 use crate::stubs::{self, Stub};
 use crate::sys::{self, Forked, PointerList, SignalsBlocked};
 use crate::terminal::Session;
-use crate::{Exit, ExitStatus, Io, Output, SandboxError, Spec, Usage};
+use crate::{Exit, ExitStatus, Io, Network, Output, SandboxError, Spec, Usage, supervise};
 
 /// How often the cancel flag is looked at.
 const CANCEL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 25_000_000 };
@@ -230,6 +230,10 @@ impl Sandbox {
             engine: above_stdio(engine)?,
             stdio,
             control_groups: &group.joins,
+            network: match &spec.network {
+                Network::Isolated(network) => Some(above_stdio(duplicate(network.namespace())?)?),
+                Network::None | Network::Host => None,
+            },
         };
         let execution = Execution {
             argv: PointerList::new(plan.argv.iter().map(|argument| argument.as_c_str())),
@@ -237,7 +241,9 @@ impl Sandbox {
         };
         let blocked = SignalsBlocked::new()?;
         let process =
-            sys::fork(enter::namespaces(plan.network), || enter::supervise(plan, &descriptors, &execution))?;
+            sys::fork(supervise::namespaces(plan.network), || {
+                supervise::supervise(plan, &descriptors, &execution)
+            })?;
         drop(blocked);
         let command = first_process(&process, &control);
         let supervisor = Supervisor { process, command, reaped: false };

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Identity;
+use crate::{Identity, IsolatedNetwork};
 
 /// What to run, where, as whom.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Spec {
     pub network: Network,
     /// Further lines of `/etc/hosts`.
     pub extra_hosts: Vec<HostEntry>,
+    /// How names are resolved.
+    pub dns: Dns,
     /// Privileges.
     pub security: Security,
     /// Limits.
@@ -112,12 +115,25 @@ pub enum MountKind {
 }
 
 /// What the sandbox reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Network {
     /// Loopback only.
     None,
     /// The host's network.
     Host,
+    /// A network of its own, with a way to the outside and none to the host's loopback.
+    Isolated(Arc<IsolatedNetwork>),
+}
+
+/// What `/etc/resolv.conf` says in place of the host's words; an empty list takes the host's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Servers.
+    pub servers: Vec<IpAddr>,
+    /// Domains that short names are looked up in; `.` alone stands for none.
+    pub search: Vec<String>,
+    /// Options of resolv.conf(5).
+    pub options: Vec<String>,
 }
 
 /// Privileges.
@@ -135,7 +151,22 @@ pub struct HostEntry {
     /// Name.
     pub name: String,
     /// Address.
-    pub address: IpAddr,
+    pub address: HostAddress,
+}
+
+/// The address of a name in `/etc/hosts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostAddress {
+    /// This.
+    Ip(IpAddr),
+    /// The one that the host is reached by (docker's `host-gateway`).
+    Gateway,
+}
+
+impl From<IpAddr> for HostAddress {
+    fn from(address: IpAddr) -> HostAddress {
+        HostAddress::Ip(address)
+    }
 }
 
 /// Limits of the whole sandbox.

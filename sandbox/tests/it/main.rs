@@ -6,5 +6,6 @@ mod support;
 mod attacks;
 mod commands;
 mod mounts;
+mod network;
 mod processes;
 mod terminal;

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
-    Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
+    Dns, Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
     Security, Spec, run,
 };
 
@@ -98,6 +98,7 @@ impl Store {
             mounts: vec![],
             network: Network::None,
             extra_hosts: vec![],
+            dns: Dns::default(),
             security: Security::Sandbox,
             limits: Limits::default(),
             io: Io::Captured,
@@ -107,6 +108,15 @@ impl Store {
     /// Runs a shell script and gives its standard output.
     pub fn sh(&self, script: &str) -> String {
         let ran = go(&self.shell(script)).unwrap();
+        assert_eq!(ran.code(), 0, "{ran:?}");
+        ran.stdout
+    }
+
+    /// The same on a network.
+    pub fn sh_on(&self, network: &Network, script: &str) -> String {
+        let mut spec = self.shell(script);
+        spec.network = network.clone();
+        let ran = go(&spec).unwrap();
         assert_eq!(ran.code(), 0, "{ran:?}");
         ran.stdout
     }
