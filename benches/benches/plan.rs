@@ -60,6 +60,7 @@ fn plan_once(file: &Dockerfile) {
         target: None,
         platform: None,
         build_platform: platform,
+        emulated: Vec::new(),
         labels: Vec::new(),
         no_cache: false,
         no_cache_stages: Vec::new(),

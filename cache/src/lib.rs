@@ -14,8 +14,8 @@ mod tree_digest;
 
 pub use store::{
     BlobWriter, BuildRow, CacheMount, CacheMountRequest, CheckDepth, Claim, Cost, Details, Freed,
-    ImageRecord, InvalidLayerId, Layer, LayerDraft, LayerId, Lookup, MountSharing, NewRecord, Problem,
-    Record, Removed, RemovedBy, StepKey, Store, StoreError,
+    ImageRecord, InvalidLayerId, Layer, LayerDraft, LayerFacts, LayerId, Lookup, MountSharing, NewRecord,
+    Problem, Record, Removed, RemovedBy, StepKey, Store, StoreError,
 };
 pub use tree::{
     ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError, Verdict,

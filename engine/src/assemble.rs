@@ -28,10 +28,9 @@ pub(crate) fn assemble(
     snapshot: &Snapshot,
     epoch: Option<i64>,
 ) -> Result<Assembled, Error> {
-    let mut diff_ids = Vec::with_capacity(snapshot.layers.len());
-    for layer in &snapshot.layers {
-        diff_ids.push(solver.pulls.diff_id(solver.store, layer)?);
-    }
+    let ids: Vec<_> = snapshot.layers.iter().map(|layer| layer.id).collect();
+    let facts = solver.store.layer_facts(&ids)?;
+    let diff_ids = solver.pulls.diff_ids(solver.store, &snapshot.layers, &facts)?;
     let mut config = plan.config.clone();
     align(&mut config.history, plan.base_history, diff_ids.len());
     match epoch {
@@ -43,10 +42,8 @@ pub(crate) fn assemble(
             config.created = text;
         }
         None => {
-            let mut made_at = Vec::with_capacity(snapshot.layers.len());
-            for layer in &snapshot.layers {
-                made_at.push(solver.store.layer_made_at(layer.id)?.and_then(timestamp));
-            }
+            let made_at: Vec<_> =
+                facts.iter().map(|facts| facts.as_ref().and_then(|facts| timestamp(facts.made_at))).collect();
             date(&mut config.history, plan.base_history, &made_at);
             config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
         }

@@ -1,19 +1,22 @@
 //! What a build can be asked for, and what it gives. `session` is the way from the one to the other.
 
-use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use kiln_cache::Store;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, Platform, http};
 use kiln_solver::event::{Event, EventSink, Reporter};
+use kiln_sandbox::{Dns, HostAddress, Resources};
 use kiln_solver::graph::NetworkMode;
+use kiln_solver::solve::{ExecSettings, Isolation};
 
 use crate::Error;
 use crate::session::Session;
+use crate::timeout;
 
 /// Where the context comes from.
 #[derive(Clone)]
@@ -119,6 +122,9 @@ pub enum OutputSpec {
 pub struct Build {
     pub(crate) context: ContextSource,
     pub(crate) dockerfile: DockerfileSource,
+    pub(crate) more_dockerfiles: Vec<PathBuf>,
+    pub(crate) preprocessor_flags: Vec<String>,
+    pub(crate) ignore_file: Option<PathBuf>,
     pub(crate) root: Option<PathBuf>,
     pub(crate) args: Vec<(String, String)>,
     pub(crate) target: Option<String>,
@@ -130,10 +136,12 @@ pub struct Build {
     pub(crate) pull: bool,
     pub(crate) offline: bool,
     pub(crate) network: NetworkMode,
-    pub(crate) extra_hosts: Vec<(String, IpAddr)>,
+    pub(crate) extra_hosts: Vec<(String, HostAddress)>,
     pub(crate) shm_bytes: Option<u64>,
     pub(crate) ulimits: Vec<(String, u64, u64)>,
     pub(crate) allow: Vec<String>,
+    pub(crate) settings: ExecSettings,
+    pub(crate) timeout: Option<Duration>,
     pub(crate) contexts: Vec<(String, String)>,
     pub(crate) secrets: Vec<(String, SecretSource)>,
     pub(crate) ssh: Vec<(String, SshSource)>,
@@ -183,6 +191,9 @@ impl Build {
         Self {
             context,
             dockerfile: DockerfileSource::Default,
+            more_dockerfiles: Vec::new(),
+            preprocessor_flags: Vec::new(),
+            ignore_file: None,
             root: None,
             args: Vec::new(),
             target: None,
@@ -198,6 +209,8 @@ impl Build {
             shm_bytes: None,
             ulimits: Vec::new(),
             allow: Vec::new(),
+            settings: ExecSettings::default(),
+            timeout: None,
             contexts: Vec::new(),
             secrets: Vec::new(),
             ssh: Vec::new(),
@@ -217,6 +230,24 @@ impl Build {
     /// Where the Dockerfile comes from.
     pub fn dockerfile(mut self, source: DockerfileSource) -> Self {
         self.dockerfile = source;
+        self
+    }
+
+    /// A further Dockerfile, whose lines follow those before it.
+    pub fn more_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.more_dockerfiles.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// An argument for `cpp`, which reads Dockerfiles whose names end in `.in` first.
+    pub fn preprocessor_flag(mut self, flag: impl Into<String>) -> Self {
+        self.preprocessor_flags.push(flag.into());
+        self
+    }
+
+    /// The ignore file of a context that is a directory, in place of those that it has.
+    pub fn ignore_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.ignore_file = Some(path.as_ref().to_owned());
         self
     }
 
@@ -287,8 +318,8 @@ impl Build {
     }
 
     /// A line for `/etc/hosts` of RUN steps.
-    pub fn add_host(mut self, name: impl Into<String>, address: IpAddr) -> Self {
-        self.extra_hosts.push((name.into(), address));
+    pub fn add_host(mut self, name: impl Into<String>, address: impl Into<HostAddress>) -> Self {
+        self.extra_hosts.push((name.into(), address.into()));
         self
     }
 
@@ -301,6 +332,36 @@ impl Build {
     /// A resource limit of RUN steps: name as docker has it, soft, hard.
     pub fn ulimit(mut self, name: impl Into<String>, soft: u64, hard: u64) -> Self {
         self.ulimits.push((name.into(), soft, hard));
+        self
+    }
+
+    /// What becomes of RUN steps where no network of their own can be had.
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.settings.isolation = isolation;
+        self
+    }
+
+    /// How RUN steps resolve names.
+    pub fn dns(mut self, dns: Dns) -> Self {
+        self.settings.dns = dns;
+        self
+    }
+
+    /// What the processes of each RUN step may use together; no part of the cache's keys.
+    pub fn resources(mut self, resources: Resources) -> Self {
+        self.settings.resources = resources;
+        self
+    }
+
+    /// How long each RUN step may run.
+    pub fn step_timeout(mut self, limit: Duration) -> Self {
+        self.settings.step_timeout = Some(limit);
+        self
+    }
+
+    /// How long the build may take.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
         self
     }
 
@@ -362,7 +423,10 @@ impl Build {
     /// # Errors
     /// See [`Error`]; nothing half-made stays.
     pub fn run(self) -> Result<BuildResult, Error> {
-        self.with_session(|session| session.run())
+        match self.timeout {
+            None => self.with_session(|session| session.run()),
+            Some(limit) => timeout::within(limit, &self.cancel, || self.with_session(|session| session.run())),
+        }
     }
 
     /// Opens what a build works with, and does `work`.

@@ -116,7 +116,7 @@ impl Session<'_> {
                 Error::user(format!("{CHECK_ARG}: {error}"))
                     .hinted("the options are skip, error and experimental")
             })?,
-            None => Checks::of(dockerfile),
+            None => Checks::of(dockerfile).map_err(ParseErrors::from)?,
         };
         for name in &self.build.lint {
             checks.enable(name).map_err(|unknown| {
@@ -134,13 +134,18 @@ impl Session<'_> {
         let prepared = context::prepare(self)?;
         let (name, text) = (prepared.dockerfile_name.clone(), prepared.dockerfile.clone());
         let (dockerfile, mistakes) = kiln_parser::parse_partly(&text);
-        let checks = self.checks(&dockerfile)?;
-        let (planned, error) = match mistakes {
-            Some(mistakes) => (Vec::new(), Some(Error::from(mistakes))),
-            None => self.check_plan(&dockerfile, prepared)?,
+        let (found, error) = match self.checks(&dockerfile) {
+            Err(error) => (Vec::new(), Some(error)),
+            Ok(checks) => {
+                let (planned, error) = match mistakes {
+                    Some(mistakes) => (Vec::new(), Some(Error::from(mistakes))),
+                    None => self.check_plan(&dockerfile, prepared)?,
+                };
+                let found = dockerfile.findings(&checks, &planned);
+                let error = error.or_else(|| refuse(&checks, &found).err());
+                (found, error)
+            }
         };
-        let found = dockerfile.findings(&checks, &planned);
-        let error = error.or_else(|| refuse(&checks, &found).err());
         Ok(CheckReport {
             findings: found.into_iter().filter_map(Finding::new).collect(),
             error: error.map(|error| error.in_dockerfile(&name, &text)),

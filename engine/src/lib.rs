@@ -23,6 +23,7 @@ mod bases;
 mod build;
 mod check;
 mod context;
+mod epoch;
 mod error;
 mod frontend;
 pub mod images;
@@ -31,6 +32,7 @@ pub mod rootless;
 pub mod run;
 mod session;
 mod ssh;
+mod timeout;
 
 pub use build::{
     Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource, default_root,
@@ -45,4 +47,5 @@ pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
 pub use kiln_solver::graph::NetworkMode;
 pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError};
-pub use kiln_solver::solve::SolveError;
+pub use kiln_sandbox::{Dns, HostAddress, Resources, Swap};
+pub use kiln_solver::solve::{Isolation, SolveError};

@@ -5,21 +5,19 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::UNIX_EPOCH;
 
 use kiln_cache::Store;
 use kiln_image::registry::Registry;
 use kiln_image::{ImageRef, InvalidPlatform, InvalidReference, Platform, http};
-use kiln_parser::{Dockerfile, Warning};
+use kiln_parser::Warning;
 use kiln_solver::event::{Event, Reporter};
-use kiln_solver::git_url::GitUrl;
-use kiln_solver::plan::{self, EpochSource, PlanRequest};
-use kiln_solver::solve::{Inputs, Output, Pulls, Sandbox, Secret, Solver};
+use kiln_solver::plan::{self, PlanRequest};
+use kiln_solver::solve::{Inputs, LogLimits, Networks, Output, Pulls, Sandbox, Secret, Solver};
 
 use crate::bases::Bases;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
 use crate::output::ImageSet;
-use crate::{Error, assemble, check, context, frontend, output, ssh};
+use crate::{Error, assemble, check, context, epoch, frontend, output, ssh};
 
 /// A running build: what was asked for and what it works with.
 pub(crate) struct Session<'a> {
@@ -44,7 +42,7 @@ impl Session<'_> {
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
         let checks = self.checks(&dockerfile)?;
         let mut request = self.plan_request(&prepared)?;
-        let epoch = self.epoch(&dockerfile, &mut request)?;
+        let epoch = epoch::resolve(self, &dockerfile, &prepared.origins, &mut request)?;
         let platforms = self.platforms()?;
         let set = self.image_set(&platforms)?;
         let bases = Bases::new(self, prepared.layouts);
@@ -158,6 +156,9 @@ impl Session<'_> {
             reporter: Arc::clone(self.reporter),
             cancel: Arc::clone(self.cancel),
             max_parallelism: 0,
+            settings: self.build.settings.clone(),
+            networks: Networks::default(),
+            log_limits: log_limits(),
             pulls: Pulls::default(),
         }
     }
@@ -188,6 +189,7 @@ impl Session<'_> {
             target: build.target.clone(),
             platform: None,
             build_platform: Platform::host(),
+            emulated: Vec::new(),
             labels: build.labels.clone(),
             no_cache: build.no_cache,
             no_cache_stages: build.no_cache_stages.clone(),
@@ -241,35 +243,18 @@ impl Session<'_> {
             })
             .collect()
     }
+}
 
-    /// What `SOURCE_DATE_EPOCH` says the image's time is, in seconds. The argument becomes the number that it stands for.
-    fn epoch(&self, dockerfile: &Dockerfile, request: &mut PlanRequest) -> Result<Option<i64>, Error> {
-        const NAME: &str = "SOURCE_DATE_EPOCH";
-        let seconds = match plan::source_date_epoch(dockerfile, request)? {
-            None => None,
-            Some(EpochSource::Seconds(seconds)) => Some(seconds),
-            Some(EpochSource::Url { url, .. }) => {
-                if GitUrl::parse(&url).is_ok_and(|git| git.is_some()) {
-                    return Err(Error::user(format!(
-                        "{NAME}: the time of {url} is not known before it is fetched"
-                    ))
-                    .hinted("give the commit's time as a number of seconds"));
-                }
-                let download = self.http.fetch_url(&url, self.cancel)?;
-                let modified = download.last_modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-                modified.and_then(|time| i64::try_from(time.as_secs()).ok())
-            }
-            // A directory has no time of its own; its files have.
-            Some(_) => None,
-        };
-        match seconds {
-            Some(seconds) if assemble::timestamp(seconds).is_none() => {
-                return Err(Error::user(format!("invalid {NAME}: {seconds} is beyond any calendar")));
-            }
-            Some(seconds) => _ = request.build_args.insert(NAME.to_owned(), seconds.to_string()),
-            None => _ = request.build_args.remove(NAME),
-        }
-        Ok(seconds)
+/// How much of a step's output is shown: BuildKit's defaults, or what its variables say (`-1` is no limit).
+fn log_limits() -> LogLimits {
+    let given = |name: &str, default: Option<u64>| match std::env::var(name).map(|text| text.parse::<i64>()) {
+        Ok(Ok(bytes)) => u64::try_from(bytes).ok(),
+        _ => default,
+    };
+    let LogLimits { bytes, bytes_per_second } = LogLimits::default();
+    LogLimits {
+        bytes: given("BUILDKIT_STEP_LOG_MAX_SIZE", bytes),
+        bytes_per_second: given("BUILDKIT_STEP_LOG_MAX_SPEED", bytes_per_second),
     }
 }
 

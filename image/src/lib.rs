@@ -1,10 +1,10 @@
 //! Images as the OCI describes them, and the ways in and out.
 //!
-//! Here: names and digests, OCI types, registries (reading), OCI layouts and docker archives, layer tars in
+//! Here: names and digests, OCI types, registries (reading and pushing), OCI layouts and docker archives, layer tars in
 //! (unpack) and out (pack).
 //! Not here: where images are kept (`kiln-cache`), how they are made (`kiln-solver`, `kiln`).
 //!
-//! Start at [`registry::Registry::resolve`], [`layout::Layout`], [`archive::Archive`], [`layer::unpack`], [`layer::pack`].
+//! Start at [`registry::Registry::resolve`], [`registry::Registry::push_to`], [`layout::Layout`], [`archive::Archive`], [`layer::unpack`], [`layer::pack`].
 
 pub mod archive;
 mod digest;

@@ -285,6 +285,8 @@ pub enum MountKind {
     Tmpfs {
         /// Bytes; `None` is the kernel's default.
         size: Option<u64>,
+        /// `ro`.
+        read_only: bool,
     },
     /// `type=secret`.
     Secret {
@@ -398,6 +400,6 @@ pub enum Healthcheck {
 pub struct Onbuild {
     /// What the image config stores.
     pub trigger: String,
-    /// What it parses to.
-    pub instruction: Box<Instruction>,
+    /// What it parses to; `None` where it is wrong, which as in BuildKit only a build on this image minds.
+    pub instruction: Option<Box<Instruction>>,
 }

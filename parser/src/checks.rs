@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::lint::{self, Origin, Rule, Scope};
 use crate::suggest;
-use crate::{Dockerfile, Warning};
+use crate::{Dockerfile, ParseError, Warning};
 
 /// What `# check=` says, or the build argument `BUILDKIT_DOCKERFILE_CHECK` in its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,10 +64,12 @@ impl Checks {
     }
 
     /// Returns the options at the top of `file`.
-    pub fn of(file: &Dockerfile) -> Self {
-        // The parser has refused what is none.
-        let directive = file.directives.check.as_ref().map(|check| Self::parse(&check.value));
-        directive.and_then(Result::ok).unwrap_or_default()
+    ///
+    /// # Errors
+    /// [`ParseError::InvalidCheck`]. It is no mistake of the file's where a build argument takes the directive's place.
+    pub fn of(file: &Dockerfile) -> Result<Self, ParseError> {
+        let Some(check) = &file.directives.check else { return Ok(Self::default()) };
+        Self::parse(&check.value).map_err(|problem| ParseError::InvalidCheck { problem, span: check.span })
     }
 
     /// Asks for an experimental rule beside what the file asks for; `own` and `kiln` are all of kiln's own.
@@ -225,7 +227,16 @@ mod tests {
 
     fn wanted(text: &str) -> Vec<&'static str> {
         let file = crate::parse(text.as_bytes()).unwrap();
-        file.findings(&Checks::of(&file), &[]).into_iter().map(|warning| warning.rule).collect()
+        file.findings(&Checks::of(&file).unwrap(), &[]).into_iter().map(|warning| warning.rule).collect()
+    }
+
+    #[test]
+    fn options_that_there_are_not_are_the_directives_mistake() {
+        let file = crate::parse(b"# check=foo=bar\nFROM scratch\n").unwrap();
+        let error = Checks::of(&file).unwrap_err();
+        assert_eq!(error.span().line, 1);
+        assert!(error.to_string().ends_with("invalid check option \"foo\""));
+        assert!(error.hint().is_some());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use nom::{IResult, Parser};
 use std::ops::Range;
 
 use crate::heredoc::{self, Delimiter};
-use crate::{Checks, Directives, Heredoc, ParseError, Span, Spanned};
+use crate::{Directives, Heredoc, ParseError, Span, Spanned};
 
 /// Longest physical line, without its line feed; BuildKit's scanner has the same limit.
 pub(crate) const MAX_LINE_BYTES: usize = 65_535;
@@ -362,10 +362,7 @@ impl<'a> Lexer<'a> {
         let value = Spanned { value: value.to_owned(), span };
         match name {
             DirectiveName::Syntax => self.directives.syntax = Some(value),
-            DirectiveName::Check => {
-                Checks::parse(&value.value).map_err(|problem| ParseError::InvalidCheck { problem, span })?;
-                self.directives.check = Some(value);
-            }
+            DirectiveName::Check => self.directives.check = Some(value),
             DirectiveName::Escape => match value.value.as_str() {
                 "\\" => self.directives.escape = '\\',
                 "`" => self.directives.escape = '`',

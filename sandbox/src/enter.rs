@@ -19,6 +19,7 @@ use crate::rootfs::{
     Maker, StubReport, TargetKind, attach, clone_mount, clone_tree, mount_id, new_mount, open_in_root,
     target_kind,
 };
+use crate::socket::send_descriptor;
 use crate::sys::{self, PointerList};
 use crate::{Security, capabilities};
 
@@ -326,11 +327,12 @@ fn open_source(
             set_attributes(mount.as_fd(), plain | access)?;
             Ok(mount)
         }
-        PlannedSource::Tmpfs { size, mode } => {
+        PlannedSource::Tmpfs { size, mode, read_only } => {
+            let access = plain | if *read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
             let mode = (c"mode", mode.as_c_str());
             match size {
-                Some(size) => new_mount(c"tmpfs", &[mode, (c"size", size)], plain),
-                None => new_mount(c"tmpfs", &[mode], plain),
+                Some(size) => new_mount(c"tmpfs", &[mode, (c"size", size)], access),
+                None => new_mount(c"tmpfs", &[mode], access),
             }
         }
         PlannedSource::Socket { name, mode, uid, gid } => {
@@ -504,6 +506,11 @@ pub(crate) fn become_command(
         sys::load_filter(filter).at(Step::Seccomp)?;
     }
     rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::User)?;
+    // After the last call about users, which would be answered, and before the right to load it is gone.
+    if let Some(emulated) = &plan.emulated {
+        let listener = sys::load_listened_filter(emulated.filter).at(Step::Owners)?;
+        send_descriptor(descriptors.control.as_fd(), listener.as_fd()).at(Step::Owners)?;
+    }
     // Taking another user's rights clears it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).at(Step::User)?;
     if plan.security == Security::Sandbox {

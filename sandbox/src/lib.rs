@@ -10,7 +10,9 @@
 //! kiln made are not in the upper directory afterwards. Start at [`run`].
 
 mod capabilities;
+mod control_group;
 mod doctor;
+mod emulate;
 mod enter;
 mod etc_files;
 mod identity;
@@ -31,11 +33,12 @@ mod terminal;
 mod userns;
 
 pub use doctor::{Finding, State, examine};
+pub use emulate::OWNER_ATTRIBUTE;
 pub use identity::{Identity, IdentityError, resolve_user};
 pub use network::{HostAccess, IsolatedNetwork, NetworkError};
 pub use run::run;
 pub use spec::{
-    Dns, Exit, ExitStatus, HostAddress, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
-    Security, Spec, Terminal, Usage,
+    Dns, Exit, ExitStatus, HostAddress, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Resources, Rootfs,
+    SandboxError, Security, Spec, Swap, Terminal, Usage,
 };
 pub use userns::{Privileges, SingleIdReason, UserNamespaceError, enter_user_namespace, user_namespace};

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::thread::Gid;
 
+use crate::emulate::{self, Credentials};
 use crate::limits::{self, Rlimit};
 use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
 use crate::sys::{Instruction, StartStrings};
@@ -54,6 +55,15 @@ pub(crate) struct Plan {
     pub(crate) own_program: (u64, u64),
     /// What the user namespace allows.
     pub(crate) rights: Rights,
+    /// Who the command believes to be where there is one id only; the ids above are that one then.
+    pub(crate) emulated: Option<Emulated>,
+}
+
+/// Owners and users that the engine answers for.
+#[derive(Debug)]
+pub(crate) struct Emulated {
+    pub(crate) first: Credentials,
+    pub(crate) filter: &'static [Instruction],
 }
 
 /// How the child comes to its network.
@@ -86,17 +96,20 @@ pub(crate) struct Rights {
     pub(crate) set_groups: bool,
     /// Docker's group of terminals exists.
     pub(crate) terminal_group: bool,
+    /// There is no other id than 0.
+    pub(crate) single_id: bool,
 }
 
 impl Rights {
     fn of_this_process() -> Rights {
         if userns::is_initial() {
-            return Rights { device_nodes: true, set_groups: true, terminal_group: true };
+            return Rights { device_nodes: true, set_groups: true, terminal_group: true, single_id: false };
         }
         Rights {
             device_nodes: false,
             set_groups: userns::may_set_groups(),
             terminal_group: userns::is_mapped("gid_map", TERMINAL_GROUP),
+            single_id: userns::has_single_id(),
         }
     }
 }
@@ -139,6 +152,7 @@ pub(crate) enum PlannedSource {
     Tmpfs {
         size: Option<CString>,
         mode: CString,
+        read_only: bool,
     },
     /// A listening socket is made in the private tmpfs and handed to the parent.
     Socket {
@@ -183,6 +197,22 @@ impl Plan {
         let program =
             std::fs::metadata("/proc/self/exe").map_err(|source| setup("the engine's program", source))?;
         let root = &spec.rootfs;
+        let rights = Rights::of_this_process();
+        let who = &spec.identity;
+        let emulated = rights.single_id.then(|| Emulated {
+            first: Credentials::new(who.uid, who.gid, who.groups.clone()),
+            filter: &emulate::FILTER,
+        });
+        let (uid, gid, groups) =
+            if rights.single_id { (0, 0, &[][..]) } else { (who.uid, who.gid, who.groups.as_slice()) };
+        if rights.single_id {
+            files.iter_mut().for_each(|file| (file.uid, file.gid) = (0, 0));
+            for mount in &mut mounts {
+                if let PlannedSource::Socket { uid, gid, .. } = &mut mount.source {
+                    (*uid, *gid) = (0, 0);
+                }
+            }
+        }
         Ok(Plan {
             root: overlay(&root.layers, Some((&root.upper, &root.work)))?,
             upper: path("the upper directory", &root.upper)?,
@@ -196,9 +226,9 @@ impl Plan {
             security: spec.security,
             shm_size: c_string("/dev/shm", spec.limits.shm_bytes.unwrap_or(DEFAULT_SHM_BYTES).to_string())?,
             cwd: inner_path("the working directory", &spec.cwd)?,
-            uid: spec.identity.uid,
-            gid: spec.identity.gid,
-            groups: spec.identity.groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
+            uid,
+            gid,
+            groups: groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
             rlimits: limits::rlimits(&spec.limits)?,
             filter: match spec.security {
                 Security::Sandbox => Some(&seccomp::DEFAULT_FILTER),
@@ -209,7 +239,8 @@ impl Plan {
             env,
             start_strings: StartStrings::of_this_process(),
             own_program: (program.dev(), program.ino()),
-            rights: Rights::of_this_process(),
+            rights,
+            emulated,
         })
     }
 
@@ -252,6 +283,7 @@ impl Plan {
             Step::Capabilities => "dropping capabilities".into(),
             Step::User => format!("becoming user {}:{}", self.uid, self.gid),
             Step::Seccomp => "loading the system-call filter".into(),
+            Step::Owners => "handing calls about owners to kiln (another such filter may be in force)".into(),
         }
     }
 }
@@ -300,7 +332,8 @@ impl PlannedMount {
                 subpath: sub_path(subpath)?,
                 read_only: scratch.is_none(),
             },
-            MountKind::Tmpfs { size, mode } => PlannedSource::Tmpfs {
+            MountKind::Tmpfs { size, mode, read_only } => PlannedSource::Tmpfs {
+                read_only: *read_only,
                 size: size.map(|size| c_string("a tmpfs", size.to_string())).transpose()?,
                 mode: c_string("a tmpfs", format!("{mode:o}"))?,
             },

@@ -36,10 +36,11 @@ pub(crate) enum Step {
     Capabilities,
     User,
     Seccomp,
+    Owners,
 }
 
 impl Step {
-    const ALL: [Step; 26] = [
+    const ALL: [Step; 27] = [
         Step::Descriptors,
         Step::ControlGroup,
         Step::Namespaces,
@@ -66,6 +67,7 @@ impl Step {
         Step::Capabilities,
         Step::User,
         Step::Seccomp,
+        Step::Owners,
     ];
 }
 

@@ -4,15 +4,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::emulate::Emulation;
 use crate::enter::Execution;
-use crate::limits::ControlGroup;
+use crate::control_group::ControlGroup;
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, setup};
 use crate::report::{Report, Step};
 use crate::socket::{Relay, above_stdio, control_pair, receive_descriptor};
@@ -44,7 +45,7 @@ pub fn run(
         return Err(SandboxError::Canceled);
     }
     let plan = Plan::new(spec)?;
-    let group = ControlGroup::create(&spec.limits).map_err(|error| setup("making a control group", error))?;
+    let group = ControlGroup::create(&spec.limits.resources).map_err(|error| setup("making a control group", error))?;
     let mut sandbox =
         Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
     let streamed = sandbox.stream(spec, &plan, output, cancel);
@@ -66,12 +67,15 @@ pub fn run(
         })
         .collect();
     let cleaned = stubs::remove(&spec.rootfs.upper, &spec.rootfs.layers, &made);
-    if streamed.map_err(|error| setup("reading the sandbox's output", error))? == Streamed::Canceled {
+    let streamed = streamed.map_err(|error| setup("reading the sandbox's output", error))?;
+    if streamed == Streamed::Canceled {
         return Err(SandboxError::Canceled);
     }
     ended.map_err(|error| setup("waiting for the sandbox", error))?;
     cleaned.map_err(|error| setup("removing mount points from the layer", error))?;
-    conclude(spec, &plan, &reports, &group)
+    let mut exit = conclude(spec, &plan, &reports, &group)?;
+    exit.timed_out = streamed == Streamed::TimedOut;
+    Ok(exit)
 }
 
 /// Makes the result of what the child reported.
@@ -117,7 +121,7 @@ fn conclude(
         }
         None => (ExitStatus::Signal(libc::SIGKILL), Usage::default()),
     };
-    Ok(Exit { status, usage, oom_killed: group.oom_killed() })
+    Ok(Exit { status, usage, oom_killed: group.oom_killed(), timed_out: false })
 }
 
 fn not_executed(spec: &Spec, errno: i32, found: bool) -> SandboxError {
@@ -133,6 +137,7 @@ fn not_executed(spec: &Spec, errno: i32, found: bool) -> SandboxError {
 enum Streamed {
     ToTheEnd,
     Canceled,
+    TimedOut,
 }
 
 /// A started sandbox.
@@ -265,20 +270,30 @@ impl Sandbox {
         output: &mut dyn FnMut(Output, &[u8]),
         cancel: &AtomicBool,
     ) -> io::Result<Streamed> {
+        let deadline = spec.limits.time.and_then(|time| Instant::now().checked_add(time));
         let mut buffer = vec![0_u8; READ_BYTES];
         let mut session: Option<Session<'_>> = None;
         let mut relays: Vec<Relay> = Vec::new();
+        let mut emulation = None;
         loop {
             let ready = self.wait(session.as_ref())?;
             if cancel.load(Ordering::Relaxed) {
                 return Ok(Streamed::Canceled);
             }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Streamed::TimedOut);
+            }
             while let Some(descriptor) = self.control.as_ref().and_then(|fd| receive_descriptor(fd.as_fd())) {
-                // The sockets come first, in the order of the mounts; a terminal's master comes last.
-                match (plan.sockets.get(relays.len()), &spec.io) {
-                    (Some(target), _) => relays.push(Relay::start(descriptor, target.clone())?),
-                    (None, Io::Terminal(user)) => session = Some(Session::new(user, descriptor)?),
-                    (None, _) => {}
+                // The sockets come first, in the order of the mounts; then a terminal's master, then the listener.
+                match (plan.sockets.get(relays.len()), &spec.io, &plan.emulated) {
+                    (Some(target), ..) => relays.push(Relay::start(descriptor, target.clone())?),
+                    (None, Io::Terminal(user), _) if session.is_none() => {
+                        session = Some(Session::new(user, descriptor)?);
+                    }
+                    (None, _, Some(emulated)) if emulation.is_none() => {
+                        emulation = Some(Emulation::start(descriptor, emulated.first.clone())?);
+                    }
+                    (None, ..) => {}
                 }
             }
             // A descriptor at its end is always ready: the loop would spin.

@@ -89,6 +89,8 @@ pub enum MountKind {
         size: Option<u64>,
         /// Mode of its root.
         mode: u32,
+        /// Read-only.
+        read_only: bool,
     },
     /// A file with these bytes, on a tmpfs that no other process sees (secrets).
     File {
@@ -176,10 +178,42 @@ pub struct Limits {
     pub shm_bytes: Option<u64>,
     /// `--ulimit`: name as docker has it (`nofile`), soft, hard.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// What its processes may use together.
+    pub resources: Resources,
+    /// How long it may run.
+    pub time: Option<Duration>,
+}
+
+/// What the processes of a sandbox may use together; a control group sees to it. `None` is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
     /// Memory in bytes.
     pub memory_bytes: Option<u64>,
+    /// Memory and swap together in bytes; without it there is no swap beyond the memory.
+    pub memory_swap: Option<Swap>,
     /// Number of tasks.
     pub pids: Option<u64>,
+    /// Weight against others when processors are short; 1024 is usual.
+    pub cpu_shares: Option<u64>,
+    /// Length in microseconds of the periods that `cpu_quota_micros` is for; the kernel's own is 100 ms.
+    pub cpu_period_micros: Option<u64>,
+    /// Processor time in microseconds within a period.
+    pub cpu_quota_micros: Option<u64>,
+    /// The processors that may be used (`0-2,7`).
+    pub cpuset_cpus: Option<String>,
+    /// The memory nodes that may be used.
+    pub cpuset_mems: Option<String>,
+    /// The control group in which that of the sandbox is made: a path from the hierarchy's root, or a slice of systemd's.
+    pub parent: Option<String>,
+}
+
+/// A limit of memory and swap together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swap {
+    /// As much as there is.
+    Unlimited,
+    /// Bytes.
+    Bytes(u64),
 }
 
 /// Standard streams.
@@ -227,6 +261,8 @@ pub struct Exit {
     pub usage: Usage,
     /// A process of it was killed for memory.
     pub oom_killed: bool,
+    /// It was killed at the end of its time.
+    pub timed_out: bool,
 }
 
 /// Status of the command.

@@ -169,6 +169,12 @@ pub(crate) fn is_mapped(map: &str, id: u32) -> bool {
     })
 }
 
+/// Whether this user namespace has one id only.
+pub(crate) fn has_single_id() -> bool {
+    let text = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    text.lines().count() == 1 && text.split_ascii_whitespace().next_back() == Some("1")
+}
+
 /// Whether processes of this user namespace may choose their groups.
 pub(crate) fn may_set_groups() -> bool {
     std::fs::read_to_string("/proc/self/setgroups").map_or(true, |text| text.trim() != "deny")

@@ -3,9 +3,9 @@
 //! An edge runs from a vertex to each input it needs; inputs are numbered by the edge's weight ([`InputIndex`]), so that
 //! operations name them as they were written. Equal vertices (same operation, same inputs) are one vertex.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
+use kiln_sandbox::HostAddress;
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_parser::Span;
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -148,7 +148,7 @@ pub struct Exec {
     /// Host name.
     pub hostname: String,
     /// `--add-host`: names are part of the key.
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    pub extra_hosts: Vec<(String, HostAddress)>,
     /// `--shm-size`.
     pub shm_bytes: Option<u64>,
     /// `--ulimit`.
@@ -211,6 +211,8 @@ pub enum ExecMountKind {
     Tmpfs {
         /// Bytes.
         size: Option<u64>,
+        /// Nothing can be written.
+        read_only: bool,
     },
     /// A secret; its value is not in the key. `target` is empty when it is given by variable only.
     Secret {

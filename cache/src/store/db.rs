@@ -186,6 +186,19 @@ impl Db {
         body(&self.connection()).map_err(|error| failure(&self.path, &error))
     }
 
+    /// Reads with many statements, which see one state of the database: a lock is taken for all of them, not for each.
+    pub(super) fn read_together<T>(
+        &self,
+        body: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.read(|connection| {
+            let transaction = connection.unchecked_transaction()?;
+            let value = body(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        })
+    }
+
     /// Runs `body` as one transaction, alone among all processes' writers from its start.
     pub(super) fn write<T>(
         &self,

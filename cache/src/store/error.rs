@@ -8,6 +8,12 @@ use kiln_image::layer::LayerError;
 
 use crate::tree::TreeError;
 
+/// Whose a store is. In a user namespace everybody outside of it has the overflow number, which says nothing.
+fn owner_name(owner: u32) -> String {
+    const OVERFLOW: u32 = 65534;
+    if owner == OVERFLOW { "another user".into() } else { format!("user {owner}") }
+}
+
 /// What is wrong with the store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,7 +39,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Somebody else made this directory or link.
-    #[error("{path}: the store belongs to user {owner}, not to user {user}")]
+    #[error("{path}: the store belongs to {}", owner_name(*owner))]
     ForeignOwner {
         /// The store's root.
         path: PathBuf,

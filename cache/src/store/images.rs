@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::layers::LayerId;
 
 /// An image the store knows. Manifest, config and any layer blobs are blobs; layers are unpacked or can be fetched.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRecord {
     /// The name; `None` for an image whose name was taken by another.
     pub name: Option<ImageRef>,
@@ -31,12 +31,15 @@ pub struct ImageRecord {
 
 impl Store {
     /// Points `name` at an image (replacing what it pointed at). The image that loses its last name so stays as an
-    /// unnamed one. Names are separate for each platform.
+    /// unnamed one. Names are separate for each platform. Nothing is written, the time neither, if it points there already.
     ///
     /// # Errors
     /// I/O.
     pub fn put_image(&self, image: &ImageRecord) -> Result<(), StoreError> {
         let name = image.name.as_ref().map(ToString::to_string);
+        if self.db().read_together(|connection| is_known(connection, name.as_deref(), image))? {
+            return Ok(());
+        }
         self.db().write(|tx| {
             if let Some(name) = &name {
                 take_name(tx, name, image)?;
@@ -96,6 +99,21 @@ impl Store {
             .write(|tx| delete(tx, "name IS ?1 AND config = ?2", &[&name, &config.as_bytes()]))
             .map(|removed| removed > 0)
     }
+}
+
+/// Whether writing `image` would change nothing but its time.
+fn is_known(connection: &Connection, name: Option<&str>, image: &ImageRecord) -> rusqlite::Result<bool> {
+    let Platform { os, architecture, variant } = &image.platform;
+    let found = connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM images
+             WHERE name IS ?1 AND os = ?2 AND architecture = ?3 AND variant = ?4 AND config = ?5"
+        ))?
+        .query_row(params![name, os, architecture, variant, image.config.as_bytes()], read)
+        .optional()?;
+    let Some(found) = found else { return Ok(false) };
+    let found = with_layers(connection, found)?;
+    Ok(ImageRecord { tagged_at: image.tagged_at, ..found } == *image)
 }
 
 /// Makes room for `image` under `name`.

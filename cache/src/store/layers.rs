@@ -94,6 +94,18 @@ pub(super) struct LayerRow {
     made_at: i64,
 }
 
+/// What is known of a layer beside its contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerFacts {
+    /// If it was computed already, see [`Store::diff_id`].
+    pub diff_id: Option<DiffId>,
+    /// When it was made or unpacked, in seconds since the epoch. A result that is found again keeps its time, so that a
+    /// build of nothing new gives the image that was there.
+    pub made_at: i64,
+    /// Bytes of file data, where known.
+    pub size_bytes: Option<u64>,
+}
+
 impl Store {
     /// The directory of a layer, in overlayfs' format.
     pub fn layer_path(&self, id: LayerId) -> PathBuf {
@@ -130,13 +142,20 @@ impl Store {
         Ok(row(self.db(), id)?.and_then(|row| row.size_bytes))
     }
 
-    /// When the layer was made (or unpacked), in seconds since the epoch. A result that is found again keeps its time, so
-    /// that a build of nothing new gives the image that was there.
+    /// What is known of layers, in their order; `None` for one that the store does not know.
     ///
     /// # Errors
     /// I/O.
-    pub fn layer_made_at(&self, id: LayerId) -> Result<Option<i64>, StoreError> {
-        Ok(row(self.db(), id)?.map(|row| row.made_at))
+    pub fn layer_facts(&self, ids: &[LayerId]) -> Result<Vec<Option<LayerFacts>>, StoreError> {
+        let rows = self.db().read_together(|connection| {
+            ids.iter().map(|&id| read_row(connection, id)).collect::<Result<Vec<_>, _>>()
+        })?;
+        let facts = |row: LayerRow| LayerFacts {
+            diff_id: row.diff_id,
+            made_at: row.made_at,
+            size_bytes: row.size_bytes,
+        };
+        Ok(rows.into_iter().map(|row| row.map(facts)).collect())
     }
 
     /// Unpacks a pulled layer once, however many threads and processes want it: `unpack` fills the draft and returns
@@ -316,12 +335,14 @@ pub(super) fn discard(root: &Path, id: LayerId, trash: &LayerDraft) -> Result<()
 const COLUMNS: &str = "contents, origin, settled, diff_id, size_bytes, used_at, made_at";
 
 pub(super) fn row(db: &Db, id: LayerId) -> Result<Option<LayerRow>, StoreError> {
-    db.read(|connection| {
-        connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM layers WHERE id = ?1"))?
-            .query_row(params![id.as_bytes()], |row| LayerRow::read(row, 0))
-            .optional()
-    })
+    db.read(|connection| read_row(connection, id))
+}
+
+fn read_row(connection: &Connection, id: LayerId) -> rusqlite::Result<Option<LayerRow>> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM layers WHERE id = ?1"))?
+        .query_row(params![id.as_bytes()], |row| LayerRow::read(row, 0))
+        .optional()
 }
 
 /// All layers.

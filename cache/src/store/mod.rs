@@ -46,7 +46,7 @@ pub use details::{Cost, Details};
 pub use draft::LayerDraft;
 pub use error::StoreError;
 pub use images::ImageRecord;
-pub use layers::{InvalidLayerId, Layer, LayerId};
+pub use layers::{InvalidLayerId, Layer, LayerFacts, LayerId};
 pub use mounts::{CacheMount, CacheMountRequest, MountSharing};
 pub use records::{Claim, Lookup, NewRecord, Record, StepKey};
 pub use removed::{Removed, RemovedBy};

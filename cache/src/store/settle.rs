@@ -5,9 +5,9 @@
 //! power cut, [`recover`](super::recover) trusts what is settled and looks at the rest.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::params;
@@ -21,10 +21,37 @@ const QUIET: Duration = Duration::from_millis(200);
 /// A build that never pauses is synced this often.
 const AT_MOST: Duration = Duration::from_secs(5);
 
+/// A process that ends waits so long for a log that is being folded in: a build of nothing new takes less time than the two
+/// fsyncs, and the log would only ever grow.
+const FOLDING_AT_MOST: Duration = Duration::from_millis(25);
+
 /// Wakes the thread; the thread ends when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Settler {
     thread: Mutex<Option<Sender<Wake>>>,
+    folding: Arc<Folding>,
+}
+
+/// Whether the log is being folded in.
+#[derive(Debug, Default)]
+struct Folding {
+    is_running: Mutex<bool>,
+    ended: Condvar,
+}
+
+impl Folding {
+    fn set(&self, is_running: bool) {
+        *self.is_running.lock().unwrap_or_else(PoisonError::into_inner) = is_running;
+        self.ended.notify_all();
+    }
+}
+
+impl Drop for Settler {
+    fn drop(&mut self) {
+        let is_running = self.folding.is_running.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whatever comes of it, the log is whole.
+        drop(self.folding.ended.wait_timeout_while(is_running, FOLDING_AT_MOST, |is_running| *is_running));
+    }
 }
 
 /// When to act.
@@ -32,7 +59,7 @@ pub(super) struct Settler {
 pub(super) enum Wake {
     /// In the next quiet moment.
     Soon,
-    /// Now: the log is long, and a process that finds everything done does not live until a quiet moment.
+    /// Now, the log first: it is long, and a process that finds everything done does not live until a quiet moment.
     Now,
 }
 
@@ -43,12 +70,18 @@ impl Settler {
             return;
         }
         let (sender, receiver) = channel();
-        let (root, db) = (root.to_path_buf(), db.to_path_buf());
-        let started =
-            std::thread::Builder::new().name("kiln-settle".into()).spawn(move || run(&root, db, &receiver));
+        let (root, db, folding) = (root.to_path_buf(), db.to_path_buf(), Arc::clone(&self.folding));
+        if when == Wake::Now {
+            folding.set(true);
+        }
+        let started = std::thread::Builder::new()
+            .name("kiln-settle".into())
+            .spawn(move || run(&root, &db, &folding, &receiver));
         // Without a thread nothing gets settled now: slower after a power cut, never wrong.
         if started.is_ok() && sender.send(when).is_ok() {
             *thread = Some(sender);
+        } else {
+            self.folding.set(false);
         }
     }
 }
@@ -75,7 +108,7 @@ pub(super) fn has_unsettled(db: &Db) -> Result<bool, StoreError> {
     })
 }
 
-fn run(root: &Path, db: PathBuf, wakes: &Receiver<Wake>) {
+fn run(root: &Path, db: &Path, folding: &Folding, wakes: &Receiver<Wake>) {
     while let Ok(wake) = wakes.recv() {
         let latest = Instant::now() + AT_MOST;
         let mut wake = Ok(wake);
@@ -83,11 +116,16 @@ fn run(root: &Path, db: PathBuf, wakes: &Receiver<Wake>) {
             wake = wakes.recv_timeout(QUIET);
         }
         // A connection of its own: a checkpoint's fsync must not hold the one that builds use.
-        let result = match Db::open(&db) {
-            Ok(Opened::Ready(db)) => settle(root, &db),
+        let result = match Db::open(db) {
+            Ok(Opened::Ready(db)) => {
+                let folded = if wake == Ok(Wake::Now) { db.checkpoint() } else { Ok(()) };
+                folding.set(false);
+                folded.and_then(|()| settle(root, &db))
+            }
             Ok(Opened::Unformatted | Opened::Older) => Ok(()),
             Err(error) => Err(error),
         };
+        folding.set(false);
         if let Err(error) = result {
             tracing::debug!(%error, "layers stay unsettled");
         }

@@ -7,7 +7,7 @@ use kiln_cache::SourceTree;
 
 use super::main_context::Main;
 use super::text::{beneath, from_tree, read_text};
-use super::{Preparation, remote};
+use super::{Preparation, preprocess, remote};
 use crate::Error;
 use crate::build::DockerfileSource;
 
@@ -26,10 +26,25 @@ impl Found {
     }
 }
 
-/// Finds it.
+/// Finds it: the lines of all that are given, one after the other (FEATURES LX37).
 pub(super) fn find(preparation: &Preparation<'_>, main: &Main) -> Result<Found, Error> {
+    let build = preparation.session.build;
+    let mut found = preprocess::found(build, main, find_one(preparation, &build.dockerfile, main)?)?;
+    for path in &build.more_dockerfiles {
+        let source = DockerfileSource::Path(path.clone());
+        let more = preprocess::found(build, main, find_one(preparation, &source, main)?)?;
+        if !found.text.ends_with(b"\n") {
+            found.text.push(b'\n');
+        }
+        found.text.extend_from_slice(&more.text);
+        found.name = format!("{}+{}", found.name, more.name);
+    }
+    Ok(found)
+}
+
+fn find_one(preparation: &Preparation<'_>, source: &DockerfileSource, main: &Main) -> Result<Found, Error> {
     let default = Path::new("Dockerfile");
-    match (&preparation.session.build.dockerfile, main) {
+    match (source, main) {
         (DockerfileSource::Default, Main::Dockerfile(text) | Main::DockerfileUrl { text, .. }) => {
             Ok(Found::text("Dockerfile", text.clone()))
         }

@@ -21,20 +21,43 @@ pub(crate) struct Hidden {
 /// A directory's tree, and what its ignore file hides.
 pub(super) type Directory = (Arc<dyn SourceTree>, Option<Arc<Hidden>>);
 
-/// A directory of the host's with its ignore file: the Dockerfile's own comes first (FEATURES CX13).
-pub(super) fn directory(
-    session: &Session<'_>,
-    root: &Path,
-    dockerfile: Option<&Path>,
-) -> Result<Directory, Error> {
+/// Names of ignore files at a context's root. Docker's comes first, so that a context means the same to both.
+const NAMES: [&str; 2] = [".dockerignore", ".containerignore"];
+
+/// Which ignore file holds for a directory beside those at its root.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Own<'a> {
+    /// None.
+    None,
+    /// That beside this Dockerfile (FEATURES CX13).
+    Beside(&'a Path),
+    /// This one and no other (`--ignorefile`).
+    Given(&'a Path),
+}
+
+/// A directory of the host's with its ignore file: the first that is there holds, whatever is in it.
+pub(super) fn directory(session: &Session<'_>, root: &Path, own: Own<'_>) -> Result<Directory, Error> {
     let mut candidates = Vec::new();
-    if let Some(dockerfile) = dockerfile {
-        let mut own = dockerfile.as_os_str().to_owned();
-        own.push(".dockerignore");
-        candidates.push(PathBuf::from(own));
+    match own {
+        Own::Given(path) if std::fs::symlink_metadata(path).is_err() => {
+            return Err(Error::user(format!("the ignore file {} is not there", path.display())));
+        }
+        Own::Given(path) => candidates.push(path.to_owned()),
+        Own::Beside(dockerfile) => {
+            candidates.extend(NAMES.map(|name| {
+                let mut own = dockerfile.as_os_str().to_owned();
+                own.push(name);
+                PathBuf::from(own)
+            }));
+        }
+        Own::None => {}
     }
-    // A link of that name must not lead out of the context (THREATS D6).
-    candidates.push(beneath(root, Path::new(".dockerignore"))?);
+    if !matches!(own, Own::Given(_)) {
+        for name in NAMES {
+            // A link of that name must not lead out of the context (THREATS D6).
+            candidates.push(beneath(root, Path::new(name))?);
+        }
+    }
     let mut filter: Option<Box<dyn PathFilter>> = None;
     let mut hidden = None;
     for path in candidates {

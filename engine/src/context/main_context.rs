@@ -12,7 +12,7 @@ use kiln_solver::git_url::{GitUrl, redacted};
 use kiln_solver::graph::GitTimes;
 
 use super::text::{TEXT_LIMIT, read_limited};
-use super::{Preparation, remote};
+use super::{MAIN, Origin, Preparation, remote};
 use crate::Error;
 use crate::build::ContextSource;
 
@@ -71,7 +71,7 @@ fn directory(path: &Path) -> Result<Main, Error> {
     }
 }
 
-fn git_tree(preparation: &Preparation<'_>, mut git: GitUrl) -> Result<Arc<dyn SourceTree>, Error> {
+fn git_tree(preparation: &mut Preparation<'_>, mut git: GitUrl) -> Result<Arc<dyn SourceTree>, Error> {
     let argument = |wanted: &str| {
         let args = &preparation.session.build.args;
         args.iter().rev().find(|(name, _)| name == wanted).map_or("", |(_, value)| value.as_str())
@@ -82,11 +82,13 @@ fn git_tree(preparation: &Preparation<'_>, mut git: GitUrl) -> Result<Arc<dyn So
         // Times of the checkout would not be the same twice (FEATURES CX5).
         git.source.times = GitTimes::Commit;
     }
+    preparation.origins.insert(MAIN.to_owned(), Origin::Git(git.source.clone()));
     remote::git(preparation.session, git.source)
 }
 
 fn download(preparation: &mut Preparation<'_>, url: &str) -> Result<Main, Error> {
     let file = remote::download(preparation.session, url)?;
+    preparation.origins.insert(MAIN.to_owned(), Origin::Url(url.to_owned()));
     let name = redacted(url);
     match archive_or_text(preparation, &mut file.open()?, Path::new(&name))? {
         Main::Dockerfile(text) => {

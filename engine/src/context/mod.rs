@@ -8,6 +8,7 @@ mod ignore;
 mod layout;
 mod main_context;
 mod named;
+mod preprocess;
 mod remote;
 mod text;
 
@@ -17,11 +18,13 @@ use std::sync::Arc;
 use kiln_cache::{ContextTree, LayerDraft, SourceTree};
 use kiln_image::ImageRef;
 use kiln_parser::ignore::IgnoreRules;
+use kiln_solver::graph::GitSource;
 use kiln_solver::plan::NamedContext;
 
 pub(crate) use ignore::{Hidden, explain_missing};
 pub(crate) use layout::Layout;
 pub(crate) use named::normalised;
+pub(crate) use remote::git as git_tree;
 
 use crate::Error;
 use crate::session::Session;
@@ -38,10 +41,21 @@ pub(crate) struct Prepared {
     pub(crate) named: BTreeMap<String, NamedContext>,
     /// Images of layouts by their made-up names.
     pub(crate) layouts: HashMap<ImageRef, Layout>,
+    /// Where the contexts that were fetched came from.
+    pub(crate) origins: HashMap<String, Origin>,
     /// The context without its ignore file, to explain what that hides.
     pub(crate) hidden: Option<Arc<Hidden>>,
     /// Scratch space the contexts live in.
     _scratch: Vec<LayerDraft>,
+}
+
+/// Where a context was fetched from.
+#[derive(Clone, Debug)]
+pub(crate) enum Origin {
+    /// A repository.
+    Git(GitSource),
+    /// A web server.
+    Url(String),
 }
 
 impl Prepared {
@@ -55,7 +69,7 @@ impl Prepared {
 pub(crate) fn prepare(session: &Session<'_>) -> Result<Prepared, Error> {
     let step = session.reporter.step("[internal] load build definition", Vec::new());
     session.reporter.started(step);
-    let prepared = Preparation { session, scratch: Vec::new() }.run();
+    let prepared = Preparation { session, scratch: Vec::new(), origins: HashMap::new() }.run();
     match &prepared {
         Ok(_) => session.reporter.done(step),
         Err(error) => session.reporter.failed(step, error.to_string()),
@@ -66,7 +80,11 @@ pub(crate) fn prepare(session: &Session<'_>) -> Result<Prepared, Error> {
 struct Preparation<'a> {
     session: &'a Session<'a>,
     scratch: Vec<LayerDraft>,
+    origins: HashMap<String, Origin>,
 }
+
+/// The name of the build context among the contexts.
+const MAIN: &str = "context";
 
 impl Preparation<'_> {
     fn run(mut self) -> Result<Prepared, Error> {
@@ -76,7 +94,12 @@ impl Preparation<'_> {
         let mut hidden = None;
         let tree = match main {
             Main::Directory(root) => {
-                let (tree, seen) = ignore::directory(self.session, &root, found.path.as_deref())?;
+                let own = match (&self.session.build.ignore_file, found.path.as_deref()) {
+                    (Some(path), _) => ignore::Own::Given(path),
+                    (None, Some(dockerfile)) => ignore::Own::Beside(dockerfile),
+                    (None, None) => ignore::Own::None,
+                };
+                let (tree, seen) = ignore::directory(self.session, &root, own)?;
                 hidden = seen;
                 tree
             }
@@ -84,7 +107,7 @@ impl Preparation<'_> {
             Main::Tree(tree) | Main::DockerfileUrl { tree, .. } => tree,
             Main::Empty | Main::Dockerfile(_) => self.empty()?,
         };
-        contexts.insert("context".into(), tree);
+        contexts.insert(MAIN.into(), tree);
         let mut named = BTreeMap::new();
         let mut layouts = HashMap::new();
         for (name, value) in &self.session.build.contexts {
@@ -99,6 +122,7 @@ impl Preparation<'_> {
             named,
             layouts,
             hidden,
+            origins: self.origins,
             _scratch: self.scratch,
         })
     }

@@ -11,7 +11,7 @@ use kiln_solver::git_url::GitUrl;
 use kiln_solver::plan::NamedContext;
 
 use super::layout::Layout;
-use super::{Preparation, ignore, remote};
+use super::{Origin, Preparation, ignore, remote};
 use crate::{Error, ErrorKind};
 
 /// What all kinds are, for who wrote none of them.
@@ -43,10 +43,12 @@ pub(super) fn open(
         layouts.insert(made_up.clone(), layout);
         return Ok(NamedContext::Layout(made_up));
     } else if let Some(git) = GitUrl::parse(value).map_err(invalid)? {
+        preparation.origins.insert(name.to_owned(), Origin::Git(git.source.clone()));
         remote::git(preparation.session, git.source)?
     } else if remote::is_http(value) {
         // Whatever it is: an archive stays one, unlike the main context (as BuildKit has it).
         let file = remote::download(preparation.session, value)?;
+        preparation.origins.insert(name.to_owned(), Origin::Url(value.to_owned()));
         remote::as_context_file(preparation, &file)?
     } else if let Some((scheme, _)) = value.split_once("://") {
         let message = format!("unsupported context source {scheme} for {name}");
@@ -70,7 +72,7 @@ fn directory(preparation: &Preparation<'_>, name: &str, value: &str) -> Result<A
     if !root.is_dir() {
         return Err(Error::user(format!("build context {name}: path \"{shown}\" is no directory")));
     }
-    Ok(ignore::directory(preparation.session, &root, None)?.0)
+    Ok(ignore::directory(preparation.session, &root, ignore::Own::None)?.0)
 }
 
 /// `docker.io/library/alpine:latest` and `alpine` are one name.

@@ -29,7 +29,7 @@ pub(super) fn is_http(url: &str) -> bool {
 }
 
 /// A git tree.
-pub(super) fn git(session: &Session<'_>, source: GitSource) -> Result<Arc<dyn SourceTree>, Error> {
+pub(crate) fn git(session: &Session<'_>, source: GitSource) -> Result<Arc<dyn SourceTree>, Error> {
     let name = format!("[internal] load git source {}", redacted(&source.remote));
     fetch(session, Source::Git(source), name)
 }

@@ -15,10 +15,9 @@ pub(super) fn export(solver: &Solver<'_>, image: &Assembled, names: &[ImageRef])
     solver.ensure_layers(&image.snapshot)?;
     let store = solver.store;
     store.put_blob(&image.config_bytes)?;
-    let mut size_bytes = 0;
-    for layer in &image.snapshot.layers {
-        size_bytes += store.layer_size(layer.id)?.unwrap_or(0);
-    }
+    let layers: Vec<_> = image.snapshot.layers.iter().map(|layer| layer.id).collect();
+    let facts = store.layer_facts(&layers)?;
+    let size_bytes = facts.iter().flatten().filter_map(|facts| facts.size_bytes).sum();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let unnamed = [None];
     let named: Vec<_> = names.iter().cloned().map(Some).collect();
@@ -29,7 +28,7 @@ pub(super) fn export(solver: &Solver<'_>, image: &Assembled, names: &[ImageRef])
             config: image.config_digest,
             manifest: None,
             remote_digest: None,
-            layers: image.snapshot.layers.iter().map(|layer| layer.id).collect(),
+            layers: layers.clone(),
             tagged_at: now.as_secs(),
             size_bytes,
         })?;

@@ -6,6 +6,7 @@
 pub(crate) mod call;
 pub(crate) mod csv;
 pub(crate) mod host;
+pub(crate) mod limits;
 pub(crate) mod output;
 pub(crate) mod pair;
 pub(crate) mod resource;
@@ -17,6 +18,8 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
+
+use limits::LimitArgs;
 
 /// Builds container images from Dockerfiles; no daemon, no root.
 #[derive(Debug, Parser)]
@@ -70,11 +73,21 @@ pub(crate) struct BuildArgs {
     #[arg(short, long = "tag", value_name = "NAME", allow_hyphen_values = true)]
     pub tags: Vec<String>,
     /// The Dockerfile (default: `PATH/Dockerfile`; `-`: standard input)
-    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
-    pub file: Option<String>,
+    /// Several are read as one, in their order
+    #[arg(short, long = "file", value_name = "FILE", allow_hyphen_values = true)]
+    pub files: Vec<String>,
+    /// An argument for `cpp`, which reads a Dockerfile with a name in `.in` first
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    pub cpp_flag: Vec<String>,
+    /// The ignore file (default: `FILE.dockerignore`, `.dockerignore` or `.containerignore`)
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
+    pub ignorefile: Option<PathBuf>,
     /// Set a build argument; `NAME` alone takes its value from the environment
     #[arg(long = "build-arg", value_name = "NAME=VALUE", allow_hyphen_values = true)]
     pub build_args: Vec<String>,
+    /// Set build arguments from a file with lines of NAME=VALUE; `--build-arg` goes before
+    #[arg(long = "build-arg-file", value_name = "FILE", allow_hyphen_values = true)]
+    pub build_arg_files: Vec<PathBuf>,
     /// The stage to build
     #[arg(long, value_name = "STAGE", allow_hyphen_values = true)]
     pub target: Option<String>,
@@ -105,7 +118,8 @@ pub(crate) struct BuildArgs {
     /// An ssh agent or keys for the build (`default|id[=socket|key[,key]]`)
     #[arg(long, value_name = "SSH", allow_hyphen_values = true)]
     pub ssh: Vec<String>,
-    /// Network of RUN instructions
+    /// Network of RUN instructions: default (their own where `pasta` is installed, else the host's), isolated (their own,
+    /// or none at all), none, host
     #[arg(long, value_name = "MODE", default_value = "default", allow_hyphen_values = true)]
     pub network: String,
     /// Allow what needs permission (`network.host`, `security.insecure`)
@@ -114,7 +128,7 @@ pub(crate) struct BuildArgs {
     /// The platforms to build for
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', allow_hyphen_values = true)]
     pub platform: Vec<String>,
-    /// A line for /etc/hosts (`host:ip`)
+    /// A line for /etc/hosts (`host:ip`; `host-gateway` is the address that reaches the host)
     #[arg(long, value_name = "HOST:IP", allow_hyphen_values = true)]
     pub add_host: Vec<String>,
     /// Size of /dev/shm
@@ -162,6 +176,8 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "RULE", value_delimiter = ',', allow_hyphen_values = true)]
     pub lint: Vec<String>,
     #[command(flatten)]
+    pub limits: LimitArgs,
+    #[command(flatten)]
     pub legacy: LegacyArgs,
     /// PATH, URL or `-`
     #[arg(value_name = "PATH | URL | -", required = true)]
@@ -189,22 +205,6 @@ pub(crate) struct LegacyArgs {
     pub security_opt: Vec<String>,
     #[arg(long, hide = true)]
     pub builder: Option<String>,
-    #[arg(long, hide = true)]
-    pub cgroup_parent: Option<String>,
-    #[arg(short = 'm', long, hide = true)]
-    pub memory: Option<String>,
-    #[arg(long, hide = true, allow_hyphen_values = true)]
-    pub memory_swap: Option<String>,
-    #[arg(short = 'c', long, hide = true)]
-    pub cpu_shares: Option<String>,
-    #[arg(long, hide = true)]
-    pub cpu_period: Option<String>,
-    #[arg(long, hide = true, allow_hyphen_values = true)]
-    pub cpu_quota: Option<String>,
-    #[arg(long, hide = true)]
-    pub cpuset_cpus: Option<String>,
-    #[arg(long, hide = true)]
-    pub cpuset_mems: Option<String>,
     /// Attestations are not made yet; `false` is what scripts pass to be without.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub provenance: Option<String>,
@@ -221,14 +221,6 @@ impl LegacyArgs {
             ("--squash", self.squash),
             ("--isolation", self.isolation.as_deref().is_some_and(|value| value != "default")),
             ("--security-opt", !self.security_opt.is_empty()),
-            ("--cgroup-parent", self.cgroup_parent.is_some()),
-            ("--memory", self.memory.is_some()),
-            ("--memory-swap", self.memory_swap.is_some()),
-            ("--cpu-shares", self.cpu_shares.is_some()),
-            ("--cpu-period", self.cpu_period.is_some()),
-            ("--cpu-quota", self.cpu_quota.is_some()),
-            ("--cpuset-cpus", self.cpuset_cpus.is_some()),
-            ("--cpuset-mems", self.cpuset_mems.is_some()),
             ("--provenance", wanted(&self.provenance)),
             ("--sbom", wanted(&self.sbom)),
         ]
@@ -390,7 +382,7 @@ pub(crate) struct RunArgs {
     /// In place of the image's ENTRYPOINT
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     pub entrypoint: Option<String>,
-    /// `none` or `host`
+    /// `host`, `isolated` (one of its own, by pasta) or `none`
     #[arg(
         long,
         visible_alias = "net",
@@ -559,7 +551,7 @@ mod tests {
         let args =
             build(&["/usr/bin/build", "-t", "name", "-f", "Dockerfile.dev", "--build-arg", "UID=1000", "."]);
         assert_eq!(args.tags, ["name"]);
-        assert_eq!(args.file.as_deref(), Some("Dockerfile.dev"));
+        assert_eq!(args.files, ["Dockerfile.dev"]);
         assert_eq!(args.build_args, ["UID=1000"]);
         assert_eq!(args.context, ".");
     }
@@ -594,8 +586,8 @@ mod tests {
     #[test]
     fn a_dash_is_a_context_and_a_dockerfile() {
         assert_eq!(build(&["kiln", "build", "-"]).context, "-");
-        assert_eq!(build(&["kiln", "build", "-f-", "."]).file.as_deref(), Some("-"));
-        assert_eq!(build(&["kiln", "build", "-f", "-", "."]).file.as_deref(), Some("-"));
+        assert_eq!(build(&["kiln", "build", "-f-", "."]).files, ["-"]);
+        assert_eq!(build(&["kiln", "build", "-f", "-", "."]).files, ["-"]);
         assert_eq!(build(&["kiln", "build", "-o", "-", "."]).outputs, ["-"]);
     }
 

@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use kiln::{Build, BuildResult, ContextSource, DockerfileSource, NetworkMode, OutputSpec};
+use kiln::{Build, BuildResult, ContextSource, DockerfileSource, Isolation, NetworkMode, OutputSpec};
 
 use crate::args::call::{self, Method};
 use crate::args::ssh::Ssh;
@@ -64,6 +64,16 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
     if let Some(root) = root {
         build = build.root(root);
     }
+    build = args.files.iter().skip(1).fold(build, Build::more_file);
+    build = args.cpp_flag.iter().fold(build, Build::preprocessor_flag);
+    if let Some(path) = &args.ignorefile {
+        build = build.ignore_file(path);
+    }
+    for path in &args.build_arg_files {
+        for (name, value) in arguments_in(path)? {
+            build = build.arg(name, value);
+        }
+    }
     for text in &args.build_args {
         if let Some((name, value)) = pair::variable("--build-arg", text, &super::env)? {
             build = build.arg(name, value);
@@ -87,7 +97,7 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
         build = build.no_cache_stage(stage);
     }
     let mut allow = args.allow.clone();
-    build = build.network(match args.network.as_str() {
+    let network = match args.network.as_str() {
         "default" | "" => NetworkMode::Default,
         "none" => NetworkMode::None,
         "host" => {
@@ -95,11 +105,16 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
             allow.push("network.host".to_owned());
             NetworkMode::Host
         }
+        "isolated" => {
+            build = build.isolation(Isolation::Required);
+            NetworkMode::Default
+        }
         other => {
             return Err(Failure::usage(format!("network mode `{other}` is not supported"))
-                .with_hint("the modes are `default`, `none` and `host`"));
+                .with_hint("the modes are `default`, `isolated`, `none` and `host`"));
         }
-    });
+    };
+    build = args.limits.apply(build.network(network))?;
     for entitlement in allow {
         if !matches!(entitlement.as_str(), "network.host" | "security.insecure") {
             return Err(Failure::usage(format!("--allow {entitlement}: there is no such entitlement"))
@@ -186,7 +201,7 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
 
 fn context(args: &BuildArgs) -> Result<ContextSource, Failure> {
     if args.context == "-" {
-        if args.file.as_deref() == Some("-") {
+        if args.files.iter().any(|file| file == "-") {
             return Err(Failure::usage("standard input cannot be both the build context and the Dockerfile"));
         }
         return Ok(ContextSource::Stream(Arc::new(Mutex::new(std::io::stdin()))));
@@ -224,7 +239,10 @@ fn is_scp_style(text: &str) -> bool {
 }
 
 fn dockerfile(args: &BuildArgs) -> Result<DockerfileSource, Failure> {
-    match args.file.as_deref() {
+    if let Some(more) = args.files.iter().skip(1).find(|file| *file == "-" || file.contains("://")) {
+        return Err(Failure::usage(format!("--file {more}: only the first of several may be no path")));
+    }
+    match args.files.first().map(String::as_str) {
         None | Some("") => Ok(DockerfileSource::Default),
         Some("-") => {
             let mut text = Vec::new();
@@ -244,6 +262,26 @@ fn dockerfile(args: &BuildArgs) -> Result<DockerfileSource, Failure> {
         }
         Some(path) => Ok(DockerfileSource::Path(path.into())),
     }
+}
+
+/// The build arguments that a file sets (FEATURES AS25).
+fn arguments_in(path: &Path) -> Result<Vec<(String, String)>, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+    let mut arguments = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match line.split_once('=') {
+            Some((name, value)) if !name.is_empty() => arguments.push((name.to_owned(), value.to_owned())),
+            _ => {
+                let place = format!("{}:{number}", path.display());
+                return Err(Failure::usage(format!("{place}: `{line}` is no NAME=VALUE")));
+            }
+        }
+    }
+    Ok(arguments)
 }
 
 /// The platforms asked for; `local` is this machine's. Without any it is the engine's choice.

@@ -49,7 +49,9 @@ fn become_able_to_build() -> Result<(), Failure> {
     use kiln::rootless::{Privileges, enter};
     match enter() {
         Ok(Privileges::SingleId { why }) => {
-            let message = format!("{why}: steps have one user and cannot change owners");
+            let message = format!(
+                "{why}: kiln answers for owners and users itself, which is slower (docs/rootless.md)"
+            );
             report::warn(&message, &why.hint());
             Ok(())
         }

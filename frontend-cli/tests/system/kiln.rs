@@ -119,3 +119,14 @@ impl From<Output> for Ended {
         }
     }
 }
+
+/// What a tree is: paths, owners, modes, sizes, times of change.
+pub fn facts(folder: &Path) -> String {
+    let listing = std::process::Command::new("find")
+        .arg(folder)
+        .args(["-printf", "%P %U:%G %m %s %C@\n"])
+        .output()
+        .unwrap()
+        .stdout;
+    String::from_utf8(listing).unwrap()
+}

@@ -10,5 +10,6 @@ mod kiln;
 mod ordinary;
 mod rootless;
 mod sharing;
+mod single_id;
 mod threats;
 mod tutorials;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::kiln::{Ended, Kiln};
+use crate::kiln::{Ended, Kiln, facts};
 use crate::ordinary::Ordinary;
 
 /// Who builds.
@@ -95,17 +95,6 @@ impl Who {
         assert!(!ended.stderr.contains("untouched"), "the sentinel was read\n{}", ended.stderr);
         (ended, before == facts(&sentinel))
     }
-}
-
-/// What a tree is: paths, owners, modes, sizes, times of change.
-fn facts(folder: &Path) -> String {
-    let listing = std::process::Command::new("find")
-        .arg(folder)
-        .args(["-printf", "%P %U:%G %m %s %C@\n"])
-        .output()
-        .unwrap()
-        .stdout;
-    String::from_utf8(listing).unwrap()
 }
 
 #[test]

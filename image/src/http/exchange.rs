@@ -5,9 +5,9 @@
 //! that a blob is received while the part before is hashed and unpacked.
 
 use std::io::{self, Read};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -37,8 +37,24 @@ pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) headers: Vec<(http::HeaderName, String)>,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Arc<[u8]>,
     pub(crate) tls: Tls,
+    /// So long may the server say nothing.
+    pub(crate) patience: Duration,
+}
+
+/// A request's body that is not in memory; it can be sent once.
+pub(crate) struct Outgoing {
+    pub(crate) reader: Box<dyn Read + Send>,
+    /// Bytes; without, the body is sent in HTTP's chunks.
+    pub(crate) length: Option<u64>,
+}
+
+/// A request on its way.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    body: Body,
+    url: Url,
 }
 
 /// Whether the server must prove its name.
@@ -92,7 +108,12 @@ pub(crate) struct Connections {
 
 impl Request {
     pub(crate) fn get(url: Url) -> Self {
-        Self { method: Method::GET, url, headers: Vec::new(), body: Vec::new(), tls: Tls::Verified }
+        Self::new(Method::GET, url)
+    }
+
+    pub(crate) fn new(method: Method, url: Url) -> Self {
+        let body = Arc::default();
+        Self { method, url, headers: Vec::new(), body, tls: Tls::Verified, patience: STALL_TIMEOUT }
     }
 
     pub(crate) fn header(mut self, name: http::HeaderName, value: impl Into<String>) -> Self {
@@ -108,24 +129,20 @@ impl Connections {
 
     /// Sends the request and waits for the head of the answer. Redirects and error statuses are answers.
     pub(crate) fn exchange(&self, request: &Request, cancel: &AtomicBool) -> Result<Response, HttpError> {
+        self.begin(request, None)?.answer(cancel)
+    }
+
+    /// Begins to send the request, with its own body or another.
+    pub(crate) fn begin(&self, request: &Request, outgoing: Option<Outgoing>) -> Result<Pending, HttpError> {
         let agent = self.agent(request)?.clone();
         let (sender, messages) = sync_channel(CHUNKS_AHEAD);
         let sent = request.clone();
-        let host = request.url.origin().to_string();
         std::thread::Builder::new()
             .name("kiln-http".into())
-            .spawn(move || run(&agent, &sent, &sender))
-            .map_err(|source| HttpError::Unreachable { host: host.clone(), source })?;
-        let mut body = Body { messages, chunk: Vec::new(), at: 0, state: BodyState::Open };
-        match body.next(cancel) {
-            Ok(Message::Head(head)) => {
-                let (status, headers) = head?;
-                Ok(Response { status, headers, url: request.url.clone(), body })
-            }
-            Ok(_) => Err(HttpError::Unreachable { host, source: thread_ended() }),
-            Err(source) if is_canceled(&source) => Err(HttpError::Canceled),
-            Err(source) => Err(HttpError::Unreachable { host, source }),
-        }
+            .spawn(move || run(&agent, &sent, outgoing, &sender))
+            .map_err(|source| HttpError::Unreachable { host: request.url.origin().to_string(), source })?;
+        let body = Body { messages, chunk: Vec::new(), at: 0, state: BodyState::Open };
+        Ok(Pending { body, url: request.url.clone() })
     }
 
     fn agent(&self, request: &Request) -> Result<&ureq::Agent, HttpError> {
@@ -165,6 +182,23 @@ impl Connections {
     }
 }
 
+impl Pending {
+    /// Waits for the head of the answer.
+    pub(crate) fn answer(mut self, cancel: &AtomicBool) -> Result<Response, HttpError> {
+        let unreachable =
+            |url: &Url, source| HttpError::Unreachable { host: url.origin().to_string(), source };
+        match self.body.next(cancel) {
+            Ok(Message::Head(head)) => {
+                let (status, headers) = head?;
+                Ok(Response { status, headers, url: self.url, body: self.body })
+            }
+            Ok(_) => Err(unreachable(&self.url, thread_ended())),
+            Err(source) if is_canceled(&source) => Err(HttpError::Canceled),
+            Err(source) => Err(unreachable(&self.url, source)),
+        }
+    }
+}
+
 /// ring is named here, so that neither an embedder's nor a process-wide choice of provider matters.
 fn tls_config(tls: Tls) -> Result<TlsConfig, HttpError> {
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
@@ -190,8 +224,8 @@ fn root_certificates() -> Result<RootCerts, HttpError> {
 }
 
 /// The thread. It ends when the body has ended or nobody reads it any more.
-fn run(agent: &ureq::Agent, request: &Request, sender: &SyncSender<Message>) {
-    let answer = match send(agent, request) {
+fn run(agent: &ureq::Agent, request: &Request, outgoing: Option<Outgoing>, sender: &SyncSender<Message>) {
+    let answer = match send(agent, request, outgoing) {
         Ok(answer) => answer,
         Err(error) => {
             let _ = sender.send(Message::Head(Err(error)));
@@ -221,7 +255,11 @@ fn run(agent: &ureq::Agent, request: &Request, sender: &SyncSender<Message>) {
     }
 }
 
-fn send(agent: &ureq::Agent, request: &Request) -> Result<http::Response<ureq::Body>, HttpError> {
+fn send(
+    agent: &ureq::Agent,
+    request: &Request,
+    outgoing: Option<Outgoing>,
+) -> Result<http::Response<ureq::Body>, HttpError> {
     let host = || request.url.origin().to_string();
     let invalid =
         |error: http::Error| HttpError::Unreachable { host: host(), source: io::Error::other(error) };
@@ -229,11 +267,22 @@ fn send(agent: &ureq::Agent, request: &Request) -> Result<http::Response<ureq::B
     for (name, value) in &request.headers {
         builder = builder.header(name, value);
     }
-    let answer = if request.method == Method::GET {
-        agent.run(builder.body(()).map_err(invalid)?)
-    } else {
-        agent.run(builder.body(request.body.clone()).map_err(invalid)?)
+    let has_body = !matches!(request.method, Method::GET | Method::HEAD | Method::DELETE);
+    let length = match &outgoing {
+        Some(outgoing) => outgoing.length,
+        None => Some(request.body.len() as u64),
     };
+    if let Some(length) = length.filter(|_| has_body) {
+        builder = builder.header(http::header::CONTENT_LENGTH, length);
+    }
+    let body = match outgoing {
+        Some(outgoing) => ureq::SendBody::from_owned_reader(outgoing.reader),
+        None if has_body => ureq::SendBody::from_owned_reader(io::Cursor::new(Arc::clone(&request.body))),
+        None => ureq::SendBody::none(),
+    };
+    let sent = builder.body(body).map_err(invalid)?;
+    let sent = agent.configure_request(sent).timeout_per_read(Some(request.patience)).build();
+    let answer = agent.run(sent);
     answer.map_err(|error| HttpError::Unreachable { host: host(), source: plain(error.into_io()) })
 }
 
@@ -310,7 +359,7 @@ impl Body {
 #[error("canceled")]
 struct CanceledRead;
 
-fn canceled() -> io::Error {
+pub(crate) fn canceled() -> io::Error {
     io::Error::other(CanceledRead)
 }
 

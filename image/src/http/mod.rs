@@ -14,13 +14,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ureq::http::header;
-use ureq::http::{HeaderMap, HeaderName};
+use ureq::http::{HeaderMap, HeaderName, Method};
 
 pub use download::{Download, Fetch, Fetched};
 
-pub(crate) use exchange::{Body, Connections, Request, Response, Tls, is_canceled};
+pub(crate) use exchange::{
+    Body, Connections, Outgoing, Pending, Request, Response, Tls, canceled, is_canceled,
+};
 pub(crate) use proxy::ProxyRules;
-pub(crate) use url::{Origin, Url, is_loopback};
+pub(crate) use url::{Origin, Url, encode_query, is_loopback};
 
 use crate::oci::escape;
 
@@ -143,7 +145,7 @@ impl Default for Retry {
 impl Retry {
     pub(crate) const ONCE: Self = Self { attempts: 1, first_delay: Duration::ZERO };
 
-    /// Waits before attempt `attempt` (counted from 0), or as long as the server asks.
+    /// Waits before another attempt after `attempt` ones, or as long as the server asks.
     pub(crate) fn wait(
         &self,
         attempt: u32,
@@ -151,7 +153,7 @@ impl Retry {
         cancel: &AtomicBool,
     ) -> Result<(), HttpError> {
         let doubled = self.first_delay.saturating_mul(1 << attempt.saturating_sub(1).min(16));
-        let mut left = asked.unwrap_or(doubled).min(MAX_RETRY_DELAY);
+        let mut left = asked.unwrap_or_else(|| jittered(doubled)).min(MAX_RETRY_DELAY);
         while !left.is_zero() {
             if cancel.load(Ordering::Relaxed) {
                 return Err(HttpError::Canceled);
@@ -162,6 +164,13 @@ impl Retry {
         }
         Ok(())
     }
+}
+
+/// Between half of `delay` and all of it: many that were turned away together do not come back together.
+fn jittered(delay: Duration) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    let share = RandomState::new().hash_one(delay) >> 33;
+    delay.mul_f64(0.5 + share as f64 / f64::from(1u32 << 31) / 2.0)
 }
 
 /// A client with pooled connections; cheap to clone, shared by threads.
@@ -222,7 +231,19 @@ impl Client {
         self.retry
     }
 
-    /// Sends a GET, follows redirects and tries again what may succeed later. `authorization` is for the request's
+    /// Begins to send a request whose body streams; neither redirects nor failures are dealt with.
+    pub(crate) fn begin(
+        &self,
+        request: &Request,
+        authorization: Option<&str>,
+        outgoing: Outgoing,
+    ) -> Result<Pending, HttpError> {
+        let mut request = request.clone();
+        request.headers.extend(authorization.map(|value| (header::AUTHORIZATION, value.to_owned())));
+        self.connections.begin(&request, Some(outgoing))
+    }
+
+    /// Sends a request, follows redirects and tries again what may succeed later. `authorization` is for the request's
     /// own origin. Statuses other than redirects are answers; so are 429 and 5xx when all attempts ended so.
     pub(crate) fn follow(
         &self,
@@ -275,7 +296,12 @@ impl Client {
                 to,
                 reason,
             };
-            if request.method != ureq::http::Method::GET {
+            // 307 and 308 keep the method (RFC 9110, 15.4); nothing that was meant for the first server goes along.
+            let is_harmless = match request.method {
+                Method::GET | Method::HEAD => true,
+                _ => request.body.is_empty() && matches!(response.status, 307 | 308),
+            };
+            if !is_harmless {
                 return Err(refused(escape(location), "the request carries data meant for the first server"));
             }
             let next = hop.url.join(location)?;
@@ -335,7 +361,7 @@ fn error_words(body: &[u8]) -> String {
     if line.starts_with('<') { String::new() } else { escape(line) }
 }
 
-fn is_transient_status(status: u16) -> bool {
+pub(crate) fn is_transient_status(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
@@ -364,8 +390,13 @@ pub(crate) fn is_untrusted(error: &io::Error) -> bool {
     matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    text(headers, &header::RETRY_AFTER)?.trim().parse().ok().map(Duration::from_secs)
+/// Seconds, or a date (RFC 9110, 10.2.3).
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let asked = text(headers, &header::RETRY_AFTER)?.trim();
+    match asked.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => download::http_date(asked)?.duration_since(std::time::SystemTime::now()).ok(),
+    }
 }
 
 pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

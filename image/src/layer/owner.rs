@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use rustix::fs::{AtFlags, Gid, Uid, XattrFlags};
 use rustix::io::Errno;
 
-/// `UID:GID` in decimal.
-const NOTE: &str = "user.kiln.owner";
+/// The attribute of an owner: `UID:GID` in decimal. The sandbox writes the same.
+pub const NOTE: &str = "user.kiln.owner";
 
 /// Whether this process has one id only; asked once, so a program enters its user namespace before.
 fn has_single_id() -> bool {

@@ -1,8 +1,8 @@
 //! Answering a registry that asks who we are (distribution, "Token Authentication Specification"; RFC 7235).
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use ureq::http::{HeaderMap, Method, header};
 
 use super::RegistryError;
 use super::credentials::Credentials;
-use crate::http::{Client, Origin, Request, Tls, Url, status_error};
+use crate::http::{Client, Origin, Request, Tls, Url, encode_query, status_error};
 use crate::oci::escape;
 
 /// Longest token answer that is read.
@@ -40,11 +40,61 @@ pub(crate) enum Challenge {
     Basic,
 }
 
-/// `Authorization` headers that worked, by registry and repository.
+/// What a request wants to do, and so what a token for it must allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Grant {
+    /// Read the repository.
+    Pull,
+    /// Write it.
+    Push,
+    /// Write it with blobs of another one of the same registry.
+    Mount {
+        /// The other's name.
+        from: String,
+    },
+}
+
+impl Grant {
+    /// Under what its authorization is kept: tokens of one kind do not serve for another.
+    pub(crate) fn key(&self, repository: &str) -> String {
+        match self {
+            Self::Pull => repository.to_owned(),
+            Self::Push => format!("{repository} push"),
+            Self::Mount { from } => format!("{repository} push {from}"),
+        }
+    }
+
+    /// The scopes to ask for: the registry's own words, where it has any, and what they lack for a mount (distribution,
+    /// "Token Scope Documentation").
+    fn scopes(&self, repository: &str, asked: Option<&str>) -> Vec<String> {
+        let own = match self {
+            Self::Pull => format!("repository:{repository}:pull"),
+            Self::Push | Self::Mount { .. } => format!("repository:{repository}:pull,push"),
+        };
+        let mut scopes: Vec<String> = match asked {
+            Some(asked) => asked.split_ascii_whitespace().map(str::to_owned).collect(),
+            None => vec![own],
+        };
+        if let Self::Mount { from } = self {
+            let prefix = format!("repository:{from}:");
+            if !scopes.iter().any(|scope| scope.starts_with(&prefix)) {
+                scopes.push(format!("{prefix}pull"));
+            }
+        }
+        scopes
+    }
+}
+
+/// `Authorization` headers that worked, by registry and what they are for.
 #[derive(Debug, Default)]
 pub(crate) struct Authorizations {
-    known: Mutex<HashMap<(Origin, String), Authorization>>,
+    known: Mutex<HashMap<Place, Authorization>>,
+    /// Who is asking for one.
+    turns: Mutex<HashMap<Place, Arc<Mutex<()>>>>,
 }
+
+/// A registry and a [`Grant::key`].
+type Place = (Origin, String);
 
 #[derive(Clone)]
 struct Authorization {
@@ -66,25 +116,33 @@ struct TokenAnswer {
 }
 
 impl Authorizations {
-    pub(crate) fn get(&self, origin: &Origin, repository: &str) -> Option<String> {
-        let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let found = known.get(&(origin.clone(), repository.to_owned()))?;
+    pub(crate) fn get(&self, origin: &Origin, key: &str) -> Option<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.get(&(origin.clone(), key.to_owned()))?;
         found.expires.is_none_or(|expires| Instant::now() < expires).then(|| found.header.clone())
     }
 
-    fn put(&self, origin: &Origin, repository: &str, authorization: Authorization) {
-        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.insert((origin.clone(), repository.to_owned()), authorization);
+    fn put(&self, origin: &Origin, key: String, authorization: Authorization) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert((origin.clone(), key), authorization);
+    }
+
+    /// Held while a request asks for an authorization, so that others like it wait for the answer.
+    pub(crate) fn turn(&self, origin: &Origin, key: &str) -> Arc<Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry((origin.clone(), key.to_owned())).or_default())
     }
 
     /// Answers a registry's challenge; the header is kept for the next request.
     ///
     /// `None` when nothing that we have would satisfy it.
+    #[allow(clippy::too_many_arguments, reason = "one request's whole state, used in one place")]
     pub(crate) fn answer(
         &self,
         http: &Client,
         registry: &Request,
         repository: &str,
+        grant: &Grant,
         challenge: &Challenge,
         credentials: Option<&Credentials>,
         cancel: &AtomicBool,
@@ -96,11 +154,11 @@ impl Authorizations {
                 None => return Ok(None),
             },
             Challenge::Bearer { realm, service, scope } => {
-                let scope = scope.clone().unwrap_or_else(|| format!("repository:{repository}:pull"));
-                fetch_token(http, registry, realm, service.as_deref(), &scope, credentials, cancel)?
+                let scopes = grant.scopes(repository, scope.as_deref());
+                fetch_token(http, registry, realm, service.as_deref(), &scopes, credentials, cancel)?
             }
         };
-        self.put(origin, repository, authorization.clone());
+        self.put(origin, grant.key(repository), authorization.clone());
         Ok(Some(authorization.header))
     }
 }
@@ -112,7 +170,7 @@ fn fetch_token(
     registry: &Request,
     realm: &str,
     service: Option<&str>,
-    scope: &str,
+    scopes: &[String],
     credentials: Option<&Credentials>,
     cancel: &AtomicBool,
 ) -> Result<Authorization, RegistryError> {
@@ -126,23 +184,26 @@ fn fetch_token(
     let trusted = realm.origin().https || at_home || (home.is_loopback() && realm.origin().is_loopback());
     let credentials = credentials.filter(|_| trusted);
     let tls = if at_home { registry.tls } else { Tls::Verified };
-    let mut query = vec![("scope", scope)];
-    query.extend(service.map(|service| ("service", service)));
+    let all_scopes = scopes.join(" ");
+    let service = service.map(|service| ("service", service));
+    let mut query = Vec::new();
     let (request, authorization) = match credentials {
         Some(Credentials::IdentityToken(token)) => {
+            query.push(("scope", all_scopes.as_str()));
+            query.extend(service);
             query.extend([
                 ("grant_type", "refresh_token"),
                 ("client_id", CLIENT_ID),
                 ("refresh_token", &token.0),
             ]);
-            let request = Request {
-                method: Method::POST,
-                body: form(&query).into_bytes(),
-                ..Request::get(realm.clone())
-            };
+            let mut request = Request::new(Method::POST, realm.clone());
+            request.body = form(&query).into_bytes().into();
             (request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded"), None)
         }
         credentials => {
+            // One parameter for each scope here, one for all in the form above: so the two specifications have it.
+            query.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
+            query.extend(service);
             let separator = if realm.uri().query().is_some() { '&' } else { '?' };
             let url = Url::parse(&format!("{}{separator}{}", realm.uri(), form(&query)))?;
             (Request::get(url), credentials.and_then(Credentials::basic))
@@ -173,18 +234,7 @@ fn fetch_token(
 }
 
 fn form(fields: &[(&str, &str)]) -> String {
-    let encode = |text: &str| {
-        text.bytes().fold(String::new(), |mut encoded, byte| {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                    encoded.push(char::from(byte))
-                }
-                _ => encoded.push_str(&format!("%{byte:02X}")),
-            }
-            encoded
-        })
-    };
-    fields.iter().map(|(key, value)| format!("{key}={}", encode(value))).collect::<Vec<_>>().join("&")
+    fields.iter().map(|(key, value)| format!("{key}={}", encode_query(value))).collect::<Vec<_>>().join("&")
 }
 
 /// The challenges of an answer, tokens before passwords.
@@ -284,6 +334,17 @@ mod tests {
         let found = challenges(&headers);
         assert!(matches!(&found[0], Challenge::Bearer { realm, .. } if realm == "http://x/t"));
         assert_eq!(found[1..], [Challenge::Basic]);
+    }
+
+    #[test]
+    fn a_mount_needs_a_scope_for_each_of_the_two_repositories() {
+        let mount = Grant::Mount { from: "lib/base".into() };
+        let both = ["repository:me/app:pull,push", "repository:lib/base:pull"];
+        assert_eq!(mount.scopes("me/app", None), both);
+        assert_eq!(mount.scopes("me/app", Some(both[0])), both);
+        assert_eq!(mount.scopes("me/app", Some(&both.join(" "))), both);
+        assert_eq!(Grant::Push.scopes("me/app", None), both[..1]);
+        assert_ne!(Grant::Push.key("me/app"), Grant::Pull.key("me/app"));
     }
 
     #[test]

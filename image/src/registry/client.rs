@@ -1,18 +1,18 @@
 //! Requests to one registry: scheme, login, and errors in the registry's terms.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
-use ureq::http::{HeaderName, header};
+use ureq::http::{HeaderName, Method, header};
 
 use super::RegistryError;
-use super::auth::{Authorizations, Challenge, challenges};
+use super::auth::{Authorizations, Challenge, Grant, challenges};
 use super::config::RegistryConfig;
 use super::credentials::Credentials;
 use super::mirrors::Endpoint;
 use crate::ImageRef;
-use crate::http::{Client as Http, HttpError, Request, Response, Retry, Tls, Url, status_error};
+use crate::http::{Client as Http, HttpError, Origin, Request, Response, Retry, Tls, Url, status_error};
 
 /// The shared part of a [`super::Registry`].
 #[derive(Debug)]
@@ -49,7 +49,19 @@ impl Client {
         headers: &[(HeaderName, String)],
         cancel: &AtomicBool,
     ) -> Result<Response, RegistryError> {
-        let path = format!("/v2/{}/{what}", endpoint.repository);
+        let call = Call { method: Method::GET, what, headers, body: Arc::default(), grant: Grant::Pull };
+        self.call(endpoint, image, &call, cancel)
+    }
+
+    /// Sends a request for something of the endpoint's repository; the answer is a success (2xx).
+    pub(crate) fn call(
+        &self,
+        endpoint: &Endpoint,
+        image: &ImageRef,
+        call: &Call<'_>,
+        cancel: &AtomicBool,
+    ) -> Result<Response, RegistryError> {
+        let path = format!("/v2/{}/{}", endpoint.repository, call.what);
         let remembered = self.schemes().get(&endpoint.host).copied();
         let schemes = remembered.map_or_else(|| schemes(endpoint), |scheme| vec![scheme]);
         let last = schemes.len() - 1;
@@ -58,12 +70,14 @@ impl Client {
                 Scheme::Https(tls) => ("https", tls),
                 Scheme::Http => ("http", Tls::Verified),
             };
-            let mut request = Request::get(Url::parse(&format!("{prefix}://{}{path}", endpoint.host))?);
-            request.headers = headers.to_vec();
+            let url = Url::parse(&format!("{prefix}://{}{path}", endpoint.host))?;
+            let mut request = Request::new(call.method.clone(), url);
+            request.headers = call.headers.to_vec();
+            request.body = Arc::clone(&call.body);
             request.tls = tls;
             // A first guess at the scheme is made once; only what is known to be right is tried again.
             let retry = if number < last { Retry::ONCE } else { self.retry() };
-            match self.get_authorized(endpoint, image, &request, retry, cancel) {
+            match self.send(endpoint, image, &request, &call.grant, retry, cancel) {
                 Err(RegistryError::Unreachable { source, .. }) if number < last => {
                     tracing::debug!(host = endpoint.host, %source, "not https, trying http");
                 }
@@ -80,20 +94,32 @@ impl Client {
         Err(RegistryError::NotFound { image: image.familiar() })
     }
 
+    /// The header that opens the registry for `grant`, as far as it is known.
+    pub(crate) fn authorization(
+        &self,
+        origin: &Origin,
+        endpoint: &Endpoint,
+        grant: &Grant,
+    ) -> Option<String> {
+        self.authorizations.get(origin, &grant.key(&endpoint.repository))
+    }
+
     fn schemes(&self) -> std::sync::MutexGuard<'_, HashMap<String, Scheme>> {
         self.schemes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn get_authorized(
+    /// Sends a request to the registry, and once more with a login where it asks for one.
+    pub(crate) fn send(
         &self,
         endpoint: &Endpoint,
         image: &ImageRef,
         request: &Request,
+        grant: &Grant,
         retry: Retry,
         cancel: &AtomicBool,
     ) -> Result<Response, RegistryError> {
         let origin = request.url.origin();
-        let authorization = self.authorizations.get(origin, &endpoint.repository);
+        let authorization = self.authorization(origin, endpoint, grant);
         let response = self.http.follow(request, authorization.as_deref(), retry, cancel)?;
         // Only the registry itself may ask for a login, not where it redirects to.
         if response.status != 401 || response.url.origin() != origin {
@@ -103,6 +129,16 @@ impl Client {
         if offers.is_empty() {
             return success(response, image, authorization.is_some(), cancel);
         }
+        let turn = self.authorizations.turn(origin, &grant.key(&endpoint.repository));
+        let _held = turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Of several requests that were refused together one asks, and the others take what it was given.
+        let renewed = self.authorization(origin, endpoint, grant);
+        if renewed.is_some() && renewed != authorization {
+            let response = self.http.follow(request, renewed.as_deref(), retry, cancel)?;
+            if response.status != 401 {
+                return success(response, image, true, cancel);
+            }
+        }
         // A helper that is not installed (a configuration brought from another machine) does no harm to public images.
         let (credentials, helper_error) =
             match self.config.credentials.find(&endpoint.registry, &endpoint.repository, cancel) {
@@ -110,7 +146,8 @@ impl Client {
                 Err(error @ RegistryError::CredentialHelper { .. }) => (None, Some(error)),
                 Err(error) => return Err(error),
             };
-        let result = self.answer(endpoint, image, request, response, &offers, credentials.as_ref(), cancel);
+        let asked = Asked { endpoint, image, request, grant, retry };
+        let result = self.answer(&asked, response, &offers, credentials.as_ref(), cancel);
         match (result, helper_error) {
             (Err(RegistryError::Unauthorized { .. } | RegistryError::Token { .. }), Some(cause)) => {
                 Err(cause)
@@ -120,28 +157,47 @@ impl Client {
     }
 
     /// Answers the first of a registry's offers that we can, and asks again.
-    #[allow(clippy::too_many_arguments, reason = "one request's whole state, used in one place")]
     fn answer(
         &self,
-        endpoint: &Endpoint,
-        image: &ImageRef,
-        request: &Request,
+        asked: &Asked<'_>,
         refusal: Response,
         offers: &[Challenge],
         credentials: Option<&Credentials>,
         cancel: &AtomicBool,
     ) -> Result<Response, RegistryError> {
+        let Asked { endpoint, image, request, grant, retry } = *asked;
         for offer in offers {
             let known = &self.authorizations;
             let header =
-                known.answer(&self.http, request, &endpoint.repository, offer, credentials, cancel)?;
+                known.answer(&self.http, request, &endpoint.repository, grant, offer, credentials, cancel)?;
             if let Some(header) = header {
-                let response = self.http.follow(request, Some(&header), self.retry(), cancel)?;
+                let response = self.http.follow(request, Some(&header), retry, cancel)?;
                 return success(response, image, credentials.is_some(), cancel);
             }
         }
         success(refusal, image, credentials.is_some(), cancel)
     }
+}
+
+/// A request for something of a repository.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) method: Method,
+    /// What follows `/v2/<repository>/`.
+    pub(crate) what: &'a str,
+    pub(crate) headers: &'a [(HeaderName, String)],
+    pub(crate) body: Arc<[u8]>,
+    pub(crate) grant: Grant,
+}
+
+/// A request that was refused.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    endpoint: &'a Endpoint,
+    image: &'a ImageRef,
+    request: &'a Request,
+    grant: &'a Grant,
+    retry: Retry,
 }
 
 /// How docker reaches an insecure registry: by https if it can, whoever answers there, else in the clear.
@@ -155,13 +211,14 @@ fn schemes(endpoint: &Endpoint) -> Vec<Scheme> {
     }
 }
 
-fn success(
+/// The answer if it is one (2xx), else the error that it stands for.
+pub(crate) fn success(
     response: Response,
     image: &ImageRef,
     had_credentials: bool,
     cancel: &AtomicBool,
 ) -> Result<Response, RegistryError> {
-    if matches!(response.status, 200 | 206) {
+    if matches!(response.status, 200..=299) {
         return Ok(response);
     }
     let name = image.familiar();

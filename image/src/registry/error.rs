@@ -123,6 +123,12 @@ pub enum RegistryError {
         /// Why; the file's contents, which may hold passwords, are not repeated.
         reason: String,
     },
+    /// What is to be pushed cannot be read.
+    #[error("what is to be pushed cannot be read: {source}")]
+    Source {
+        /// Why.
+        source: io::Error,
+    },
     /// The user gave up.
     #[error("canceled")]
     Canceled,

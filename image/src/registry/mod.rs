@@ -1,4 +1,5 @@
-//! The registry client (distribution-spec): resolve names, read manifests and blobs, everything verified as it streams.
+//! The registry client (distribution-spec): resolve names, read manifests and blobs, everything verified as it streams;
+//! push blobs and manifests.
 //!
 //! Invariants: what was asked for by digest is verified by kiln, whatever the server's headers say; a login goes to
 //! the registry's own origin and to the token server that it names, nowhere else; every length has a limit.
@@ -10,6 +11,8 @@ mod config;
 mod credentials;
 mod error;
 mod mirrors;
+mod push;
+mod upload;
 
 use std::io::Read;
 use std::sync::Arc;
@@ -19,6 +22,8 @@ use ureq::http::header;
 
 pub use config::RegistryConfig;
 pub use error::RegistryError;
+pub use push::{Push, PushBlob, Pushed};
+pub use upload::BlobStream;
 
 use blob::BlobReader;
 use client::{Client, accept_manifests};
@@ -51,6 +56,17 @@ pub struct RemoteImage {
     pub config_bytes: Vec<u8>,
     /// Parsed.
     pub config: ImageConfig,
+}
+
+/// A manifest or index as served, not looked into.
+#[derive(Clone, Debug)]
+pub struct RawManifest {
+    /// Of the bytes.
+    pub digest: Digest,
+    /// The server's `Content-Type`.
+    pub media_type: Option<String>,
+    /// As served.
+    pub bytes: Vec<u8>,
 }
 
 impl Registry {
@@ -98,6 +114,30 @@ impl Registry {
             let (client, cancel) = (Arc::clone(&self.client), Arc::clone(cancel));
             let reader = BlobReader::open(client, endpoint.clone(), image.clone(), blob.clone(), cancel)?;
             Ok(Box::new(reader) as Box<dyn Read + Send>)
+        })
+    }
+
+    /// The repository of `target`, to push to. Mirrors are not asked: they are for reading.
+    ///
+    /// # Errors
+    /// [`RegistryError::Blocked`].
+    pub fn push_to(&self, target: &ImageRef, cancel: &Arc<AtomicBool>) -> Result<Push, RegistryError> {
+        let mut endpoints = self.client.config.mirrors.endpoints(target)?;
+        // The image's own place is always there, and the last.
+        let endpoint = endpoints.pop().ok_or_else(|| RegistryError::NotFound { image: target.familiar() })?;
+        let (client, cancel) = (Arc::clone(&self.client), Arc::clone(cancel));
+        Ok(Push { client, endpoint, image: target.clone(), cancel })
+    }
+
+    /// Reads what `image` points at, whatever it is (an index, an artifact), verified where a digest is given.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]; [`RegistryError::NotFound`] when no such name exists.
+    pub fn manifest(&self, image: &ImageRef, cancel: &AtomicBool) -> Result<RawManifest, RegistryError> {
+        self.at_endpoints(image, |endpoint| {
+            let documents = RegistryDocuments { client: &self.client, endpoint, image, cancel };
+            let (bytes, media_type) = documents.named()?;
+            Ok(RawManifest { digest: Digest::of(&bytes), media_type, bytes })
         })
     }
 

@@ -4,5 +4,7 @@
 mod corpus;
 mod hostile;
 mod layout;
+mod push;
 mod registry;
 mod support;
+mod upload_registry;

@@ -96,28 +96,53 @@ impl Options {
         match field.to_lowercase().as_str() {
             "readonly" | "ro" => self.read_only = Some(true),
             "readwrite" | "rw" => self.read_only = Some(false),
-            "required" => self.required = Some(true),
+            "required" => {
+                self.only_for("required", &["secret", "ssh"])?;
+                self.required = Some(true);
+            }
             _ => return Err(MountProblem::NotPair { field: field.to_owned() }),
         }
         Ok(())
     }
 
+    /// Refuses a key that BuildKit judges by the type read so far: a mount is `bind` until its type is read.
+    fn only_for(&self, key: &'static str, kinds: &[&str]) -> Result<(), MountProblem> {
+        let word = self.kind.as_deref().unwrap_or("bind");
+        if self.is_open(word) || kinds.contains(&word) {
+            return Ok(());
+        }
+        let kind = KINDS.into_iter().find(|kind| *kind == word).unwrap_or("bind");
+        Err(MountProblem::KeyNotForType { key, kind })
+    }
+
     fn set(&mut self, key: &str, value: String, field: &str) -> Result<(), MountProblem> {
         match key.to_lowercase().as_str() {
-            "type" => self.kind = Some(value.to_lowercase()),
+            "type" => {
+                let kind = value.to_lowercase();
+                if !self.is_open(&kind) && !KINDS.contains(&kind.as_str()) {
+                    let closest = closest(&kind, KINDS);
+                    return Err(MountProblem::UnknownType { kind, closest });
+                }
+                self.kind = Some(kind);
+            }
             "from" => self.from = Some(value),
             "source" | "src" => self.source = Some(value),
             "target" | "dst" | "destination" => self.target = Some(value),
-            "readonly" | "ro" => self.read_only = self.boolean("readonly", &value)?.or(self.read_only),
-            "readwrite" | "rw" => {
-                self.read_only =
-                    self.boolean("readwrite", &value)?.map(|writable| !writable).or(self.read_only);
+            "readonly" => self.read_only = self.boolean("readonly", &value)?.or(self.read_only),
+            "ro" => self.read_only = self.boolean("ro", &value)?.or(self.read_only),
+            "readwrite" => self.set_writable("readwrite", &value)?,
+            "rw" => self.set_writable("rw", &value)?,
+            "required" => {
+                self.only_for("required", &["secret", "ssh"])?;
+                self.required = self.boolean("required", &value)?.or(self.required);
             }
-            "required" => self.required = self.boolean("required", &value)?.or(self.required),
-            "size" => self.size = Some(value),
+            "size" => {
+                self.only_for("size", &["tmpfs"])?;
+                self.size = Some(value);
+            }
             "id" => self.id = Some(value),
             "env" => self.env = Some(value),
-            "sharing" => self.sharing = Some(value),
+            "sharing" => self.sharing = Some(value.to_lowercase()),
             "mode" => self.mode = Some(value),
             "uid" => self.uid = Some(value),
             "gid" => self.gid = Some(value),
@@ -132,18 +157,20 @@ impl Options {
         Ok(())
     }
 
+    fn set_writable(&mut self, key: &'static str, value: &str) -> Result<(), MountProblem> {
+        self.read_only = self.boolean(key, value)?.map(|writable| !writable).or(self.read_only);
+        Ok(())
+    }
+
     fn mount(self, text: &str) -> Result<Mount, MountProblem> {
         let word = self.kind.as_deref().unwrap_or("bind");
         // An unexpanded type says nothing yet; the expanded text is parsed again.
-        let word = if self.is_open(word) { "bind" } else { word };
-        let Some(kind) = KINDS.into_iter().find(|kind| *kind == word) else {
-            return Err(MountProblem::UnknownType { kind: word.to_owned(), closest: closest(word, KINDS) });
-        };
+        let kind = KINDS.into_iter().find(|kind| *kind == word).unwrap_or("bind");
         if !self.is_open(self.kind.as_deref().unwrap_or("")) {
             self.check_keys(kind)?;
         }
         let target = self.target.clone().filter(|target| !target.is_empty());
-        if !matches!(kind, "secret" | "ssh") && is_root(target.as_deref().unwrap_or("/")) {
+        if !matches!(kind, "secret" | "ssh") && target.as_deref().is_some_and(is_root) {
             return Err(MountProblem::InvalidTarget { target: "/".to_owned() });
         }
         Ok(Mount { kind: self.kind(kind)?, target, written: text.to_owned() })
@@ -165,7 +192,7 @@ impl Options {
                 uid,
                 gid,
             },
-            "tmpfs" => MountKind::Tmpfs { size: self.size()? },
+            "tmpfs" => MountKind::Tmpfs { size: self.size()?, read_only: self.read_only.unwrap_or(false) },
             "secret" => {
                 MountKind::Secret { id: self.id.or(self.source), env: self.env, required, mode, uid, gid }
             }
@@ -182,13 +209,11 @@ impl Options {
     fn check_keys(&self, kind: &'static str) -> Result<(), MountProblem> {
         let is_file = matches!(kind, "secret" | "ssh");
         let rules = [
-            ("size", self.size.is_some(), kind == "tmpfs"),
-            ("required", self.required.is_some(), is_file),
-            ("sharing", self.sharing.is_some(), kind == "cache"),
             ("mode", self.mode.is_some(), is_file || kind == "cache"),
             ("uid", self.uid.is_some(), is_file || kind == "cache"),
             ("gid", self.gid.is_some(), is_file || kind == "cache"),
             ("from", self.from.is_some(), kind != "secret"),
+            ("sharing", self.sharing.is_some(), kind == "cache"),
             ("source", self.source.is_some(), kind != "ssh"),
         ];
         if let Some((key, ..)) = rules.into_iter().find(|(_, given, allowed)| *given && !allowed) {
@@ -342,7 +367,7 @@ mod tests {
         assert_eq!(problem("type=bind,target"), "invalid field 'target' must be a key=value pair");
         assert_eq!(problem("type=volume,target=/x"), "unsupported mount type \"volume\"");
         assert_eq!(problem("target=/x,colour=red"), "unexpected key 'colour' in 'colour=red'");
-        assert_eq!(problem("type=cache"), "invalid mount target \"/\"");
+        assert_eq!(problem("type=cache,target=/.."), "invalid mount target \"/\"");
         assert_eq!(problem("type=cache,target=/c,sharing=some"), "unsupported sharing value \"some\"");
         assert_eq!(problem("target=/c,size=1g"), "unexpected key 'size' for mount type 'bind'");
         assert_eq!(
@@ -353,6 +378,19 @@ mod tests {
             problem("target=/c,\"a\"b"),
             "the mount options are not comma-separated fields: target=/c,\"a\"b"
         );
+    }
+
+    #[test]
+    fn keys_are_judged_from_left_to_right() {
+        assert_eq!(problem("required,type=secret,id=a"), "unexpected key 'required' for mount type 'bind'");
+        assert_eq!(problem("target=/t,size=1m,type=tmpfs"), "unexpected key 'size' for mount type 'bind'");
+        assert_eq!(problem("type=what,colour=red"), "unsupported mount type \"what\"");
+        assert_eq!(problem("type=tmpfs,target=/t,rw=maybe"), "invalid value for rw: maybe");
+        assert!(parse("type=$T,required,target=/t").is_ok());
+        let mount = parse("type=cache,target=/t,sharing=LOCKED").unwrap();
+        assert!(matches!(mount.kind, MountKind::Cache { sharing: CacheSharing::Locked, .. }));
+        // Without a target it is the working directory, which is known later.
+        assert_eq!(parse("type=bind,source=x").unwrap().target, None);
     }
 
     #[test]

@@ -9,8 +9,6 @@ pub(super) fn parse(mut request: Request<'_>) -> Result<InstructionKind, ParseEr
     }
     let span = request.args.span();
     request.checked_flags(&[])?;
-    let mut inner = Request::new(request.args.clone(), request.escape)?;
-    refuse(&inner)?;
     let mut trigger = request.args.as_str().to_owned();
     for heredoc in &request.heredocs {
         trigger.push('\n');
@@ -18,13 +16,32 @@ pub(super) fn parse(mut request: Request<'_>) -> Result<InstructionKind, ParseEr
         trigger.push_str(&heredoc.name);
     }
     let original = request.args.as_str().to_owned();
-    inner.heredocs = std::mem::take(&mut request.heredocs);
-    let kind = match inner.parse()? {
-        Parsed::Other(kind) => kind,
-        Parsed::From(_) => return Err(ParseError::ForbiddenTrigger { instruction: "FROM", span }),
+    let heredocs = std::mem::take(&mut request.heredocs);
+    let parsed = Request::new(request.args, request.escape).and_then(|mut inner| {
+        refuse(&inner)?;
+        inner.heredocs = heredocs;
+        inner.parse()
+    });
+    let instruction = match parsed {
+        Ok(Parsed::Other(kind)) => Some(Box::new(Instruction { kind, span, original, comment: Vec::new() })),
+        Ok(Parsed::From(_)) => return Err(ParseError::ForbiddenTrigger { instruction: "FROM", span }),
+        Err(error) if is_seen_at_once(&error) => return Err(error),
+        Err(_) => None,
     };
-    let instruction = Box::new(Instruction { kind, span, original, comment: Vec::new() });
     Ok(InstructionKind::Onbuild(Onbuild { trigger, instruction }))
+}
+
+/// Whether BuildKit minds a trigger's mistake where ONBUILD stands: what its reading of words finds, and what can be no
+/// trigger at all. Everything else is stored unseen.
+fn is_seen_at_once(error: &ParseError) -> bool {
+    matches!(
+        error,
+        ParseError::ChainedOnbuild { .. }
+            | ParseError::ForbiddenTrigger { .. }
+            | ParseError::NoValue { .. }
+            | ParseError::NoEqualsSign { .. }
+            | ParseError::NotOnlyStrings { .. }
+    )
 }
 
 /// Refuses what cannot be a trigger.

@@ -254,6 +254,11 @@ pub const RULES: &[Rule] = &[
         own::base_tag::latest,
     ),
     kiln(
+        "OnbuildMistake",
+        "A trigger is looked at only when somebody builds on the image",
+        own::onbuild::mistake,
+    ),
+    kiln(
         "PipCacheKept",
         "`pip install` should not leave its download cache in the layer",
         own::caches::pip,

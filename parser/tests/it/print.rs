@@ -90,7 +90,10 @@ impl Printer {
             InstructionKind::User(word) => format!("USER {}", word.value),
             InstructionKind::Workdir(word) => format!("WORKDIR {}", word.value),
             InstructionKind::Healthcheck(check) => healthcheck(check),
-            InstructionKind::Onbuild(onbuild) => format!("ONBUILD {}", self.shown(&onbuild.instruction.kind)),
+            InstructionKind::Onbuild(onbuild) => match &onbuild.instruction {
+                Some(instruction) => format!("ONBUILD {}", self.shown(&instruction.kind)),
+                None => format!("ONBUILD {}", onbuild.trigger),
+            },
             InstructionKind::Run(run) => self.run(run),
             InstructionKind::Copy(copy) => format!("COPY {}", self.copy(copy, String::new())),
             InstructionKind::Add(add) => {
@@ -226,8 +229,10 @@ fn strip(instruction: &mut Instruction) {
     match &mut instruction.kind {
         InstructionKind::Run(run) => run.flags.clear(),
         InstructionKind::Onbuild(onbuild) => {
-            onbuild.trigger.clear();
-            strip(&mut onbuild.instruction);
+            if let Some(instruction) = &mut onbuild.instruction {
+                onbuild.trigger.clear();
+                strip(instruction);
+            }
         }
         _ => {}
     }

@@ -3,10 +3,15 @@
 //! Rules for the child (everything that runs inside [`process::fork`]'s closure): no allocation, no lock, no panic.
 
 mod mount;
+mod notify;
 mod process;
 mod seccomp;
 
 pub(crate) use mount::{set_mount_attributes, umount_here};
+pub(crate) use notify::{
+    Answer, Call, StatBytes, answer, give_descriptor, load_listened_filter, receive, still_waits,
+    unshare_folders, wake_at_once,
+};
 pub(crate) use process::{
     Forked, PointerList, RawUsage, SignalsBlocked, StartStrings, bring_loopback_up, children_usage,
     close_range, current_directory_is_reachable, execve, fork, new_session_keyring, reset_signals,

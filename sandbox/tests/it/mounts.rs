@@ -39,8 +39,10 @@ fn a_mount_within_a_mount_is_made_in_their_order() {
     let host = store.layer("host");
     let kind = MountKind::Bind { source: host.clone(), subpath: "".into(), read_only: false };
     let mut spec = store.shell("grep -q ' /cache/in ' /proc/mounts && echo ok");
-    spec.mounts =
-        vec![mount("/cache", kind), mount("/cache/in", MountKind::Tmpfs { size: None, mode: 0o755 })];
+    spec.mounts = vec![
+        mount("/cache", kind),
+        mount("/cache/in", MountKind::Tmpfs { size: None, mode: 0o755, read_only: false }),
+    ];
     assert_eq!(go(&spec).unwrap().stdout, "ok\n");
     assert_eq!(store.upper_entries(), [""; 0]);
 }
@@ -49,7 +51,7 @@ fn a_mount_within_a_mount_is_made_in_their_order() {
 fn a_tmpfs_has_its_size_and_mode() {
     let Some(store) = store() else { return };
     let mut spec = store.shell("stat -c %a /t; df -k /t | tail -n 1 | awk '{print $2}'");
-    spec.mounts = vec![mount("/t", MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777 })];
+    spec.mounts = vec![mount("/t", MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777, read_only: false })];
     assert_eq!(go(&spec).unwrap().stdout, "1777\n1024\n");
 }
 
@@ -139,7 +141,8 @@ fn a_client_of_a_socket() {
 fn what_a_step_puts_beside_a_mount_point_stays_and_the_mount_point_does_not() {
     let Some(store) = store() else { return };
     let mut spec = store.shell("echo x >/deep/er/file");
-    spec.mounts = vec![mount("/deep/er/mount", MountKind::Tmpfs { size: None, mode: 0o755 })];
+    spec.mounts =
+        vec![mount("/deep/er/mount", MountKind::Tmpfs { size: None, mode: 0o755, read_only: false })];
     go(&spec).unwrap();
     assert_eq!(store.upper_entries(), ["deep", "deep/er", "deep/er/file"]);
 }
@@ -151,7 +154,7 @@ fn a_mount_point_that_a_link_leads_to_is_made_where_the_image_sees_it() {
     std::os::unix::fs::symlink("/somewhere", store.path("base/link")).unwrap();
     let mut spec =
         store.shell("grep -c nameserver /run/resolv/real; grep -q ' /somewhere/x ' /proc/mounts && echo ok");
-    spec.mounts = vec![mount("/link/x", MountKind::Tmpfs { size: None, mode: 0o755 })];
+    spec.mounts = vec![mount("/link/x", MountKind::Tmpfs { size: None, mode: 0o755, read_only: false })];
     let ran = go(&spec).unwrap();
     assert!(ran.stdout.ends_with("ok\n"), "{ran:?}");
     assert_eq!(store.upper_entries(), [""; 0]);

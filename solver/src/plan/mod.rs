@@ -29,10 +29,10 @@ mod warnings;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use kiln_image::oci::ImageConfig;
-use kiln_image::{Digest, ImageRef, Platform};
+use kiln_sandbox::HostAddress;
+use kiln_image::oci::{ContainerConfig, History, ImageConfig, RootFs};
+use kiln_image::{DiffId, Digest, ImageRef, Platform};
 use kiln_parser::ignore::IgnoreRules;
 use kiln_parser::{Dockerfile, Warning};
 
@@ -57,6 +57,8 @@ pub struct PlanRequest {
     pub platform: Option<Platform>,
     /// The machine's own.
     pub build_platform: Platform,
+    /// Others that it can run by emulation.
+    pub emulated: Vec<Platform>,
     /// `--label`.
     pub labels: Vec<(String, String)>,
     /// `--no-cache`.
@@ -66,7 +68,7 @@ pub struct PlanRequest {
     /// `--network`.
     pub network: NetworkMode,
     /// `--add-host`.
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    pub extra_hosts: Vec<(String, HostAddress)>,
     /// `--shm-size`.
     pub shm_bytes: Option<u64>,
     /// `--ulimit`.
@@ -99,6 +101,24 @@ pub struct BaseImage {
     pub manifest: Digest,
     /// Its config.
     pub config: ImageConfig,
+}
+
+impl BaseImage {
+    /// An image that is nowhere, to plan with where no registry should be asked: one layer, one entry of history, and
+    /// `PATH=/bin`. Its digests are those of `name`.
+    pub fn stand_in(name: &str, platform: &Platform) -> Self {
+        let digest = Digest::of(name.as_bytes());
+        let config = ImageConfig {
+            os: platform.os.clone(),
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone(),
+            config: ContainerConfig { env: Some(vec!["PATH=/bin".into()]), ..ContainerConfig::default() },
+            rootfs: RootFs { diff_ids: vec![DiffId(digest)], ..RootFs::default() },
+            history: vec![History { created_by: "base".into(), ..History::default() }],
+            ..ImageConfig::default()
+        };
+        Self { digest, manifest: digest, config }
+    }
 }
 
 /// Finds base images: by registry, store or layout. Called for each name and platform once.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use kiln_image::oci::ImageConfig;
 use kiln_image::{ImageRef, Platform};
 use kiln_parser::{Dockerfile, Instruction, InstructionKind, MountKind, Span, Warning};
 
@@ -269,21 +270,19 @@ impl<'a> Planner<'a> {
             }
             let triggers =
                 parent.stage.instructions.iter().filter_map(|instruction| match &instruction.kind {
-                    InstructionKind::Onbuild(onbuild) => Some(onbuild.instruction.as_ref()),
+                    InstructionKind::Onbuild(onbuild) => Some(onbuild),
                     _ => None,
                 });
-            let place =
-                |trigger: &Instruction| (Instruction { span, ..trigger.clone() }, Author::ParentStage);
-            return Ok(triggers.map(place).collect());
+            return triggers
+                .map(|onbuild| match &onbuild.instruction {
+                    Some(trigger) => Ok((Instruction { span, ..(**trigger).clone() }, Author::ParentStage)),
+                    None => trigger_of_image(&onbuild.trigger, span),
+                })
+                .collect();
         }
         let Some(Found::Image { image, .. }) = found else { return Ok(Vec::new()) };
         let texts = image.config.config.on_build.iter().flatten();
-        texts
-            .map(|text| match kiln_parser::parse_trigger(text) {
-                Ok(trigger) => Ok((Instruction { span, ..trigger }, Author::BaseImage)),
-                Err(cause) => Err(PlanError::InvalidTrigger { trigger: text.clone(), cause, span }),
-            })
-            .collect()
+        texts.map(|text| trigger_of_image(text, span)).collect()
     }
 
     fn plan_stage(
@@ -329,6 +328,13 @@ impl<'a> Planner<'a> {
             _ => plan.platform.clone().unwrap_or_else(|| target.clone()),
         };
         let mut image = found.config(&platform);
+        if plan.platform.is_none()
+            && self.request.platform.is_none()
+            && let Found::Image { context: None, .. } = found
+            && let Some(adopted) = self.adopted(&image)
+        {
+            platform = adopted;
+        }
         if let Found::Image { context: None, .. } = found
             && found.is_step()
             && (image.os != platform.os || image.architecture != platform.architecture)
@@ -381,6 +387,13 @@ impl<'a> Planner<'a> {
             ignore_cache: self.ignores_cache(index),
             last: LastGiven::default(),
         }
+    }
+
+    /// The platform of a base for another machine, where that can be run and none was asked for (FEATURES FR12).
+    fn adopted(&self, image: &ImageConfig) -> Option<Platform> {
+        let is_its =
+            |platform: &&Platform| platform.os == image.os && platform.architecture == image.architecture;
+        self.request.emulated.iter().find(is_its).cloned()
     }
 
     /// A stage on another stage (FEATURES FR7). ONBUILD is not handed on.
@@ -503,6 +516,14 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// A trigger as an image's config keeps it.
+fn trigger_of_image(text: &str, span: Span) -> Result<(Instruction, Author), PlanError> {
+    match kiln_parser::parse_trigger(text) {
+        Ok(trigger) => Ok((Instruction { span, ..trigger }, Author::BaseImage)),
+        Err(cause) => Err(PlanError::InvalidTrigger { trigger: text.to_owned(), cause, span }),
+    }
+}
+
 /// Whether the instruction is counted in `[2/5]`.
 fn is_step(instruction: &Instruction) -> bool {
     matches!(
@@ -521,8 +542,8 @@ fn named_secrets(dockerfile: &Dockerfile) -> HashSet<(&'static str, String)> {
     for instruction in instructions {
         let run = match &instruction.kind {
             InstructionKind::Run(run) => run,
-            InstructionKind::Onbuild(onbuild) => match &onbuild.instruction.kind {
-                InstructionKind::Run(run) => run,
+            InstructionKind::Onbuild(onbuild) => match onbuild.instruction.as_ref().map(|one| &one.kind) {
+                Some(InstructionKind::Run(run)) => run,
                 _ => continue,
             },
             _ => continue,

@@ -167,8 +167,8 @@ fn mount_key(key: &mut KeyHasher, mount: &ExecMount) {
             key.text(seed.as_ref().map_or("", |(_, path)| path));
             owner(key, *mode, *uid, *gid);
         }
-        ExecMountKind::Tmpfs { size } => {
-            key.number(2).flag(size.is_some()).number(size.unwrap_or(0));
+        ExecMountKind::Tmpfs { size, read_only } => {
+            key.number(2).flag(size.is_some()).number(size.unwrap_or(0)).flag(*read_only);
         }
         ExecMountKind::Secret { id, env, required, mode, uid, gid } => {
             key.number(3).text(id).flag(env.is_some()).text(env.as_deref().unwrap_or("")).flag(*required);
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(key(&plain), key(&other));
         let host = |address: [u8; 4]| {
             let mut exec = exec();
-            exec.extra_hosts.push(("db".into(), address.into()));
+            exec.extra_hosts.push(("db".into(), kiln_sandbox::HostAddress::Ip(address.into())));
             exec
         };
         assert_eq!(key(&host([1, 2, 3, 4])), key(&host([4, 3, 2, 1])));

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use kiln_cache::{BlobWriter, Layer, LayerDir, LayerDraft, LayerId, LayerTree, Store, StoreError};
+use kiln_cache::{
+    BlobWriter, Layer, LayerDir, LayerDraft, LayerFacts, LayerId, LayerTree, Store, StoreError,
+};
 use kiln_image::layer::{self, OverlayXattrs};
 use kiln_image::oci::Descriptor;
 use kiln_image::{ContentsDigest, DiffId, ImageRef};
@@ -22,6 +24,9 @@ use crate::event::{Event, Reporter, StepId};
 
 /// So many layers are pulled and unpacked at once: more wait for the same network and processors.
 const PULLS_AT_ONCE: usize = 4;
+
+/// So many DiffIds that no step of the build started are computed at once.
+const DIFF_IDS_AT_ONCE: usize = 4;
 
 /// Progress of a download is told after so many bytes.
 const PROGRESS_BYTES: u64 = 1 << 20;
@@ -132,30 +137,63 @@ impl Pulls {
     }
 
     fn note_worker(&self, id: LayerId, worker: DiffIdWorker) {
-        self.diff_ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id, worker);
+        self.workers().insert(id, worker);
     }
 
-    /// The DiffId of a layer, waiting for the thread that computes it.
+    fn workers(&self) -> MutexGuard<'_, HashMap<LayerId, DiffIdWorker>> {
+        self.diff_ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The layers are in the store: nobody need ask it again.
+    pub(super) fn note_present(&self, layers: &[Layer]) {
+        self.lock().present.extend(layers.iter().map(|layer| layer.id));
+    }
+
+    /// The DiffIds of layers, waiting for the threads that compute them; `facts` is what the store knows of them. Those that
+    /// nobody computes yet are computed beside each other.
     ///
     /// # Errors
     /// I/O.
-    pub fn diff_id(&self, store: &Store, layer: &Layer) -> Result<DiffId, StoreError> {
-        // A pulled layer is named by its DiffId and need not be there.
-        let pulled = DiffId(layer.contents.0);
-        if LayerId::from(pulled) == layer.id {
-            return Ok(pulled);
+    pub fn diff_ids(
+        &self,
+        store: &Store,
+        layers: &[Layer],
+        facts: &[Option<LayerFacts>],
+    ) -> Result<Vec<DiffId>, StoreError> {
+        let known = layers.iter().zip(facts).map(|(layer, facts)| {
+            // A pulled layer is named by its DiffId and need not be there.
+            let pulled = DiffId(layer.contents.0);
+            let is_pulled = LayerId::from(pulled) == layer.id;
+            if is_pulled { Some(pulled) } else { facts.and_then(|facts| facts.diff_id) }
+        });
+        let known: Vec<_> = known.collect();
+        let unknown = layers.iter().zip(&known).filter(|(_, known)| known.is_none());
+        for (layer, _) in unknown.take(DIFF_IDS_AT_ONCE) {
+            let is_started = self.workers().contains_key(&layer.id);
+            if !is_started {
+                self.start_diff_id(store, layer.id);
+            }
         }
-        let worker = self.diff_ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&layer.id);
+        let computed = known.iter().zip(layers).map(|(known, layer)| match known {
+            Some(diff_id) => Ok(*diff_id),
+            None => self.computed_diff_id(store, layer.id),
+        });
+        computed.collect()
+    }
+
+    /// What the layer's worker found, or what is computed now.
+    fn computed_diff_id(&self, store: &Store, id: LayerId) -> Result<DiffId, StoreError> {
+        let worker = self.workers().remove(&id);
         match worker {
-            Some(DiffIdWorker::Store(worker)) => worker.join().unwrap_or_else(|_| store.diff_id(layer.id)),
+            Some(DiffIdWorker::Store(worker)) => worker.join().unwrap_or_else(|_| store.diff_id(id)),
             Some(DiffIdWorker::Follower(worker)) => match worker.join() {
                 Ok(Some(diff_id)) => {
-                    store.remember_diff_id(layer.id, diff_id)?;
+                    store.remember_diff_id(id, diff_id)?;
                     Ok(diff_id)
                 }
-                _ => store.diff_id(layer.id),
+                _ => store.diff_id(id),
             },
-            None => store.diff_id(layer.id),
+            None => store.diff_id(id),
         }
     }
 

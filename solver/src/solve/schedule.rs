@@ -34,6 +34,7 @@ pub(super) fn solve(
         solver,
         graph,
         nodes,
+        in_results: layers_of(graph, targets),
         state: Mutex::new(State { waiting, outputs: HashMap::new(), failure: None }),
         slots: Slots::new(solver.max_parallelism),
     };
@@ -56,6 +57,8 @@ struct Run<'a> {
     graph: &'a Graph,
     /// The vertices that are needed, with their numbers in events; what has no number is not shown.
     nodes: HashMap<VertexId, Option<StepId>>,
+    /// The vertices whose layers are the targets' own.
+    in_results: HashSet<VertexId>,
     state: Mutex<State>,
     slots: Slots,
 }
@@ -98,6 +101,7 @@ impl Run<'_> {
             input_ops: inputs_of(self.graph, id).into_iter().map(|input| &self.graph[input].op).collect(),
             inputs,
             id: self.nodes.get(&id).copied().flatten(),
+            is_in_result: self.in_results.contains(&id),
             slots: &self.slots,
         };
         if self.solver.cancel.load(Ordering::Relaxed) {
@@ -188,6 +192,24 @@ fn needed(graph: &Graph, targets: &[VertexId]) -> Vec<VertexId> {
         }
     }
     order
+}
+
+/// What the layers of `targets` come from: not what they copy from or mount.
+fn layers_of(graph: &Graph, targets: &[VertexId]) -> HashSet<VertexId> {
+    let mut found = HashSet::new();
+    let mut pending = targets.to_vec();
+    while let Some(id) = pending.pop() {
+        if !found.insert(id) {
+            continue;
+        }
+        let inputs = inputs_of(graph, id);
+        let below = match graph[id].op {
+            Op::Merge | Op::Diff => inputs.len(),
+            Op::Exec(_) | Op::File(_) | Op::Source(_) => 1,
+        };
+        pending.extend(inputs.into_iter().take(below));
+    }
+    found
 }
 
 /// Makes the steps known.

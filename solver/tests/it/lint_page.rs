@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_image::oci::{ContainerConfig, ImageConfig, RootFs};
-use kiln_image::{DiffId, Digest, ImageRef, Platform};
+use kiln_image::{ImageRef, Platform};
 use kiln_parser::ignore::IgnoreRules;
 use kiln_parser::{Checks, lint};
 use kiln_solver::graph::NetworkMode;
@@ -51,7 +50,7 @@ fn sections() -> Vec<Section> {
 /// The rules that find something, by a plan and not only a check: with all of them asked for.
 fn found(text: &str) -> Vec<&'static str> {
     let file = kiln_parser::parse(text.as_bytes()).unwrap();
-    let mut checks = Checks::of(&file);
+    let mut checks = Checks::of(&file).unwrap();
     checks.enable("all").unwrap();
     // Arguments that the examples leave out.
     let build_args = BTreeMap::from([("TAG".to_owned(), "12".to_owned())]);
@@ -60,6 +59,7 @@ fn found(text: &str) -> Vec<&'static str> {
         target: None,
         platform: None,
         build_platform: "linux/amd64".parse().unwrap(),
+        emulated: Vec::new(),
         labels: Vec::new(),
         no_cache: false,
         no_cache_stages: Vec::new(),
@@ -77,17 +77,11 @@ fn found(text: &str) -> Vec<&'static str> {
 
 /// An image of any name.
 fn base(image: &ImageRef, platform: &Platform) -> Result<BaseImage, BaseError> {
-    let digest = Digest::of(image.to_string().as_bytes());
-    let is_other = image.to_string().contains("other-platform");
-    let architecture = if is_other { "s390x" } else { &platform.architecture };
-    let config = ImageConfig {
-        os: "linux".into(),
-        architecture: architecture.into(),
-        config: ContainerConfig { env: Some(vec!["PATH=/bin".into()]), ..ContainerConfig::default() },
-        rootfs: RootFs { diff_ids: vec![DiffId(digest)], ..RootFs::default() },
-        ..ImageConfig::default()
-    };
-    Ok(BaseImage { digest, manifest: digest, config })
+    let mut base = BaseImage::stand_in(&image.to_string(), platform);
+    if image.to_string().contains("other-platform") {
+        base.config.architecture = "s390x".into();
+    }
+    Ok(base)
 }
 
 #[test]

@@ -6,3 +6,4 @@ pub(super) mod base_tag;
 pub(super) mod caches;
 pub(super) mod copying;
 pub(super) mod lost;
+pub(super) mod onbuild;

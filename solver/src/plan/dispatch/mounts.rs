@@ -86,9 +86,9 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                 };
                 ExecMount { target, kind }
             }
-            MountKind::Tmpfs { size } => ExecMount {
+            MountKind::Tmpfs { size, read_only } => ExecMount {
                 target: absolute(step, &target, span)?,
-                kind: ExecMountKind::Tmpfs { size: *size },
+                kind: ExecMountKind::Tmpfs { size: *size, read_only: *read_only },
             },
             MountKind::Secret { id, env, required, mode, uid, gid } => {
                 let id = match id.as_deref().filter(|id| !id.is_empty()) {
@@ -178,13 +178,13 @@ impl Mounts {
     }
 }
 
-/// A mount's target beneath WORKDIR. The root itself cannot be mounted over.
+/// A mount's target beneath WORKDIR, which it is itself where none is given. The root itself cannot be mounted over.
 fn absolute(step: &Step<'_, '_>, target: &str, span: Span) -> Result<String, PlanError> {
     let absolute = match target.starts_with('/') {
         true => paths::clean(target),
         false => paths::join(&step.state.directory(), target),
     };
-    if target.is_empty() || absolute == "/" {
+    if absolute == "/" {
         return Err(PlanError::InvalidMountTarget { target: absolute, span });
     }
     Ok(absolute)

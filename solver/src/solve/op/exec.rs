@@ -1,12 +1,12 @@
 //! RUN: a process on the input's root file system, whose changes are the new layer.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use kiln_cache::{
     CacheMount, CacheMountRequest, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
@@ -19,17 +19,13 @@ use kiln_sandbox::{
 };
 use rustix::fs::{AtFlags, CWD, Mode};
 
+use super::log::{Clip, Log};
 use super::{Made, Step, file};
 use crate::event::{Event, LogStream};
 use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
+use crate::solve::network::Lease;
 use crate::solve::key::{MountContents, exec_key};
 use crate::solve::{Output, Shortage, Snapshot, SolveError, Solver, layers};
-
-/// What a record keeps of a step's output (FEATURES PG; BuildKit's own limit).
-const LOG_LIMIT: usize = 2 << 20;
-
-/// What an error carries of it.
-const LOG_TAIL_LIMIT: usize = 64 << 10;
 
 /// `/etc/passwd` and `/etc/group` of a hostile image are read up to this size (THREATS A14, C10).
 const ACCOUNT_FILE_LIMIT: u64 = 4 << 20;
@@ -99,11 +95,22 @@ fn mounted_contents(step: &Step<'_>, exec: &Exec) -> Result<Vec<MountContents>, 
 
 fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveError> {
     let solver = step.solver;
+    let settings = &solver.settings;
+    // First of all: it connects while the rest is prepared.
+    let mut lease = match exec.network {
+        NetworkMode::Default => Some(solver.networks.lease(exec, settings.isolation, &solver.reporter)?),
+        NetworkMode::None | NetworkMode::Host => None,
+    };
     let tree = layers::tree(solver, root)?;
     let draft = solver.store.draft_layer()?;
     give_root(&draft, tree.entry(Path::new(""))?)?;
     let identity = identity(&tree, &exec.user)?;
     let prepared = Prepared::of(step, exec)?;
+    let network = match (&mut lease, exec.network) {
+        (Some(lease), _) => lease.network(settings.isolation, &solver.reporter)?,
+        (None, NetworkMode::None) => Network::None,
+        (None, _) => Network::Host,
+    };
     let spec = Spec {
         rootfs: Rootfs { layers: layers::paths(solver, root), upper: draft.fs(), work: draft.work() },
         argv: exec.argv.iter().map(OsString::from).collect(),
@@ -112,32 +119,44 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
         identity,
         hostname: exec.hostname.clone(),
         mounts: prepared.mounts,
-        network: match exec.network {
-            NetworkMode::None => Network::None,
-            NetworkMode::Default | NetworkMode::Host => Network::Host,
-        },
+        network,
+        dns: settings.dns.clone(),
         extra_hosts: exec
             .extra_hosts
             .iter()
             .map(|(name, address)| HostEntry { name: name.clone(), address: *address })
             .collect(),
         security: if exec.insecure { Security::Insecure } else { Security::Sandbox },
-        limits: Limits { shm_bytes: exec.shm_bytes, ulimits: exec.ulimits.clone(), ..Limits::default() },
+        limits: Limits {
+            shm_bytes: exec.shm_bytes,
+            ulimits: exec.ulimits.clone(),
+            resources: settings.resources.clone(),
+            time: settings.step_timeout,
+        },
         io: Io::Captured,
     };
     let mut log = Log::default();
+    let (mut stdout, mut stderr) = (Clip::new(solver.log_limits), Clip::new(solver.log_limits));
     let mut output = |stream, bytes: &[u8]| {
         log.push(bytes);
         if let Some(id) = step.id {
-            let stream = match stream {
-                kiln_sandbox::Output::Stdout => LogStream::Stdout,
-                kiln_sandbox::Output::Stderr => LogStream::Stderr,
+            let (stream, clip) = match stream {
+                kiln_sandbox::Output::Stdout => (LogStream::Stdout, &mut stdout),
+                kiln_sandbox::Output::Stderr => (LogStream::Stderr, &mut stderr),
             };
-            let at = solver.reporter.elapsed();
-            solver.reporter.send(Event::Log { id, stream, bytes: bytes.to_vec(), at });
+            let bytes = clip.shown(bytes, Instant::now());
+            if !bytes.is_empty() {
+                let at = solver.reporter.elapsed();
+                solver.reporter.send(Event::Log { id, stream, bytes, at });
+            }
         }
     };
     let exit = solver.executor.run(&spec, &mut output, &solver.cancel)?;
+    drop(spec);
+    // What has every right may have changed its network.
+    if exec.insecure {
+        lease.map(Lease::discard);
+    }
     let code = match exit.status {
         ExitStatus::Code(code) => code,
         ExitStatus::Signal(signal) => 128 + signal,
@@ -148,7 +167,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
             command: exec.argv.join(" "),
             code,
             log_tail: log.tail.into(),
-            shortage: shortage(solver, exit.oom_killed),
+            shortage: shortage(solver, &exit),
             span: step.vertex.span,
         });
     }
@@ -158,9 +177,12 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
 }
 
 /// What was lacking when a step failed. The step's own words say it as well, if they are read to the end.
-fn shortage(solver: &Solver<'_>, oom_killed: bool) -> Option<Shortage> {
-    if oom_killed {
-        return Some(Shortage::Memory);
+fn shortage(solver: &Solver<'_>, exit: &Exit) -> Option<Shortage> {
+    if exit.oom_killed {
+        return Some(Shortage::Memory { limit: solver.settings.resources.memory_bytes });
+    }
+    if exit.timed_out {
+        return solver.settings.step_timeout.map(Shortage::Time);
     }
     let space = rustix::fs::statvfs(solver.store.root()).ok()?;
     let full = space.f_bavail * space.f_frsize < FULL_BYTES || (space.f_files > 0 && space.f_favail == 0);
@@ -255,7 +277,9 @@ impl Prepared {
                 MountKind::Layers { layers, subpath, scratch }
             }
             ExecMountKind::Cache { .. } => self.cache(step, &mount.kind)?,
-            ExecMountKind::Tmpfs { size } => MountKind::Tmpfs { size: *size, mode: TMPFS_MODE },
+            ExecMountKind::Tmpfs { size, read_only } => {
+                MountKind::Tmpfs { size: *size, mode: TMPFS_MODE, read_only: *read_only }
+            }
             ExecMountKind::Secret { id, env, required, mode, uid, gid } => {
                 let Some(secret) = step.solver.inputs.secrets.get(id) else {
                     if *required {
@@ -369,39 +393,10 @@ fn seed_digest(step: &Step<'_>, input: InputIndex, source: &str) -> Result<Diges
     Ok(Digest::of(text.as_bytes()))
 }
 
-/// What a step prints: the beginning for the record, the end for an error.
-#[derive(Default)]
-struct Log {
-    head: Vec<u8>,
-    tail: VecDeque<u8>,
-}
-
-impl Log {
-    fn push(&mut self, bytes: &[u8]) {
-        let room = LOG_LIMIT.saturating_sub(self.head.len());
-        self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        self.tail.extend(&bytes[bytes.len().saturating_sub(LOG_TAIL_LIMIT)..]);
-        let surplus = self.tail.len().saturating_sub(LOG_TAIL_LIMIT);
-        self.tail.drain(..surplus);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
-    fn a_log_keeps_its_beginning_for_the_record_and_its_end_for_the_error() {
-        let mut log = Log::default();
-        log.push(b"first");
-        for _ in 0..5 {
-            log.push(&vec![b'.'; 1 << 20]);
-        }
-        log.push(b"last");
-        assert_eq!(log.head.len(), LOG_LIMIT);
-        assert!(log.head.starts_with(b"first"));
-        let tail: Vec<u8> = log.tail.into();
-        assert_eq!(tail.len(), LOG_TAIL_LIMIT);
-        assert!(tail.ends_with(b"last"));
+    fn owners_that_the_sandbox_notes_are_those_that_layers_are_packed_by() {
+        assert_eq!(kiln_sandbox::OWNER_ATTRIBUTE, kiln_image::layer::owner::NOTE);
     }
 }

@@ -3,6 +3,7 @@
 pub(super) mod exec;
 pub(super) mod file;
 mod git;
+pub(super) mod log;
 mod source;
 
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ pub(super) struct Step<'a> {
     pub(super) input_ops: Vec<&'a Op>,
     /// `None`: not shown.
     pub(super) id: Option<StepId>,
+    /// Whether its layers are the target's: nobody asks for the DiffIds of others.
+    pub(super) is_in_result: bool,
     pub(super) slots: &'a Slots,
 }
 
@@ -100,6 +103,7 @@ impl Step<'_> {
             }
             Lookup::Missing(claim) => self.make(claim, make)?,
         };
+        self.solver.pulls.note_present(&record.layers);
         let mut layers = parent.layers.clone();
         layers.extend(record.layers);
         Ok(Output::Snapshot(Snapshot { layers }))
@@ -142,7 +146,7 @@ impl Step<'_> {
         Ok(record)
     }
 
-    /// Makes it a layer whose DiffId is computed while later steps run.
+    /// Makes it a layer; the DiffId of one that an image is made of is computed while later steps run.
     pub(super) fn commit(&self, claim: Claim, made: Made, duration: Duration) -> Result<Record, SolveError> {
         let cost = Cost {
             duration,
@@ -161,7 +165,7 @@ impl Step<'_> {
         let layer = made.draft.id();
         let record = claim.commit(made.draft, made.contents, record)?;
         let mut started = made.diff_id;
-        for added in &record.layers {
+        for added in record.layers.iter().filter(|_| self.is_in_result) {
             match started.take_if(|_| added.id == layer) {
                 Some(worker) => self.solver.pulls.follow_diff_id(layer, worker),
                 None => self.solver.pulls.start_diff_id(self.solver.store, added.id),

@@ -150,7 +150,8 @@ fn make(
     let memory = known.and_then(|(digests, what)| Some((digests, earlier::memory_path(store, plan, &what)?)));
     let earlier = memory.as_ref().and_then(|(digests, memory)| Earlier::find(store, memory, plan, digests));
     // An earlier layer's files were hashed once; that their tar is another does not make it worth a second reader.
-    let follower = if earlier.is_none() { Follower::start(plan, &draft.fs()) } else { None };
+    let is_followed = step.is_in_result && earlier.is_none();
+    let follower = if is_followed { Follower::start(plan, &draft.fs()) } else { None };
     write::write(plan, &draft.fs(), earlier.as_ref(), follower.as_ref().map(Follower::progress))?;
     if let Some((digests, memory)) = &memory {
         earlier::remember(memory, draft.id(), plan, digests);
