@@ -9,8 +9,8 @@ use std::time::Duration;
 use kiln_cache::Store;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, Platform, http};
-use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_sandbox::{Dns, HostAddress, Resources};
+use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
 use kiln_solver::solve::{ExecSettings, Isolation};
 
@@ -425,7 +425,9 @@ impl Build {
     pub fn run(self) -> Result<BuildResult, Error> {
         match self.timeout {
             None => self.with_session(|session| session.run()),
-            Some(limit) => timeout::within(limit, &self.cancel, || self.with_session(|session| session.run())),
+            Some(limit) => {
+                timeout::within(limit, &self.cancel, || self.with_session(|session| session.run()))
+            }
         }
     }
 

@@ -10,8 +10,9 @@ use kiln_cache::{LayerDraft, LayerTree, SourceTree as _};
 use kiln_image::Digest;
 use kiln_image::oci::ContainerConfig;
 use kiln_sandbox::{
-    Dns, ExitStatus, HostAccess, HostAddress, HostEntry, Identity, Io, IsolatedNetwork, Limits, Mount, MountKind,
-    Network, NetworkError, Resources, Rootfs, SandboxError, Security, Spec, Terminal, resolve_user,
+    Dns, ExitStatus, HostAccess, HostAddress, HostEntry, Identity, Io, IsolatedNetwork, Limits, Mount,
+    MountKind, Network, NetworkError, Resources, Rootfs, SandboxError, Security, Spec, Terminal,
+    resolve_user,
 };
 use kiln_solver::event::EventSink;
 

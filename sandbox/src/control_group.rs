@@ -165,7 +165,9 @@ impl Setting {
         let path = directory.join(file);
         match fs::write(&path, value) {
             Err(_) if self.optional => Ok(()),
-            Err(error) => Err(io::Error::new(error.kind(), format!("{value} for {}: {error}", path.display()))),
+            Err(error) => {
+                Err(io::Error::new(error.kind(), format!("{value} for {}: {error}", path.display())))
+            }
             Ok(()) => Ok(()),
         }
     }
@@ -228,7 +230,9 @@ fn version_1(own: &str, controller: &str, parent: Option<&Path>) -> io::Result<P
             directory.push(name);
             match fs::create_dir(&directory) {
                 Ok(()) if controller == "cpuset" => inherit(&directory, &["cpuset.cpus", "cpuset.mems"])?,
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&directory, error)),
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(at(&directory, error));
+                }
                 _ => {}
             }
         }

@@ -47,8 +47,12 @@ fn with_choices(conf: Vec<u8>, dns: &Dns) -> Vec<u8> {
         let word = line.trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default();
         replaced.iter().any(|(keyword, given)| *given && *keyword == word)
     };
-    let mut text: Vec<u8> =
-        conf.split_inclusive(|&byte| byte == b'\n').filter(|line| !is_replaced(line)).flatten().copied().collect();
+    let mut text: Vec<u8> = conf
+        .split_inclusive(|&byte| byte == b'\n')
+        .filter(|line| !is_replaced(line))
+        .flatten()
+        .copied()
+        .collect();
     if text.last().is_some_and(|&byte| byte != b'\n') {
         text.push(b'\n');
     }
@@ -143,7 +147,10 @@ mod tests {
     fn loopback_servers_are_left_out() {
         let conf =
             b"search lan\nnameserver 127.0.0.1\nnameserver 10.0.0.2\nnameserver ::1\noptions ndots:2\n";
-        assert_eq!(without_loopback(conf, &PUBLIC_SERVERS), b"search lan\nnameserver 10.0.0.2\noptions ndots:2\n");
+        assert_eq!(
+            without_loopback(conf, &PUBLIC_SERVERS),
+            b"search lan\nnameserver 10.0.0.2\noptions ndots:2\n"
+        );
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub use identity::{Identity, IdentityError, resolve_user};
 pub use network::{HostAccess, IsolatedNetwork, NetworkError};
 pub use run::run;
 pub use spec::{
-    Dns, Exit, ExitStatus, HostAddress, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Resources, Rootfs,
-    SandboxError, Security, Spec, Swap, Terminal, Usage,
+    Dns, Exit, ExitStatus, HostAddress, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Resources,
+    Rootfs, SandboxError, Security, Spec, Swap, Terminal, Usage,
 };
 pub use userns::{Privileges, SingleIdReason, UserNamespaceError, enter_user_namespace, user_namespace};

@@ -129,7 +129,15 @@ impl IsolatedNetwork {
             HostAccess::Address => addresses_to_the_outside(),
         };
         let started = Instant::now();
-        Ok(IsolatedNetwork { namespace, routes, init, messages, host_addresses, started, ready: OnceLock::new() })
+        Ok(IsolatedNetwork {
+            namespace,
+            routes,
+            init,
+            messages,
+            host_addresses,
+            started,
+            ready: OnceLock::new(),
+        })
     }
 
     /// Waits until it is connected; at once from then on.
@@ -261,7 +269,11 @@ impl Arrangement {
             program: CString::new(program.as_os_str().as_bytes())?,
             arguments: words.into_iter().map(CString::new).collect::<Result<_, _>>()?,
             folder: CString::new(folder)?,
-            null: above_stdio(rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)?,
+            null: above_stdio(rustix::fs::open(
+                c"/dev/null",
+                OFlags::RDWR | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?)?,
             messages: above_stdio(messages)?,
             engine: above_stdio(pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)?,
             namespace: above_stdio(namespace.try_clone()?)?,
@@ -298,8 +310,7 @@ impl Arrangement {
             127
         })
         .map_err(|_| Errno::AGAIN)?;
-        let mut events =
-            [PollFd::new(&self.engine, PollFlags::IN), PollFd::new(&pasta.pidfd, PollFlags::IN)];
+        let mut events = [PollFd::new(&self.engine, PollFlags::IN), PollFd::new(&pasta.pidfd, PollFlags::IN)];
         while let Err(Errno::INTR) = poll(&mut events, None) {}
         Ok(())
     }
@@ -310,11 +321,8 @@ fn make_namespace() -> io::Result<(OwnedFd, OwnedFd)> {
     let in_it = || -> io::Result<(OwnedFd, OwnedFd)> {
         sys::unshare_network()?;
         enter::loopback_up()?;
-        let namespace = rustix::fs::open(
-            c"/proc/thread-self/ns/net",
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let namespace =
+            rustix::fs::open(c"/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let routes = rustix::net::socket_with(
             AddressFamily::NETLINK,
             SocketType::RAW,
@@ -349,7 +357,8 @@ struct DefaultRoutes {
 impl DefaultRoutes {
     /// Those that the host has.
     fn of_the_host() -> DefaultRoutes {
-        let table = |name: &str| std::fs::read_to_string(Path::new("/proc/self/net").join(name)).unwrap_or_default();
+        let table =
+            |name: &str| std::fs::read_to_string(Path::new("/proc/self/net").join(name)).unwrap_or_default();
         DefaultRoutes {
             // Columns: interface, destination, gateway, flags, …, mask.
             v4_missing: table("route").lines().skip(1).any(|line| {
@@ -380,7 +389,9 @@ impl DefaultRoutes {
         const HEADER: usize = 16;
         while let Some(&[a, b, c, d, kind_low, kind_high]) = messages.first_chunk::<6>() {
             let length = u32::from_ne_bytes([a, b, c, d]) as usize;
-            let Some(message) = messages.get(..length).filter(|message| message.len() >= HEADER + 8) else { return };
+            let Some(message) = messages.get(..length).filter(|message| message.len() >= HEADER + 8) else {
+                return;
+            };
             let route = &message[HEADER..];
             let is_default = u16::from_ne_bytes([kind_low, kind_high]) == RTM_NEWROUTE
                 && route[1] == 0

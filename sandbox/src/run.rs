@@ -11,9 +11,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::control_group::ControlGroup;
 use crate::emulate::Emulation;
 use crate::enter::Execution;
-use crate::control_group::ControlGroup;
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, setup};
 use crate::report::{Report, Step};
 use crate::socket::{Relay, above_stdio, control_pair, receive_descriptor};
@@ -45,7 +45,8 @@ pub fn run(
         return Err(SandboxError::Canceled);
     }
     let plan = Plan::new(spec)?;
-    let group = ControlGroup::create(&spec.limits.resources).map_err(|error| setup("making a control group", error))?;
+    let group = ControlGroup::create(&spec.limits.resources)
+        .map_err(|error| setup("making a control group", error))?;
     let mut sandbox =
         Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
     let streamed = sandbox.stream(spec, &plan, output, cancel);
@@ -245,10 +246,9 @@ impl Sandbox {
             env: PointerList::new(plan.env.iter().map(|entry| entry.as_c_str())),
         };
         let blocked = SignalsBlocked::new()?;
-        let process =
-            sys::fork(supervise::namespaces(plan.network), || {
-                supervise::supervise(plan, &descriptors, &execution)
-            })?;
+        let process = sys::fork(supervise::namespaces(plan.network), || {
+            supervise::supervise(plan, &descriptors, &execution)
+        })?;
         drop(blocked);
         let command = first_process(&process, &control);
         let supervisor = Supervisor { process, command, reaped: false };

@@ -5,9 +5,9 @@
 
 use std::path::PathBuf;
 
-use kiln_sandbox::HostAddress;
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_parser::Span;
+use kiln_sandbox::HostAddress;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 /// A vertex's place in the graph.

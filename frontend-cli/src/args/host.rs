@@ -29,11 +29,17 @@ mod tests {
 
     #[test]
     fn names_and_addresses_in_all_spellings() {
-        let read =
-            |text| parse(text).map(|hosts| hosts.iter().map(|(n, a)| match a {
-                HostAddress::Ip(a) => format!("{n} {a}"),
-                HostAddress::Gateway => format!("{n} gateway"),
-            }).collect::<Vec<_>>());
+        let read = |text| {
+            parse(text).map(|hosts| {
+                hosts
+                    .iter()
+                    .map(|(n, a)| match a {
+                        HostAddress::Ip(a) => format!("{n} {a}"),
+                        HostAddress::Gateway => format!("{n} gateway"),
+                    })
+                    .collect::<Vec<_>>()
+            })
+        };
         assert_eq!(read("A:10.0.0.1"), Ok(vec!["a 10.0.0.1".into()]));
         assert_eq!(read("a=10.0.0.1,10.0.0.2"), Ok(vec!["a 10.0.0.1".into(), "a 10.0.0.2".into()]));
         assert_eq!(read("a:::1"), Ok(vec!["a ::1".into()]));

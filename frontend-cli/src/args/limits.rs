@@ -92,8 +92,9 @@ impl LimitArgs {
         let mut resources = Resources::default();
         for list in &self.resource {
             for pair in super::csv::fields(list).map_err(|why| format!("--resource {list}: {why}"))? {
-                let (key, value) =
-                    pair.split_once('=').ok_or_else(|| format!("--resource {list}: `{pair}` is no key=value"))?;
+                let (key, value) = pair
+                    .split_once('=')
+                    .ok_or_else(|| format!("--resource {list}: `{pair}` is no key=value"))?;
                 if !set(&mut resources, "--resource", &key.trim().to_ascii_lowercase(), value)? {
                     return Err(format!("--resource {list}: there is no `{key}`, only {}", KEYS.join(", ")));
                 }
@@ -187,7 +188,8 @@ fn is_plain(word: &str) -> bool {
 
 /// A time as Go's programs take it: `90s`, `1h30m`, `1.5m`, `250ms`; a number alone is seconds.
 fn duration(flag: &str, text: &str) -> Result<Duration, String> {
-    let invalid = || format!("invalid argument `{text}` for {flag}: expected a time such as 90s, 10m or 1h30m");
+    let invalid =
+        || format!("invalid argument `{text}` for {flag}: expected a time such as 90s, 10m or 1h30m");
     let mut rest = text.trim();
     if let Ok(seconds) = rest.parse::<u64>() {
         rest = "";
@@ -239,7 +241,9 @@ mod tests {
             ..Resources::default()
         };
         assert_eq!(args.resources().unwrap(), expected);
-        for list in ["memory", "disk=1", "cpuset-cpus=a", "memory-swap=1g", "memory=2g,memory-swap=1g", "cpus=x"] {
+        for list in
+            ["memory", "disk=1", "cpuset-cpus=a", "memory-swap=1g", "memory=2g,memory-swap=1g", "cpus=x"]
+        {
             let args = LimitArgs { resource: vec![list.into()], ..LimitArgs::default() };
             assert!(args.resources().is_err(), "{list}");
         }

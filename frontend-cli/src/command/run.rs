@@ -54,7 +54,9 @@ fn request(args: RunArgs, root: Option<&Path>) -> Result<RunRequest, Failure> {
         "host" | "default" => RunNetwork::Host,
         "isolated" => RunNetwork::Isolated,
         other => {
-            return Err(Failure::usage(format!("--network {other}: there are `host`, `isolated` and `none`")));
+            return Err(Failure::usage(format!(
+                "--network {other}: there are `host`, `isolated` and `none`"
+            )));
         }
     };
     let stdin = match args.interactive {

@@ -7,6 +7,7 @@ mod conformance;
 mod crash;
 mod interop;
 mod kiln;
+mod network;
 mod ordinary;
 mod rootless;
 mod sharing;

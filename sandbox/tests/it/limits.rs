@@ -87,7 +87,11 @@ fn a_group_is_made_where_the_user_says_and_gone_afterwards() {
         let outer = std::path::Path::new("/sys/fs/cgroup").join(hierarchy).join(&parent);
         let Ok(entries) = std::fs::read_dir(outer.join("inner")) else { continue };
         found += 1;
-        assert!(entries.flatten().all(|entry| !entry.path().is_dir()), "a group was left in {}", outer.display());
+        assert!(
+            entries.flatten().all(|entry| !entry.path().is_dir()),
+            "a group was left in {}",
+            outer.display()
+        );
         std::fs::remove_dir(outer.join("inner")).unwrap();
         std::fs::remove_dir(outer).unwrap();
     }

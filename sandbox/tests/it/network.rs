@@ -17,7 +17,9 @@ use crate::support::{Store, go, own_program, store};
 fn isolated(access: HostAccess) -> Option<Network> {
     match IsolatedNetwork::start(access).and_then(|network| network.wait().map(|()| network)) {
         Ok(network) => Some(Network::Isolated(Arc::new(network))),
-        Err(error) if std::env::var_os("CI").is_some() && rustix::process::geteuid().is_root() => panic!("{error}"),
+        Err(error) if std::env::var_os("CI").is_some() && rustix::process::geteuid().is_root() => {
+            panic!("{error}")
+        }
         Err(error) => {
             eprintln!("skipped: {error}; {:?}", error.hint());
             None
@@ -190,7 +192,10 @@ fn a_step_finds_nothing_of_the_one_before_it_on_its_network() {
     let Some(network) = isolated(HostAccess::None) else { return };
     assert_eq!(store.sh_on(&network, "ls /sys/class/net"), "eth0\nlo\n");
     // A second step on it finds nothing of the first one's.
-    let ran = store.sh_on(&network, "nc -l -p 7777 >/dev/null & sleep 0; ip addr add 10.9.9.9/32 dev lo || echo refused");
+    let ran = store.sh_on(
+        &network,
+        "nc -l -p 7777 >/dev/null & sleep 0; ip addr add 10.9.9.9/32 dev lo || echo refused",
+    );
     assert_eq!(ran, "refused\n");
     assert_eq!(heard(&store, &network, "127.0.0.1", 7777), "");
 }

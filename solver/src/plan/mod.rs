@@ -30,11 +30,11 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use kiln_sandbox::HostAddress;
 use kiln_image::oci::{ContainerConfig, History, ImageConfig, RootFs};
 use kiln_image::{DiffId, Digest, ImageRef, Platform};
 use kiln_parser::ignore::IgnoreRules;
 use kiln_parser::{Dockerfile, Warning};
+use kiln_sandbox::HostAddress;
 
 pub use epoch::{EpochSource, source_date_epoch};
 pub use error::PlanError;

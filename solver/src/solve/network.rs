@@ -50,7 +50,8 @@ impl Networks {
             return Ok(Lease { networks: self, network: None });
         }
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let gateway = exec.extra_hosts.iter().any(|(_, address)| *address == kiln_sandbox::HostAddress::Gateway);
+        let gateway =
+            exec.extra_hosts.iter().any(|(_, address)| *address == kiln_sandbox::HostAddress::Gateway);
         let network = match free {
             Some(network) => Some(network),
             None => {
@@ -90,7 +91,11 @@ impl Networks {
 
 impl Lease<'_> {
     /// Waits until it is connected.
-    pub(super) fn network(&mut self, isolation: Isolation, reporter: &Reporter) -> Result<Network, SolveError> {
+    pub(super) fn network(
+        &mut self,
+        isolation: Isolation,
+        reporter: &Reporter,
+    ) -> Result<Network, SolveError> {
         let Some(network) = &self.network else { return Ok(Network::Host) };
         match network.wait() {
             Ok(()) => Ok(Network::Isolated(Arc::clone(network))),
@@ -113,5 +118,36 @@ impl Drop for Lease<'_> {
         if let Some(network) = self.network.take() {
             self.networks.free.lock().unwrap_or_else(PoisonError::into_inner).push(network);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lack_of_networks_is_said_once_and_an_error_where_one_is_required() {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&said);
+        let reporter = Reporter::new(Arc::new(move |event| {
+            if let Event::Warning { message, .. } = event {
+                sink.lock().unwrap().push(message);
+            }
+        }));
+        let networks = Networks::default();
+        for _ in 0..2 {
+            let found = networks.without::<()>(NetworkError::NoPasta, Isolation::WhereAvailable, &reporter);
+            assert!(matches!(found, Ok(None)));
+        }
+        let refused = networks.without::<()>(NetworkError::NoPasta, Isolation::Required, &reporter);
+        let error = refused.unwrap_err();
+        assert_eq!(error.to_string(), "the step cannot have a network of its own: `pasta` is not installed");
+        assert!(error.hint().unwrap().contains("passt"));
+        let said = said.lock().unwrap();
+        assert_eq!(said.len(), 1);
+        assert!(
+            said[0].starts_with("`pasta` is not installed: RUN steps use the host's network"),
+            "{said:?}"
+        );
     }
 }

@@ -23,8 +23,8 @@ use super::log::{Clip, Log};
 use super::{Made, Step, file};
 use crate::event::{Event, LogStream};
 use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
-use crate::solve::network::Lease;
 use crate::solve::key::{MountContents, exec_key};
+use crate::solve::network::Lease;
 use crate::solve::{Output, Shortage, Snapshot, SolveError, Solver, layers};
 
 /// `/etc/passwd` and `/etc/group` of a hostile image are read up to this size (THREATS A14, C10).
