@@ -8,14 +8,16 @@
 //! Start at [`Store::find_or_claim`] and [`Claim::commit`].
 #![forbid(unsafe_code)]
 
+mod space;
 mod store;
 mod tree;
 mod tree_digest;
 
+pub use space::Space;
 pub use store::{
-    BlobWriter, BuildRow, CacheMount, CacheMountRequest, CheckDepth, Claim, Cost, Details, Freed,
-    ImageRecord, InvalidLayerId, Layer, LayerDraft, LayerFacts, LayerId, Lookup, MountSharing, NewRecord,
-    Problem, Record, Removed, RemovedBy, StepKey, Store, StoreError,
+    BlobWriter, BuildRow, CacheMount, CacheMountRequest, CheckDepth, Claim, Cost, Details, Disk, ImageRecord,
+    ImageRule, InvalidLayerId, Keep, Layer, LayerDraft, LayerFacts, LayerId, Lookup, MountSharing, NewRecord,
+    Problem, Prune, Pruned, Record, Removed, RemovedBy, Repair, StepKey, Store, StoreError, Usage, UsageKind,
 };
 pub use tree::{
     ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError, Verdict,

@@ -16,6 +16,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
+use crate::space::Space;
 use crate::tree::{
     At as _, Entry, EntryKind, TreeError, depth_first, has_opaque_mark, has_portable_xattrs, hash_file,
     list_dir, list_levels, open_beneath, open_file, open_root, portable_xattrs, stat_at, stat_entry,
@@ -31,6 +32,8 @@ pub struct TreeDigest {
     pub size_bytes: u64,
     /// Number of entries.
     pub entries: u64,
+    /// Bytes of disk, as far as sizes tell.
+    pub disk_bytes: u64,
 }
 
 /// Hashes an unpacked layer (overlayfs format), files in parallel on the current rayon pool. The root directory's own
@@ -67,6 +70,7 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
         })
         .collect::<Result<_, TreeError>>()?;
     let size_bytes = hashed.iter().map(|hashed| hashed.size).sum();
+    let disk_bytes = hashed.iter().map(|hashed| Space::of_file(hashed.size)).sum::<u64>() + of_others(&found);
     let mut digests = vec![None; found.len()];
     for Hashed { index, digest, xattrs, .. } in hashed {
         digests[index] = Some(digest);
@@ -77,7 +81,17 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
         let link = entry.hard_link.map(|link| encoder.link(link));
         encoder.entry(&entry.path, entry, *is_opaque, link, digest.as_ref());
     }
-    Ok(TreeDigest { contents: encoder.finish(), size_bytes, entries: found.len() as u64 - 1 })
+    Ok(TreeDigest { contents: encoder.finish(), size_bytes, entries: found.len() as u64 - 1, disk_bytes })
+}
+
+/// The disk space of all but files.
+fn of_others(found: &[LayerEntry]) -> u64 {
+    let of_entry = |(entry, _): &LayerEntry| match entry.kind {
+        EntryKind::File { .. } => 0,
+        EntryKind::Dir => Space::of_dir(),
+        _ => Space::of_other(),
+    };
+    found.iter().map(of_entry).sum()
 }
 
 /// The digest of selected entries of a source tree, `digests` as [`crate::SourceTree::digests`] gave them. Paths are

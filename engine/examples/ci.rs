@@ -26,8 +26,8 @@ fn main() -> ExitCode {
     let steps = Mutex::new(HashMap::new());
     let build = Build::from_context(context)
         .tag(name)
-        .output(OutputSpec::Image { names: Vec::new() })
-        .output(OutputSpec::Oci { dest: Some(archive.into()), tar: true, attrs: Vec::new() })
+        .output(OutputSpec::Image { options: Default::default() })
+        .output(OutputSpec::Oci { dest: Some(archive.into()), tar: true, options: Default::default() })
         .on_event(move |event| {
             // Nobody panics while holding it; a step without a name is shown by its number.
             let Ok(mut steps) = steps.lock() else { return };

@@ -17,6 +17,8 @@ pub(crate) struct Assembled {
     /// Of the layers, in their order.
     pub(crate) diff_ids: Vec<DiffId>,
     pub(crate) platform: kiln_image::Platform,
+    /// So many entries of the history are the base's.
+    base_history: usize,
     /// `SOURCE_DATE_EPOCH`, in seconds, where it was asked for.
     pub(crate) epoch: Option<i64>,
 }
@@ -34,13 +36,7 @@ pub(crate) fn assemble(
     let mut config = plan.config.clone();
     align(&mut config.history, plan.base_history, diff_ids.len());
     match epoch {
-        Some(seconds) => {
-            let text = timestamp(seconds);
-            for entry in config.history.iter_mut().skip(plan.base_history) {
-                entry.created.clone_from(&text);
-            }
-            config.created = text;
-        }
+        Some(seconds) => set_time(&mut config, plan.base_history, seconds),
         None => {
             let made_at: Vec<_> =
                 facts.iter().map(|facts| facts.as_ref().and_then(|facts| timestamp(facts.made_at))).collect();
@@ -57,8 +53,29 @@ pub(crate) fn assemble(
         snapshot: snapshot.clone(),
         diff_ids,
         platform: plan.platform.clone(),
+        base_history: plan.base_history,
         epoch,
     })
+}
+
+impl Assembled {
+    /// The same image, made at `seconds`.
+    pub(crate) fn at(&self, seconds: i64) -> Result<Self, Error> {
+        let mut config = self.config.clone();
+        set_time(&mut config, self.base_history, seconds);
+        let config_bytes = to_json(&config)?;
+        let config_digest = Digest::of(&config_bytes);
+        Ok(Self { config_digest, config_bytes, config, epoch: Some(seconds), ..self.clone() })
+    }
+}
+
+/// Dates the image, and the history behind the base's.
+fn set_time(config: &mut ImageConfig, base_history: usize, seconds: i64) {
+    let text = timestamp(seconds);
+    for entry in config.history.iter_mut().skip(base_history) {
+        entry.created.clone_from(&text);
+    }
+    config.created = text;
 }
 
 /// RFC 3339; `None` for a time no calendar has.

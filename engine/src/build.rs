@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kiln_cache::Store;
+use kiln_image::oci::Descriptor;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, Platform, http};
 use kiln_sandbox::{Dns, HostAddress, Resources};
@@ -14,9 +15,11 @@ use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
 use kiln_solver::solve::{ExecSettings, Isolation};
 
-use crate::Error;
+use crate::output::{Annotation, ImageOptions, TreeOptions};
 use crate::session::Session;
+use crate::storage::{self, Limits};
 use crate::timeout;
+use crate::{Error, ErrorKind};
 
 /// Where the context comes from.
 #[derive(Clone)]
@@ -84,8 +87,8 @@ pub(crate) enum SshSource {
 pub enum OutputSpec {
     /// Into the store, under the tags and these names.
     Image {
-        /// Further names.
-        names: Vec<String>,
+        /// Names and how it is written.
+        options: ImageOptions,
     },
     /// An OCI layout as tar or directory.
     Oci {
@@ -93,28 +96,48 @@ pub enum OutputSpec {
         dest: Option<PathBuf>,
         /// A tar and not a directory.
         tar: bool,
-        /// Further settings (`rewrite-timestamp`, `compression`, …), as given.
-        attrs: Vec<(String, String)>,
+        /// Names and how it is written.
+        options: ImageOptions,
     },
-    /// A docker archive (`docker load`).
+    /// A docker archive (`docker load`), or into a running docker or podman.
     Docker {
-        /// File; `None` is standard output.
-        dest: Option<PathBuf>,
-        /// Further settings.
-        attrs: Vec<(String, String)>,
+        /// Where to.
+        to: DockerTarget,
+        /// Names and how it is written.
+        options: ImageOptions,
     },
     /// The root file system as a directory.
     Local {
         /// The directory.
         dest: PathBuf,
+        /// How it is written.
+        options: TreeOptions,
     },
     /// The root file system as one tar.
     Tar {
         /// File; `None` is standard output.
         dest: Option<PathBuf>,
+        /// How it is written.
+        options: TreeOptions,
     },
     /// Nothing but the cache.
     CacheOnly,
+}
+
+/// Where `type=docker` goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DockerTarget {
+    /// An archive.
+    File(PathBuf),
+    /// A directory of the archive's files (`tar=false`).
+    Directory(PathBuf),
+    /// An archive on standard output.
+    Stdout,
+    /// A running docker or podman, and kiln's own store.
+    Engine {
+        /// One of docker's contexts; the usual daemon if `None`.
+        context: Option<String>,
+    },
 }
 
 /// A build to be run. Nothing is checked before [`Build::run`].
@@ -144,9 +167,14 @@ pub struct Build {
     pub(crate) timeout: Option<Duration>,
     pub(crate) contexts: Vec<(String, String)>,
     pub(crate) secrets: Vec<(String, SecretSource)>,
+    pub(crate) allow_secret_in_layer: bool,
     pub(crate) ssh: Vec<(String, SshSource)>,
     pub(crate) outputs: Vec<OutputSpec>,
+    pub(crate) annotations: Vec<Annotation>,
+    pub(crate) rewrite_timestamp: bool,
+    pub(crate) registry: Option<RegistryConfig>,
     pub(crate) lint: Vec<String>,
+    limits: Option<Limits>,
     pub(crate) events: Arc<EventSink>,
     pub(crate) cancel: Arc<AtomicBool>,
 }
@@ -170,6 +198,8 @@ pub struct BuildResult {
     pub config_digest: Digest,
     /// Digest of the manifest, where one was made; of several images that of their index.
     pub manifest_digest: Option<Digest>,
+    /// That manifest or index, as others name it.
+    pub manifest: Option<Descriptor>,
     /// The names it has in the store.
     pub names: Vec<ImageRef>,
     /// Its platform, the first one of several.
@@ -213,9 +243,14 @@ impl Build {
             timeout: None,
             contexts: Vec::new(),
             secrets: Vec::new(),
+            allow_secret_in_layer: false,
             ssh: Vec::new(),
             outputs: Vec::new(),
+            annotations: Vec::new(),
+            rewrite_timestamp: false,
+            registry: None,
             lint: Vec::new(),
+            limits: None,
             events: Arc::new(|_| {}),
             cancel: Arc::new(AtomicBool::new(false)),
         }
@@ -377,6 +412,12 @@ impl Build {
         self
     }
 
+    /// Lets a step keep a secret that it was shown in its layer; else the build fails and names the file.
+    pub fn allow_secret_in_layer(mut self, allow: bool) -> Self {
+        self.allow_secret_in_layer = allow;
+        self
+    }
+
     /// A secret for `RUN --mount=type=secret`.
     pub fn secret(mut self, id: impl Into<String>, source: SecretSource) -> Self {
         self.secrets.push((id.into(), source));
@@ -401,9 +442,33 @@ impl Build {
         self
     }
 
+    /// A note on the image's manifest or index, in every output that has one.
+    pub fn annotation(mut self, annotation: Annotation) -> Self {
+        self.annotations.push(annotation);
+        self
+    }
+
+    /// Writes later times in new layers as `SOURCE_DATE_EPOCH`, in every output that is an image.
+    pub fn rewrite_timestamp(mut self, yes: bool) -> Self {
+        self.rewrite_timestamp = yes;
+        self
+    }
+
+    /// How registries are reached; as the environment and its files say unless it is given.
+    pub fn registry(mut self, config: RegistryConfig) -> Self {
+        self.registry = Some(config);
+        self
+    }
+
     /// Asks for an experimental lint rule by its name; `own` is all of kiln's own.
     pub fn lint(mut self, rule: impl Into<String>) -> Self {
         self.lint.push(rule.into());
+        self
+    }
+
+    /// How much the store may take. Without, as configuration and environment say (see [`Limits::load`]).
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
         self
     }
 
@@ -424,11 +489,31 @@ impl Build {
     /// See [`Error`]; nothing half-made stays.
     pub fn run(self) -> Result<BuildResult, Error> {
         match self.timeout {
-            None => self.with_session(|session| session.run()),
-            Some(limit) => {
-                timeout::within(limit, &self.cancel, || self.with_session(|session| session.run()))
-            }
+            None => self.run_and_tidy(),
+            Some(limit) => timeout::within(limit, &self.cancel, || self.run_and_tidy()),
         }
+    }
+
+    /// Builds, and keeps the store within its limits.
+    fn run_and_tidy(&self) -> Result<BuildResult, Error> {
+        let limits = match &self.limits {
+            Some(limits) => limits.clone(),
+            None => Limits::load(&|name| std::env::var(name).ok())?,
+        };
+        self.with_session(|session| {
+            if limits.max_size.is_some() {
+                session.store.set_max_bytes(limits.max_bytes(&session.store.disk()?));
+            }
+            let built = session.run();
+            match storage::after_build(session.store, &limits) {
+                Err(error) if built.is_ok() && error.kind == ErrorKind::User => Err(error),
+                Err(error) => {
+                    tracing::debug!(%error, "the store is not tidied up");
+                    built
+                }
+                Ok(_) => built,
+            }
+        })
     }
 
     /// Opens what a build works with, and does `work`.
@@ -440,7 +525,11 @@ impl Build {
         let root = self.root.clone().unwrap_or_else(default_root);
         let store = Store::open(&root)?;
         let env = |name: &str| std::env::var(name).ok();
-        let registry = Registry::new(RegistryConfig::load(&env)?)?;
+        let config = match &self.registry {
+            Some(config) => config.clone(),
+            None => RegistryConfig::load(&env)?,
+        };
+        let registry = Registry::new(config)?;
         let http = http::Client::from_env(&env, http::Retry::default());
         work(&Session {
             build: self,

@@ -5,6 +5,7 @@ use std::path::Path;
 use kiln_cache::{StoreError, TreeError};
 use kiln_image::http::HttpError;
 use kiln_image::layer::LayerError;
+use kiln_image::layout::LayoutError;
 use kiln_image::registry::RegistryError;
 use kiln_parser::{ParseErrors, Span};
 use kiln_solver::git_url::masked;
@@ -181,6 +182,7 @@ impl From<SolveError> for Error {
             SolveError::Copy(_)
             | SolveError::MissingSecret { .. }
             | SolveError::MissingSsh { .. }
+            | SolveError::SecretInLayer { .. }
             | SolveError::Identity(_)
             | SolveError::Checksum { .. }
             | SolveError::GitChecksum { .. }
@@ -209,6 +211,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let kind = match error {
             StoreError::Canceled => ErrorKind::Canceled,
+            StoreError::OverLimit { .. } => ErrorKind::User,
             _ => ErrorKind::Environment,
         };
         let hint = error.hint();
@@ -249,6 +252,15 @@ impl From<TreeError> for Error {
     fn from(error: TreeError) -> Self {
         Self::from_cause(ErrorKind::Environment, error)
     }
+}
+
+/// Of a layout or an archive.
+pub(crate) fn layout_error(error: LayoutError) -> Error {
+    let kind =
+        if matches!(error, LayoutError::Canceled) { ErrorKind::Canceled } else { ErrorKind::Environment };
+    let hint = error.hint();
+    let message = error.to_string();
+    Error { hint, source: Some(Box::new(error)), ..Error::new(kind, message) }
 }
 
 #[cfg(test)]

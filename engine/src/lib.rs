@@ -28,19 +28,24 @@ mod error;
 mod frontend;
 pub mod images;
 mod output;
+mod push;
 pub mod rootless;
 pub mod run;
 mod session;
 mod ssh;
+pub mod storage;
 mod timeout;
 
 pub use build::{
-    Build, BuildResult, CancelHandle, ContextSource, DockerfileSource, OutputSpec, SecretSource, default_root,
+    Build, BuildResult, CancelHandle, ContextSource, DockerTarget, DockerfileSource, OutputSpec,
+    SecretSource, default_root,
 };
 pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
 pub use error::{Error, ErrorKind, ErrorLabel};
 pub use kiln_cache::{ImageRecord, Store, StoreError};
-pub use kiln_image::registry::{Registry, RegistryConfig};
+pub use kiln_image::registry::{
+    Kept, Login, Pushed, Registry, RegistryConfig, RegistryError, Server, Verify,
+};
 pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::lint::{RULES, Rule};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};
@@ -49,3 +54,4 @@ pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
 pub use kiln_solver::graph::NetworkMode;
 pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError};
 pub use kiln_solver::solve::{Isolation, SolveError};
+pub use output::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use kiln_cache::{LayerDraft, LayerTree, SourceTree as _};
 use kiln_image::Digest;
 use kiln_image::oci::ContainerConfig;
+use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_sandbox::{
     Dns, ExitStatus, HostAccess, HostAddress, HostEntry, Identity, Io, IsolatedNetwork, Limits, Mount,
     MountKind, Network, NetworkError, Resources, Rootfs, SandboxError, Security, Spec, Terminal,
@@ -95,7 +96,10 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
     let images = Images::open(request.root.as_deref())?;
     let image = match images.has(&request.image)? {
         true => images.find(&request.image)?,
-        false => images.pull(&request.image, None, events, &cancel)?,
+        false => {
+            let registry = Registry::new(RegistryConfig::load(&|name| std::env::var(name).ok())?)?;
+            images.pull(&request.image, None, &registry, events, &cancel)?
+        }
     };
     let config = images.config(&image)?;
     let store = images.store();

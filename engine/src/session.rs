@@ -32,6 +32,7 @@ pub(crate) struct Session<'a> {
 impl Session<'_> {
     pub(crate) fn run(&self) -> Result<BuildResult, Error> {
         let tags = self.tags()?;
+        output::check(&self.build.outputs, &tags)?;
         let prepared = context::prepare(self)?;
         let (name, text) = (prepared.dockerfile_name.clone(), prepared.dockerfile.clone());
         self.build_prepared(prepared, &tags).map_err(|error| error.in_dockerfile(&name, &text))
@@ -78,6 +79,7 @@ impl Session<'_> {
             contexts: prepared.contexts,
             images: bases.into_origins(),
             secrets: self.secrets()?,
+            allow_secret_in_layer: self.build.allow_secret_in_layer,
             ssh: sockets(&agents),
         };
         let solver = self.solver(inputs);
@@ -103,8 +105,9 @@ impl Session<'_> {
         let exported = output::export(self, &solver, &images, set, tags)?;
         let (steps_cached, steps_run) = self.reporter.counts();
         Ok(BuildResult {
-            config_digest: images[0].config_digest,
-            manifest_digest: exported.manifest,
+            config_digest: exported.config.unwrap_or(images[0].config_digest),
+            manifest_digest: exported.manifest.as_ref().map(|manifest| manifest.digest),
+            manifest: exported.manifest,
             names: exported.names,
             platform: images[0].platform.clone(),
             steps_cached,

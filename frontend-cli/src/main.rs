@@ -12,6 +12,7 @@ mod printable;
 mod progress;
 mod report;
 mod table;
+mod template;
 
 use std::io::Write as _;
 use std::process::ExitCode;

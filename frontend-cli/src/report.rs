@@ -179,7 +179,8 @@ fn push_hint(text: &mut String, hint: Option<&str>, paint: Paint) {
     }
 }
 
-/// The end of what the failed step printed, as BuildKit frames it.
+/// The end of what the failed step printed, as BuildKit frames it. No line begins with the step's own words: a CI that
+/// shows them would obey some (`::set-env`).
 fn log_tail(bytes: &[u8], step: Option<&str>) -> String {
     if bytes.is_empty() {
         return String::new();
@@ -191,8 +192,7 @@ fn log_tail(bytes: &[u8], step: Option<&str>) -> String {
         let _ = writeln!(text, " > {}:", printable(step));
     }
     for line in &lines[skipped..] {
-        text += &log_line(line);
-        text.push('\n');
+        let _ = writeln!(text, "| {}", log_line(line));
     }
     text + "------\n"
 }
@@ -348,8 +348,8 @@ mod tests {
         insta::assert_snapshot!(draw(&failure, Paint::Plain), @r"
         ------
          > [2/2] RUN make all:
-        cc x.c
-        x.c:1: no
+        | cc x.c
+        | x.c:1: no
         ------
         error: exit code: 2
          --> Dockerfile.dev:2:1

@@ -8,6 +8,8 @@
 
 pub mod archive;
 mod digest;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod layer;
 pub mod layout;

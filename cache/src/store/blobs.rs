@@ -4,14 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use kiln_image::{DiffId, Digest};
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest as _, Sha256};
 
 use super::Store;
-use super::db::{Db, TxError};
+use super::db::{Db, TxError, now};
 use super::draft::{random_name, take_over};
 use super::error::{At, StoreError};
 
@@ -56,10 +55,11 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
-        self.note_use();
         let digest = Digest::of(bytes);
-        if self.has_blob(&digest) && is_known(self.db(), &digest)? {
-            refresh(&self.blob_path(&digest));
+        if let Some(used_at) = used_at(self.db(), &digest)?
+            && self.inner.lease.hold_if(&[*digest.as_bytes()], || self.has_blob(&digest))?
+        {
+            self.inner.uses.blob(&digest, used_at);
             return Ok(digest);
         }
         let mut writer = self.blob_writer()?;
@@ -112,7 +112,12 @@ impl Store {
                 .query_row(params![diff_id.0.as_bytes(), how], |row| row.get(0))
                 .optional()
         })?;
-        Ok(blob.map(Digest::from_bytes).filter(|digest| self.has_blob(digest)))
+        let Some(digest) = blob.map(Digest::from_bytes) else { return Ok(None) };
+        let is_there = self.inner.lease.hold_if(&[*digest.as_bytes()], || self.has_blob(&digest))?;
+        if is_there && let Some(used_at) = used_at(self.db(), &digest)? {
+            self.inner.uses.blob(&digest, used_at);
+        }
+        Ok(Some(digest).filter(|_| is_there))
     }
 }
 
@@ -138,14 +143,15 @@ impl BlobWriter {
         if let Some(expected) = expected.filter(|expected| *expected != actual) {
             return Err(StoreError::DigestMismatch { expected, actual });
         }
-        self.store.note_use();
+        // Before anybody can see it, garbage collection included.
+        self.store.inner.lease.hold_new(*actual.as_bytes())?;
         let place = self.store.blob_path(&actual);
-        let path = &mut self.path;
-        self.store.db().write(|tx| {
+        let path = std::cell::RefCell::new(&mut self.path);
+        self.store.write_within_limit(self.size_bytes, |tx| {
             // Within the transaction: garbage collection, which is one too, cannot take the blob before it has its row.
-            if place.is_file() {
-                refresh(&place);
-            } else if let Some(from) = path.take() {
+            if !place.is_file()
+                && let Some(from) = path.borrow_mut().take()
+            {
                 std::fs::rename(&from, &place).at(&place)?;
             }
             insert(tx, &actual, self.size_bytes)
@@ -163,11 +169,6 @@ impl Drop for BlobWriter {
     }
 }
 
-/// Makes an old blob young: garbage collection spares what was wanted lately.
-fn refresh(path: &Path) {
-    let _ = File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
-}
-
 pub(super) fn dir(root: &Path) -> PathBuf {
     root.join("blobs/sha256")
 }
@@ -178,16 +179,18 @@ pub(super) fn path_of(root: &Path, digest: &Digest) -> PathBuf {
 
 pub(super) fn insert(connection: &Connection, digest: &Digest, size_bytes: u64) -> Result<(), TxError> {
     connection
-        .prepare_cached("INSERT OR IGNORE INTO blobs(digest, size_bytes) VALUES(?1, ?2)")?
-        .execute(params![digest.as_bytes(), size_bytes.cast_signed()])?;
+        .prepare_cached("INSERT OR IGNORE INTO blobs(digest, size_bytes, used_at) VALUES(?1, ?2, ?3)")?
+        .execute(params![digest.as_bytes(), size_bytes.cast_signed(), now()])?;
     Ok(())
 }
 
-fn is_known(db: &Db, digest: &Digest) -> Result<bool, StoreError> {
+/// When a blob that is known was used last.
+fn used_at(db: &Db, digest: &Digest) -> Result<Option<i64>, StoreError> {
     db.read(|connection| {
         connection
-            .prepare_cached("SELECT EXISTS(SELECT 1 FROM blobs WHERE digest = ?1)")?
+            .prepare_cached("SELECT used_at FROM blobs WHERE digest = ?1")?
             .query_row(params![digest.as_bytes()], |row| row.get(0))
+            .optional()
     })
 }
 

@@ -4,12 +4,14 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::fd::AsFd as _;
 
+use kiln_image::layer::OverlayXattrs;
 use kiln_image::{ContentsDigest, Digest};
 use rusqlite::Connection;
 
 use super::error::{At, StoreError};
-use super::layers::{self, LayerId, Origin};
+use super::layers::{self, LayerId, LayerRow, Origin};
 use super::records::StepKey;
 use super::{Store, blobs};
 
@@ -118,11 +120,8 @@ impl Store {
             let path = self.layer_path(*id);
             if !path.is_dir() {
                 problems.push(Problem::MissingLayer(*id));
-            } else if depth == CheckDepth::Trees && row.origin == Origin::Digested {
-                let actual = crate::tree_digest(&path)?.contents;
-                if actual != row.contents {
-                    problems.push(Problem::ChangedLayer { id: *id, expected: row.contents, actual });
-                }
+            } else if depth == CheckDepth::Trees {
+                problems.extend(self.check_tree(*id, row)?);
             }
         }
         let dir = self.root().join("layers");
@@ -135,6 +134,45 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Compares a layer's files with what is known of them: its contents digest where that was taken from them, else the
+    /// digest of its tar, else the blob that it came in. Of a layer of which nothing is known there is nothing to compare.
+    fn check_tree(&self, id: LayerId, row: &LayerRow) -> Result<Option<Problem>, StoreError> {
+        let path = self.layer_path(id);
+        let changed = |expected, actual| {
+            Some(Problem::ChangedLayer { id, expected, actual }).filter(|_| expected != actual)
+        };
+        match (row.origin, row.diff_id) {
+            (Origin::Digested, _) => Ok(changed(row.contents, crate::tree_digest(&path)?.contents)),
+            (Origin::Given, Some(diff_id)) => {
+                let tree = File::open(&path).at(&path)?;
+                let xattrs = OverlayXattrs::of_this_process();
+                let packed = kiln_image::layer::pack(tree.as_fd(), xattrs, &mut std::io::sink())?;
+                Ok(changed(diff_id.into(), packed.diff_id.into()))
+            }
+            (Origin::Given, None) => Ok(None),
+            (Origin::Pulled, diff_id) => {
+                let blobs = COMPRESSIONS.iter().filter_map(|how| self.compressed(diff_id?, how).transpose());
+                let blob = blobs.chain(diff_id.map(|diff_id| Ok(diff_id.0))).next().transpose()?;
+                let Some(mut tar) = blob.and_then(|blob| self.open_blob(&blob).transpose()).transpose()?
+                else {
+                    return Ok(None);
+                };
+                let draft = self.draft_layer()?;
+                let target = File::open(draft.fs()).at(&draft.fs())?;
+                // A blob that is no such tar is reported as a blob.
+                let xattrs = OverlayXattrs::of_this_process();
+                let Ok(unpacked) = kiln_image::layer::unpack(&mut tar, target.as_fd(), xattrs) else {
+                    return Ok(None);
+                };
+                if Some(unpacked.diff_id) != diff_id {
+                    return Ok(None);
+                }
+                let expected = crate::tree_digest(&draft.fs())?.contents;
+                Ok(changed(expected, crate::tree_digest(&path)?.contents))
+            }
+        }
     }
 
     fn check_blobs(&self, problems: &mut Vec<Problem>) -> Result<(), StoreError> {
@@ -176,6 +214,9 @@ impl Store {
         Ok(())
     }
 }
+
+/// How compressions are called in the memo of [`Store::remember_compressed`].
+const COMPRESSIONS: [&str; 3] = ["gzip", "zstd", "none"];
 
 fn check_database(connection: &Connection) -> rusqlite::Result<Vec<Problem>> {
     let words: Vec<String> = connection

@@ -15,7 +15,7 @@ use super::error::StoreError;
 use super::migrate;
 
 /// The format of the database and of the directories beside it (`PRAGMA user_version`).
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 /// Another process' transaction takes milliseconds; this long means it is stuck.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// 16 MB of log, should no settling thread ever live long enough to checkpoint.
@@ -25,6 +25,8 @@ const BACKSTOP_PAGES: u32 = 4_000;
 const LARGE_LOG_BYTES: u64 = 256 << 10;
 /// Builds go first: a checkpoint that finds them at work leaves the log's end for the next time.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
+/// 8 MB of free pages are worth a rewrite of the database's end.
+const WORTH_PAGES: u32 = 2_000;
 /// All statements of this crate stay prepared.
 const CACHED_STATEMENTS: usize = 64;
 
@@ -160,6 +162,8 @@ impl Db {
     pub(super) fn format(path: &Path) -> Result<Self, StoreError> {
         let failed = |error| failure(path, &error);
         let mut connection = connect(path).map_err(failed)?;
+        // To be said before there is anything: what removed rows leave can be given back (see `shrink`).
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
@@ -169,6 +173,7 @@ impl Db {
             if format < migrate::FIRST_KNOWN {
                 transaction.execute_batch(SCHEMA).map_err(failed)?;
                 transaction.execute_batch(migrate::FORMAT_3).map_err(failed)?;
+                transaction.execute_batch(migrate::FORMAT_4).map_err(failed)?;
             } else {
                 migrate::migrate(&transaction, format).map_err(failed)?;
             }
@@ -236,6 +241,22 @@ impl Db {
         })
     }
 
+    /// Gives back what removed rows left, where it is much.
+    pub(super) fn shrink(&self) -> Result<(), StoreError> {
+        let free: u32 =
+            self.read(|connection| connection.pragma_query_value(None, "freelist_count", |row| row.get(0)))?;
+        if free < WORTH_PAGES {
+            return Ok(());
+        }
+        self.read(|connection| {
+            let mut statement = connection.prepare("PRAGMA incremental_vacuum")?;
+            let mut rows = statement.query([])?;
+            while rows.next()?.is_some() {}
+            Ok(())
+        })?;
+        self.checkpoint()
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -254,6 +275,11 @@ pub(super) fn aside(path: &Path) -> PathBuf {
 /// A file that says "this database turned out damaged": seen where no rebuild is possible, acted on at the next open.
 pub(super) fn damage_mark(path: &Path) -> PathBuf {
     path.with_extension("sqlite.is-damaged")
+}
+
+/// Has the database begun anew by whoever opens it next and is alone then.
+pub(super) fn mark_damaged(path: &Path) {
+    let _ = std::fs::write(damage_mark(path), b"");
 }
 
 /// SQLite's companions of a database file.
@@ -313,7 +339,7 @@ fn failure(path: &Path, error: &rusqlite::Error) -> StoreError {
         _ => false,
     };
     if damaged {
-        let _ = std::fs::write(damage_mark(&path), b"");
+        mark_damaged(&path);
         return StoreError::Corrupt { path, reason };
     }
     StoreError::Database { path, reason }

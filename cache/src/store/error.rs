@@ -102,6 +102,16 @@ pub enum StoreError {
     /// A layer could not be packed.
     #[error(transparent)]
     Layer(#[from] LayerError),
+    /// The store has a limit, and running builds use more.
+    #[error("{root}: the store needs {needed_bytes} bytes, and may take {max_bytes}")]
+    OverLimit {
+        /// The store's root.
+        root: PathBuf,
+        /// What it takes with all that running builds use.
+        needed_bytes: u64,
+        /// The limit.
+        max_bytes: u64,
+    },
     /// The caller's cancel flag went up while waiting.
     #[error("canceled")]
     Canceled,
@@ -122,6 +132,9 @@ impl StoreError {
             }
             Self::NetworkFileSystem { .. } => {
                 Some("choose a directory on a local disk with `--root` or KILN_ROOT".into())
+            }
+            Self::OverLimit { .. } => {
+                Some("everything else is removed already: raise the limit (`--max-size`, `maxSize` in config.toml), or build less at once".into())
             }
             Self::Corrupt { .. } => {
                 Some("when no other build is running, the next kiln command moves the damaged database aside and starts anew".into())

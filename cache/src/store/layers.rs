@@ -17,9 +17,7 @@ use super::db::{self, Db, TxError};
 use super::draft::{BECOMES, LayerDraft};
 use super::error::{At, StoreError};
 use super::locks::{FileLock, Kind, Mode};
-
-/// How long the note that a layer was used may lag behind, so that finding one is seldom a write.
-pub(super) const USE_GRAIN_SECONDS: i64 = 3600;
+use crate::space::{Space, measure};
 
 /// The name of one unpacked layer directory, unique to it. A pulled layer's is made of its DiffId (so it is known
 /// before anything is downloaded), a built layer's is random.
@@ -125,13 +123,12 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn layer(&self, id: LayerId) -> Result<Option<Layer>, StoreError> {
-        self.note_use();
-        match row(self.db(), id)? {
-            Some(row) if self.layer_path(id).is_dir() && self.touch(id, row.used_at)? => {
-                Ok(Some(Layer { id, contents: row.contents }))
-            }
-            _ => Ok(None),
+        let Some(row) = row(self.db(), id)? else { return Ok(None) };
+        if !self.inner.lease.hold_if(&[*id.as_bytes()], || self.layer_path(id).is_dir())? {
+            return Ok(None);
         }
+        self.inner.uses.layer(id, row.used_at);
+        Ok(Some(Layer { id, contents: row.contents }))
     }
 
     /// Bytes of file data in the layer, where known.
@@ -184,8 +181,15 @@ impl Store {
             return Err(StoreError::DigestMismatch { expected: diff_id.0, actual: actual.0 }.into());
         }
         let layer = Layer { id, contents: diff_id.into() };
-        let made =
-            New { layer, origin: Origin::Pulled, size_bytes: Some(size_bytes), diff_id: Some(diff_id) };
+        let fs = draft.fs();
+        let space = Space { bytes: measure(&fs).at(&fs)?, ..Space::default() };
+        let made = New {
+            layer,
+            origin: Origin::Pulled,
+            size_bytes: Some(size_bytes),
+            diff_id: Some(diff_id),
+            space,
+        };
         self.keep(&draft, &made, |_| Ok(()))?;
         Ok(layer)
     }
@@ -195,7 +199,7 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn commit_layer(&self, draft: LayerDraft) -> Result<Layer, StoreError> {
-        let made = New::from_draft(&draft, None, None)?;
+        let made = New::from_draft(&draft, None, None, None)?;
         self.keep(&draft, &made, |_| Ok(()))?;
         Ok(made.layer)
     }
@@ -242,16 +246,17 @@ impl Store {
         &self,
         draft: &LayerDraft,
         made: &New,
-        also: impl FnOnce(&Connection) -> Result<(), TxError>,
+        also: impl Fn(&Connection) -> Result<(), TxError>,
     ) -> Result<(), StoreError> {
-        self.note_use();
+        // Before anybody can see it, garbage collection included.
+        self.inner.lease.hold_new(*made.layer.id.as_bytes())?;
         let (fs, path) = (draft.fs(), self.layer_path(made.layer.id));
         if made.layer.id != draft.id() {
             // So that a sweep knows where to look if this process is killed after the rename.
             let becomes = draft.path().join(BECOMES);
             std::fs::write(&becomes, made.layer.id.to_string()).at(&becomes)?;
         }
-        let recorded = self.db().write(|tx| {
+        let recorded = self.write_within_limit(made.space.bytes - made.space.shared_bytes, |tx| {
             // Within the transaction: garbage collection, which is one too, never sees a layer without its row.
             discard(self.root(), made.layer.id, draft)?;
             std::fs::rename(&fs, &path).at(&path)?;
@@ -266,20 +271,6 @@ impl Store {
         self.wake_settler();
         Ok(())
     }
-
-    /// Notes that the layer was used. `false`: garbage collection was faster.
-    pub(super) fn touch(&self, id: LayerId, used_at: i64) -> Result<bool, StoreError> {
-        let now = db::now();
-        if now - used_at < USE_GRAIN_SECONDS {
-            return Ok(true);
-        }
-        self.db().write(|tx| {
-            let rows = tx
-                .prepare_cached("UPDATE layers SET used_at = ?2 WHERE id = ?1")?
-                .execute(params![id.as_bytes(), now])?;
-            Ok(rows == 1)
-        })
-    }
 }
 
 /// A layer about to be.
@@ -289,6 +280,7 @@ pub(super) struct New {
     origin: Origin,
     size_bytes: Option<u64>,
     diff_id: Option<DiffId>,
+    space: Space,
 }
 
 impl New {
@@ -297,15 +289,24 @@ impl New {
         draft: &LayerDraft,
         contents: Option<ContentsDigest>,
         size_bytes: Option<u64>,
+        space: Option<Space>,
     ) -> Result<Self, StoreError> {
-        let (contents, origin, size_bytes) = match contents {
-            Some(contents) => (contents, Origin::Given, size_bytes),
+        let fs = draft.fs();
+        let (contents, origin, size_bytes, space) = match contents {
+            Some(contents) => {
+                let space = match space {
+                    Some(space) => space,
+                    None => Space { bytes: measure(&fs).at(&fs)?, ..Space::default() },
+                };
+                (contents, Origin::Given, size_bytes, space)
+            }
             None => {
-                let found = crate::tree_digest(&draft.fs())?;
-                (found.contents, Origin::Digested, Some(found.size_bytes))
+                let found = crate::tree_digest(&fs)?;
+                let space = Space { bytes: found.disk_bytes, ..Space::default() };
+                (found.contents, Origin::Digested, Some(found.size_bytes), space)
             }
         };
-        Ok(Self { layer: Layer { id: draft.id(), contents }, origin, size_bytes, diff_id: None })
+        Ok(Self { layer: Layer { id: draft.id(), contents }, origin, size_bytes, diff_id: None, space })
     }
 }
 
@@ -379,8 +380,9 @@ fn insert(connection: &Connection, made: &New) -> Result<(), TxError> {
     // `OR REPLACE`: a pulled layer whose directory was lost is pulled again.
     connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO layers(id, contents, origin, size_bytes, diff_id, made_at, used_at)
-             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?6)",
+            "INSERT OR REPLACE INTO layers(id, contents, origin, size_bytes, diff_id, made_at, used_at, disk_bytes,
+                 shared_bytes, shared_with)
+             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             made.layer.id.as_bytes(),
@@ -389,6 +391,9 @@ fn insert(connection: &Connection, made: &New) -> Result<(), TxError> {
             made.size_bytes.map(u64::cast_signed),
             made.diff_id.map(|diff_id| *diff_id.0.as_bytes()),
             db::now(),
+            made.space.bytes.cast_signed(),
+            made.space.shared_bytes.cast_signed(),
+            made.space.shared_with.map(|id| *id.as_bytes()),
         ])?;
     Ok(())
 }

@@ -113,25 +113,6 @@ impl FileLock {
         Self::take(path, mode, kind, &mut |_| {}, &AtomicBool::new(false))
     }
 
-    /// Makes a shared lock exclusive if this is the only holder. A failed flock conversion loses the old lock, so it is
-    /// taken again then.
-    pub(super) fn try_exclusive(&self, path: &Path) -> Result<bool, StoreError> {
-        match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::WOULDBLOCK) => self.shared_again(path).map(|()| false),
-            Err(error) => Err(error).at(path),
-        }
-    }
-
-    pub(super) fn shared_again(&self, path: &Path) -> Result<(), StoreError> {
-        loop {
-            match flock(&self.file, FlockOperation::LockShared) {
-                Err(rustix::io::Errno::INTR) => {}
-                result => return result.at(path),
-            }
-        }
-    }
-
     fn write_holder(&self) -> std::io::Result<()> {
         let mut file = &self.file;
         file.set_len(0)?;
@@ -201,17 +182,6 @@ mod tests {
             }
         });
         assert_eq!(total.into_inner(), 400);
-    }
-
-    #[test]
-    fn a_shared_lock_becomes_exclusive_only_when_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let one = FileLock::try_take(&path, Mode::Shared, Kind::Kept).unwrap().unwrap();
-        let two = FileLock::try_take(&path, Mode::Shared, Kind::Kept).unwrap().unwrap();
-        assert!(!one.try_exclusive(&path).unwrap());
-        drop(two);
-        assert!(one.try_exclusive(&path).unwrap());
     }
 
     #[test]

@@ -27,6 +27,29 @@ CREATE TABLE removed(
 CREATE TABLE builds(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, about BLOB NOT NULL);
 ";
 
+/// What format 4 adds. `disk_bytes` counts what the layer shares with `shared_with` (hard links), `shared_bytes` is that part.
+pub(super) const FORMAT_4: &str = "
+ALTER TABLE layers ADD COLUMN disk_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN shared_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN shared_with BLOB;
+ALTER TABLE layers ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+UPDATE layers SET disk_bytes = coalesce(size_bytes, 0);
+CREATE INDEX layers_shared_with ON layers(shared_with) WHERE shared_with IS NOT NULL;
+CREATE INDEX layers_space ON layers(disk_bytes, shared_bytes);
+ALTER TABLE blobs ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX blobs_space ON blobs(size_bytes);
+ALTER TABLE records ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE records ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+UPDATE records SET used_at = made_at;
+ALTER TABLE mounts ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mounts ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE mounts ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mounts ADD COLUMN measured_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mounts ADD COLUMN settled INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX mounts_unsettled ON mounts(name) WHERE settled = 0;
+UPDATE mounts SET used_at = made_at, settled = 1;
+";
+
 /// Brings a database of format `from` up to date. The caller holds the store alone, and the transaction.
 pub(super) fn migrate(tx: &Connection, from: u32) -> rusqlite::Result<()> {
     if from < 3 {
@@ -41,6 +64,9 @@ pub(super) fn migrate(tx: &Connection, from: u32) -> rusqlite::Result<()> {
             )?;
         }
         tx.execute_batch("ALTER TABLE records DROP COLUMN log")?;
+    }
+    if from < 4 {
+        tx.execute_batch(FORMAT_4)?;
     }
     Ok(())
 }

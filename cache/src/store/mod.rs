@@ -21,6 +21,8 @@ mod draft;
 mod error;
 mod images;
 mod layers;
+mod lease;
+mod limit;
 mod locks;
 mod migrate;
 mod mounts;
@@ -29,27 +31,33 @@ mod packed;
 mod records;
 mod recover;
 mod removed;
+mod repair;
 mod settle;
 mod sweep;
+mod usage;
+mod uses;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kiln_image::Digest;
 
 pub use blobs::BlobWriter;
 pub use builds::BuildRow;
 pub use check::{CheckDepth, Problem};
-pub use collect::Freed;
+pub use collect::{ImageRule, Keep, Prune, Pruned};
 pub use details::{Cost, Details};
 pub use draft::LayerDraft;
 pub use error::StoreError;
 pub use images::ImageRecord;
 pub use layers::{InvalidLayerId, Layer, LayerFacts, LayerId};
+pub use limit::Disk;
 pub use mounts::{CacheMount, CacheMountRequest, MountSharing};
 pub use records::{Claim, Lookup, NewRecord, Record, StepKey};
 pub use removed::{Removed, RemovedBy};
+pub use repair::Repair;
+pub use usage::{Usage, UsageKind};
 
 /// The store. Cheap to clone; any number of threads and processes at once.
 #[derive(Clone, Debug)]
@@ -61,11 +69,22 @@ pub struct Store {
 struct Inner {
     root: PathBuf,
     db: db::Db,
-    /// Shared for as long as any clone lives: garbage collection and a rebuild want it alone.
-    in_use: locks::FileLock,
-    /// Whether this handle ever found or made a layer or blob, that is, whether its holder may be using one.
-    has_given: AtomicBool,
+    /// Shared for as long as any clone lives: a rebuild wants the store alone.
+    _in_use: locks::FileLock,
+    lease: lease::Lease,
+    uses: uses::Uses,
+    has_news: AtomicBool,
+    /// Bytes that the store may take; `u64::MAX` for no limit.
+    max_bytes: AtomicU64,
     settler: settle::Settler,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.uses.write(&self.db) {
+            tracing::debug!(%error, "uses are not noted");
+        }
+    }
 }
 
 impl Store {
@@ -91,9 +110,26 @@ impl Store {
         self.root().join("contexts").join(Digest::of(context.as_os_str().as_bytes()).hex())
     }
 
-    /// Where is kept what the last layer of the copy that `step` names was made of.
+    /// Where is kept what the last layer of the copy that `step` names was made of: 8 bytes of whoever writes it, the
+    /// layer's id in 64 hex digits, and the rest. Garbage collection removes it once that layer is gone.
     pub fn copy_memory_path(&self, step: &Digest) -> PathBuf {
         self.root().join("contexts").join(format!("{}.copy", step.hex()))
+    }
+
+    /// Sets the most bytes that the store may take. From then on whatever this handle and its clones add makes room first,
+    /// at the cost of all that no running build uses, or is refused.
+    pub fn set_max_bytes(&self, bytes: Option<u64>) {
+        self.inner.max_bytes.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether this handle or a clone of it added anything that takes space.
+    pub fn has_news(&self) -> bool {
+        self.inner.has_news.load(Ordering::Relaxed)
+    }
+
+    /// The limit of [`Store::set_max_bytes`].
+    pub fn max_bytes(&self) -> Option<u64> {
+        Some(self.inner.max_bytes.load(Ordering::Relaxed)).filter(|&bytes| bytes != u64::MAX)
     }
 
     fn db(&self) -> &db::Db {
@@ -102,11 +138,6 @@ impl Store {
 
     fn lock_path(&self, name: &str) -> PathBuf {
         self.root().join("locks").join(name)
-    }
-
-    /// To be called before a look at the database that may find something for the caller to use.
-    fn note_use(&self) {
-        self.inner.has_given.store(true, Ordering::SeqCst);
     }
 
     fn wake_settler(&self) {

@@ -49,7 +49,6 @@ pub struct CacheMountRequest {
 #[derive(Debug)]
 pub struct CacheMount {
     path: PathBuf,
-    is_new: bool,
     _lock: FileLock,
 }
 
@@ -58,53 +57,51 @@ impl CacheMount {
     pub fn path(&self) -> &Path {
         &self.path
     }
-    /// Whether it was made just now (and wants its seed). Only the one that made it is told so: other shared users may
-    /// see it before it is seeded.
-    pub fn is_new(&self) -> bool {
-        self.is_new
-    }
 }
 
 impl Store {
     /// The directory of a cache mount, held as `sharing` says until the guard is dropped; waits for a locked one.
+    ///
+    /// A new one is filled by `seed` before anybody sees it: whoever is killed in the middle leaves none.
     ///
     /// Sharing is among those that ask for the same id: a `Shared` user waits while a `Locked` or the first `Private`
     /// one is in, and the other way round.
     ///
     /// # Errors
     /// [`StoreError::Canceled`]; I/O.
-    pub fn cache_mount(
+    pub fn cache_mount<E: From<StoreError>>(
         &self,
         request: &CacheMountRequest,
+        seed: impl FnOnce(&Path) -> Result<(), E>,
         on_wait: &mut dyn FnMut(Option<u32>),
         cancel: &AtomicBool,
-    ) -> Result<CacheMount, StoreError> {
+    ) -> Result<CacheMount, E> {
         let name = Digest::of(request.id.as_bytes()).hex();
         match request.sharing {
             MountSharing::Shared => {
                 let lock = self.lock_mount(&name, Mode::Shared, on_wait, cancel)?;
-                self.mount(&name, request, lock)
+                self.mount(&name, request, seed, lock)
             }
             MountSharing::Locked => {
                 let lock = self.lock_mount(&name, Mode::Exclusive, on_wait, cancel)?;
-                self.mount(&name, request, lock)
+                self.mount(&name, request, seed, lock)
             }
             MountSharing::Private => {
                 for sibling in 0..MAX_SIBLINGS {
                     let name = if sibling == 0 { name.clone() } else { format!("{name}.{sibling}") };
                     let path = self.mount_lock(&name);
                     if let Some(lock) = FileLock::try_take(&path, Mode::Exclusive, Kind::Kept)? {
-                        return self.mount(&name, request, lock);
+                        return self.mount(&name, request, seed, lock);
                     }
                 }
                 let lock = self.lock_mount(&name, Mode::Exclusive, on_wait, cancel)?;
-                self.mount(&name, request, lock)
+                self.mount(&name, request, seed, lock)
             }
         }
     }
 
     fn mount_lock(&self, name: &str) -> PathBuf {
-        self.lock_path(&format!("mount-{name}"))
+        self.lock_path(&lock_name(name))
     }
 
     fn lock_mount(
@@ -117,19 +114,37 @@ impl Store {
         FileLock::take(&self.mount_lock(name), mode, Kind::Kept, on_wait, cancel)
     }
 
-    fn mount(
+    fn mount<E: From<StoreError>>(
         &self,
         name: &str,
         request: &CacheMountRequest,
+        seed: impl FnOnce(&Path) -> Result<(), E>,
         lock: FileLock,
-    ) -> Result<CacheMount, StoreError> {
-        let path = self.root().join("mounts").join(name);
-        let is_new = !path.is_dir() && self.make_mount(name, &path, request)?;
-        Ok(CacheMount { path, is_new, _lock: lock })
+    ) -> Result<CacheMount, E> {
+        let path = path_of(self.root(), name);
+        if !path.is_dir() {
+            self.make_mount(&path, request, seed)?;
+        }
+        self.inner.has_news.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.db().write(|tx| {
+            // What is written to it from now on may be anything after a power cut, until the next sync (see `settle`).
+            tx.prepare_cached(
+                "INSERT INTO mounts(name, id, made_at, used_at) VALUES(?1, ?2, ?3, ?3)
+                 ON CONFLICT(name) DO UPDATE SET used_at = ?3, uses = uses + 1, settled = 0",
+            )?
+            .execute(params![name, request.id, db::now()])?;
+            Ok(())
+        })?;
+        Ok(CacheMount { path, _lock: lock })
     }
 
-    /// Makes the directory with owner and mode at once. `false`: another shared user was faster.
-    fn make_mount(&self, name: &str, path: &Path, request: &CacheMountRequest) -> Result<bool, StoreError> {
+    /// Makes the directory with owner, mode and contents at once, unless another shared user is faster.
+    fn make_mount<E: From<StoreError>>(
+        &self,
+        path: &Path,
+        request: &CacheMountRequest,
+        seed: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
         let draft = LayerDraft::new(self.root())?;
         let fs = draft.fs();
         super::open::make_dir(&fs)?;
@@ -139,15 +154,19 @@ impl Store {
         }
         // After chown, which takes the set-id bits away.
         std::fs::set_permissions(&fs, Permissions::from_mode(request.mode & 0o7777)).at(&fs)?;
+        seed(&fs)?;
         match renameat_with(CWD, &fs, CWD, path, RenameFlags::NOREPLACE) {
-            Err(rustix::io::Errno::EXIST) => return Ok(false),
-            result => result.at(path)?,
+            Err(rustix::io::Errno::EXIST) => Ok(()),
+            result => Ok(result.at(path)?),
         }
-        self.db().write(|tx| {
-            tx.prepare_cached("INSERT OR REPLACE INTO mounts(name, id, made_at) VALUES(?1, ?2, ?3)")?
-                .execute(params![name, request.id, db::now()])?;
-            Ok(())
-        })?;
-        Ok(true)
     }
+}
+
+pub(super) fn path_of(root: &Path, name: &str) -> PathBuf {
+    root.join("mounts").join(name)
+}
+
+/// Who holds this uses the mount.
+pub(super) fn lock_name(name: &str) -> String {
+    format!("mount-{name}")
 }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use rustix::fs::Access;
@@ -13,9 +13,11 @@ use rustix::fs::Access;
 use super::db::{self, Db, Opened};
 use super::draft::LayerDraft;
 use super::error::{At, StoreError};
+use super::lease::Lease;
 use super::locks::{FileLock, Kind, Mode};
 use super::recover::{needs_recovery, recover};
 use super::settle::{Settler, Wake, has_unsettled};
+use super::uses::Uses;
 use super::{Inner, Store, sweep};
 
 /// The last one's presence says that all are there.
@@ -61,13 +63,24 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
         recover(&root, &db)?;
     }
     sweep::sweep(&root, &db)?;
-    let settler = Settler::default();
+    let (settler, lease) = (Settler::default(), Lease::new(&root));
     if db.has_large_log() {
         settler.wake(Wake::Now, &root, &db_path);
     } else if has_unsettled(&db)? {
         settler.wake(Wake::Soon, &root, &db_path);
     }
-    Ok(Store { inner: Arc::new(Inner { root, db, in_use, has_given: AtomicBool::new(false), settler }) })
+    Ok(Store {
+        inner: Arc::new(Inner {
+            root,
+            db,
+            _in_use: in_use,
+            lease,
+            uses: Uses::default(),
+            has_news: AtomicBool::new(false),
+            max_bytes: AtomicU64::new(u64::MAX),
+            settler,
+        }),
+    })
 }
 
 /// The database if it has its schema, and whether the machine was started anew since it was last opened.

@@ -14,6 +14,7 @@ use super::error::StoreError;
 use super::layers::{Layer, LayerId, New};
 use super::locks::{FileLock, Kind, Mode};
 use super::removed::{self, RemovedBy};
+use crate::space::Space;
 
 /// The digest that names a step: what it does and what it starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +48,8 @@ pub struct NewRecord {
     pub log: Vec<u8>,
     /// What it was made of, for explanations; in words of the solver's own.
     pub facts: Vec<u8>,
+    /// The disk space of its layer, where its maker knows both that and the contents. Else it is measured.
+    pub space: Option<Space>,
 }
 
 /// What [`Store::find_or_claim`] found.
@@ -72,16 +75,25 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn find(&self, key: &StepKey) -> Result<Option<Record>, StoreError> {
-        self.note_use();
-        let Some((mut record, layers)) = self.db().read(|connection| read_record(connection, key))? else {
+        let Some((mut record, layers, used_at)) =
+            self.db().read(|connection| read_record(connection, key))?
+        else {
             return Ok(None);
         };
+        let ids: Vec<_> = layers.iter().map(|(id, _)| *id.as_bytes()).collect();
+        let mut gone = None;
+        self.inner.lease.hold_if(&ids, || {
+            gone = layers.iter().find(|(id, known)| known.is_none() || !self.layer_path(*id).is_dir());
+            gone.is_none()
+        })?;
+        if let Some((id, _)) = gone {
+            return self.drop_record(key, *id).map(|()| None);
+        }
+        self.inner.uses.record(key, used_at);
         for (id, known) in layers {
-            match known {
-                Some((contents, used_at)) if self.layer_path(id).is_dir() && self.touch(id, used_at)? => {
-                    record.layers.push(Layer { id, contents });
-                }
-                _ => return self.drop_record(key, id).map(|()| None),
+            if let Some((contents, used_at)) = known {
+                self.inner.uses.layer(id, used_at);
+                record.layers.push(Layer { id, contents });
             }
         }
         Ok(Some(record))
@@ -155,7 +167,7 @@ impl Claim {
         contents: Option<ContentsDigest>,
         record: NewRecord,
     ) -> Result<Record, StoreError> {
-        let made = New::from_draft(&draft, contents, record.added_bytes)?;
+        let made = New::from_draft(&draft, contents, record.added_bytes, record.space)?;
         let details = PackedDetails::of(&record);
         let record = self.record_of(vec![made.layer], record);
         self.store.keep(&draft, &made, |tx| write_record(tx, &record, &details))?;
@@ -198,10 +210,10 @@ type LayerOfRecord = (LayerId, Option<(ContentsDigest, i64)>);
 fn read_record(
     connection: &Connection,
     key: &StepKey,
-) -> rusqlite::Result<Option<(Record, Vec<LayerOfRecord>)>> {
+) -> rusqlite::Result<Option<(Record, Vec<LayerOfRecord>, i64)>> {
     // One statement, so that both come from the same state of the database. A record without layers is one row of nulls.
     let mut statement = connection.prepare_cached(
-        "SELECT r.name, r.duration_ns, r.made_at, rl.layer, l.contents, l.used_at FROM records r
+        "SELECT r.name, r.duration_ns, r.made_at, rl.layer, l.contents, l.used_at, r.used_at FROM records r
          LEFT JOIN record_layers rl ON rl.key = r.key LEFT JOIN layers l ON l.id = rl.layer
          WHERE r.key = ?1 ORDER BY rl.position",
     )?;
@@ -216,9 +228,9 @@ fn read_record(
                 duration: Duration::from_nanos(row.get::<_, i64>(1)?.cast_unsigned()),
                 made_at: row.get(2)?,
             };
-            found = Some((record, Vec::new()));
+            found = Some((record, Vec::new(), row.get(6)?));
         }
-        if let (Some((_, layers)), Some(layer)) = (found.as_mut(), row.get::<_, Option<[u8; 32]>>(3)?) {
+        if let (Some((_, layers, _)), Some(layer)) = (found.as_mut(), row.get::<_, Option<[u8; 32]>>(3)?) {
             let known = match row.get::<_, Option<[u8; 32]>>(4)? {
                 Some(contents) => Some((ContentsDigest(Digest::from_bytes(contents)), row.get(5)?)),
                 None => None,
@@ -233,7 +245,7 @@ fn write_record(connection: &Connection, record: &Record, details: &PackedDetail
     let key = record.key.0.as_bytes();
     connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO records(key, name, duration_ns, made_at) VALUES(?1, ?2, ?3, ?4)",
+            "INSERT OR REPLACE INTO records(key, name, duration_ns, made_at, used_at) VALUES(?1, ?2, ?3, ?4, ?4)",
         )?
         .execute(params![key, record.name, nanoseconds(record.duration), record.made_at])?;
     details.write(connection, &record.key)?;

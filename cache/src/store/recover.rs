@@ -15,7 +15,7 @@ use super::db::{Db, TxError};
 use super::draft::LayerDraft;
 use super::error::{At, StoreError};
 use super::layers::{self, Origin};
-use super::removed::{self, RemovedBy};
+use super::repair::drop_incomplete;
 use super::sweep;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -39,20 +39,9 @@ pub(super) fn recover(root: &Path, db: &Db) -> Result<(), StoreError> {
     let trash = LayerDraft::new(root)?;
     recover_layers(root, db, &trash)?;
     recover_blobs(root, db)?;
+    recover_mounts(root, db, &trash)?;
     db.write(|tx| {
-        let broken = "key IN (SELECT key FROM record_layers WHERE layer NOT IN (SELECT id FROM layers))";
-        removed::note_all(tx, broken, RemovedBy::Damage)?;
-        // Records and images whose parts are gone. A pulled layer can be pulled again, so an image with a manifest stays.
-        tx.execute_batch(
-            "DELETE FROM records WHERE key IN
-                 (SELECT key FROM record_layers WHERE layer NOT IN (SELECT id FROM layers));
-             DELETE FROM record_layers WHERE key NOT IN (SELECT key FROM records);
-             DELETE FROM record_details WHERE key NOT IN (SELECT key FROM records);
-             DELETE FROM images WHERE config NOT IN (SELECT digest FROM blobs) OR (manifest IS NULL AND seq IN
-                 (SELECT image FROM image_layers WHERE layer NOT IN (SELECT id FROM layers)));
-             DELETE FROM image_layers WHERE image NOT IN (SELECT seq FROM images);
-             DELETE FROM compressed WHERE blob NOT IN (SELECT digest FROM blobs);",
-        )?;
+        drop_incomplete(tx)?;
         tx.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('boot_id', ?1)", params![boot_id()])?;
         Ok(())
     })?;
@@ -85,6 +74,26 @@ fn recover_layers(root: &Path, db: &Db, trash: &LayerDraft) -> Result<(), StoreE
     }
     db.write(|tx| Ok(tx.execute("UPDATE layers SET settled = 1 WHERE settled = 0", [])?))?;
     Ok(())
+}
+
+/// Of a mount's files nobody knows what they should be: what was written to since the last sync goes.
+fn recover_mounts(root: &Path, db: &Db, trash: &LayerDraft) -> Result<(), StoreError> {
+    let dir = root.join("mounts");
+    for entry in std::fs::read_dir(&dir).at(&dir)? {
+        let entry = entry.at(&dir)?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let settled: Option<bool> = db.read(|connection| {
+            connection
+                .prepare_cached("SELECT settled FROM mounts WHERE name = ?1")?
+                .query_row(params![name], |row| row.get(0))
+                .optional()
+        })?;
+        if settled != Some(true) {
+            let path = entry.path();
+            std::fs::rename(&path, trash.path().join(format!("mount-{name}"))).at(&path)?;
+        }
+    }
+    db.write(|tx| Ok(tx.execute("DELETE FROM mounts WHERE settled = 0", []).map(drop)?))
 }
 
 fn recover_blobs(root: &Path, db: &Db) -> Result<(), StoreError> {

@@ -15,6 +15,8 @@ use rusqlite::params;
 use super::Store;
 use super::db::{Db, Opened};
 use super::error::{At, StoreError};
+use super::locks::{FileLock, Kind, Mode};
+use super::mounts;
 
 /// So long without a commit is a quiet moment.
 const QUIET: Duration = Duration::from_millis(200);
@@ -102,7 +104,8 @@ pub(super) fn has_unsettled(db: &Db) -> Result<bool, StoreError> {
     db.read(|connection| {
         connection
             .prepare_cached(
-                "SELECT EXISTS(SELECT 1 FROM layers WHERE settled = 0) OR EXISTS(SELECT 1 FROM blobs WHERE settled = 0)",
+                "SELECT EXISTS(SELECT 1 FROM layers WHERE settled = 0) OR EXISTS(SELECT 1 FROM blobs WHERE settled = 0)
+                 OR EXISTS(SELECT 1 FROM mounts WHERE settled = 0)",
             )?
             .query_row([], |row| row.get(0))
     })
@@ -139,6 +142,8 @@ fn settle(root: &Path, db: &Db) -> Result<(), StoreError> {
     let newest = |sql| db.read(|connection| connection.prepare_cached(sql)?.query_row([], |row| row.get(0)));
     let layers: Option<i64> = newest("SELECT max(seq) FROM layers WHERE settled = 0")?;
     let blobs: Option<i64> = newest("SELECT max(seq) FROM blobs WHERE settled = 0")?;
+    // Whoever takes one of these from now on counts as a further use.
+    let mounts = idle_mounts(root, db)?;
     let dir = File::open(root).at(root)?;
     rustix::fs::syncfs(&dir).at(root)?;
     db.write(|tx| {
@@ -146,10 +151,32 @@ fn settle(root: &Path, db: &Db) -> Result<(), StoreError> {
             .execute(params![layers.unwrap_or(0)])?;
         tx.prepare_cached("UPDATE blobs SET settled = 1 WHERE settled = 0 AND seq <= ?1")?
             .execute(params![blobs.unwrap_or(0)])?;
+        for (name, uses) in &mounts {
+            tx.prepare_cached("UPDATE mounts SET settled = 1 WHERE name = ?1 AND uses = ?2")?
+                .execute(params![name, uses])?;
+        }
         Ok(())
     })?;
     if db.has_large_log() {
         db.checkpoint()?;
     }
     Ok(())
+}
+
+/// Unsettled cache mounts that are not in use, and how often each was.
+fn idle_mounts(root: &Path, db: &Db) -> Result<Vec<(String, i64)>, StoreError> {
+    let mounts: Vec<(String, i64)> = db.read(|connection| {
+        connection
+            .prepare_cached("SELECT name, uses FROM mounts WHERE settled = 0")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
+    })?;
+    let mut idle = Vec::new();
+    for (name, uses) in mounts {
+        let lock = root.join("locks").join(mounts::lock_name(&name));
+        if FileLock::try_take(&lock, Mode::Exclusive, Kind::Kept)?.is_some() {
+            idle.push((name, uses));
+        }
+    }
+    Ok(idle)
 }

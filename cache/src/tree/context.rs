@@ -49,7 +49,7 @@ impl ContextTree {
         index: Option<&Path>,
         settled_ns: i64,
     ) -> Result<Self, TreeError> {
-        let index = index.map(|path| FileIndex::new(path, settled_ns));
+        let index = index.map(|path| FileIndex::new(path, root, settled_ns));
         Ok(Self { root: open_root(root)?, filter, index, files_hashed: AtomicU64::new(0) })
     }
 

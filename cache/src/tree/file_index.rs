@@ -10,7 +10,7 @@
 //!
 //! On disk, all numbers little-endian:
 //! ```text
-//! magic 8 bytes · count u64
+//! magic 8 bytes · count u64 · context's path: length u32 · bytes
 //! count times, sorted by key: key length u32 · size u64 · mtime i64 · ctime i64 · inode u64 · device u64
 //!                             · idle u8 · digest 32 bytes · attributes u8 · key
 //! SHA-256 of all that, 32 bytes
@@ -90,6 +90,8 @@ fn key_of(path: &Path) -> Vec<u8> {
 #[derive(Debug)]
 pub(super) struct FileIndex {
     path: PathBuf,
+    /// The context's directory.
+    context: PathBuf,
     settled_ns: i64,
     stored: OnceLock<Stored>,
     session: Mutex<Session>,
@@ -106,10 +108,11 @@ struct Session {
 }
 
 impl FileIndex {
-    /// The index at `path`; it is read when first needed.
-    pub(super) fn new(path: &Path, settled_ns: i64) -> Self {
+    /// The index at `path` of the directory `context`; it is read when first needed.
+    pub(super) fn new(path: &Path, context: &Path, settled_ns: i64) -> Self {
         Self {
             path: path.to_path_buf(),
+            context: context.to_path_buf(),
             settled_ns,
             stored: OnceLock::new(),
             session: Mutex::default(),
@@ -173,9 +176,9 @@ impl FileIndex {
     pub(super) fn save(&self) -> std::io::Result<()> {
         let mut session = self.session();
         if !session.is_changed {
-            return Ok(());
+            return self.note_use();
         }
-        let bytes = encode(self.stored(), &session);
+        let bytes = encode(self.context.as_os_str().as_bytes(), self.stored(), &session);
         let temporary = temporary_beside(&self.path);
         let written =
             std::fs::OpenOptions::new().write(true).create_new(true).open(&temporary).and_then(|mut file| {
@@ -189,6 +192,16 @@ impl FileIndex {
         written?;
         session.is_changed = false;
         Ok(())
+    }
+
+    /// An index that is read and never written is young all the same: its modification time says when it was used.
+    fn note_use(&self) -> std::io::Result<()> {
+        if self.stored.get().is_none_or(|stored| stored.starts.is_empty()) {
+            return Ok(());
+        }
+        let file = std::fs::File::options().write(true).open(&self.path)?;
+        let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if age > USE_GRAIN { file.set_modified(SystemTime::now()) } else { Ok(()) }
     }
 
     fn stored(&self) -> &Stored {
@@ -235,9 +248,10 @@ impl Stored {
         if count > body / FIXED_BYTES {
             return None;
         }
+        let first = context_end(&bytes)?;
         let mut stored = Self { bytes, starts: Vec::with_capacity(count), used: Vec::new() };
         stored.used.resize_with(count, AtomicBool::default);
-        let mut at = HEADER_BYTES;
+        let mut at = first;
         for _ in 0..count {
             let end = stored.record_at(at, body)?.1;
             stored.starts.push(at);
@@ -282,7 +296,7 @@ impl Stored {
 }
 
 /// The file's new bytes: what is new, and of the rest what was in use lately.
-fn encode(stored: &Stored, session: &Session) -> Vec<u8> {
+fn encode(context: &[u8], stored: &Stored, session: &Session) -> Vec<u8> {
     let mut records: BTreeMap<&[u8], (Stamp, u8, Known)> = BTreeMap::new();
     for index in 0..stored.starts.len() {
         let Some(record) = stored.record(index) else { continue };
@@ -298,6 +312,8 @@ fn encode(stored: &Stored, session: &Session) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + records.len() * (FIXED_BYTES + 64) + 32);
     bytes.extend(MAGIC);
     bytes.extend((records.len() as u64).to_le_bytes());
+    bytes.extend(u32::try_from(context.len()).unwrap_or_default().to_le_bytes());
+    bytes.extend(context);
     for (key, (stamp, idle, known)) in records {
         // Paths come from the kernel, which has none near 4 GiB.
         bytes.extend(u32::try_from(key.len()).unwrap_or_default().to_le_bytes());
@@ -314,6 +330,22 @@ fn encode(stored: &Stored, session: &Session) -> Vec<u8> {
     let sum = Digest::of(&bytes);
     bytes.extend(sum.as_bytes());
     bytes
+}
+
+/// The directory that the index at `path` is of; `None` if it is none, or cannot be read.
+pub(crate) fn index_context(path: &Path) -> Option<PathBuf> {
+    use std::io::Read as _;
+    use std::os::unix::ffi::OsStringExt as _;
+    let mut head = Vec::new();
+    std::fs::File::open(path).ok()?.take(MAX_HEAD_BYTES).read_to_end(&mut head).ok()?;
+    let end = context_end(&head).filter(|_| head.starts_with(&MAGIC))?;
+    Some(PathBuf::from(std::ffi::OsString::from_vec(head.get(HEADER_BYTES..end)?.to_vec())))
+}
+
+/// Where the context's path ends and the records begin.
+fn context_end(bytes: &[u8]) -> Option<usize> {
+    let length = u32::from_le_bytes(bytes.get(HEADER_BYTES - 4..HEADER_BYTES)?.try_into().ok()?);
+    HEADER_BYTES.checked_add(usize::try_from(length).ok()?)
 }
 
 /// Nanoseconds since the epoch, now.
@@ -337,8 +369,12 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 /// How long a file must have been left alone for its digest to be kept: coarser than any file system's time stamps.
 pub(super) const SETTLED_NS: i64 = 2_000_000_000;
 
-const MAGIC: [u8; 8] = *b"kilnidx3";
-const HEADER_BYTES: usize = 16;
+const MAGIC: [u8; 8] = *b"kilnidx4";
+const HEADER_BYTES: usize = 8 + 8 + 4;
+/// The kernel's longest path, and what stands before it.
+const MAX_HEAD_BYTES: u64 = 4096 + HEADER_BYTES as u64;
+/// A day: garbage collection asks for no more.
+const USE_GRAIN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 const FIXED_BYTES: usize = 4 + 5 * 8 + 1 + 32 + 1;
 /// How often the index is written without a record's use before the record goes: its file is gone, most likely.
 const MAX_IDLE: u8 = 32;
@@ -359,13 +395,13 @@ mod tests {
     fn what_was_saved_is_found_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index");
-        let index = FileIndex::new(&path, SETTLED_NS);
+        let index = FileIndex::new(&path, Path::new("/context"), SETTLED_NS);
         for number in 0..1000 {
             let file = PathBuf::from(format!("dir/file{number}"));
             index.remember(&file, stamp(number), known(&number.to_le_bytes()), now_ns());
         }
         index.save().unwrap();
-        let again = FileIndex::new(&path, SETTLED_NS);
+        let again = FileIndex::new(&path, Path::new("/context"), SETTLED_NS);
         for number in 0..1000_u64 {
             let file = PathBuf::from(format!("dir/file{number}"));
             assert_eq!(again.find(&file, &stamp(number)), Some(known(&number.to_le_bytes())));
@@ -384,7 +420,7 @@ mod tests {
     #[test]
     fn a_file_touched_just_before_it_was_hashed_is_not_remembered() {
         let dir = tempfile::tempdir().unwrap();
-        let index = FileIndex::new(&dir.path().join("index"), SETTLED_NS);
+        let index = FileIndex::new(&dir.path().join("index"), Path::new("/context"), SETTLED_NS);
         index.remember(Path::new("a"), stamp(1), known(b"a"), 6 + SETTLED_NS);
         assert_eq!(index.find(Path::new("a"), &stamp(1)), None);
     }
@@ -393,7 +429,7 @@ mod tests {
     fn a_damaged_index_is_an_empty_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index");
-        let index = FileIndex::new(&path, SETTLED_NS);
+        let index = FileIndex::new(&path, Path::new("/context"), SETTLED_NS);
         index.remember(Path::new("a"), stamp(1), known(b"a"), now_ns());
         index.save().unwrap();
         let good = std::fs::read(&path).unwrap();
@@ -401,9 +437,17 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 0x10;
             std::fs::write(&path, bad).unwrap();
-            assert_eq!(FileIndex::new(&path, SETTLED_NS).find(Path::new("a"), &stamp(1)), None, "{at}");
+            assert_eq!(
+                FileIndex::new(&path, Path::new("/context"), SETTLED_NS).find(Path::new("a"), &stamp(1)),
+                None,
+                "{at}"
+            );
             std::fs::write(&path, &good[..at]).unwrap();
-            assert_eq!(FileIndex::new(&path, SETTLED_NS).find(Path::new("a"), &stamp(1)), None, "{at}");
+            assert_eq!(
+                FileIndex::new(&path, Path::new("/context"), SETTLED_NS).find(Path::new("a"), &stamp(1)),
+                None,
+                "{at}"
+            );
         }
     }
 
@@ -412,12 +456,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index");
         for round in 0..40_u64 {
-            let index = FileIndex::new(&path, SETTLED_NS);
+            let index = FileIndex::new(&path, Path::new("/context"), SETTLED_NS);
             let name = if round == 0 { "old" } else { "new" };
             index.remember(Path::new(name), stamp(round), known(b"a"), now_ns());
             index.save().unwrap();
         }
-        let index = FileIndex::new(&path, SETTLED_NS);
+        let index = FileIndex::new(&path, Path::new("/context"), SETTLED_NS);
         assert_eq!(index.find(Path::new("old"), &stamp(0)), None);
         assert!(index.find(Path::new("new"), &stamp(39)).is_some());
     }

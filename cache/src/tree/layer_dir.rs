@@ -1,7 +1,6 @@
 //! One layer's directory, shared by all the views that it is part of.
 
-use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -9,9 +8,6 @@ use std::sync::OnceLock;
 
 use super::beneath::open_root;
 use super::{At as _, TreeError};
-
-/// So many names at a layer's top are remembered; one that has more is looked into each time.
-const MAX_NAMES: usize = 256;
 
 /// A layer's directory, opened when something is first looked for in it.
 ///
@@ -21,8 +17,7 @@ const MAX_NAMES: usize = 256;
 pub struct LayerDir {
     path: PathBuf,
     dir: OnceLock<OwnedFd>,
-    /// `None`: too many.
-    names: OnceLock<Option<HashSet<OsString>>>,
+    names: OnceLock<Names>,
 }
 
 impl LayerDir {
@@ -39,28 +34,53 @@ impl LayerDir {
         Ok(self.dir.get_or_init(|| dir).as_fd())
     }
 
-    /// Whether something may be called `name` at the top, whiteouts among it.
-    pub(super) fn may_have(&self, name: &OsStr) -> Result<bool, TreeError> {
-        let names = match self.names.get() {
-            Some(names) => names,
-            None => {
-                let names = self.read_names()?;
-                self.names.get_or_init(|| names)
-            }
-        };
-        Ok(names.as_ref().is_none_or(|names| names.contains(name)))
-    }
-
-    fn read_names(&self) -> Result<Option<HashSet<OsString>>, TreeError> {
-        let mut names = HashSet::new();
+    /// Whether something may be called so at the top, whiteouts among it.
+    pub(super) fn may_have(&self, name: NameBit) -> Result<bool, TreeError> {
+        if let Some(names) = self.names.get() {
+            return Ok(names.may_have(name));
+        }
+        let mut names = Names::default();
         for entry in rustix::fs::Dir::read_from(self.fd()?).at(&self.path)? {
             let entry = entry.at(&self.path)?;
-            if names.len() == MAX_NAMES {
-                return Ok(None);
-            }
-            names.insert(OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
+            names.add(NameBit::of(OsStr::from_bytes(entry.file_name().to_bytes())));
         }
-        Ok(Some(names))
+        Ok(self.names.get_or_init(|| names).may_have(name))
+    }
+}
+
+/// Which of 256 bits a name sets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NameBit(u8);
+
+impl NameBit {
+    /// FNV-1a, folded: who makes names that collide gets a look into the directory, as everybody would without this.
+    pub(super) fn of(name: &OsStr) -> Self {
+        let hash = name
+            .as_bytes()
+            .iter()
+            .fold(0x811c_9dc5_u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let [a, b, c, d] = hash.to_le_bytes();
+        Self(a ^ b ^ c ^ d)
+    }
+
+    fn place(self) -> (usize, u64) {
+        (usize::from(self.0 / 64), 1 << (self.0 % 64))
+    }
+}
+
+/// The bits of all names of a directory.
+#[derive(Debug, Default)]
+struct Names([u64; 4]);
+
+impl Names {
+    fn add(&mut self, name: NameBit) {
+        let (word, bit) = name.place();
+        self.0[word] |= bit;
+    }
+
+    fn may_have(&self, name: NameBit) -> bool {
+        let (word, bit) = name.place();
+        self.0[word] & bit != 0
     }
 }
 
@@ -69,16 +89,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_is_not_there_is_known_to_be_absent_and_one_among_very_many_is_not() {
+    fn what_is_there_may_be_there_and_most_of_what_is_not_is_known_not_to_be() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("a"), "").unwrap();
-        let few = LayerDir::new(dir.path());
-        assert!(few.may_have(OsStr::new("a")).unwrap());
-        assert!(!few.may_have(OsStr::new("b")).unwrap());
-        for number in 0..=MAX_NAMES {
-            std::fs::write(dir.path().join(number.to_string()), "").unwrap();
+        for name in ["a", "usr", ".wh.like", "long-name-of-something"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
         }
-        let many = LayerDir::new(dir.path());
-        assert!(many.may_have(OsStr::new("a")).unwrap() && many.may_have(OsStr::new("b")).unwrap());
+        let layer = LayerDir::new(dir.path());
+        let has = |name: &str| layer.may_have(NameBit::of(OsStr::new(name))).unwrap();
+        assert!(has("a") && has("usr") && has(".wh.like") && has("long-name-of-something"));
+        let doubtful = (0..1000).filter(|number| has(&number.to_string())).count();
+        assert!(doubtful < 100, "{doubtful}");
     }
 }

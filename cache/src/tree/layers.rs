@@ -13,7 +13,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::beneath::{has_opaque_mark, hash_file, list_dir, open_beneath, open_file, stat_at, stat_entry};
-use super::layer_dir::LayerDir;
+use super::layer_dir::{LayerDir, NameBit};
 use super::resolve::{Follow, Step, resolve};
 use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean, list_levels};
 
@@ -106,13 +106,14 @@ impl LayerTree {
     /// What `name` is in the directory `at`, which `stack` makes up.
     fn child(&self, at: &Path, stack: &[usize], name: &OsStr) -> Result<Option<Merged>, TreeError> {
         let path = at.join(name);
+        let bit = NameBit::of(name);
         let mut name_state = NameState::default();
         for &layer in stack {
             if name_state.is_closed {
                 break;
             }
             if at.as_os_str().is_empty() {
-                if self.layers[layer].may_have(name)? {
+                if self.layers[layer].may_have(bit)? {
                     name_state.look(layer, self.layers[layer].fd()?, name, &path)?;
                 }
             } else {

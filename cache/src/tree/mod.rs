@@ -21,6 +21,7 @@ pub(crate) use beneath::{
     portable_xattrs, stat_at, stat_entry, stat_entry_but_xattrs,
 };
 pub use context::ContextTree;
+pub(crate) use file_index::index_context;
 pub use layer_dir::LayerDir;
 pub use layers::LayerTree;
 

@@ -19,6 +19,7 @@ fn a_record_says_what_the_step_took_added_and_was_made_of() {
         added_bytes: None,
         log: vec![b'x'; 2 << 20],
         facts: b"facts".to_vec(),
+        ..NewRecord::default()
     };
     claim(&store, "a").commit(draft(&store, "12345"), None, record).unwrap();
     let details = store.details(&key("a")).unwrap().unwrap();
@@ -43,6 +44,13 @@ fn a_lost_record_is_remembered_until_it_is_made_again() {
 
 /// What format 2 had instead of what format 3 has.
 const FORMAT_2: &str = "
+DROP INDEX layers_shared_with; DROP INDEX layers_space; DROP INDEX blobs_space; DROP INDEX mounts_unsettled;
+ALTER TABLE layers DROP COLUMN disk_bytes; ALTER TABLE layers DROP COLUMN shared_bytes;
+ALTER TABLE layers DROP COLUMN shared_with; ALTER TABLE layers DROP COLUMN uses;
+ALTER TABLE blobs DROP COLUMN used_at;
+ALTER TABLE records DROP COLUMN used_at; ALTER TABLE records DROP COLUMN uses;
+ALTER TABLE mounts DROP COLUMN used_at; ALTER TABLE mounts DROP COLUMN uses; ALTER TABLE mounts DROP COLUMN size_bytes;
+ALTER TABLE mounts DROP COLUMN measured_at; ALTER TABLE mounts DROP COLUMN settled;
 DROP TABLE record_details; DROP TABLE removed; DROP TABLE builds;
 ALTER TABLE records ADD COLUMN log BLOB NOT NULL DEFAULT x'6f6c64206c6f67';
 PRAGMA user_version = 2;";

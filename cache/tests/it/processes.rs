@@ -195,6 +195,6 @@ fn a_kill_at_any_moment_leaves_a_sound_store() {
     }
     assert!(found > 0, "no process lived long enough to commit");
     let store = Store::open(&root).unwrap();
-    store.remove_unreferenced().unwrap();
+    super::collect::prune_all(&store);
     assert_sound(&store);
 }

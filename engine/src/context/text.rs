@@ -35,6 +35,10 @@ pub(super) fn read_text(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         Ok(metadata) if metadata.is_dir() => {
             return Err(Error::user(format!("{} is a directory", path.display())));
         }
+        // A pipe in a context would be waited for. Below /dev/fd are the user's own, by a shell's `<(…)`.
+        Ok(metadata) if !metadata.is_file() && !path.starts_with("/dev") && !path.starts_with("/proc") => {
+            return Err(Error::user(format!("{} is no regular file", path.display())));
+        }
         Ok(_) => {}
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);

@@ -20,6 +20,7 @@ use super::layers::{self, blob_of};
 use super::pull::record;
 use super::read_blob;
 use crate::assemble::to_json;
+use crate::error::layout_error;
 use crate::{Error, ErrorKind};
 
 /// Writes `images` to `out`. Layers go as they were pulled, compressed or not; those made here as plain tars.
@@ -226,14 +227,6 @@ fn layer_type(file: &mut File) -> std::io::Result<&'static str> {
         [0x28, 0xb5, 0x2f, 0xfd] => LAYER_ZSTD,
         _ => LAYER,
     })
-}
-
-fn layout_error(error: LayoutError) -> Error {
-    let kind =
-        if matches!(error, LayoutError::Canceled) { ErrorKind::Canceled } else { ErrorKind::Environment };
-    let hint = error.hint();
-    let message = error.to_string();
-    Error { hint, source: Some(Box::new(error)), ..Error::new(kind, message) }
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {

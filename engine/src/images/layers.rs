@@ -48,7 +48,7 @@ pub(super) fn blob_of(store: &Store, diff_id: DiffId) -> Result<Option<Digest>, 
 }
 
 /// Unpacks one layer from its tar, compressed or not, unless it is there.
-pub(super) fn add(
+pub(crate) fn add(
     store: &Store,
     diff_id: DiffId,
     cancel: &Arc<AtomicBool>,

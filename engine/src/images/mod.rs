@@ -1,9 +1,10 @@
-//! The commands on images: pull, list, inspect, history, tag, remove, save, load.
+//! The commands on images: pull, push, list, inspect, history, tag, remove, save, load.
 
 mod archive;
 mod inspect;
 mod layers;
 mod pull;
+mod push;
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -13,12 +14,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kiln_cache::{ImageRecord, Store};
 use kiln_image::oci::{self, ImageConfig};
+use kiln_image::registry::Registry;
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::event::EventSink;
 
 pub use inspect::HistoryEntry;
-pub(crate) use layers::ensure;
+pub(crate) use layers::{add as add_layer, ensure};
+pub use push::PushedImage;
 
+use crate::storage::{ImageRule, Keep, Limits, Prune, RemovedBy, UsageKind};
 use crate::{Error, ErrorKind, default_root};
 
 /// The images of one store.
@@ -37,7 +41,12 @@ impl Images {
             Some(root) => root.to_owned(),
             None => default_root(),
         };
-        Ok(Self { store: Store::open(&root)? })
+        let store = Store::open(&root)?;
+        let limits = Limits::load(&|name| std::env::var(name).ok())?;
+        if limits.max_size.is_some() {
+            store.set_max_bytes(limits.max_bytes(&store.disk()?));
+        }
+        Ok(Self { store })
     }
 
     /// The store.
@@ -53,11 +62,27 @@ impl Images {
         &self,
         name: &str,
         platform: Option<&Platform>,
+        registry: &Registry,
         events: Arc<EventSink>,
         cancel: &Arc<AtomicBool>,
     ) -> Result<ImageRecord, Error> {
         let host = Platform::host();
-        pull::pull(&self.store, &parse(name)?, platform.unwrap_or(&host), events, cancel)
+        pull::pull(&self.store, &parse(name)?, platform.unwrap_or(&host), registry, events, cancel)
+    }
+
+    /// Pushes what `name` stands for to its registry: of several platforms the one asked for, else an index of all.
+    ///
+    /// # Errors
+    /// There is none; registry, store.
+    pub fn push(
+        &self,
+        name: &ImageRef,
+        platform: Option<&Platform>,
+        registry: &Registry,
+        events: Arc<EventSink>,
+        cancel: &Arc<AtomicBool>,
+    ) -> Result<PushedImage, Error> {
+        push::push(self, name, platform, registry, events, cancel)
     }
 
     /// All images, newest first.
@@ -181,6 +206,21 @@ impl Images {
             said.push(format!("Deleted: {}", image.config));
         }
         Ok(said)
+    }
+
+    /// Removes the layers and blobs that no image, no step's result and no build needs. Returns the bytes that this freed.
+    ///
+    /// # Errors
+    /// Store.
+    pub fn prune_unreferenced(&self) -> Result<u64, Error> {
+        let pruned = self.store.prune(&Prune {
+            select: &|usage| usage.steps == 0 && matches!(usage.kind, UsageKind::Layer | UsageKind::Blob),
+            images: ImageRule::Hold,
+            keep: Keep::Nothing,
+            by: RemovedBy::Prune,
+            is_dry_run: false,
+        })?;
+        Ok(pruned.size_bytes)
     }
 
     /// Writes images as one archive that `docker load` and `skopeo` read (docker archive and OCI layout at once).

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_cache::{ImageRecord, LayerId, Store};
-use kiln_image::registry::{Registry, RegistryConfig, RegistryError, RemoteImage};
+use kiln_image::registry::{Registry, RegistryError, RemoteImage};
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::event::{Event, EventSink, Reporter, StepId};
 
@@ -15,23 +15,26 @@ pub(super) fn pull(
     store: &Store,
     name: &ImageRef,
     platform: &Platform,
+    registry: &Registry,
     events: Arc<EventSink>,
     cancel: &Arc<AtomicBool>,
 ) -> Result<ImageRecord, Error> {
     let reporter = Reporter::new(events);
-    let config = RegistryConfig::load(&|name| std::env::var(name).ok())?;
-    let registry = Registry::new(config)?;
     let step = reporter.step(format!("[internal] load metadata for {name}"), Vec::new());
     let image = told(&reporter, step, || registry.resolve(name, platform, cancel).map_err(registry_error))?;
     let step = reporter.step(format!("[1/1] PULL {name}@{}", image.digest), vec![step]);
     told(&reporter, step, || {
-        pull_layers(store, &registry, &image, &reporter, step, cancel)?;
+        pull_layers(store, registry, &image, &reporter, step, cancel)?;
         record(store, Some(name), &image, Some(image.digest))
     })
 }
 
 /// Tells the step's start and end.
-fn told<T>(reporter: &Reporter, step: StepId, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+pub(super) fn told<T>(
+    reporter: &Reporter,
+    step: StepId,
+    work: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
     reporter.started(step);
     let result = work();
     match &result {

@@ -1,58 +1,87 @@
-//! An image's layers as compressed blobs, and the manifest that names them.
+//! An image's layers as compressed blobs of the store.
 //!
 //! A base image's layers keep the blobs they were pulled as; new layers are packed and compressed once, and the store
 //! remembers the result.
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use kiln_cache::Layer;
-use kiln_image::layer::{self, Compression, OverlayXattrs, PackOptions};
-use kiln_image::oci::{Descriptor, Manifest, media_type};
+use kiln_cache::{Layer, LayerId};
+use kiln_image::layer::{
+    self, Compression, OverlayXattrs, PackOptions, StargzWriter, TOC_DIGEST_ANNOTATION, Times,
+    UNCOMPRESSED_SIZE_ANNOTATION,
+};
+use kiln_image::oci::Descriptor;
+use kiln_image::registry::Push;
 use kiln_image::{DiffId, Digest};
-use kiln_solver::solve::Solver;
+use kiln_solver::solve::{Snapshot, Solver};
+use serde::{Deserialize, Serialize};
 
+use super::options::{ImageOptions, LayerCompression, MediaTypes};
 use crate::assemble::{Assembled, to_json};
+use crate::push::{SentBlob, Source};
 use crate::{Error, ErrorKind};
 
-/// So many layers are compressed at once.
+/// So many layers are compressed at once; each uses all processors.
 const WORKERS: usize = 8;
 
-/// An image as blobs of the store.
-pub(super) struct Packed {
-    pub(super) manifest: Descriptor,
-    pub(super) manifest_bytes: Vec<u8>,
-    pub(super) config: Descriptor,
-    pub(super) config_bytes: Vec<u8>,
-    /// Bottom first, all in the store.
-    pub(super) layers: Vec<Descriptor>,
-    pub(super) created: Option<String>,
-    pub(super) platform: kiln_image::Platform,
+/// A layer that is a blob of the store.
+#[derive(Clone, Debug)]
+pub(super) struct PackedLayer {
+    /// Of the blob, uncompressed: not that of the layer in the store where times were rewritten.
+    pub(super) diff_id: DiffId,
+    pub(super) descriptor: Descriptor,
+    /// The layer in the store that it was made of.
+    pub(super) made_of: Layer,
+    /// Where its bytes are.
+    pub(super) source: Source,
+}
+
+/// What blobs are made for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    /// They are read from the store.
+    Store,
+    /// They go to a registry. Layers of bases need not come here for that, and new ones may go while they are made.
+    Push(&'a Push),
 }
 
 /// How layers are written.
 #[derive(Clone, Copy)]
 struct Settings {
-    compression: Compression,
+    compression: LayerCompression,
     level: Option<i32>,
     force: bool,
-    rewrite_mtime_to: Option<i64>,
+    times: Times,
+    media_types: MediaTypes,
 }
 
-/// One layer's blob, or why there is none.
-type PackedLayer = Result<(DiffId, Descriptor), Error>;
-
-/// Makes the blobs.
+/// Makes the blobs of the image's layers, bottom first.
 pub(super) fn pack(
     solver: &Solver<'_>,
     image: &Assembled,
-    attrs: &[(String, String)],
-) -> Result<Packed, Error> {
-    let settings = Settings::of(image, attrs)?;
+    options: &ImageOptions,
+    purpose: Purpose<'_>,
+) -> Result<Vec<PackedLayer>, Error> {
+    // Without an epoch there is nothing to rewrite to (FEATURES RP3).
+    let times = match image.epoch.filter(|_| options.rewrite_timestamp) {
+        Some(seconds) => Times::AtMost(seconds),
+        None => Times::Kept,
+    };
+    let settings = Settings {
+        compression: options.compression,
+        level: options.compression_level,
+        force: options.force_compression,
+        times,
+        media_types: options.media_types().0,
+    };
     let count = image.snapshot.layers.len();
-    let slots: Vec<Mutex<Option<PackedLayer>>> = (0..count).map(|_| Mutex::new(None)).collect();
+    let slots: Vec<Mutex<Option<Result<PackedLayer, Error>>>> =
+        (0..count).map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let workers = std::thread::available_parallelism().map_or(2, usize::from).min(WORKERS).min(count);
@@ -64,191 +93,273 @@ pub(super) fn pack(
                     else {
                         return;
                     };
-                    let made = blob_of(solver, layer, image.diff_ids[index], settings);
-                    if made.is_err() {
+                    let diff_id = image.diff_ids[index];
+                    let packer = Packer { solver, layer, diff_id, settings, purpose };
+                    let packed = packer.pack();
+                    if packed.is_err() {
                         next.store(count, Ordering::Relaxed);
                     }
-                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(packed);
                 }
             });
         }
     });
-    let mut made = Vec::with_capacity(count);
+    let mut packed = Vec::with_capacity(count);
     let mut skipped = false;
     for slot in slots {
         match slot.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(result) => made.push(result?),
+            Some(result) => packed.push(result?),
             None => skipped = true,
         }
     }
     if skipped {
         return Err(Error::new(ErrorKind::Environment, "internal: a layer was not packed"));
     }
-    let (diff_ids, layers): (Vec<_>, Vec<_>) = made.into_iter().unzip();
-    let config_bytes = if diff_ids == image.diff_ids {
-        image.config_bytes.clone()
-    } else {
-        let mut config = image.config.clone();
-        config.rootfs.diff_ids = diff_ids;
-        to_json(&config)?
-    };
-    let config = describe(media_type::OCI_CONFIG, &config_bytes);
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(media_type::OCI_MANIFEST.to_owned()),
-        config: config.clone(),
-        layers: layers.clone(),
-        annotations: std::collections::BTreeMap::new(),
-    };
-    let manifest_bytes = to_json(&manifest)?;
-    Ok(Packed {
-        manifest: describe(media_type::OCI_MANIFEST, &manifest_bytes),
-        manifest_bytes,
-        config,
-        config_bytes,
-        layers,
-        created: image.config.created.clone(),
-        platform: image.platform.clone(),
-    })
+    Ok(packed)
 }
 
-impl Settings {
-    fn of(image: &Assembled, attrs: &[(String, String)]) -> Result<Self, Error> {
-        let get = |wanted: &str| {
-            attrs.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
-        };
-        let flag = |wanted: &str| matches!(get(wanted), Some("" | "1" | "true"));
-        let compression = match get("compression") {
-            None | Some("gzip") => Compression::Gzip,
-            Some("zstd") => Compression::Zstd,
-            Some("uncompressed") => Compression::None,
-            Some(other) => {
-                return Err(Error::user(format!("unknown compression `{other}`"))
-                    .hinted("gzip, zstd or uncompressed"));
-            }
-        };
-        let level = get("compression-level")
-            .map(|level| {
-                level.parse().map_err(|_| Error::user(format!("compression level `{level}` is no number")))
-            })
-            .transpose()?;
-        // Without an epoch there is nothing to rewrite to (FEATURES RP3).
-        let rewrite = flag("rewrite-timestamp");
-        Ok(Self {
-            compression,
-            level,
-            force: flag("force-compression"),
-            rewrite_mtime_to: image.epoch.filter(|_| rewrite),
-        })
-    }
-
-    fn word(self) -> &'static str {
-        match self.compression {
-            Compression::None => "uncompressed",
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-        }
-    }
-
-    fn media_type(self) -> &'static str {
-        match self.compression {
-            Compression::None => media_type::OCI_LAYER,
-            Compression::Gzip => media_type::OCI_LAYER_GZIP,
-            Compression::Zstd => media_type::OCI_LAYER_ZSTD,
-        }
-    }
-}
-
-/// A layer's blob, in the store.
-fn blob_of(
-    solver: &Solver<'_>,
-    layer: &Layer,
+/// Makes one layer's blob.
+struct Packer<'a> {
+    solver: &'a Solver<'a>,
+    layer: &'a Layer,
     diff_id: DiffId,
     settings: Settings,
-) -> Result<(DiffId, Descriptor), Error> {
-    // A base image's layers stay as they are, their times too.
-    let is_pulled = DiffId(layer.contents.0) == diff_id;
-    if is_pulled && !settings.force {
-        for (how, media_type) in [("gzip", media_type::OCI_LAYER_GZIP), ("zstd", media_type::OCI_LAYER_ZSTD)]
+    purpose: Purpose<'a>,
+}
+
+/// A blob and what it holds; kept in the store as JSON where that does not follow from what it was made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Made {
+    diff_id: DiffId,
+    digest: Digest,
+    size: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+}
+
+impl Packer<'_> {
+    fn pack(&self) -> Result<PackedLayer, Error> {
+        let is_pulled = LayerId::from(self.diff_id) == self.layer.id;
+        if !is_pulled {
+            let how = self.how();
+            let made = match self.remembered(&how)? {
+                Some(made) => made,
+                None => self.compress(&how, |out| self.pack_tree(out))?,
+            };
+            return Ok(self.packed(self.settings.compression, made));
+        }
+        // A base image's layers stay as they are, their times too.
+        let (compression, blob) = match self.pulled_blob()? {
+            Some(found) => found,
+            None => {
+                if let Some(layer) = self.elsewhere() {
+                    return Ok(layer);
+                }
+                self.fetch()?;
+                let gone = || {
+                    Error::new(ErrorKind::Environment, format!("layer {} is not in the store", self.diff_id))
+                        .hinted("pull the base image again")
+                };
+                self.pulled_blob()?.ok_or_else(gone)?
+            }
+        };
+        if self.is_as_wanted(compression) {
+            return Ok(self.packed(compression, self.whole(blob)?));
+        }
+        // Not what others get who do not force it.
+        let how = format!("forced-{}", self.how());
+        let made = match self.remembered(&how)? {
+            Some(made) => made,
+            None => self.compress(&how, |out| self.decompress(&blob, out))?,
+        };
+        Ok(self.packed(self.settings.compression, made))
+    }
+
+    /// Whether a base image's layer that is compressed so may stay as it is.
+    fn is_as_wanted(&self, compression: LayerCompression) -> bool {
+        let is_the_same =
+            compression == self.settings.compression && compression != LayerCompression::Estargz;
+        !self.settings.force || is_the_same
+    }
+
+    /// A base image's layer that is in a registry and need not come here to go to another one.
+    fn elsewhere(&self) -> Option<PackedLayer> {
+        let Purpose::Push(_) = self.purpose else { return None };
+        let (descriptor, image) = self.solver.pulls.descriptor(self.layer)?;
+        let compression = compression_of(&descriptor.media_type);
+        if !self.is_as_wanted(compression) {
+            return None;
+        }
+        let Descriptor { digest, size, .. } = descriptor;
+        let made = Made { diff_id: self.diff_id, digest, size, annotations: BTreeMap::new() };
+        Some(PackedLayer { source: Source::Registry(image?), ..self.packed(compression, made) })
+    }
+
+    /// A new blob of the store.
+    fn writer(&self) -> Result<SentBlob<'_>, Error> {
+        let ahead = match self.purpose {
+            Purpose::Store => None,
+            Purpose::Push(push) => Some(push),
+        };
+        Ok(SentBlob::new(self.solver.store.blob_writer()?, ahead))
+    }
+
+    fn packed(&self, compression: LayerCompression, made: Made) -> PackedLayer {
+        let descriptor = Descriptor {
+            media_type: self.settings.media_types.layer(compression).to_owned(),
+            digest: made.digest,
+            size: made.size,
+            annotations: made.annotations,
+            platform: None,
+        };
+        PackedLayer { diff_id: made.diff_id, descriptor, made_of: *self.layer, source: Source::Store }
+    }
+
+    /// What the store calls a blob that is made so.
+    fn how(&self) -> String {
+        let mut how = self.settings.compression.word().to_owned();
+        if let Some(level) = self.settings.level {
+            how.push_str(&format!("-{level}"));
+        }
+        match self.settings.times {
+            Times::Kept => {}
+            Times::AtMost(seconds) => how.push_str(&format!("<={seconds}")),
+            Times::Exactly(seconds) => how.push_str(&format!("={seconds}")),
+        }
+        how
+    }
+
+    /// Whether the blob's own DiffId is another than the layer's, or there is more to be known of it.
+    fn has_facts(&self) -> bool {
+        self.settings.compression == LayerCompression::Estargz || self.settings.times != Times::Kept
+    }
+
+    fn remembered(&self, how: &str) -> Result<Option<Made>, Error> {
+        let store = self.solver.store;
+        let Some(digest) = store.compressed(self.diff_id, how)? else { return Ok(None) };
+        if !self.has_facts() {
+            return self.whole(digest).map(Some);
+        }
+        let Some(facts) = store.compressed(self.diff_id, &facts_of(how))? else { return Ok(None) };
+        let Some(file) = store.open_blob(&facts)? else { return Ok(None) };
+        // What an older kiln noted otherwise is made anew.
+        let made: Option<Made> = serde_json::from_reader(file.take(MOST_FACTS_BYTES)).ok();
+        Ok(made.filter(|made| made.digest == digest))
+    }
+
+    /// A blob of the layer's own tar.
+    fn whole(&self, digest: Digest) -> Result<Made, Error> {
+        let path = self.solver.store.blob_path(&digest);
+        let size = std::fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len();
+        Ok(Made { diff_id: self.diff_id, digest, size, annotations: BTreeMap::new() })
+    }
+
+    /// Compresses the tar that `body` writes, and returns the DiffId of, into the store.
+    fn compress(
+        &self,
+        how: &str,
+        body: impl FnOnce(&mut dyn Write) -> Result<DiffId, Error>,
+    ) -> Result<Made, Error> {
+        let store = self.solver.store;
+        let at = |error| Error::io(store.root(), error);
+        let compression = match self.settings.compression {
+            LayerCompression::Uncompressed => Compression::None,
+            LayerCompression::Gzip => Compression::Gzip,
+            LayerCompression::Zstd => Compression::Zstd,
+            LayerCompression::Estargz => {
+                let mut writer = StargzWriter::new(self.writer()?, self.settings.level)?;
+                body(&mut writer)?;
+                let (writer, known) = writer.finish().map_err(at)?;
+                let (digest, size) = writer.finish()?;
+                let annotations = BTreeMap::from([
+                    (TOC_DIGEST_ANNOTATION.to_owned(), known.toc_digest.to_string()),
+                    (UNCOMPRESSED_SIZE_ANNOTATION.to_owned(), known.uncompressed_bytes.to_string()),
+                ]);
+                return self.remember(how, Made { diff_id: known.diff_id, digest, size, annotations });
+            }
+        };
+        let mut writer = layer::compress(self.writer()?, compression, self.settings.level)?;
+        let diff_id = body(&mut writer)?;
+        let (digest, size) = writer.finish().map_err(at)?.finish()?;
+        self.remember(how, Made { diff_id, digest, size, annotations: BTreeMap::new() })
+    }
+
+    fn remember(&self, how: &str, made: Made) -> Result<Made, Error> {
+        let store = self.solver.store;
+        store.remember_compressed(self.diff_id, how, made.digest)?;
+        if self.has_facts() {
+            let facts = store.put_blob(&to_json(&made)?)?;
+            store.remember_compressed(self.diff_id, &facts_of(how), facts)?;
+        }
+        Ok(made)
+    }
+
+    fn pack_tree(&self, out: &mut dyn Write) -> Result<DiffId, Error> {
+        self.solver.ensure_layers(&Snapshot { layers: vec![*self.layer] })?;
+        let path = self.solver.store.layer_path(self.layer.id);
+        let tree = File::open(&path).map_err(|error| Error::io(&path, error))?;
+        let options = PackOptions { times: self.settings.times };
+        Ok(layer::pack_with(tree.as_fd(), OverlayXattrs::of_this_process(), options, out)?.diff_id)
+    }
+
+    fn decompress(&self, blob: &Digest, out: &mut dyn Write) -> Result<DiffId, Error> {
+        let path = self.solver.store.blob_path(blob);
+        let file = File::open(&path).map_err(|error| Error::io(&path, error))?;
+        let mut tar = layer::decompress(file)?;
+        std::io::copy(&mut tar, out).map_err(|error| Error::io(&path, error))?;
+        Ok(self.diff_id)
+    }
+
+    /// The blob that a base image's layer came as, if the store has it.
+    fn pulled_blob(&self) -> Result<Option<(LayerCompression, Digest)>, Error> {
+        let store = self.solver.store;
+        if let Some((descriptor, _)) = self.solver.pulls.descriptor(self.layer)
+            && store.has_blob(&descriptor.digest)
         {
-            if let Some(descriptor) = remembered(solver, diff_id, how, media_type)? {
-                return Ok((diff_id, descriptor));
+            return Ok(Some((compression_of(&descriptor.media_type), descriptor.digest)));
+        }
+        for compression in [LayerCompression::Gzip, LayerCompression::Zstd] {
+            if let Some(digest) = store.compressed(self.diff_id, compression.word())? {
+                return Ok(Some((compression, digest)));
             }
         }
-        if let Some(descriptor) = download(solver, layer, diff_id)? {
-            return Ok((diff_id, descriptor));
+        let plain = self.diff_id.0;
+        Ok(store.has_blob(&plain).then_some((LayerCompression::Uncompressed, plain)))
+    }
+
+    /// Gets a base image's layer that no step needed: from a registry its blob alone, without unpacking it.
+    fn fetch(&self) -> Result<(), Error> {
+        let solver = self.solver;
+        let Some((descriptor, Some(image))) = solver.pulls.descriptor(self.layer) else {
+            return Ok(solver.ensure_layers(&Snapshot { layers: vec![*self.layer] })?);
+        };
+        let mut blob = solver.registry.blob(&image, &descriptor, &solver.cancel)?;
+        let mut writer = solver.store.blob_writer()?;
+        std::io::copy(&mut blob, &mut writer).map_err(|error| Error::io(solver.store.root(), error))?;
+        let (digest, _) = writer.finish(Some(descriptor.digest))?;
+        let compression = compression_of(&descriptor.media_type);
+        if compression != LayerCompression::Uncompressed {
+            solver.store.remember_compressed(self.diff_id, compression.word(), digest)?;
         }
+        Ok(())
     }
-    let rewrite = settings.rewrite_mtime_to.filter(|_| !is_pulled);
-    // A level of one's own is not what others asked for.
-    let shared = rewrite.is_none() && settings.level.is_none();
-    if shared && let Some(descriptor) = remembered(solver, diff_id, settings.word(), settings.media_type())? {
-        return Ok((diff_id, descriptor));
-    }
-    solver.ensure_layers(&kiln_solver::solve::Snapshot { layers: vec![*layer] })?;
-    let path = solver.store.layer_path(layer.id);
-    let tree = File::open(&path).map_err(|error| Error::io(&path, error))?;
-    let mut writer = layer::compress(solver.store.blob_writer()?, settings.compression, settings.level)?;
-    let options = PackOptions { rewrite_mtime_to: rewrite };
-    let packed = layer::pack_with(tree.as_fd(), OverlayXattrs::of_this_process(), options, &mut writer)?;
-    let writer = writer.finish().map_err(|error| Error::io(solver.store.root(), error))?;
-    let (digest, size) = writer.finish(None)?;
-    if shared {
-        solver.store.remember_compressed(packed.diff_id, settings.word(), digest)?;
-    }
-    let descriptor = Descriptor {
-        media_type: settings.media_type().to_owned(),
-        digest,
-        size,
-        annotations: std::collections::BTreeMap::new(),
-        platform: None,
-    };
-    Ok((packed.diff_id, descriptor))
 }
 
-fn remembered(
-    solver: &Solver<'_>,
-    diff_id: DiffId,
-    how: &str,
-    media_type: &str,
-) -> Result<Option<Descriptor>, Error> {
-    let Some(digest) = solver.store.compressed(diff_id, how)? else { return Ok(None) };
-    let Some(file) = solver.store.open_blob(&digest)? else { return Ok(None) };
-    let size = file.metadata().map_err(|error| Error::io(solver.store.root(), error))?.len();
-    Ok(Some(Descriptor {
-        media_type: media_type.to_owned(),
-        digest,
-        size,
-        annotations: std::collections::BTreeMap::new(),
-        platform: None,
-    }))
-}
-
-/// A base image's layer that no step needed: its blob is fetched without being unpacked.
-fn download(solver: &Solver<'_>, layer: &Layer, diff_id: DiffId) -> Result<Option<Descriptor>, Error> {
-    let Some((descriptor, Some(image))) = solver.pulls.descriptor(layer) else { return Ok(None) };
-    let (how, media_type) = if descriptor.media_type.ends_with("gzip") {
-        ("gzip", media_type::OCI_LAYER_GZIP)
-    } else if descriptor.media_type.ends_with("zstd") {
-        ("zstd", media_type::OCI_LAYER_ZSTD)
+/// By the media type's end (image-spec, `layer.md`; docker's schema 2).
+fn compression_of(media_type: &str) -> LayerCompression {
+    if media_type.ends_with("gzip") {
+        LayerCompression::Gzip
+    } else if media_type.ends_with("zstd") {
+        LayerCompression::Zstd
     } else {
-        return Ok(None);
-    };
-    let mut blob = solver.registry.blob(&image, &descriptor, &solver.cancel)?;
-    let mut writer = solver.store.blob_writer()?;
-    std::io::copy(&mut blob, &mut writer).map_err(|error| Error::io(solver.store.root(), error))?;
-    let (digest, size) = writer.finish(Some(descriptor.digest))?;
-    solver.store.remember_compressed(diff_id, how, digest)?;
-    let media_type = media_type.to_owned();
-    Ok(Some(Descriptor { media_type, digest, size, annotations: descriptor.annotations, platform: None }))
-}
-
-pub(super) fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        digest: Digest::of(bytes),
-        size: bytes.len() as u64,
-        annotations: std::collections::BTreeMap::new(),
-        platform: None,
+        LayerCompression::Uncompressed
     }
 }
+
+/// Where the store has what is known of a blob.
+fn facts_of(how: &str) -> String {
+    format!("{how}.json")
+}
+
+/// Two digests, a number and two annotations.
+const MOST_FACTS_BYTES: u64 = 16 << 10;

@@ -1,20 +1,21 @@
 //! OCI layouts and docker archives, as tars or directories (image-spec, `image-layout.md`; FEATURES IF13, IF14).
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
-use kiln_image::oci::{Descriptor, Index, PlatformSpec, media_type};
-use kiln_image::{Digest, ImageRef};
-use kiln_solver::solve::Solver;
-use serde::Serialize;
+use kiln_cache::Store;
+use kiln_image::ImageRef;
+use kiln_image::layout::{
+    BlobInput, CONTAINERD_NAME_ANNOTATION, DockerImage, LayoutError, REF_NAME_ANNOTATION, write_directory,
+    write_tar,
+};
+use kiln_image::oci::{Descriptor, Index, media_type};
 
-use super::blobs::{self, Packed};
-use super::{ImageSet, write_to};
+use super::content::Content;
 use crate::Error;
-use crate::assemble::{Assembled, to_json};
-use crate::session::Session;
+use crate::assemble::to_json;
+use crate::error::layout_error;
 
 /// Which readers it is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,195 +26,88 @@ pub(super) enum Kind {
     Docker,
 }
 
-/// docker's `manifest.json`.
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct DockerImage {
-    config: String,
-    repo_tags: Vec<String>,
-    layers: Vec<String>,
-}
-
-/// What a layout holds.
-pub(super) struct Content {
-    images: Vec<Packed>,
-    /// What its names stand for: the sole image's manifest, or an index of the images.
-    pub(super) top: Descriptor,
-    /// The index's own bytes.
-    index: Option<Vec<u8>>,
-}
-
-impl Content {
-    /// Makes the blobs.
-    pub(super) fn pack(
-        solver: &Solver<'_>,
-        images: &[Assembled],
-        set: ImageSet,
-        attrs: &[(String, String)],
-    ) -> Result<Self, Error> {
-        let images: Vec<Packed> =
-            images.iter().map(|image| blobs::pack(solver, image, attrs)).collect::<Result<_, _>>()?;
-        let described = |image: &Packed| Descriptor {
-            platform: Some(PlatformSpec::from(&image.platform)),
-            ..image.manifest.clone()
-        };
-        if let ([image], ImageSet::Single) = (images.as_slice(), set) {
-            return Ok(Self { top: described(image), index: None, images });
-        }
-        let index = to_json(&Index {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_INDEX.to_owned()),
-            manifests: images.iter().map(described).collect(),
-            annotations: BTreeMap::new(),
-        })?;
-        Ok(Self { top: blobs::describe(media_type::OCI_INDEX, &index), index: Some(index), images })
-    }
-}
-
-/// Writes the images.
-pub(super) fn write(
-    session: &Session<'_>,
+/// Writes the images as a tar.
+pub(super) fn write_archive(
+    store: &Store,
     content: &Content,
     names: &[ImageRef],
     kind: Kind,
-    dest: Option<&Path>,
-    tar: bool,
+    out: &mut dyn Write,
 ) -> Result<(), Error> {
-    if tar {
-        return write_to(dest, |out| {
-            let mut tar = Tar(tar::Builder::new(out));
-            write_entries(session, content, names, kind, &mut tar)?;
-            tar.0.finish().map_err(|error| Error::io(dest.unwrap_or(Path::new("standard output")), error))
-        });
-    }
-    let dest = dest.ok_or_else(|| Error::user("an output that is a directory needs dest="))?;
-    write_entries(session, content, names, kind, &mut Directory(dest))
-}
-
-fn write_entries(
-    session: &Session<'_>,
-    content: &Content,
-    names: &[ImageRef],
-    kind: Kind,
-    out: &mut dyn Sink,
-) -> Result<(), Error> {
-    out.directory("blobs")?;
-    out.directory("blobs/sha256")?;
-    let mut written = std::collections::BTreeSet::new();
-    for layer in content.images.iter().flat_map(|image| &image.layers) {
-        if !written.insert(layer.digest) {
-            continue;
-        }
-        let missing = || Error::user(format!("blob {} is gone from the store", layer.digest));
-        let mut file = session.store.open_blob(&layer.digest)?.ok_or_else(missing)?;
-        out.file(&blob_path(&layer.digest), layer.size, &mut file)?;
-    }
-    let documents = content
-        .images
-        .iter()
-        .flat_map(|image| [(&image.config, &image.config_bytes), (&image.manifest, &image.manifest_bytes)]);
-    for (descriptor, bytes) in documents.chain(content.index.iter().map(|bytes| (&content.top, bytes))) {
-        // Images of two platforms may be alike to the last byte.
-        if written.insert(descriptor.digest) {
-            out.file(&blob_path(&descriptor.digest), descriptor.size, &mut bytes.as_slice())?;
-        }
-    }
     let index = to_json(&index(content, names))?;
-    out.file("index.json", index.len() as u64, &mut index.as_slice())?;
-    if let (Kind::Docker, [image]) = (kind, content.images.as_slice()) {
-        let docker = to_json(&[DockerImage {
-            config: blob_path(&image.config.digest),
-            repo_tags: names.iter().map(ImageRef::familiar).collect(),
-            layers: image.layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
-        }])?;
-        out.file("manifest.json", docker.len() as u64, &mut docker.as_slice())?;
+    write_tar(out, &index, &docker_images(content, names, kind), inputs(store, content)).map_err(layout_error)
+}
+
+/// Writes the images as a directory, which may hold others.
+pub(super) fn write_folder(
+    store: &Store,
+    content: &Content,
+    names: &[ImageRef],
+    kind: Kind,
+    dest: &Path,
+) -> Result<(), Error> {
+    let index = to_json(&index(content, names))?;
+    write_directory(dest, &index, &docker_images(content, names, kind), inputs(store, content))
+        .map_err(layout_error)
+}
+
+fn docker_images(content: &Content, names: &[ImageRef], kind: Kind) -> Vec<DockerImage> {
+    if kind == Kind::Oci {
+        return Vec::new();
     }
-    let version = br#"{"imageLayoutVersion":"1.0.0"}"#;
-    out.file("oci-layout", version.len() as u64, &mut version.as_slice())
+    let images = content.images.iter().map(|image| {
+        let layers: Vec<_> = image.layers.iter().map(|layer| layer.descriptor.digest).collect();
+        DockerImage::new(&image.config.digest, &layers, names.iter().map(ImageRef::familiar).collect())
+    });
+    images.collect()
+}
+
+/// Layers first, as they are what takes long.
+fn inputs<'a>(
+    store: &'a Store,
+    content: &'a Content,
+) -> impl Iterator<Item = Result<BlobInput<'a>, LayoutError>> {
+    let layers = content.images.iter().flat_map(|image| &image.layers).map(|layer| {
+        let (digest, size) = (layer.descriptor.digest, layer.descriptor.size);
+        let failed = |error: kiln_cache::StoreError| LayoutError::Io {
+            path: store.blob_path(&digest),
+            source: std::io::Error::other(error),
+        };
+        match store.open_blob(&digest).map_err(failed)? {
+            Some(file) => Ok(BlobInput { digest, size, reader: Box::new(file) }),
+            None => Err(LayoutError::MissingBlob { digest }),
+        }
+    });
+    let documents = content.documents().map(|(descriptor, bytes)| {
+        Ok(BlobInput { digest: descriptor.digest, size: descriptor.size, reader: Box::new(bytes) })
+    });
+    layers.chain(documents)
 }
 
 /// One entry for each name, or one without.
 fn index(content: &Content, names: &[ImageRef]) -> Index {
-    let describe = |annotations: BTreeMap<String, String>| Descriptor { annotations, ..content.top.clone() };
     let created = content.images.first().and_then(|image| image.created.clone());
-    let created = created.map(|time| ("org.opencontainers.image.created".to_owned(), time));
+    let describe = |named: Vec<(&str, String)>| {
+        let created = created.clone().map(|time| ("org.opencontainers.image.created", time));
+        let mut annotations: BTreeMap<String, String> =
+            named.into_iter().chain(created).map(|(key, value)| (key.to_owned(), value)).collect();
+        // What the user asks for counts.
+        annotations.extend(content.top.annotations.clone());
+        Descriptor { annotations, ..content.top.clone() }
+    };
     let manifests = if names.is_empty() {
-        vec![describe(created.into_iter().collect())]
+        vec![describe(Vec::new())]
     } else {
-        names
-            .iter()
-            .map(|name| {
-                let tag = name.tag().unwrap_or("latest").to_owned();
-                let named = [
-                    ("io.containerd.image.name".to_owned(), name.to_string()),
-                    ("org.opencontainers.image.ref.name".to_owned(), tag),
-                ];
-                describe(named.into_iter().chain(created.clone()).collect())
-            })
-            .collect()
+        let named = names.iter().map(|name| {
+            let tag = name.tag().unwrap_or("latest").to_owned();
+            describe(vec![(CONTAINERD_NAME_ANNOTATION, name.to_string()), (REF_NAME_ANNOTATION, tag)])
+        });
+        named.collect()
     };
     Index {
         schema_version: 2,
         media_type: Some(media_type::OCI_INDEX.to_owned()),
         manifests,
         annotations: BTreeMap::new(),
-    }
-}
-
-fn blob_path(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
-}
-
-/// Where entries go.
-trait Sink {
-    fn directory(&mut self, path: &str) -> Result<(), Error>;
-    fn file(&mut self, path: &str, size: u64, bytes: &mut dyn Read) -> Result<(), Error>;
-}
-
-/// A tar without anything of this machine in it.
-struct Tar<'a>(tar::Builder<&'a mut dyn Write>);
-
-impl Tar<'_> {
-    fn append(
-        &mut self,
-        path: &str,
-        kind: tar::EntryType,
-        mode: u32,
-        size: u64,
-        bytes: &mut dyn Read,
-    ) -> Result<(), Error> {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_mode(mode);
-        header.set_size(size);
-        header.set_mtime(0);
-        header.set_uid(0);
-        header.set_gid(0);
-        self.0.append_data(&mut header, path, bytes).map_err(|error| Error::io(Path::new(path), error))
-    }
-}
-
-impl Sink for Tar<'_> {
-    fn directory(&mut self, path: &str) -> Result<(), Error> {
-        self.append(&format!("{path}/"), tar::EntryType::Directory, 0o755, 0, &mut std::io::empty())
-    }
-    fn file(&mut self, path: &str, size: u64, bytes: &mut dyn Read) -> Result<(), Error> {
-        self.append(path, tar::EntryType::Regular, 0o644, size, bytes)
-    }
-}
-
-struct Directory<'a>(&'a Path);
-
-impl Sink for Directory<'_> {
-    fn directory(&mut self, path: &str) -> Result<(), Error> {
-        let path = self.0.join(path);
-        std::fs::create_dir_all(&path).map_err(|error| Error::io(&path, error))
-    }
-    fn file(&mut self, path: &str, _size: u64, bytes: &mut dyn Read) -> Result<(), Error> {
-        let path = self.0.join(path);
-        let at = |error| Error::io(&path, error);
-        let mut file = File::create(&path).map_err(at)?;
-        std::io::copy(bytes, &mut file).map_err(at)?;
-        Ok(())
     }
 }

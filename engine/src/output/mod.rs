@@ -1,7 +1,10 @@
 //! What is done with an image that was built: one file for each way.
 
 mod blobs;
+mod content;
+mod daemon;
 mod layout;
+mod options;
 mod store;
 mod tree;
 
@@ -9,13 +12,19 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use kiln_image::{Digest, ImageRef};
+use kiln_image::oci::Descriptor;
+use kiln_image::{Digest, ImageRef, InvalidReference};
+use kiln_solver::event::{Event, StepId};
 use kiln_solver::solve::Solver;
+
+pub use options::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};
 
 use crate::Error;
 use crate::assemble::Assembled;
-use crate::build::OutputSpec;
+use crate::build::{DockerTarget, OutputSpec};
+use crate::push::{self, Lenders, Shipper, Tagging, Transport};
 use crate::session::Session;
+use content::Content;
 
 /// Whether images are told apart by platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +38,10 @@ pub(crate) enum ImageSet {
 /// What was exported.
 #[derive(Default)]
 pub(crate) struct Exported {
-    /// Digest of the manifest, where one was made.
-    pub(crate) manifest: Option<Digest>,
+    /// The manifest, or index, where one was made.
+    pub(crate) manifest: Option<Descriptor>,
+    /// The image id of what was written, where that is not the one that was built.
+    pub(crate) config: Option<Digest>,
     /// Names in the store.
     pub(crate) names: Vec<ImageRef>,
 }
@@ -43,7 +54,7 @@ pub(crate) fn export(
     set: ImageSet,
     tags: &[ImageRef],
 ) -> Result<Exported, Error> {
-    let default = [OutputSpec::Image { names: Vec::new() }];
+    let default = [OutputSpec::Image { options: ImageOptions::default() }];
     let outputs = match session.build.outputs.as_slice() {
         [] => &default,
         outputs => outputs,
@@ -53,7 +64,10 @@ pub(crate) fn export(
         let Some(name) = step_name(output) else { continue };
         let step = session.reporter.step(name, Vec::new());
         session.reporter.started(step);
-        match export_one(session, solver, (images, set), tags, output, &mut exported) {
+        let mut exporter = Exporter { session, solver, images, set, tags, step, exported };
+        let made = exporter.export(output);
+        exported = exporter.exported;
+        match made {
             Ok(()) => session.reporter.done(step),
             Err(error) => {
                 session.reporter.failed(step, error.to_string());
@@ -62,6 +76,22 @@ pub(crate) fn export(
         }
     }
     Ok(exported)
+}
+
+/// Refuses, before anything is built, what would only turn out after it.
+pub(crate) fn check(outputs: &[OutputSpec], tags: &[ImageRef]) -> Result<(), Error> {
+    let goes_nowhere = |output: &OutputSpec| match output {
+        OutputSpec::Image { options } => options.push && options.names.is_empty(),
+        _ => false,
+    };
+    match tags.is_empty() && outputs.iter().any(goes_nowhere) {
+        true => Err(no_target()),
+        false => Ok(()),
+    }
+}
+
+fn no_target() -> Error {
+    Error::user("tag is needed when pushing to registry").hinted("name the image with `-t registry/name:tag`")
 }
 
 fn step_name(output: &OutputSpec) -> Option<&'static str> {
@@ -75,67 +105,191 @@ fn step_name(output: &OutputSpec) -> Option<&'static str> {
     }
 }
 
-fn export_one(
-    session: &Session<'_>,
-    solver: &Solver<'_>,
-    (images, set): (&[Assembled], ImageSet),
-    tags: &[ImageRef],
-    output: &OutputSpec,
-    exported: &mut Exported,
-) -> Result<(), Error> {
-    match output {
-        OutputSpec::Image { names } => {
-            let mut all = tags.to_vec();
-            for name in names {
-                let name = name
-                    .parse()
-                    .map_err(|error: kiln_image::InvalidReference| Error::user(error.to_string()))?;
-                if !all.contains(&name) {
-                    all.push(name);
-                }
-            }
-            for image in images {
-                store::export(solver, image, &all)?;
-            }
-            exported.names.extend(all);
-        }
-        OutputSpec::Oci { dest, tar, attrs } => {
-            let content = layout::Content::pack(solver, images, set, attrs)?;
-            let names = names_of(tags, attrs)?;
-            layout::write(session, &content, &names, layout::Kind::Oci, dest.as_deref(), *tar)?;
-            exported.manifest = Some(content.top.digest);
-        }
-        OutputSpec::Docker { dest, attrs } => {
-            let tar = !attrs.iter().any(|(name, value)| name == "tar" && value == "false");
-            if set == ImageSet::Index {
-                return Err(Error::user("docker exporter does not support exporting manifest lists")
-                    .hinted("use the output type=oci"));
-            }
-            let content = layout::Content::pack(solver, images, set, attrs)?;
-            let names = names_of(tags, attrs)?;
-            layout::write(session, &content, &names, layout::Kind::Docker, dest.as_deref(), tar)?;
-            exported.manifest = Some(content.top.digest);
-        }
-        OutputSpec::Local { dest } => tree::export_dir(solver, images, set, dest)?,
-        OutputSpec::Tar { dest } => tree::export_tar(solver, images, set, dest.as_deref())?,
-        OutputSpec::CacheOnly => {}
-    }
-    Ok(())
+/// The outputs of one build.
+struct Exporter<'a> {
+    session: &'a Session<'a>,
+    solver: &'a Solver<'a>,
+    images: &'a [Assembled],
+    set: ImageSet,
+    tags: &'a [ImageRef],
+    /// Of the output that is being made.
+    step: StepId,
+    exported: Exported,
 }
 
-/// The names an archive carries: the tags and `name=` (several with commas).
-fn names_of(tags: &[ImageRef], attrs: &[(String, String)]) -> Result<Vec<ImageRef>, Error> {
-    let mut names = tags.to_vec();
-    for (_, value) in attrs.iter().filter(|(name, _)| name == "name") {
-        for name in value.split(',').filter(|name| !name.is_empty()) {
-            let name =
-                name.parse().map_err(|error: kiln_image::InvalidReference| Error::user(error.to_string()))?;
+impl Exporter<'_> {
+    fn export(&mut self, output: &OutputSpec) -> Result<(), Error> {
+        match output {
+            OutputSpec::Image { options } => self.image(options),
+            OutputSpec::Oci { dest, tar, options } => self.oci(dest.as_deref(), *tar, options),
+            OutputSpec::Docker { to, options } => self.docker(to, options),
+            OutputSpec::Local { dest, options } => {
+                tree::export_dir(self.session, self.solver, self.images, self.set, dest, *options)
+            }
+            OutputSpec::Tar { dest, options } => {
+                tree::export_tar(self.solver, self.images, self.set, dest.as_deref(), *options)
+            }
+            OutputSpec::CacheOnly => Ok(()),
+        }
+    }
+
+    fn image(&mut self, options: &ImageOptions) -> Result<(), Error> {
+        let options = self.with_annotations(options);
+        if options.push {
+            return self.push(&options);
+        }
+        let images = self.dated(&options)?;
+        if !options.wants_manifest() {
+            let names = self.names(&options, None)?;
+            if !options.no_store {
+                for image in images.iter() {
+                    store::export(self.solver, image, None, &names, None)?;
+                }
+                self.exported.names.extend(names);
+            }
+            return Ok(());
+        }
+        let content = Content::pack(self.solver, &images, self.set, &options)?;
+        let names = self.names(&options, Some(&content.top.digest))?;
+        if !options.no_store {
+            for (image, packed) in images.iter().zip(&content.images) {
+                store::export(self.solver, image, Some(packed), &names, None)?;
+            }
+            self.exported.names.extend(names);
+        }
+        self.note(&content);
+        Ok(())
+    }
+
+    /// Compresses and sends at once. What of the bases the registry has, or can have from elsewhere, never comes here.
+    fn push(&mut self, options: &ImageOptions) -> Result<(), Error> {
+        let Session { registry, reporter, cancel, .. } = *self.session;
+        let targets = self.names(options, None)?;
+        let first = targets.first().ok_or_else(no_target)?;
+        let transport = if options.registry_insecure { Transport::Insecure } else { Transport::AsConfigured };
+        let tagging = if options.push_by_digest { Tagging::ByDigest } else { Tagging::Tagged };
+        let images = self.dated(options)?;
+        let push = push::target(registry, first, transport, cancel)?;
+        let content =
+            Content::pack_for(self.solver, &images, self.set, options, blobs::Purpose::Push(&push))?;
+        let (store, step) = (self.session.store, self.step);
+        let shipper = Shipper { store, registry, reporter, step, transport, tagging, cancel };
+        let lenders = Lenders::of(store.images()?);
+        shipper.ship(&content.shipment(self.solver, &lenders), &targets)?;
+        if !options.no_store {
+            let names = self.names(options, Some(&content.top.digest))?;
+            for (image, packed) in images.iter().zip(&content.images) {
+                store::export(self.solver, image, Some(packed), &names, Some(content.top.digest))?;
+            }
+            self.exported.names.extend(names);
+        }
+        self.note(&content);
+        Ok(())
+    }
+
+    fn oci(&mut self, dest: Option<&Path>, tar: bool, options: &ImageOptions) -> Result<(), Error> {
+        let options = self.with_annotations(options);
+        let content = Content::pack(self.solver, &self.dated(&options)?, self.set, &options)?;
+        let names = self.names(&options, Some(&content.top.digest))?;
+        let store = self.session.store;
+        if tar {
+            write_to(dest, |out| layout::write_archive(store, &content, &names, layout::Kind::Oci, out))?;
+        } else {
+            let dest = dest.ok_or_else(|| Error::user("an output that is a directory needs dest="))?;
+            layout::write_folder(store, &content, &names, layout::Kind::Oci, dest)?;
+        }
+        self.note(&content);
+        Ok(())
+    }
+
+    fn docker(&mut self, to: &DockerTarget, options: &ImageOptions) -> Result<(), Error> {
+        if self.set == ImageSet::Index {
+            return Err(Error::user("docker exporter does not support exporting manifest lists")
+                .hinted("use the output type=oci"));
+        }
+        let daemon = match to {
+            DockerTarget::Engine { context } => {
+                let daemon = daemon::find(context.as_deref())?;
+                // kiln's own commands know the image as well.
+                self.image(&ImageOptions { names: options.names.clone(), ..ImageOptions::default() })?;
+                if daemon.is_none() {
+                    self.session.reporter.send(Event::Warning {
+                        rule: None,
+                        message: "no docker or podman is running: the image is in kiln's own store only"
+                            .into(),
+                        span: None,
+                    });
+                    return Ok(());
+                }
+                daemon
+            }
+            _ => None,
+        };
+        let options = self.with_annotations(options);
+        let content = Content::pack(self.solver, &self.dated(&options)?, self.set, &options)?;
+        let names = self.names(&options, Some(&content.top.digest))?;
+        let (store, kind) = (self.session.store, layout::Kind::Docker);
+        let write = |out: &mut dyn Write| layout::write_archive(store, &content, &names, kind, out);
+        match (to, daemon) {
+            (DockerTarget::File(dest), _) => write_to(Some(dest), write)?,
+            (DockerTarget::Stdout, _) => write_to(None, write)?,
+            (DockerTarget::Directory(dest), _) => layout::write_folder(store, &content, &names, kind, dest)?,
+            (DockerTarget::Engine { .. }, Some(daemon)) => daemon.load(write)?,
+            (DockerTarget::Engine { .. }, None) => {}
+        }
+        self.note(&content);
+        Ok(())
+    }
+
+    /// The build's own annotations hold for all its images.
+    fn with_annotations(&self, options: &ImageOptions) -> ImageOptions {
+        let mut options = options.clone();
+        options.annotations.splice(0..0, self.session.build.annotations.iter().cloned());
+        options.rewrite_timestamp |= self.session.build.rewrite_timestamp;
+        options
+    }
+
+    /// The images with the times that an output has of its own.
+    fn dated(&self, options: &ImageOptions) -> Result<Vec<Assembled>, Error> {
+        let images = self.images.iter();
+        match options.source_date_epoch {
+            None => Ok(images.cloned().collect()),
+            Some(seconds) => images.map(|image| image.at(seconds)).collect(),
+        }
+    }
+
+    /// The names an image gets: the tags, `name=`, and those that its digest makes.
+    fn names(&self, options: &ImageOptions, digest: Option<&Digest>) -> Result<Vec<ImageRef>, Error> {
+        let parse = |name: &str| {
+            name.parse::<ImageRef>().map_err(|error: InvalidReference| Error::user(error.to_string()))
+        };
+        let mut names = self.tags.to_vec();
+        let mut add = |name: ImageRef| {
             if !names.contains(&name) {
                 names.push(name);
             }
+        };
+        for name in &options.names {
+            add(parse(name)?);
         }
+        let Some(digest) = digest else { return Ok(names) };
+        if options.name_canonical {
+            for name in names.clone() {
+                names.push(name.without_tag().with_digest(*digest));
+            }
+        }
+        if let Some(prefix) = &options.dangling_name_prefix
+            && (names.is_empty() || !options.dangling_name_empty_only)
+        {
+            names.push(parse(prefix)?.without_tag().with_digest(*digest));
+        }
+        Ok(names)
     }
-    Ok(names)
+
+    fn note(&mut self, content: &Content) {
+        self.exported.manifest = Some(content.top.clone());
+        self.exported.config = content.config_digest();
+    }
 }
 
 /// Writes a file beside its place and renames it there, or to standard output: no half archive is left behind.

@@ -1,85 +1,232 @@
-//! The root file system itself, as a directory or a tar.
+//! The root file system itself, as a directory or a tar (FEATURES EX5–EX7, EX9).
 
-use std::fs::{self, File};
-use std::os::fd::AsFd as _;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_cache::{LayerTree, SourceTree};
-use kiln_image::layer::{self, OverlayXattrs, PackOptions};
+use kiln_cache::{Entry, EntryKind, LayerTree, SourceTree};
+use kiln_image::layer::{LayerError, TarEntry, TarWriter, Times, write_tar_of};
 use kiln_solver::solve::{Solver, copy_out};
+use tar::EntryType;
 
+use super::options::TreeOptions;
 use super::{ImageSet, write_to};
 use crate::Error;
 use crate::assemble::Assembled;
+use crate::session::Session;
 
-/// Writes the merged tree into `dest`, over what is there; those of an index into a directory for each platform.
+/// The permission to remove files anywhere (buildx' name for it).
+pub(crate) const DELETE_ENTITLEMENT: &str = "buildx.local.delete";
+
+/// Writes the merged tree into `dest`, over what is there, as this user's; several platforms' each into a directory.
 pub(super) fn export_dir(
+    session: &Session<'_>,
     solver: &Solver<'_>,
     images: &[Assembled],
     set: ImageSet,
     dest: &Path,
+    options: TreeOptions,
 ) -> Result<(), Error> {
-    for image in images {
-        match set {
-            ImageSet::Single => export_one(solver, image, dest)?,
-            ImageSet::Index => export_one(solver, image, &dest.join(directory_of(image)))?,
-        }
+    if options.delete {
+        guard_delete(dest, &session.build.allow)?;
     }
-    Ok(())
-}
-
-/// `linux_arm_v7`.
-fn directory_of(image: &Assembled) -> String {
-    image.platform.to_string().replace('/', "_")
-}
-
-fn export_one(solver: &Solver<'_>, image: &Assembled, dest: &Path) -> Result<(), Error> {
     fs::create_dir_all(dest).map_err(|error| Error::io(dest, error))?;
-    let tree = merged(solver, image)?;
+    let trees = trees(solver, images, set, options)?;
     let is_empty = fs::read_dir(dest).map_err(|error| Error::io(dest, error))?.next().is_none();
-    if is_empty {
-        copy_out(&tree, "", dest)?;
-        return Ok(());
+    if let ([only], true) = (trees.as_slice(), is_empty) {
+        return write_tree(only, dest);
     }
     // Beside the files that are there, so that each can be replaced by one rename.
     let staging = Staging(dest.join(format!(".kiln-{}", std::process::id())));
     fs::create_dir(&staging.0).map_err(|error| Error::io(&staging.0, error))?;
-    copy_out(&tree, "", &staging.0)?;
-    merge(&staging.0, dest)
+    for (index, tree) in trees.iter().enumerate() {
+        write_tree(tree, &staging.0.join(index.to_string()))?;
+    }
+    if options.delete {
+        let kept = trees.iter().enumerate().map(|(index, _)| staging.0.join(index.to_string())).collect();
+        remove_others(kept, dest, &staging.0)?;
+    }
+    for index in 0..trees.len() {
+        merge(&staging.0.join(index.to_string()), dest)?;
+    }
+    Ok(())
 }
 
-/// Writes the merged trees as one tar, as [`export_dir`] does.
+/// Writes the merged trees as one tar, as [`export_dir`] does. No file is copied on the way.
 pub(super) fn export_tar(
     solver: &Solver<'_>,
     images: &[Assembled],
     set: ImageSet,
     dest: Option<&Path>,
+    options: TreeOptions,
 ) -> Result<(), Error> {
-    let scratch = solver.store.scratch_dir()?;
-    let root = scratch.fs();
-    for image in images {
-        let tree = merged(solver, image)?;
-        let within = match set {
-            ImageSet::Single => root.clone(),
-            ImageSet::Index => root.join(directory_of(image)),
-        };
-        fs::create_dir_all(&within).map_err(|error| Error::io(&within, error))?;
-        copy_out(&tree, "", &within)?;
-    }
-    let files = File::open(&root).map_err(|error| Error::io(&root, error))?;
-    let options = PackOptions { rewrite_mtime_to: images.first().and_then(|image| image.epoch) };
+    let trees = trees(solver, images, set, options)?;
     write_to(dest, |out| {
-        layer::pack_with(files.as_fd(), OverlayXattrs::of_this_process(), options, out)?;
-        Ok(())
+        let mut failed = None;
+        let written = write_tar_of(out, |writer| {
+            trees.iter().try_for_each(|tree| {
+                pack_tree(writer, tree.tree.as_ref(), &tree.within, tree.times).map_err(|error| match error {
+                    PackError::Layer(error) => error,
+                    PackError::Other(error) => {
+                        let source = std::io::Error::other(error.message.clone());
+                        failed = Some(error);
+                        LayerError::Io { path: "tree".to_owned(), source }
+                    }
+                })
+            })
+        });
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(written.map(drop)?),
+        }
     })
 }
 
-fn merged(solver: &Solver<'_>, image: &Assembled) -> Result<Arc<dyn SourceTree>, Error> {
-    solver.ensure_layers(&image.snapshot)?;
-    let paths: Vec<PathBuf> =
-        image.snapshot.layers.iter().map(|layer| solver.store.layer_path(layer.id)).collect();
-    Ok(Arc::new(LayerTree::open(&paths)?))
+/// One image's files and where they go.
+struct Tree {
+    tree: Arc<dyn SourceTree>,
+    /// `linux_arm_v7`, or nothing.
+    within: PathBuf,
+    times: Times,
+}
+
+fn trees(
+    solver: &Solver<'_>,
+    images: &[Assembled],
+    set: ImageSet,
+    options: TreeOptions,
+) -> Result<Vec<Tree>, Error> {
+    let is_split = options.platform_split.unwrap_or(set == ImageSet::Index);
+    let mut trees = Vec::with_capacity(images.len());
+    for image in images {
+        solver.ensure_layers(&image.snapshot)?;
+        let paths: Vec<PathBuf> =
+            image.snapshot.layers.iter().map(|layer| solver.store.layer_path(layer.id)).collect();
+        trees.push(Tree {
+            tree: Arc::new(LayerTree::open(&paths)?),
+            within: if is_split {
+                image.platform.to_string().replace('/', "_").into()
+            } else {
+                PathBuf::new()
+            },
+            times: image.epoch.map_or(Times::Kept, Times::Exactly),
+        });
+    }
+    if !is_split && images.len() > 1 {
+        refuse_collisions(&trees, images)?;
+    }
+    Ok(trees)
+}
+
+/// Two platforms' files of one name cannot both be written (FEATURES EX9).
+fn refuse_collisions(trees: &[Tree], images: &[Assembled]) -> Result<(), Error> {
+    let mut known: HashMap<PathBuf, usize> = HashMap::new();
+    for (index, tree) in trees.iter().enumerate() {
+        for entry in tree.tree.walk(Path::new(""))? {
+            if entry.kind == EntryKind::Dir {
+                continue;
+            }
+            if let Some(other) = known.insert(entry.path.clone(), index) {
+                let (path, one, two) =
+                    (entry.path.display(), &images[other].platform, &images[index].platform);
+                return Err(Error::user(format!("both {one} and {two} have a file /{path}"))
+                    .hinted("leave out platform-split=false"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_tree(tree: &Tree, dest: &Path) -> Result<(), Error> {
+    let dest = dest.join(&tree.within);
+    fs::create_dir_all(&dest).map_err(|error| Error::io(&dest, error))?;
+    // As BuildKit's client has it: who builds owns the files.
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    copy_out(&tree.tree, "", &dest, Some(own))?;
+    match tree.times {
+        Times::Exactly(seconds) => set_times(&dest, seconds),
+        _ => Ok(()),
+    }
+}
+
+/// Sets the times of all below and of `dir` itself.
+fn set_times(dir: &Path, seconds: i64) -> Result<(), Error> {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    let mut pending = vec![dir.to_owned()];
+    let mut found = Vec::new();
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(&dir).map_err(|error| Error::io(&dir, error))? {
+            let entry = entry.map_err(|error| Error::io(&dir, error))?;
+            match entry.file_type().map_err(|error| Error::io(&entry.path(), error))?.is_dir() {
+                true => pending.push(entry.path()),
+                false => found.push(entry.path()),
+            }
+        }
+        found.push(dir);
+    }
+    for path in found {
+        utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| Error::io(&path, error.into()))?;
+    }
+    Ok(())
+}
+
+/// Only what is strictly below the current directory may lose files unasked (FEATURES EX6).
+fn guard_delete(dest: &Path, allowed: &[String]) -> Result<(), Error> {
+    if allowed.iter().any(|name| name == DELETE_ENTITLEMENT) {
+        return Ok(());
+    }
+    let at = |path: &Path| fs::canonicalize(path).map_err(|error| Error::io(path, error));
+    let here = at(Path::new("."))?;
+    // What does not exist yet stands below what does.
+    let existing = dest.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
+    let is_new = existing != dest;
+    let existing = at(existing)?;
+    if existing.starts_with(&here) && (is_new || existing != here) {
+        return Ok(());
+    }
+    Err(Error::user(format!(
+        "mode=delete would remove files in {}, which is not below this directory",
+        dest.display()
+    ))
+    .hinted(format!("allow it with `--allow {DELETE_ENTITLEMENT}`")))
+}
+
+/// Removes what is in `from` and in none of `kept`, directory by directory. No link is followed.
+fn remove_others(kept: Vec<PathBuf>, from: &Path, staging: &Path) -> Result<(), Error> {
+    let mut names: HashMap<OsString, Vec<PathBuf>> = HashMap::new();
+    for dir in &kept {
+        for entry in fs::read_dir(dir).map_err(|error| Error::io(dir, error))? {
+            let entry = entry.map_err(|error| Error::io(dir, error))?;
+            let is_dir = entry.file_type().map_err(|error| Error::io(&entry.path(), error))?.is_dir();
+            let below = names.entry(entry.file_name()).or_default();
+            if is_dir {
+                below.push(entry.path());
+            }
+        }
+    }
+    for entry in fs::read_dir(from).map_err(|error| Error::io(from, error))? {
+        let entry = entry.map_err(|error| Error::io(from, error))?;
+        let path = entry.path();
+        if path == staging {
+            continue;
+        }
+        let at = |error| Error::io(&path, error);
+        let is_dir = entry.file_type().map_err(at)?.is_dir();
+        match names.get(&entry.file_name()) {
+            Some(below) if is_dir && !below.is_empty() => remove_others(below.clone(), &path, staging)?,
+            Some(_) if !is_dir => {}
+            _ if is_dir => fs::remove_dir_all(&path).map_err(at)?,
+            _ => fs::remove_file(&path).map_err(at)?,
+        }
+    }
+    Ok(())
 }
 
 /// Moves everything of `from` into `to`: directories are merged, anything else is replaced. No link is followed.
@@ -103,6 +250,95 @@ fn merge(from: &Path, to: &Path) -> Result<(), Error> {
         fs::rename(&source, &target).map_err(|error| Error::io(&target, error))?;
     }
     Ok(())
+}
+
+/// Why a tree cannot be packed.
+pub(crate) enum PackError {
+    Layer(LayerError),
+    Other(Error),
+}
+
+impl From<LayerError> for PackError {
+    fn from(error: LayerError) -> Self {
+        Self::Layer(error)
+    }
+}
+
+impl From<kiln_cache::TreeError> for PackError {
+    fn from(error: kiln_cache::TreeError) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// Writes all of a tree, below the directory `within`.
+pub(crate) fn pack_tree(
+    writer: &mut TarWriter<'_>,
+    tree: &dyn SourceTree,
+    within: &Path,
+    times: Times,
+) -> Result<(), PackError> {
+    let mut links: BTreeMap<(u64, u64), Vec<u8>> = BTreeMap::new();
+    let mut made = HashSet::new();
+    if within != Path::new("") && made.insert(within.to_owned()) {
+        let path = [within.as_os_str().as_bytes(), b"/"].concat();
+        writer.entry(TarEntry {
+            kind: EntryType::Directory,
+            mode: 0o755,
+            mtime: times.of(0),
+            ..TarEntry::new(path)
+        })?;
+    }
+    for entry in tree.walk(Path::new(""))? {
+        if entry.path.as_os_str().is_empty() {
+            continue;
+        }
+        let path = within.join(&entry.path).into_os_string().into_encoded_bytes();
+        let mut record = record_of(&entry, path.clone(), times);
+        if let Some(inode) = entry.hard_link.filter(|_| entry.kind != EntryKind::Dir) {
+            if let Some(first) = links.get(&inode) {
+                (record.kind, record.link, record.size) = (EntryType::Link, first.clone(), 0);
+                record.xattrs.clear();
+                writer.entry(record)?;
+                continue;
+            }
+            links.insert(inode, path);
+        }
+        match entry.kind {
+            EntryKind::File { .. } => writer.file(record, &tree.open_entry(&entry)?)?,
+            _ => writer.entry(record)?,
+        }
+    }
+    Ok(())
+}
+
+fn record_of(entry: &Entry, path: Vec<u8>, times: Times) -> TarEntry {
+    let seconds = i64::try_from(entry.mtime_ns.div_euclid(1_000_000_000)).unwrap_or_default();
+    let record = TarEntry {
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: times.of(seconds),
+        xattrs: entry.xattrs.clone(),
+        ..TarEntry::new(path)
+    };
+    match &entry.kind {
+        EntryKind::File { size } => TarEntry { kind: EntryType::Regular, size: *size, ..record },
+        EntryKind::Dir => {
+            let path = [record.path.as_slice(), b"/"].concat();
+            TarEntry { kind: EntryType::Directory, path, ..record }
+        }
+        EntryKind::Symlink(target) => {
+            let link = target.as_os_str().as_bytes().to_vec();
+            TarEntry { kind: EntryType::Symlink, link, ..record }
+        }
+        EntryKind::Fifo => TarEntry { kind: EntryType::Fifo, ..record },
+        EntryKind::CharDevice { major, minor } => {
+            TarEntry { kind: EntryType::Char, device: (*major, *minor), ..record }
+        }
+        EntryKind::BlockDevice { major, minor } => {
+            TarEntry { kind: EntryType::Block, device: (*major, *minor), ..record }
+        }
+    }
 }
 
 /// Removed on drop.

@@ -183,11 +183,11 @@ fn the_root_file_system_is_exported_as_a_directory() {
     bench.write("d/a", "A");
     let dest = bench.dir().join("out");
     let build = bench.build("FROM scratch\nCOPY d /d\nCOPY d/a /b\n");
-    build.output(OutputSpec::Local { dest: dest.clone() }).run().unwrap();
+    build.output(OutputSpec::Local { dest: dest.clone(), options: Default::default() }).run().unwrap();
     assert_eq!(std::fs::read(dest.join("d/a")).unwrap(), b"A");
     // Again, over what is there.
     let build = bench.build("FROM scratch\nCOPY d /d\nCOPY d/a /c\n");
-    build.output(OutputSpec::Local { dest: dest.clone() }).run().unwrap();
+    build.output(OutputSpec::Local { dest: dest.clone(), options: Default::default() }).run().unwrap();
     assert!(dest.join("b").exists() && dest.join("c").exists());
 }
 

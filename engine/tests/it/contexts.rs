@@ -202,7 +202,7 @@ fn a_layout_is_a_named_context_by_tag_and_by_digest() {
     let bench = Bench::new();
     bench.write("a", "A");
     let layout = bench.dir().join("layout");
-    let output = OutputSpec::Oci { dest: Some(layout.clone()), tar: false, attrs: Vec::new() };
+    let output = OutputSpec::Oci { dest: Some(layout.clone()), tar: false, options: Default::default() };
     let made = bench.build("FROM scratch\nCOPY a /a\n").tag("x:v1").output(output).run().unwrap();
     let digest = made.manifest_digest.unwrap();
     for which in [":v1".to_owned(), format!("@{digest}")] {

@@ -66,8 +66,9 @@ impl Bench {
 
     pub(crate) fn image_of(&self, build: Build) -> Result<(BuildResult, Image), Error> {
         let dest = self.dir.path().join("out.tar");
-        let result =
-            build.output(OutputSpec::Oci { dest: Some(dest.clone()), tar: true, attrs: Vec::new() }).run()?;
+        let result = build
+            .output(OutputSpec::Oci { dest: Some(dest.clone()), tar: true, options: Default::default() })
+            .run()?;
         Ok((result, Image::read(&dest)))
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod host;
 pub(crate) mod limits;
 pub(crate) mod output;
 pub(crate) mod pair;
+pub(crate) mod registry;
 pub(crate) mod resource;
 pub(crate) mod secret;
 pub(crate) mod ssh;
@@ -41,8 +42,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
-    /// Say what this machine has of all that builds need
-    Doctor,
+    /// Say what this machine has of all that builds need, or whether the store is sound
+    Doctor(DoctorArgs),
+    /// Say what takes the store's space
+    Du(DuArgs),
     /// Show the history of an image
     History(HistoryArgs),
     /// List images
@@ -51,14 +54,31 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Load images from a tar archive or standard input
     Load(LoadArgs),
+    /// Remove images that have no name (docker's `image prune`)
+    #[command(name = "image-prune", hide = true)]
+    ImagePrune(ImagePruneArgs),
+    /// Log in to a registry
+    Login(LoginArgs),
+    /// Log out from a registry
+    Logout(LogoutArgs),
+    /// Remove what builds keep for later builds
+    Prune(PruneArgs),
     /// Download an image from a registry
     Pull(PullArgs),
+    /// Upload an image to a registry
+    Push(PushArgs),
     /// Remove one or more images
     Rmi(RmiArgs),
     /// Run a command in a new container
     Run(Box<RunArgs>),
     /// Save one or more images to a tar archive
     Save(SaveArgs),
+    /// Sum up what takes the store's space (docker's `system df`)
+    #[command(name = "system-df", hide = true)]
+    SystemDf(SystemDfArgs),
+    /// Remove images without a name and the build cache (docker's `system prune`)
+    #[command(name = "system-prune", hide = true)]
+    SystemPrune(SystemPruneArgs),
     /// Give an image another name
     Tag(TagArgs),
     /// Print kiln's version
@@ -115,6 +135,9 @@ pub(crate) struct BuildArgs {
     /// A secret for the build (`id=mysecret[,src=/path][,env=NAME]`)
     #[arg(long = "secret", value_name = "SECRET", allow_hyphen_values = true)]
     pub secrets: Vec<String>,
+    /// Keep a layer in which a step has left a secret; else the build fails and names the file
+    #[arg(long)]
+    pub allow_secret_in_layer: bool,
     /// An ssh agent or keys for the build (`default|id[=socket|key[,key]]`)
     #[arg(long, value_name = "SSH", allow_hyphen_values = true)]
     pub ssh: Vec<String>,
@@ -140,11 +163,24 @@ pub(crate) struct BuildArgs {
     /// Where the result goes (`type=local,dest=path`); may be repeated
     #[arg(short, long = "output", value_name = "OUTPUT", allow_hyphen_values = true)]
     pub outputs: Vec<String>,
-    /// Put the image into the store (as without --output)
+    /// Add an annotation (`[TYPE[,TYPE]:]KEY=VALUE`; types: manifest, index, manifest-descriptor, index-descriptor)
+    #[arg(long = "annotation", value_name = "ANNOTATION", allow_hyphen_values = true)]
+    pub annotations: Vec<String>,
+    /// Date the image and what is later in it (as the build argument SOURCE_DATE_EPOCH)
+    #[arg(long, value_name = "SECONDS", conflicts_with = "timestamp")]
+    pub source_date_epoch: Option<i64>,
+    /// Write later times of files in new layers as SOURCE_DATE_EPOCH
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub rewrite_timestamp: bool,
+    /// Both of these: --source-date-epoch and --rewrite-timestamp
+    #[arg(long, value_name = "SECONDS")]
+    pub timestamp: Option<i64>,
+    /// Put the image into a running docker or podman, and into the store
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub load: bool,
-    /// Push the image to its registry (not there yet)
+    /// Push the image to its registry (as --output type=registry)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub push: bool,
@@ -175,6 +211,11 @@ pub(crate) struct BuildArgs {
     /// Also look for what an experimental lint rule finds; `own` is all of kiln's own rules
     #[arg(long, value_name = "RULE", value_delimiter = ',', allow_hyphen_values = true)]
     pub lint: Vec<String>,
+    /// What the whole store may take, images and all (`50GB`, `30%` of the disk)
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<kiln::storage::Size>,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
@@ -230,9 +271,67 @@ impl LegacyArgs {
     }
 }
 
+/// `kiln login`.
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// User name
+    #[arg(short, long, value_name = "NAME", allow_hyphen_values = true)]
+    pub username: Option<String>,
+    /// Password or access token; others on this machine can read it here
+    #[arg(short, long, value_name = "PASSWORD", allow_hyphen_values = true)]
+    pub password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Print the user name that is logged in
+    #[arg(long)]
+    pub get_login: bool,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
+    /// The registry (default: Docker Hub)
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
+}
+
+/// `kiln logout`.
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// The file that logins are kept in (in place of docker's config.json)
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// The registry (default: Docker Hub)
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
+}
+
+/// `kiln push`.
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Push all tags of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Print only the name
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Push the image of one platform only
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How progress is shown: auto, plain, tty, rawjson, quiet, none
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub progress: String,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
+    /// Name, with a tag
+    #[arg(value_name = "NAME[:TAG]")]
+    pub name: String,
+}
+
 /// `kiln pull`.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
+    /// Pull all tags of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
     /// Print only the name
     #[arg(short, long)]
     pub quiet: bool,
@@ -242,6 +341,8 @@ pub(crate) struct PullArgs {
     /// How progress is shown: auto, plain, tty, rawjson, quiet, none
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub progress: String,
+    #[command(flatten)]
+    pub registry: registry::RegistryArgs,
     /// Name, with a tag or digest
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     pub name: String,
@@ -268,6 +369,105 @@ pub(crate) struct ImagesArgs {
     /// Only this repository
     #[arg(value_name = "REPOSITORY[:TAG]")]
     pub name: Option<String>,
+}
+
+/// `kiln doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Check every digest, reference and layer of the store
+    #[arg(long)]
+    pub check: bool,
+    /// Check the store and drop what is damaged
+    #[arg(long)]
+    pub repair: bool,
+}
+
+/// `kiln du`.
+#[derive(Debug, Args)]
+pub(crate) struct DuArgs {
+    /// Print all that is known of each
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// `json` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Only these (`until=24h`, `type=`, `id=`, `description~=`, `inuse`, `shared`, `private`, `mutable`, `immutable`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
+}
+
+/// `kiln prune`.
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Also steps' results that images hold (frees nothing until the images go)
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Only these (`until=24h`, `type=exec.cachemount`, `id=…`, as of `kiln du`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
+    /// Only what was unused for longer (`until` as a flag)
+    #[arg(long, value_name = "DURATION")]
+    pub older_than: Option<String>,
+    /// Cache that stays in any case
+    #[arg(long, value_name = "SIZE", visible_alias = "keep-storage")]
+    pub reserved_space: Option<kiln::storage::Size>,
+    /// Cache that may stay
+    #[arg(long, value_name = "SIZE")]
+    pub max_used_space: Option<kiln::storage::Size>,
+    /// Remove only until so much of the disk is free
+    #[arg(long, value_name = "SIZE")]
+    pub min_free_space: Option<kiln::storage::Size>,
+    /// Print what would go and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print all that is known of each
+    #[arg(long)]
+    pub verbose: bool,
+}
+
+/// `kiln image prune`.
+#[derive(Debug, Args)]
+pub(crate) struct ImagePruneArgs {
+    /// Also images with names
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Only these (`until=24h`, `label=key[=value]`, `label!=…`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
+}
+
+/// `kiln system df`.
+#[derive(Debug, Args)]
+pub(crate) struct SystemDfArgs {
+    /// List everything
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// `json` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// `kiln system prune`.
+#[derive(Debug, Args)]
+pub(crate) struct SystemPruneArgs {
+    /// Also images with names
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Volumes (kiln has none)
+    #[arg(long)]
+    pub volumes: bool,
+    /// Only these (`until=24h`, `label=key[=value]`)
+    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
 }
 
 /// `kiln inspect`.
@@ -441,6 +641,11 @@ fn normalise(mut words: Vec<OsString>) -> Vec<OsString> {
     let action = words.get(2).and_then(|word| word.to_str());
     let short = match (group, action) {
         (Some("builder" | "buildx" | "image"), Some("build")) | (Some("buildx"), Some("b")) => "build",
+        (Some("builder" | "buildx"), Some("prune")) => "prune",
+        (Some("buildx"), Some("du")) => "du",
+        (Some("image"), Some("prune")) => "image-prune",
+        (Some("system"), Some("df")) => "system-df",
+        (Some("system"), Some("prune")) => "system-prune",
         (Some("image"), Some("ls" | "list")) => "images",
         (Some("image"), Some("rm" | "remove")) => "rmi",
         (Some("image"), Some("history")) => "history",

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kiln::OutputSpec;
+use kiln::{DockerTarget, ImageOptions, OutputSpec, TreeOptions};
 
 use super::csv;
 
@@ -15,18 +15,26 @@ pub(crate) fn parse(text: &str) -> Result<OutputSpec, String> {
     {
         return match text {
             "" => Err("--output is empty".to_owned()),
-            "-" => Ok(OutputSpec::Tar { dest: None }),
-            path => Ok(OutputSpec::Local { dest: PathBuf::from(path) }),
+            "-" => Ok(OutputSpec::Tar { dest: None, options: TreeOptions::default() }),
+            path => Ok(OutputSpec::Local { dest: PathBuf::from(path), options: TreeOptions::default() }),
         };
     }
-    let mut attrs = Vec::new();
-    for field in fields {
-        let Some((key, value)) = field.split_once('=') else {
-            return Err(format!("invalid value `{field}` in --output {text}: expected key=value"));
-        };
-        attrs.push((key.to_lowercase(), value.to_owned()));
+    // A key alone is true.
+    let attrs = fields.iter().map(|field| {
+        let (key, value) = field.split_once('=').unwrap_or((field, ""));
+        (lowered(key.trim()), value.to_owned())
+    });
+    Fields { text, attrs: attrs.collect() }.into_spec()
+}
+
+/// In lower case, but for what follows `annotation.`: those keys are the user's.
+fn lowered(key: &str) -> String {
+    match key.split_once('.') {
+        Some((first, rest)) if first.to_lowercase().starts_with("annotation") => {
+            format!("{}.{rest}", first.to_lowercase())
+        }
+        _ => key.to_lowercase(),
     }
-    Fields { text, attrs }.into_spec()
 }
 
 struct Fields<'a> {
@@ -40,12 +48,10 @@ impl Fields<'_> {
             return Err(format!("--output {}: type is required", self.text));
         };
         match kind.as_str() {
-            "image" | "registry" => {
-                if kind == "registry" || self.take_bool("push")?.unwrap_or(false) {
-                    return Err(format!("--output {}: pushing is not there yet", self.text));
-                }
-                let names = self.take("name").map(|names| names.split(',').map(str::to_owned).collect());
-                Ok(OutputSpec::Image { names: names.unwrap_or_default() })
+            "image" => Ok(OutputSpec::Image { options: self.image_options()? }),
+            "registry" => {
+                self.attrs.insert(0, ("push".to_owned(), String::new()));
+                Ok(OutputSpec::Image { options: self.image_options()? })
             }
             "oci" => {
                 let tar = self.take_bool("tar")?.unwrap_or(true);
@@ -53,30 +59,62 @@ impl Fields<'_> {
                 if !tar && dest.is_none() {
                     return Err(format!("--output {}: a directory needs dest=", self.text));
                 }
-                Ok(OutputSpec::Oci { dest, tar, attrs: self.attrs })
+                Ok(OutputSpec::Oci { dest, tar, options: self.image_options()? })
             }
             "docker" => {
-                if self.take_bool("tar")? == Some(false) {
-                    return Err(format!("--output {}: tar=false is there for type=oci only", self.text));
-                }
-                // Without a file the image goes into the engine, which is the store (FEATURES EX3).
-                if self.attrs.iter().all(|(key, _)| key != "dest") {
-                    let names = self.take("name").map(|names| names.split(',').map(str::to_owned).collect());
-                    return Ok(OutputSpec::Image { names: names.unwrap_or_default() });
-                }
-                Ok(OutputSpec::Docker { dest: self.dest()?, attrs: self.attrs })
+                let tar = self.take_bool("tar")?.unwrap_or(true);
+                let context = self.take("context");
+                // Without a file the image goes into a daemon (FEATURES EX3).
+                let has_dest = self.attrs.iter().any(|(key, _)| key == "dest");
+                let to = match (self.dest()?, tar) {
+                    (Some(dest), true) => DockerTarget::File(dest),
+                    (Some(dest), false) => DockerTarget::Directory(dest),
+                    (None, false) => {
+                        return Err(format!("--output {}: a directory needs dest=", self.text));
+                    }
+                    (None, true) if has_dest => DockerTarget::Stdout,
+                    (None, true) => DockerTarget::Engine { context },
+                };
+                Ok(OutputSpec::Docker { to, options: self.image_options()? })
             }
-            "tar" => Ok(OutputSpec::Tar { dest: self.dest()? }),
+            "tar" => Ok(OutputSpec::Tar { dest: self.dest()?, options: self.tree_options()? }),
             "local" => match self.dest()? {
-                Some(dest) => Ok(OutputSpec::Local { dest }),
+                Some(dest) => Ok(OutputSpec::Local { dest, options: self.tree_options()? }),
                 None => Err(format!("--output {}: dest is required and is a directory", self.text)),
             },
             "cacheonly" => Ok(OutputSpec::CacheOnly),
             _ => Err(format!(
-                "--output {}: there is no type `{kind}`, only image, oci, docker, tar, local and cacheonly",
+                "--output {}: there is no type `{kind}`, only image, registry, oci, docker, tar, local and cacheonly",
                 self.text
             )),
         }
+    }
+
+    fn image_options(&self) -> Result<ImageOptions, String> {
+        let mut options = ImageOptions::default();
+        for (key, value) in &self.attrs {
+            let is_known = options.set(key, value).map_err(|error| self.problem(&error))?;
+            self.must_be_known(key, is_known)?;
+        }
+        Ok(options)
+    }
+
+    fn tree_options(&self) -> Result<TreeOptions, String> {
+        let mut options = TreeOptions::default();
+        for (key, value) in &self.attrs {
+            let is_known = options.set(key, value).map_err(|error| self.problem(&error))?;
+            self.must_be_known(key, is_known)?;
+        }
+        Ok(options)
+    }
+
+    fn problem(&self, error: &kiln::Error) -> String {
+        let hint = error.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        format!("--output {}: {error}{hint}", self.text)
+    }
+
+    fn must_be_known(&self, key: &str, is_known: bool) -> Result<(), String> {
+        if is_known { Ok(()) } else { Err(format!("--output {}: there is no key `{key}`", self.text)) }
     }
 
     fn take(&mut self, key: &str) -> Option<String> {
@@ -93,8 +131,10 @@ impl Fields<'_> {
 
     fn take_bool(&mut self, key: &str) -> Result<Option<bool>, String> {
         self.take(key)
-            .map(|value| {
-                super::parse_bool(&value).map_err(|error| format!("--output {}: {key}: {error}", self.text))
+            .map(|value| match value.as_str() {
+                "" => Ok(true),
+                value => super::parse_bool(value)
+                    .map_err(|error| format!("--output {}: {key}: {error}", self.text)),
             })
             .transpose()
     }
@@ -115,29 +155,40 @@ mod tests {
 
     fn read(text: &str) -> String {
         match parse(text) {
-            Ok(spec) => format!("{spec:?}"),
+            Ok(OutputSpec::Local { dest, options }) => format!("local {} {options:?}", dest.display()),
+            Ok(OutputSpec::Tar { dest, .. }) => format!("tar {dest:?}"),
+            Ok(OutputSpec::Oci { dest, tar, options }) => {
+                format!("oci {dest:?} tar: {tar} rewrite: {}", options.rewrite_timestamp)
+            }
+            Ok(OutputSpec::Docker { to, .. }) => format!("docker {to:?}"),
+            Ok(OutputSpec::Image { options }) => format!("image {:?}", options.names),
+            Ok(other) => format!("{other:?}"),
             Err(error) => error,
         }
     }
 
     #[test]
     fn a_path_is_a_directory_and_a_dash_a_tar_on_standard_output() {
-        assert_eq!(read("out"), r#"Local { dest: "out" }"#);
-        assert_eq!(read("dest=out"), r#"Local { dest: "dest=out" }"#);
-        assert_eq!(read("-"), "Tar { dest: None }");
+        assert_eq!(read("out"), "local out TreeOptions { platform_split: None, delete: false }");
+        assert!(read("dest=out").starts_with("local dest=out "));
+        assert_eq!(read("-"), "tar None");
     }
 
     #[test]
     fn the_fields_say_what_and_where() {
         assert_eq!(
             read("type=oci,dest=a.tar,rewrite-timestamp=true"),
-            r#"Oci { dest: Some("a.tar"), tar: true, attrs: [("rewrite-timestamp", "true")] }"#
+            r#"oci Some("a.tar") tar: true rewrite: true"#
         );
-        assert_eq!(read("type=oci,tar=false,dest=d"), r#"Oci { dest: Some("d"), tar: false, attrs: [] }"#);
-        assert_eq!(read("TYPE=docker,DEST=-"), "Docker { dest: None, attrs: [] }");
-        assert_eq!(read("type=docker"), "Image { names: [] }");
-        assert_eq!(read(r#"type=image,"name=a,b""#), r#"Image { names: ["a", "b"] }"#);
-        assert_eq!(read("type=local,dest=x"), r#"Local { dest: "x" }"#);
+        assert_eq!(read("type=oci,tar=false,dest=d"), r#"oci Some("d") tar: false rewrite: false"#);
+        assert_eq!(read("TYPE=docker,DEST=-"), "docker Stdout");
+        assert_eq!(read("type=docker,dest=d,tar=false"), r#"docker Directory("d")"#);
+        assert_eq!(read("type=docker,context=c"), r#"docker Engine { context: Some("c") }"#);
+        assert_eq!(read(r#"type=image,"name=a,b""#), r#"image ["a", "b"]"#);
+        assert_eq!(
+            read("type=local,dest=x,mode=delete,platform-split"),
+            "local x TreeOptions { platform_split: Some(true), delete: true }"
+        );
         assert_eq!(read("type=cacheonly"), "CacheOnly");
     }
 
@@ -146,9 +197,13 @@ mod tests {
         assert_eq!(read("a=b,c=d"), "--output a=b,c=d: type is required");
         assert_eq!(
             read("type=ocy,dest=x"),
-            "--output type=ocy,dest=x: there is no type `ocy`, only image, oci, docker, tar, local and cacheonly"
+            "--output type=ocy,dest=x: there is no type `ocy`, only image, registry, oci, docker, tar, local and cacheonly"
         );
         assert_eq!(read("type=local"), "--output type=local: dest is required and is a directory");
-        assert_eq!(read("type=image,push=true"), "--output type=image,push=true: pushing is not there yet");
+        assert_eq!(read("type=oci,dset=x"), "--output type=oci,dset=x: there is no key `dset`");
+        assert_eq!(
+            read("type=oci,compression=lzma"),
+            "--output type=oci,compression=lzma: unknown compression `lzma` (there are gzip, zstd, estargz and uncompressed)"
+        );
     }
 }

@@ -4,7 +4,10 @@ use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use kiln::{Build, BuildResult, ContextSource, DockerfileSource, Isolation, NetworkMode, OutputSpec};
+use kiln::{
+    Annotation, Build, BuildResult, ContextSource, DockerTarget, DockerfileSource, ImageOptions, Isolation,
+    NetworkMode, OutputSpec,
+};
 
 use crate::args::call::{self, Method};
 use crate::args::ssh::Ssh;
@@ -18,7 +21,6 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     if call.method != Method::Build {
         return super::check::run(request(args, root, &[])?, call, mode);
     }
-    not_there_yet(args)?;
     let outputs = outputs(args)?;
     let build = request(args, root, &outputs)?;
     for flag in args.legacy.ignored() {
@@ -116,9 +118,11 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
     };
     build = args.limits.apply(build.network(network))?;
     for entitlement in allow {
-        if !matches!(entitlement.as_str(), "network.host" | "security.insecure") {
+        if !matches!(entitlement.as_str(), "network.host" | "security.insecure" | "buildx.local.delete") {
             return Err(Failure::usage(format!("--allow {entitlement}: there is no such entitlement"))
-                .with_hint("the entitlements are `network.host` and `security.insecure`"));
+                .with_hint(
+                    "the entitlements are `network.host`, `security.insecure` and `buildx.local.delete`",
+                ));
         }
         build = build.allow(entitlement);
     }
@@ -142,6 +146,7 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
         let (name, value) = pair::context(text)?;
         build = build.named_context(name, value);
     }
+    build = build.allow_secret_in_layer(args.allow_secret_in_layer);
     for text in &args.secrets {
         let (id, source) = secret::parse(text, &super::env)?;
         build = build.secret(id, source);
@@ -152,31 +157,54 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
             (id, Ssh::Keys(keys)) => build.ssh_keys(id, keys),
         };
     }
-    build = args.lint.iter().fold(build, Build::lint);
-    Ok(outputs.iter().cloned().fold(build, Build::output))
-}
-
-fn not_there_yet(args: &BuildArgs) -> Result<(), Failure> {
-    if args.push {
-        return Err(Failure::usage("--push is not there yet")
-            .with_hint("write an archive with `-o type=oci,dest=FILE` and push that"));
+    for text in &args.annotations {
+        for annotation in Annotation::parse(text)? {
+            build = build.annotation(annotation);
+        }
     }
-    Ok(())
+    if let Some(seconds) = args.source_date_epoch.or(args.timestamp) {
+        build = build.arg("SOURCE_DATE_EPOCH", seconds.to_string());
+    }
+    build = build.rewrite_timestamp(args.rewrite_timestamp || args.timestamp.is_some());
+    if let Some(size) = args.max_size {
+        let mut limits = kiln::storage::Limits::load(&super::env)?;
+        limits.max_size = Some(size);
+        build = build.limits(limits);
+    }
+    build = args.lint.iter().fold(build, Build::lint).registry(args.registry.config()?);
+    Ok(outputs.iter().cloned().fold(build, Build::output))
 }
 
 fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
     let mut outputs: Vec<_> =
         args.outputs.iter().map(|text| output::parse(text)).collect::<Result<_, _>>()?;
-    let has_image = outputs.iter().any(|output| matches!(output, OutputSpec::Image { .. }));
-    if args.load && !outputs.is_empty() && !has_image {
-        outputs.push(OutputSpec::Image { names: Vec::new() });
+    if args.push {
+        let image = outputs.iter_mut().find_map(|output| match output {
+            OutputSpec::Image { options } => Some(options),
+            _ => None,
+        });
+        match image {
+            Some(options) => options.push = true,
+            None => {
+                let mut options = ImageOptions::default();
+                options.push = true;
+                outputs.push(OutputSpec::Image { options });
+            }
+        }
+    }
+    let is_loaded = outputs
+        .iter()
+        .any(|output| matches!(output, OutputSpec::Docker { to: DockerTarget::Engine { .. }, .. }));
+    if args.load && !is_loaded {
+        let to = DockerTarget::Engine { context: None };
+        outputs.push(OutputSpec::Docker { to, options: ImageOptions::default() });
     }
     let to_stdout = |output: &&OutputSpec| {
         matches!(
             output,
             OutputSpec::Oci { dest: None, .. }
-                | OutputSpec::Docker { dest: None, .. }
-                | OutputSpec::Tar { dest: None }
+                | OutputSpec::Docker { to: DockerTarget::Stdout, .. }
+                | OutputSpec::Tar { dest: None, .. }
         )
     };
     match outputs.iter().filter(to_stdout).count() {
@@ -302,13 +330,16 @@ fn platforms(flags: &[String], default: Option<String>) -> Vec<String> {
     }
 }
 
-/// `--metadata-file`, with buildx's keys.
+/// `--metadata-file`, with buildx's keys. Without a manifest the image's digest is its id, as docker's own store has it.
 fn metadata(built: &BuildResult) -> String {
     let mut keys = serde_json::Map::new();
-    if let Some(digest) = built.manifest_digest {
-        keys.insert("containerimage.digest".to_owned(), digest.to_string().into());
+    let config = built.config_digest.to_string();
+    keys.insert("containerimage.config.digest".to_owned(), config.clone().into());
+    if let Some(manifest) = built.manifest.as_ref().and_then(|manifest| serde_json::to_value(manifest).ok()) {
+        keys.insert("containerimage.descriptor".to_owned(), manifest);
     }
-    keys.insert("containerimage.config.digest".to_owned(), built.config_digest.to_string().into());
+    let digest = built.manifest_digest.map_or(config, |digest| digest.to_string());
+    keys.insert("containerimage.digest".to_owned(), digest.into());
     if !built.names.is_empty() {
         let names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
         keys.insert("image.name".to_owned(), names.join(",").into());

@@ -3,16 +3,39 @@
 use std::path::{Path, PathBuf};
 
 use kiln::rootless::{self, Finding, State};
+use kiln::storage::CheckDepth;
 
+use crate::args::DoctorArgs;
+use crate::printable::printable;
 use crate::report::Failure;
 
 /// Succeeds when builds can work here.
-pub(super) fn run(root: Option<&Path>) -> Result<u8, Failure> {
+pub(super) fn run(args: &DoctorArgs, root: Option<&Path>) -> Result<u8, Failure> {
+    if args.check || args.repair {
+        return check_store(args.repair, root);
+    }
     let entered = rootless::enter();
     let root = root.map_or_else(kiln::default_root, Path::to_path_buf);
     let findings = rootless::examine(&entered, &nearest_folder(&root));
     super::print(&draw(&findings))?;
     Ok(u8::from(findings.iter().any(|finding| finding.state == State::Missing)))
+}
+
+/// Compares the store with what it says of itself. Succeeds when nothing is wrong, or nothing is left of it.
+fn check_store(repair: bool, root: Option<&Path>) -> Result<u8, Failure> {
+    let report = super::storage(root)?.check(CheckDepth::Trees, repair)?;
+    let mut text: String =
+        report.found.iter().map(|problem| format!("{}\n", printable(&problem.to_string()))).collect();
+    text += &match (report.found.len(), repair) {
+        (0, _) => "the store is sound\n".to_owned(),
+        (found, false) => {
+            format!("{found} found; `kiln doctor --repair` drops what is damaged, to be made again\n")
+        }
+        (found, true) if report.left.is_empty() => format!("{found} found and dropped\n"),
+        (_, true) => "not all could be dropped; try again when no build is running\n".to_owned(),
+    };
+    super::print(&text)?;
+    Ok(u8::from(!report.left.is_empty()))
 }
 
 /// The store's directory may not be there yet; what it would be made in has the same file system.
@@ -29,10 +52,9 @@ fn draw(findings: &[Finding]) -> String {
             State::Limited => "limited",
             State::Missing => "missing",
         };
-        text += &format!("{word:<7}  {subject:<width$}  {}\n", crate::printable::printable(detail));
+        text += &format!("{word:<7}  {subject:<width$}  {}\n", printable(detail));
         if let Some(remedy) = remedy {
-            text +=
-                &format!("{:<7}  {:<width$}  to get it: {}\n", "", "", crate::printable::printable(remedy));
+            text += &format!("{:<7}  {:<width$}  to get it: {}\n", "", "", printable(remedy));
         }
     }
     text

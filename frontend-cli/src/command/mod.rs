@@ -3,14 +3,22 @@
 mod build;
 mod check;
 mod doctor;
+mod du;
+mod filter;
 mod history;
+mod image_prune;
 mod images;
 mod inspect;
 mod load;
+mod login;
+mod logout;
+mod prune;
 mod pull;
+mod push;
 mod rmi;
 mod run;
 mod save;
+mod system;
 mod tag;
 mod version;
 
@@ -18,27 +26,43 @@ use std::io::Write as _;
 use std::path::Path;
 
 use kiln::images::Images;
+use kiln::storage::Storage;
 
 use crate::args::{Cli, Command};
 use crate::report::{self, Failure};
 
 /// Runs the command; returns the exit status.
 pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
-    if !matches!(cli.command, Command::Doctor | Command::Version) {
+    let needs_ids = match &cli.command {
+        // A look at the machine enters by itself, to tell what it finds.
+        Command::Doctor(args) => args.check || args.repair,
+        // What touches the user's own files only needs no other ids.
+        Command::Login(_) | Command::Logout(_) | Command::Version => false,
+        _ => true,
+    };
+    if needs_ids {
         become_able_to_build()?;
     }
     let root = cli.root.as_deref();
     match cli.command {
         Command::Build(args) => build::run(&args, root),
-        Command::Doctor => doctor::run(root),
+        Command::Doctor(args) => doctor::run(&args, root),
+        Command::Du(args) => du::run(&args, &storage(root)?),
         Command::History(args) => history::run(&args, &open(root)?),
+        Command::ImagePrune(args) => image_prune::run(&args, &open(root)?),
         Command::Images(args) => images::run(&args, &open(root)?),
         Command::Inspect(args) => inspect::run(&args, &open(root)?),
         Command::Load(args) => load::run(&args, root),
+        Command::Login(args) => login::run(&args),
+        Command::Logout(args) => logout::run(&args),
+        Command::Prune(args) => prune::run(&args, &storage(root)?),
         Command::Pull(args) => pull::run(&args, root),
+        Command::Push(args) => push::run(&args, root),
         Command::Rmi(args) => rmi::run(&args, &open(root)?),
         Command::Run(args) => run::run(*args, root),
         Command::Save(args) => save::run(&args, root),
+        Command::SystemDf(args) => system::df(&args, &storage(root)?, &open(root)?),
+        Command::SystemPrune(args) => system::prune(&args, root),
         Command::Tag(args) => tag::run(&args, &open(root)?),
         Command::Version => version::run(),
     }
@@ -64,6 +88,20 @@ fn open(root: Option<&Path>) -> Result<Images, Failure> {
     Ok(Images::open(root)?)
 }
 
+fn storage(root: Option<&Path>) -> Result<Storage, Failure> {
+    Ok(Storage::open(root)?)
+}
+
+/// Asks on standard output; anything but `y` is no.
+fn confirm(question: &str) -> Result<bool, Failure> {
+    print(&format!("{question}\nAre you sure you want to continue? [y/N] "))?;
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::file(Path::new("standard input"), &error))?;
+    Ok(matches!(answer.trim(), "y" | "Y"))
+}
+
 /// Writes a result to standard output. A reader that has gone (`kiln images | head -1`) is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
@@ -76,7 +114,7 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// A variable of the environment, where it is set and text.
-fn env(name: &str) -> Option<String> {
+pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kiln::Registry;
 use kiln::run::{RunNetwork, RunRequest};
 
 use super::pull::pull;
+use crate::args::registry::RegistryArgs;
 use crate::args::{RunArgs, pair};
 use crate::progress::Mode;
 use crate::report::Failure;
@@ -26,7 +28,8 @@ fn start(args: RunArgs, root: Option<&Path>) -> Result<u8, Failure> {
     let images = super::open(root)?;
     if !images.has(&request.image)? {
         let mode = Mode::choose("auto", super::env("BUILDKIT_PROGRESS").as_deref())?;
-        pull(&images, &request.image, None, mode, &cancel)?;
+        let registry = Registry::new(RegistryArgs::default().config()?).map_err(kiln::Error::from)?;
+        pull(&images, &request.image, None, &registry, mode, &cancel)?;
     }
     let status = kiln::run::run(request, Arc::new(|_| {}), cancel)?;
     // A process's status has eight bits.

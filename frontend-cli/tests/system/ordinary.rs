@@ -64,6 +64,7 @@ impl Ordinary {
     /// A folder of the user's with these files.
     pub fn folder(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
         let folder = self.home().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
         for (path, text) in files {
             let path = folder.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -4,10 +4,11 @@
 //! thread does the blocking and hands over what arrives; the caller looks at its flag while it waits. It also means
 //! that a blob is received while the part before is hashed and unpacked.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -15,8 +16,9 @@ use ureq::http::{self, HeaderMap, Method};
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use super::HttpError;
+use super::certificates::{CertificateDirs, HostCertificates};
 use super::proxy::ProxyRules;
-use super::url::Url;
+use super::url::{Origin, Url};
 
 /// Time for name resolution, connecting and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -55,10 +57,11 @@ pub(crate) struct Outgoing {
 pub(crate) struct Pending {
     body: Body,
     url: Url,
+    tls: Tls,
 }
 
 /// Whether the server must prove its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Tls {
     /// Against the host's root certificates.
     Verified,
@@ -73,6 +76,8 @@ pub(crate) struct Response {
     pub(crate) headers: HeaderMap,
     /// Where it came from, after redirects.
     pub(crate) url: Url,
+    /// Whether the server proved its name.
+    pub(crate) tls: Tls,
     pub(crate) body: Body,
 }
 
@@ -103,7 +108,10 @@ enum Message {
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     proxies: ProxyRules,
+    certificates: CertificateDirs,
     agents: [OnceLock<ureq::Agent>; 6],
+    /// For servers that have certificates of their own; `None` for those that were looked for and have none.
+    own: Mutex<HashMap<(Origin, Tls), Option<ureq::Agent>>>,
 }
 
 impl Request {
@@ -123,8 +131,13 @@ impl Request {
 }
 
 impl Connections {
-    pub(crate) fn new(proxies: ProxyRules) -> Self {
-        Self { proxies, agents: Default::default() }
+    pub(crate) fn new(proxies: ProxyRules, certificates: CertificateDirs) -> Self {
+        Self { proxies, certificates, agents: Default::default(), own: Mutex::default() }
+    }
+
+    /// Whether the user named authorities for the server.
+    pub(crate) fn has_authorities(&self, origin: &Origin) -> Result<bool, HttpError> {
+        Ok(self.certificates.find(origin)?.is_some_and(|found| !found.authorities.is_empty()))
     }
 
     /// Sends the request and waits for the head of the answer. Redirects and error statuses are answers.
@@ -134,7 +147,7 @@ impl Connections {
 
     /// Begins to send the request, with its own body or another.
     pub(crate) fn begin(&self, request: &Request, outgoing: Option<Outgoing>) -> Result<Pending, HttpError> {
-        let agent = self.agent(request)?.clone();
+        let agent = self.agent(request)?;
         let (sender, messages) = sync_channel(CHUNKS_AHEAD);
         let sent = request.clone();
         std::thread::Builder::new()
@@ -142,11 +155,16 @@ impl Connections {
             .spawn(move || run(&agent, &sent, outgoing, &sender))
             .map_err(|source| HttpError::Unreachable { host: request.url.origin().to_string(), source })?;
         let body = Body { messages, chunk: Vec::new(), at: 0, state: BodyState::Open };
-        Ok(Pending { body, url: request.url.clone() })
+        Ok(Pending { body, url: request.url.clone(), tls: request.tls })
     }
 
-    fn agent(&self, request: &Request) -> Result<&ureq::Agent, HttpError> {
+    fn agent(&self, request: &Request) -> Result<ureq::Agent, HttpError> {
         let origin = request.url.origin();
+        if origin.https
+            && let Some(agent) = self.own_agent(origin, request.tls)?
+        {
+            return Ok(agent);
+        }
         let proxy = self.proxies.proxy_for(origin);
         let index = match (proxy.is_some(), origin.https, request.tls) {
             (false, _, Tls::Verified) if origin.https => 0,
@@ -157,15 +175,34 @@ impl Connections {
             (true, false, _) => 5,
         };
         if let Some(agent) = self.agents[index].get() {
-            return Ok(agent);
+            return Ok(agent.clone());
         }
-        let proxy = match proxy {
+        let tls = if origin.https { Some(tls_config(request.tls, None)?) } else { None };
+        let agent = self.new_agent(origin, tls)?;
+        Ok(self.agents[index].get_or_init(|| agent).clone())
+    }
+
+    /// The connections of a server with certificates of its own.
+    fn own_agent(&self, origin: &Origin, tls: Tls) -> Result<Option<ureq::Agent>, HttpError> {
+        let key = (origin.clone(), tls);
+        let lock = || self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(&key) {
+            return Ok(known.clone());
+        }
+        let agent = match self.certificates.find(origin)? {
+            Some(found) => Some(self.new_agent(origin, Some(tls_config(tls, Some(found))?))?),
+            None => None,
+        };
+        Ok(lock().entry(key).or_insert(agent).clone())
+    }
+
+    fn new_agent(&self, origin: &Origin, tls: Option<TlsConfig>) -> Result<ureq::Agent, HttpError> {
+        let proxy = match self.proxies.proxy_for(origin) {
             Some(address) => Some(ureq::Proxy::new(address).map_err(|_| HttpError::InvalidProxy)?),
             None => None,
         };
-        let tls = if origin.https { tls_config(request.tls)? } else { TlsConfig::builder().build() };
         let config = ureq::Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(tls.unwrap_or_else(|| TlsConfig::builder().build()))
             .proxy(proxy)
             .http_status_as_error(false)
             .max_redirects(0)
@@ -178,7 +215,7 @@ impl Connections {
             .max_idle_connections(4 * IDLE_CONNECTIONS)
             .max_idle_connections_per_host(IDLE_CONNECTIONS)
             .build();
-        Ok(self.agents[index].get_or_init(|| config.new_agent()))
+        Ok(config.new_agent())
     }
 }
 
@@ -190,7 +227,7 @@ impl Pending {
         match self.body.next(cancel) {
             Ok(Message::Head(head)) => {
                 let (status, headers) = head?;
-                Ok(Response { status, headers, url: self.url, body: self.body })
+                Ok(Response { status, headers, url: self.url, tls: self.tls, body: self.body })
             }
             Ok(_) => Err(unreachable(&self.url, thread_ended())),
             Err(source) if is_canceled(&source) => Err(HttpError::Canceled),
@@ -200,27 +237,31 @@ impl Pending {
 }
 
 /// ring is named here, so that neither an embedder's nor a process-wide choice of provider matters.
-fn tls_config(tls: Tls) -> Result<TlsConfig, HttpError> {
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+fn tls_config(tls: Tls, own: Option<HostCertificates>) -> Result<TlsConfig, HttpError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder =
         TlsConfig::builder().provider(TlsProvider::Rustls).unversioned_rustls_crypto_provider(provider);
+    let (authorities, client) = own.map_or((Vec::new(), None), |own| (own.authorities, own.client));
+    let builder = builder.client_cert(client);
     Ok(match tls {
-        Tls::Verified => builder.root_certs(root_certificates()?).build(),
+        Tls::Verified => builder.root_certs(root_certificates(&authorities)?).build(),
         Tls::Unverified => builder.disable_verification(true).build(),
     })
 }
 
-fn root_certificates() -> Result<RootCerts, HttpError> {
+/// The system's authorities, and a server's own.
+fn root_certificates(own: &[Certificate<'static>]) -> Result<RootCerts, HttpError> {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         tracing::debug!(%error, "root certificates");
     }
-    if found.certs.is_empty() {
+    if found.certs.is_empty() && own.is_empty() {
         return Err(HttpError::NoRootCertificates { source: found.errors.into_iter().next().map(Box::new) });
     }
     let owned =
         |certificate: &CertificateDer<'static>| Certificate::from_der(certificate.as_ref()).to_owned();
-    Ok(RootCerts::new_with_certs(&found.certs.iter().map(owned).collect::<Vec<_>>()))
+    let all: Vec<_> = found.certs.iter().map(owned).chain(own.iter().cloned()).collect();
+    Ok(RootCerts::new_with_certs(&all))
 }
 
 /// The thread. It ends when the body has ended or nobody reads it any more.

@@ -3,6 +3,7 @@
 //! Redirects are followed by hand, so that `Authorization` never reaches another origin than the one it is meant for
 //! and an encrypted request never goes on in the clear (THREATS C5, C6). What fails for a moment is tried again.
 
+mod certificates;
 mod download;
 mod exchange;
 mod proxy;
@@ -18,6 +19,7 @@ use ureq::http::{HeaderMap, HeaderName, Method};
 
 pub use download::{Download, Fetch, Fetched};
 
+pub(crate) use certificates::CertificateDirs;
 pub(crate) use exchange::{
     Body, Connections, Outgoing, Pending, Request, Response, Tls, canceled, is_canceled,
 };
@@ -57,6 +59,14 @@ pub enum HttpError {
     NoRootCertificates {
         /// What went wrong with the first of them.
         source: Option<Box<rustls_native_certs::Error>>,
+    },
+    /// A certificate in a `certs.d` directory cannot be used.
+    #[error("{}: {reason}", path.display())]
+    InvalidCertificate {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
     },
     /// No connection, or it broke too often.
     #[error("{host} cannot be reached: {source}")]
@@ -183,11 +193,16 @@ pub struct Client {
 impl Client {
     /// A client that uses the proxies of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`; `env` looks variables up.
     pub fn from_env(env: &dyn Fn(&str) -> Option<String>, retry: Retry) -> Self {
-        Self::new(ProxyRules::from_env(env), retry)
+        Self::new(ProxyRules::from_env(env), CertificateDirs::default(), retry)
     }
 
-    pub(crate) fn new(proxies: ProxyRules, retry: Retry) -> Self {
-        Self { connections: Arc::new(Connections::new(proxies)), retry }
+    pub(crate) fn new(proxies: ProxyRules, certificates: CertificateDirs, retry: Retry) -> Self {
+        Self { connections: Arc::new(Connections::new(proxies, certificates)), retry }
+    }
+
+    /// Whether the user named authorities for the server.
+    pub(crate) fn has_authorities(&self, origin: &Origin) -> Result<bool, HttpError> {
+        self.connections.has_authorities(origin)
     }
 
     /// Begins to fetch an http or https address. User name and password in it go to its own origin only.

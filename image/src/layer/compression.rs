@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Cursor, Read, Write};
 
+use super::gzip::GzipWriter;
 use super::tar_reader::is_header_block;
 use super::{At as _, Compression, LayerError};
 
@@ -73,7 +74,7 @@ pub fn is_archive(head: &[u8]) -> bool {
     bytes.read_exact(&mut block).is_ok() && is_header_block(&block)
 }
 
-/// A writer that compresses into `out`; call [`Compressor::finish`] at the end. `level` is gzip's (0–9) or zstd's (1–22),
+/// A writer that compresses into `out`; call [`Compressor::finish`] at the end. `level` is gzip's (0–9) or zstd's (0–22),
 /// the usual one if `None`.
 ///
 /// # Errors
@@ -83,27 +84,14 @@ pub fn compress<W: Write>(
     compression: Compression,
     level: Option<i32>,
 ) -> Result<Compressor<W>, LayerError> {
-    let bad_level = || LayerError::Io {
-        path: "compression level".to_owned(),
-        source: io::Error::new(io::ErrorKind::InvalidInput, "gzip has levels 0 to 9, zstd 1 to 22"),
-    };
     Ok(match compression {
         Compression::None => Compressor::Plain(out),
         Compression::Gzip => {
-            let level = u32::try_from(level.unwrap_or(GZIP_LEVEL)).map_err(|_| bad_level())?;
-            if level > 9 {
-                return Err(bad_level());
-            }
-            // No time, no name and "unknown" as the system: nothing of this machine in the bytes.
-            let encoder = flate2::GzBuilder::new()
-                .mtime(0)
-                .operating_system(255)
-                .write(out, flate2::Compression::new(level));
-            Compressor::Gzip(Box::new(encoder))
+            Compressor::Gzip(Box::new(GzipWriter::new(out, gzip_level(level)?).at(b"gzip")?))
         }
         Compression::Zstd => {
             let level = level.unwrap_or(ZSTD_LEVEL);
-            if !(1..=22).contains(&level) {
+            if !(0..=22).contains(&level) {
                 return Err(bad_level());
             }
             let mut encoder = zstd::Encoder::new(out, level).at(b"zstd")?;
@@ -116,12 +104,25 @@ pub fn compress<W: Write>(
     })
 }
 
+/// A level of gzip's, the usual one if `None`.
+pub(super) fn gzip_level(level: Option<i32>) -> Result<u32, LayerError> {
+    let level = u32::try_from(level.unwrap_or(GZIP_LEVEL)).map_err(|_| bad_level())?;
+    if level > 9 { Err(bad_level()) } else { Ok(level) }
+}
+
+fn bad_level() -> LayerError {
+    LayerError::Io {
+        path: "compression level".to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, "gzip has levels 0 to 9, zstd 0 to 22"),
+    }
+}
+
 /// Compresses what is written to it.
 pub enum Compressor<W: Write> {
     /// As it is.
     Plain(W),
     /// gzip.
-    Gzip(Box<flate2::write::GzEncoder<W>>),
+    Gzip(Box<GzipWriter<W>>),
     /// zstd.
     Zstd(Box<zstd::Encoder<'static, W>>),
 }

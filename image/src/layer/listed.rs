@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use tar::EntryType;
 
-use super::tar_writer::{Record, write_tar};
+use super::tar_writer::{TarEntry, write_tar_of};
 use super::{At as _, LayerError, Packed, WHITEOUT_PREFIX, shown};
 
 /// One entry of a layer. There are no extended attributes: what has some is to be [packed](super::pack).
@@ -64,19 +64,19 @@ pub fn digest_listed(
     entries: impl IntoIterator<Item = ListedEntry>,
     files: &mut dyn ListedFiles,
 ) -> Result<Packed, LayerError> {
-    write_tar(&mut io::sink(), |tar| {
+    write_tar_of(&mut io::sink(), |tar| {
         for (number, entry) in entries.into_iter().enumerate() {
             let path = entry.path.clone().into_os_string().into_vec();
             let name = entry.path.file_name().unwrap_or_default();
             if name.as_encoded_bytes().starts_with(WHITEOUT_PREFIX) {
                 return Err(LayerError::ReservedName(shown(&path)));
             }
-            let mut record = Record {
+            let mut record = TarEntry {
                 mode: entry.mode,
                 uid: entry.uid,
                 gid: entry.gid,
                 mtime: entry.mtime,
-                ..Record::new(path)
+                ..TarEntry::new(path)
             };
             match &entry.kind {
                 ListedKind::Dir => {

@@ -9,6 +9,9 @@
 
 mod compression;
 mod digest_stream;
+mod estargz;
+mod gzip;
+mod in_order;
 mod listed;
 pub mod owner;
 mod pack;
@@ -23,9 +26,12 @@ pub use compression::{
     ARCHIVE_HEAD_BYTES, Compressor, ZSTD_WINDOW_LOG_MAX, compress, decompress, is_archive,
 };
 pub(crate) use compression::{SNIFF_BYTES, is_compressed};
+pub use estargz::{Stargz, StargzWriter, TOC_DIGEST_ANNOTATION, UNCOMPRESSED_SIZE_ANNOTATION};
+pub use gzip::GzipWriter;
 pub use listed::{ListedEntry, ListedFiles, ListedKind, digest_listed};
-pub use pack::{PackOptions, pack, pack_with};
+pub use pack::{PackOptions, Times, pack, pack_with};
 pub use tar_reader::{MAX_ENTRIES, MAX_EXTENSION_BYTES, MAX_FILE_BYTES, MAX_PATH_BYTES, MAX_SPARSE_SEGMENTS};
+pub use tar_writer::{TarEntry, TarWriter, write_tar_of};
 pub use tree_writer::MAX_DEFERRED_BYTES;
 pub use unpack::{ExtractOptions, Extracted, MAX_LAYER_BYTES, extract_archive, unpack};
 

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use tar::EntryType;
 
-use super::tar_writer::{Record, TarWriter, write_tar};
+use super::tar_writer::{TarEntry, TarWriter, write_tar_of};
 use super::{
     At as _, LayerError, OPAQUE_VALUE, OverlayXattrs, Packed, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
     is_portable_xattr, shown,
@@ -25,8 +25,31 @@ use super::{
 /// How a tree is packed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PackOptions {
-    /// Later times are written as this one, in seconds since the epoch (`SOURCE_DATE_EPOCH`, `rewrite-timestamp`).
-    pub rewrite_mtime_to: Option<i64>,
+    /// Which times are written.
+    pub times: Times,
+}
+
+/// The times of a tar's entries, in seconds since the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Times {
+    /// As they are.
+    #[default]
+    Kept,
+    /// Later ones as this one (`SOURCE_DATE_EPOCH` with `rewrite-timestamp`).
+    AtMost(i64),
+    /// All as this one.
+    Exactly(i64),
+}
+
+impl Times {
+    /// What is written for an entry of time `mtime`.
+    pub fn of(self, mtime: i64) -> i64 {
+        match self {
+            Self::Kept => mtime,
+            Self::AtMost(latest) => mtime.min(latest),
+            Self::Exactly(time) => time,
+        }
+    }
 }
 
 /// Writes the tree as an uncompressed canonical tar: sorted, the same bytes for the same tree always.
@@ -47,16 +70,16 @@ pub fn pack_with(
     options: PackOptions,
     out: &mut dyn Write,
 ) -> Result<Packed, LayerError> {
-    write_tar(out, |out| {
+    write_tar_of(out, |out| {
         Packer { tree, xattrs, options, out, parent: None, first_links: HashMap::new() }.pack_tree()
     })
 }
 
-struct Packer<'a, 'o> {
+struct Packer<'a, 'w> {
     tree: BorrowedFd<'a>,
     xattrs: OverlayXattrs,
     options: PackOptions,
-    out: &'a mut TarWriter<'o>,
+    out: &'a mut TarWriter<'w>,
     /// The directory that something was opened in last: entries come directory by directory.
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Device and inode of files with several links → the path they were written at.
@@ -118,12 +141,12 @@ impl Packer<'_, '_> {
             self.pack_marker(parent, &[WHITEOUT_PREFIX, name].concat())?;
             return Ok(kind);
         }
-        let mut record = Record {
+        let mut record = TarEntry {
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            mtime: self.mtime(stat),
-            ..Record::new(path.to_vec())
+            mtime: self.options.times.of(stat.st_mtime),
+            ..TarEntry::new(path.to_vec())
         };
         if kind != FileType::Directory && stat.st_nlink > 1 {
             let inode = (stat.st_dev, stat.st_ino);
@@ -142,9 +165,7 @@ impl Packer<'_, '_> {
                 let file = File::from(rustix::fs::openat(parent, name, flags, Mode::empty()).at(path)?);
                 record.size = u64::try_from(stat.st_size).unwrap_or_default();
                 record.take_xattrs(portable_xattrs(&file).at(path)?);
-                let size = record.size;
-                self.out.entry(record)?;
-                self.out.contents(&file, size, path, &mut |_| Ok(size))?;
+                self.out.file(record, &file)?;
             }
             FileType::Directory => {
                 let dir = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -178,12 +199,7 @@ impl Packer<'_, '_> {
     /// A whiteout or opaque mark: an empty file whose name says it all. When something was deleted, and by whom, would
     /// make the same deletion a different layer.
     fn pack_marker(&mut self, dir: &[u8], name: &[u8]) -> Result<(), LayerError> {
-        self.out.entry(Record::new(join(dir, name)))
-    }
-
-    fn mtime(&self, stat: &Stat) -> i64 {
-        let latest = self.options.rewrite_mtime_to.unwrap_or(i64::MAX);
-        stat.st_mtime.min(latest)
+        self.out.entry(TarEntry::new(join(dir, name)))
     }
 
     /// The directory that `path` is in, and its name there.

@@ -1,4 +1,4 @@
-//! Entries to the bytes of a tar, hashed on their way. See [`pack`](super::pack) for the canonical form.
+//! Tar headers of one form: ustar, with PAX records only for what does not fit; the same bytes for the same entry always.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,10 +11,11 @@ use super::digest_stream::{HashingWriter, with_hasher};
 use super::{At as _, LayerError, Packed, owner};
 use crate::DiffId;
 
-const BLOCK: usize = 512;
-
-/// Runs `body` with the writer of a tar to `out`, and ends that tar.
-pub(super) fn write_tar(
+/// Writes a tar of the entries that `body` gives, and hashes it on the way.
+///
+/// # Errors
+/// What `body` says; I/O.
+pub fn write_tar_of(
     out: &mut dyn Write,
     body: impl FnOnce(&mut TarWriter<'_>) -> Result<(), LayerError>,
 ) -> Result<Packed, LayerError> {
@@ -27,15 +28,18 @@ pub(super) fn write_tar(
     Ok(Packed { diff_id: DiffId(digest), size_bytes })
 }
 
-/// Writes entries.
-pub(super) struct TarWriter<'a> {
+/// A tar being written, see [`write_tar_of`].
+pub struct TarWriter<'a> {
     out: HashingWriter<'a>,
 }
 
 impl TarWriter<'_> {
-    /// An entry, without its bytes.
-    pub(super) fn entry(&mut self, record: Record) -> Result<(), LayerError> {
-        let (header, pax) = record.encode();
+    /// Writes an entry without data.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn entry(&mut self, entry: TarEntry) -> Result<(), LayerError> {
+        let (header, pax) = entry.encode();
         if !pax.is_empty() {
             let mut extension = Header::new_ustar();
             // The name that readers without PAX would see, and nobody else.
@@ -53,8 +57,14 @@ impl TarWriter<'_> {
         self.write(header.as_bytes())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
-        self.out.write_all(bytes).at(b"tar")
+    /// Writes a file: the entry and as many bytes of `data` as it says.
+    ///
+    /// # Errors
+    /// There are fewer; I/O.
+    pub fn file(&mut self, entry: TarEntry, data: &File) -> Result<(), LayerError> {
+        let (size, path) = (entry.size, entry.path.clone());
+        self.entry(entry)?;
+        self.contents(data, size, &path, &mut |_| Ok(size))
     }
 
     /// The bytes of the file whose entry came last, exactly as many as that says. `in_place` says how far the file is
@@ -70,27 +80,43 @@ impl TarWriter<'_> {
         self.pad(size)
     }
 
+    fn write(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
+        self.out.write_all(bytes).at(b"tar")
+    }
+
     fn pad(&mut self, size: u64) -> Result<(), LayerError> {
         let padding = usize::try_from(size.wrapping_neg() % BLOCK as u64).unwrap_or_default();
         self.write(&[0; BLOCK][..padding])
     }
 }
 
-/// One entry before it is encoded.
-pub(super) struct Record {
-    pub(super) path: Vec<u8>,
-    pub(super) kind: EntryType,
-    pub(super) link: Vec<u8>,
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: i64,
-    pub(super) size: u64,
-    pub(super) device: (u32, u32),
-    pub(super) xattrs: Vec<(OsString, Vec<u8>)>,
+/// One entry.
+#[derive(Clone, Debug)]
+pub struct TarEntry {
+    /// Relative, without a leading slash; a directory's ends in one.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: EntryType,
+    /// Where a link leads.
+    pub link: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Seconds since the epoch.
+    pub mtime: i64,
+    /// Bytes of data that follow.
+    pub size: u64,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// Name and value.
+    pub xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
-impl Record {
+impl TarEntry {
+    /// Adds the attributes; an owner that is only noted among them is the owner.
     pub(super) fn take_xattrs(&mut self, mut xattrs: Vec<(OsString, Vec<u8>)>) {
         if let Some((uid, gid)) = owner::take_noted(&mut xattrs) {
             (self.uid, self.gid) = (uid, gid);
@@ -99,7 +125,7 @@ impl Record {
     }
 
     /// An empty file without owner, rights and time.
-    pub(super) fn new(path: Vec<u8>) -> Self {
+    pub fn new(path: Vec<u8>) -> Self {
         Self {
             path,
             kind: EntryType::Regular,
@@ -201,3 +227,5 @@ fn pax_record(key: &[u8], value: &[u8]) -> Vec<u8> {
     }
     [length.to_string().as_bytes(), b" ", key, b"=", value, b"\n"].concat()
 }
+
+const BLOCK: usize = 512;

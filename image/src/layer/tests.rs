@@ -498,7 +498,7 @@ fn packed_times_are_cut_to_seconds_and_clamped() {
     fs::write(scene.root().join("f"), "x").unwrap();
     let root = File::open(scene.root()).unwrap();
     let mut tar = Vec::new();
-    let options = PackOptions { rewrite_mtime_to: Some(1234) };
+    let options = PackOptions { times: Times::AtMost(1234) };
     let packed = pack_with(root.as_fd(), OverlayXattrs::Trusted, options, &mut tar).unwrap();
     assert_eq!((packed.size_bytes, packed.diff_id.0), (tar.len() as u64, Digest::of(&tar)));
     let mut archive = tar::Archive::new(&tar[..]);

@@ -56,13 +56,15 @@ impl DockerImage {
     }
 }
 
-/// Writes a layout to `path`, which may exist: blobs that are there stay, `index.json` is replaced, last of all.
+/// Writes a layout to `path`, which may exist: blobs that are there stay, `index.json` is replaced, last of all. With
+/// `docker` entries it has docker's `manifest.json` too.
 ///
 /// # Errors
 /// I/O on either side; a blob that is not what it says is [`LayoutError::Mismatch`], and nothing names it then.
 pub fn write_directory<'a>(
     path: &Path,
     index: &[u8],
+    docker: &[DockerImage],
     blobs: impl IntoIterator<Item = Result<BlobInput<'a>, LayoutError>>,
 ) -> Result<(), LayoutError> {
     let directory = path.join("blobs/sha256");
@@ -76,6 +78,10 @@ pub fn write_directory<'a>(
         }
         let mut reader = Verified::new(blob.reader, blob.digest, blob.size);
         replace(&target, &directory, |file| io::copy(&mut reader, file).map(drop))?;
+    }
+    if !docker.is_empty() {
+        let text = serde_json::to_vec(docker).map_err(io::Error::other).at(path)?;
+        replace(&path.join(DOCKER_MANIFEST_FILE), path, |file| file.write_all(&text))?;
     }
     replace(&path.join(MARKER_FILE), path, |file| file.write_all(MARKER))?;
     replace(&path.join(INDEX_FILE), path, |file| file.write_all(index))

@@ -43,6 +43,8 @@ pub(crate) enum Challenge {
 /// What a request wants to do, and so what a token for it must allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Grant {
+    /// Be known (`GET /v2/`).
+    Login,
     /// Read the repository.
     Pull,
     /// Write it.
@@ -58,6 +60,7 @@ impl Grant {
     /// Under what its authorization is kept: tokens of one kind do not serve for another.
     pub(crate) fn key(&self, repository: &str) -> String {
         match self {
+            Self::Login => "login".to_owned(),
             Self::Pull => repository.to_owned(),
             Self::Push => format!("{repository} push"),
             Self::Mount { from } => format!("{repository} push {from}"),
@@ -68,6 +71,7 @@ impl Grant {
     /// "Token Scope Documentation").
     fn scopes(&self, repository: &str, asked: Option<&str>) -> Vec<String> {
         let own = match self {
+            Self::Login => return Vec::new(),
             Self::Pull => format!("repository:{repository}:pull"),
             Self::Push | Self::Mount { .. } => format!("repository:{repository}:pull,push"),
         };
@@ -204,7 +208,8 @@ fn fetch_token(
             // One parameter for each scope here, one for all in the form above: so the two specifications have it.
             query.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
             query.extend(service);
-            let separator = if realm.uri().query().is_some() { '&' } else { '?' };
+            let separator = if realm.uri().query().is_some() { "&" } else { "?" };
+            let separator = if query.is_empty() { "" } else { separator };
             let url = Url::parse(&format!("{}{separator}{}", realm.uri(), form(&query)))?;
             (Request::get(url), credentials.and_then(Credentials::basic))
         }

@@ -8,9 +8,9 @@ use ureq::http::{HeaderName, Method, header};
 
 use super::RegistryError;
 use super::auth::{Authorizations, Challenge, Grant, challenges};
-use super::config::RegistryConfig;
+use super::config::{RegistryConfig, Verify};
 use super::credentials::Credentials;
-use super::mirrors::Endpoint;
+use super::mirrors::{Endpoint, Trust};
 use crate::ImageRef;
 use crate::http::{Client as Http, HttpError, Origin, Request, Response, Retry, Tls, Url, status_error};
 
@@ -32,7 +32,7 @@ enum Scheme {
 
 impl Client {
     pub(crate) fn new(config: RegistryConfig) -> Self {
-        let http = Http::new(config.proxies.clone(), config.retry);
+        let http = Http::new(config.proxies.clone(), config.certificates.clone(), config.retry);
         Self { config, http, authorizations: Authorizations::default(), schemes: Mutex::default() }
     }
 
@@ -61,10 +61,17 @@ impl Client {
         call: &Call<'_>,
         cancel: &AtomicBool,
     ) -> Result<Response, RegistryError> {
-        let path = format!("/v2/{}/{}", endpoint.repository, call.what);
+        let path = match endpoint.repository.as_str() {
+            "" => format!("/v2/{}", call.what),
+            repository => format!("/v2/{repository}/{}", call.what),
+        };
         let remembered = self.schemes().get(&endpoint.host).copied();
-        let schemes = remembered.map_or_else(|| schemes(endpoint), |scheme| vec![scheme]);
+        let schemes = match remembered {
+            Some(scheme) => vec![scheme],
+            None => self.possible_schemes(endpoint)?,
+        };
         let last = schemes.len() - 1;
+        let mut not_https = None;
         for (number, scheme) in schemes.into_iter().enumerate() {
             let (prefix, tls) = match scheme {
                 Scheme::Https(tls) => ("https", tls),
@@ -78,20 +85,25 @@ impl Client {
             // A first guess at the scheme is made once; only what is known to be right is tried again.
             let retry = if number < last { Retry::ONCE } else { self.retry() };
             match self.send(endpoint, image, &request, &call.grant, retry, cancel) {
-                Err(RegistryError::Unreachable { source, .. }) if number < last => {
-                    tracing::debug!(host = endpoint.host, %source, "not https, trying http");
+                Err(error @ RegistryError::Unreachable { .. }) if number < last => {
+                    tracing::debug!(host = endpoint.host, %error, "not https, trying http");
+                    not_https = Some(error);
+                }
+                // So servers of https answer to http: what went wrong is what went wrong with https.
+                Err(RegistryError::Http(HttpError::Status { status: 400, .. })) if not_https.is_some() => {
+                    break;
                 }
                 Err(error) => return Err(error),
                 Ok(response) => {
-                    if endpoint.insecure {
+                    if endpoint.trust != Trust::Proven {
                         self.schemes().insert(endpoint.host.clone(), scheme);
                     }
                     return Ok(response);
                 }
             }
         }
-        // `schemes` is never empty, and its last turn returns.
-        Err(RegistryError::NotFound { image: image.familiar() })
+        // `schemes` is never empty, and its last turn returns but for the one above.
+        Err(not_https.unwrap_or_else(|| RegistryError::NotFound { image: image.familiar() }))
     }
 
     /// The header that opens the registry for `grant`, as far as it is known.
@@ -106,6 +118,26 @@ impl Client {
 
     fn schemes(&self) -> std::sync::MutexGuard<'_, HashMap<String, Scheme>> {
         self.schemes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// How docker reaches an insecure registry: by https if it can, whoever answers there, else in the clear.
+    fn possible_schemes(&self, endpoint: &Endpoint) -> Result<Vec<Scheme>, RegistryError> {
+        let insecure = match (self.config.verify, endpoint.trust) {
+            (Some(verify), _) => verify == Verify::None,
+            (None, Trust::Proven) => false,
+            (None, Trust::Insecure) => true,
+            // An authority that is named for it is there to be asked.
+            (None, Trust::Loopback) => {
+                let origin = Url::parse(&format!("https://{}/", endpoint.host))?.origin().clone();
+                !self.http.has_authorities(&origin)?
+            }
+        };
+        Ok(match endpoint.host.rsplit_once(':').map(|(_, port)| port) {
+            _ if !insecure => vec![Scheme::Https(Tls::Verified)],
+            Some("443") => vec![Scheme::Https(Tls::Unverified)],
+            Some("80") => vec![Scheme::Http],
+            _ => vec![Scheme::Https(Tls::Unverified), Scheme::Http],
+        })
     }
 
     /// Sends a request to the registry, and once more with a login where it asks for one.
@@ -198,17 +230,6 @@ struct Asked<'a> {
     request: &'a Request,
     grant: &'a Grant,
     retry: Retry,
-}
-
-/// How docker reaches an insecure registry: by https if it can, whoever answers there, else in the clear.
-fn schemes(endpoint: &Endpoint) -> Vec<Scheme> {
-    let port = endpoint.host.rsplit_once(':').map(|(_, port)| port);
-    match port {
-        _ if !endpoint.insecure => vec![Scheme::Https(Tls::Verified)],
-        Some("443") => vec![Scheme::Https(Tls::Unverified)],
-        Some("80") => vec![Scheme::Http],
-        _ => vec![Scheme::Https(Tls::Unverified), Scheme::Http],
-    }
 }
 
 /// The answer if it is one (2xx), else the error that it stands for.

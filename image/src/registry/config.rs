@@ -1,11 +1,12 @@
 //! What the user has configured for registries, read once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::RegistryError;
 use super::credentials::CredentialStore;
+use super::login::Login;
 use super::mirrors::Mirrors;
-use crate::http::{ProxyRules, Retry};
+use crate::http::{CertificateDirs, ProxyRules, Retry};
 
 /// Longest configuration file that is read.
 const MAX_FILE_BYTES: u64 = 8 << 20;
@@ -18,13 +19,16 @@ pub struct RegistryConfig {
     pub(crate) mirrors: Mirrors,
     pub(crate) credentials: CredentialStore,
     pub(crate) proxies: ProxyRules,
+    pub(crate) certificates: CertificateDirs,
+    /// For all registries: whether they must prove who they are, in place of what is configured for each.
+    pub(crate) verify: Option<Verify>,
     pub(crate) retry: Retry,
 }
 
 impl RegistryConfig {
     /// Reads `CONTAINERS_REGISTRIES_CONF` (else `$XDG_CONFIG_HOME/containers/registries.conf`, else
     /// `/etc/containers/registries.conf`), docker's credentials (`DOCKER_AUTH_CONFIG`, `DOCKER_CONFIG`), podman's
-    /// (`REGISTRY_AUTH_FILE`, `auth.json`) and the proxies. `env` looks variables up.
+    /// (`REGISTRY_AUTH_FILE`, `auth.json`), the proxies, and where certificates lie (`certs.d`). `env` looks variables up.
     ///
     /// # Errors
     /// A file that exists and cannot be read or parsed.
@@ -33,6 +37,8 @@ impl RegistryConfig {
             mirrors: Mirrors::load(env)?,
             credentials: CredentialStore::load(env)?,
             proxies: ProxyRules::from_env(env),
+            certificates: CertificateDirs::from_env(env),
+            verify: None,
             retry: Retry::default(),
         })
     }
@@ -42,6 +48,48 @@ impl RegistryConfig {
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
+    }
+}
+
+/// Whether registries must prove who they are (`--tls-verify`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// Also those on loopback and those that are declared insecure.
+    All,
+    /// None; plain HTTP will do.
+    None,
+}
+
+impl RegistryConfig {
+    /// One folder with authorities (`*.crt`) and client certificates (`*.cert`, `*.key`) for all registries
+    /// (`--cert-dir`).
+    #[must_use]
+    pub fn certificate_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.certificates = CertificateDirs::only(directory.into());
+        self
+    }
+
+    /// Says for all registries whether they must prove who they are.
+    #[must_use]
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = Some(verify);
+        self
+    }
+
+    /// Uses this login with every registry and no other (`--creds`).
+    #[must_use]
+    pub fn login(mut self, login: Login) -> Self {
+        self.credentials = CredentialStore::only(login.into());
+        self
+    }
+
+    /// Reads logins from this file only, which `kiln login` writes as well (`--authfile`).
+    ///
+    /// # Errors
+    /// It cannot be read or parsed.
+    pub fn auth_file(mut self, path: impl Into<PathBuf>) -> Result<Self, RegistryError> {
+        self.credentials = self.credentials.with_file(path.into())?;
+        Ok(self)
     }
 }
 

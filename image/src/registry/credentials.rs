@@ -19,7 +19,9 @@ use super::config::read_optional;
 /// The key under which docker keeps Docker Hub's login.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 /// What helpers give as user name when the secret is an identity token.
-const TOKEN_USER: &str = "<token>";
+pub(crate) const TOKEN_USER: &str = "<token>";
+/// How a helper says that it has no such login.
+const NOT_FOUND: &str = "credentials not found in native keychain";
 /// Longest answer of a helper.
 const MAX_HELPER_BYTES: usize = 1 << 20;
 /// How often a wait for a helper looks whether it is cancelled.
@@ -65,7 +67,11 @@ impl Credentials {
 /// The files' contents, first asked first.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CredentialStore {
+    /// For every registry, in place of what the files say.
+    only: Option<Credentials>,
     files: Vec<AuthFile>,
+    /// The file that a new login is written to.
+    target: Option<PathBuf>,
     /// Directories to find helpers in, as the host's PATH names them.
     path: Vec<PathBuf>,
 }
@@ -117,9 +123,12 @@ impl CredentialStore {
         }
         let docker = directory("DOCKER_CONFIG").or_else(|| Some(home.as_ref()?.join(".docker")));
         let config = directory("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
+        let docker = docker.map(|directory| directory.join("config.json"));
+        let named = directory("REGISTRY_AUTH_FILE");
+        let target = named.clone().or_else(|| docker.clone());
         let candidates = [
-            directory("REGISTRY_AUTH_FILE"),
-            docker.map(|directory| directory.join("config.json")),
+            named,
+            docker,
             directory("XDG_RUNTIME_DIR").map(|directory| directory.join("containers/auth.json")),
             config.map(|directory| directory.join("containers/auth.json")),
         ];
@@ -129,7 +138,23 @@ impl CredentialStore {
             }
         }
         let path = get("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
-        Ok(Self { files, path })
+        Ok(Self { only: None, files, target, path })
+    }
+
+    /// This login for every registry.
+    pub(crate) fn only(credentials: Credentials) -> Self {
+        Self { only: Some(credentials), ..Self::default() }
+    }
+
+    /// With what one file says in place of all others.
+    pub(crate) fn with_file(self, path: PathBuf) -> Result<Self, RegistryError> {
+        let found = read_optional(&path)?.map(|text| parse(&path, &text)).transpose()?;
+        Ok(Self { only: None, files: found.into_iter().collect(), target: Some(path), path: self.path })
+    }
+
+    /// The file that a new login is written to.
+    pub(crate) fn target(&self) -> Option<&Path> {
+        self.target.as_deref()
     }
 
     /// The login for a repository: of the first file that has one; a helper wins over what stands in the file.
@@ -139,6 +164,9 @@ impl CredentialStore {
         repository: &str,
         cancel: &AtomicBool,
     ) -> Result<Option<Credentials>, RegistryError> {
+        if let Some(only) = &self.only {
+            return Ok(Some(only.clone()));
+        }
         for file in &self.files {
             let helper = file.helpers.get(registry).or_else(|| file.helpers.get(server_key(registry)));
             if let Some(helper) = helper.or(file.store.as_ref())
@@ -153,15 +181,37 @@ impl CredentialStore {
         Ok(None)
     }
 
-    /// Runs `docker-credential-<helper> get`; `None` when it knows no login.
+    /// Asks a helper for a login; `None` when it knows none.
     fn ask_helper(
         &self,
         helper: &str,
         server: &str,
         cancel: &AtomicBool,
     ) -> Result<Option<Credentials>, RegistryError> {
-        let failed =
-            |reason: String| RegistryError::CredentialHelper { helper: crate::oci::escape(helper), reason };
+        let answer = match self.run_helper(helper, "get", server.as_bytes(), cancel) {
+            // The words that docker's helpers agree on.
+            Err(RegistryError::CredentialHelper { reason, .. }) if reason.ends_with(NOT_FOUND) => {
+                return Ok(None);
+            }
+            answer => answer?,
+        };
+        let answer: HelperAnswer = serde_json::from_slice(&answer)
+            .map_err(|_| helper_error(helper, "its answer is not the JSON expected".into()))?;
+        Ok(Some(match answer.username.as_str() {
+            TOKEN_USER => Credentials::IdentityToken(Secret(answer.secret)),
+            _ => Credentials::Basic { username: answer.username, password: Secret(answer.secret) },
+        }))
+    }
+
+    /// Runs `docker-credential-<helper> <verb>`, `get`, `store` or `erase`; returns what it prints.
+    pub(crate) fn run_helper(
+        &self,
+        helper: &str,
+        verb: &str,
+        input: &[u8],
+        cancel: &AtomicBool,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let failed = |reason: String| helper_error(helper, reason);
         // The name becomes part of a file's name.
         if helper.is_empty()
             || !helper.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
@@ -171,15 +221,15 @@ impl CredentialStore {
         let program = self.find_program(&format!("docker-credential-{helper}"));
         let program = program.ok_or_else(|| failed("not found on PATH".into()))?;
         let mut child = Command::new(program)
-            .arg("get")
+            .arg(verb)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| failed(error.to_string()))?;
-        if let Some(mut input) = child.stdin.take() {
+        if let Some(mut stdin) = child.stdin.take() {
             // A helper that does not read its input has its own reasons; its answer decides.
-            let _ = input.write_all(server.as_bytes());
+            let _ = stdin.write_all(input);
         }
         // A helper may ask for a passphrase in a window: the wait can be cancelled.
         let (sender, receiver) = sync_channel(1);
@@ -198,20 +248,12 @@ impl CredentialStore {
         };
         if !output.status.success() {
             let words = String::from_utf8_lossy(&output.stdout);
-            return match words.trim() {
-                "credentials not found in native keychain" => Ok(None),
-                words => Err(failed(format!("{}: {}", output.status, crate::oci::escape(words)))),
-            };
+            return Err(failed(format!("{}: {}", output.status, crate::oci::escape(words.trim()))));
         }
         if output.stdout.len() > MAX_HELPER_BYTES {
             return Err(failed(format!("its answer is larger than {MAX_HELPER_BYTES} bytes")));
         }
-        let answer: HelperAnswer = serde_json::from_slice(&output.stdout)
-            .map_err(|_| failed("its answer is not the JSON expected".into()))?;
-        Ok(Some(match answer.username.as_str() {
-            TOKEN_USER => Credentials::IdentityToken(Secret(answer.secret)),
-            _ => Credentials::Basic { username: answer.username, password: Secret(answer.secret) },
-        }))
+        Ok(output.stdout)
     }
 
     fn find_program(&self, name: &str) -> Option<PathBuf> {
@@ -237,13 +279,17 @@ impl AuthFile {
     }
 }
 
+fn helper_error(helper: &str, reason: String) -> RegistryError {
+    RegistryError::CredentialHelper { helper: crate::oci::escape(helper), reason }
+}
+
 /// The name under which helpers and docker know a registry.
-fn server_key(registry: &str) -> &str {
+pub(crate) fn server_key(registry: &str) -> &str {
     if registry == "docker.io" { DOCKER_HUB_KEY } else { registry }
 }
 
 /// A key of `auths` as host, or host and namespace.
-fn normal_key(key: &str) -> String {
+pub(crate) fn normal_key(key: &str) -> String {
     let without_scheme = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
     let name = match without_scheme {
         // With a scheme it is an address, whose path (`/v1/`) means nothing.
@@ -306,7 +352,10 @@ mod tests {
     use super::*;
 
     fn store(text: &str) -> CredentialStore {
-        CredentialStore { files: vec![parse(Path::new("config.json"), text).unwrap()], path: Vec::new() }
+        CredentialStore {
+            files: vec![parse(Path::new("config.json"), text).unwrap()],
+            ..CredentialStore::default()
+        }
     }
 
     fn user(store: &CredentialStore, registry: &str, repository: &str) -> Option<String> {

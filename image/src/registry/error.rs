@@ -123,6 +123,28 @@ pub enum RegistryError {
         /// Why; the file's contents, which may hold passwords, are not repeated.
         reason: String,
     },
+    /// The registry knows no such user, or the password is another.
+    #[error("{host} does not accept this login{}", words(.detail))]
+    LoginRefused {
+        /// The registry.
+        host: String,
+        /// The registry's words, escaped; may be empty.
+        detail: String,
+    },
+    /// What answers there is something else.
+    #[error("{host} is no registry: it knows no /v2/")]
+    NotARegistry {
+        /// The server.
+        host: String,
+    },
+    /// A configuration file that cannot be written.
+    #[error("{}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// What is to be pushed cannot be read.
     #[error("what is to be pushed cannot be read: {source}")]
     Source {
@@ -143,7 +165,7 @@ impl RegistryError {
         Some(match self {
             Self::NotFound { .. } => "check the name and tag; a private image may also need a login".into(),
             Self::Unauthorized { host, had_credentials: false, .. } => {
-                format!("log in first, for example with `docker login {host}`")
+                format!("log in first, for example with `kiln login {host}`")
             }
             Self::Unauthorized { .. } => "the stored login may have expired or may not cover this repository; log in again".into(),
             Self::Unreachable { source, .. } => match source.kind() {

@@ -28,8 +28,19 @@ pub(crate) struct Endpoint {
     pub(crate) registry: String,
     /// The repository there.
     pub(crate) repository: String,
-    /// Plain HTTP and unproven certificates are accepted.
-    pub(crate) insecure: bool,
+    /// Whether it must prove who it is.
+    pub(crate) trust: Trust,
+}
+
+/// Whether a registry must prove who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// By a certificate.
+    Proven,
+    /// It is on this machine: plain HTTP and any certificate will do, unless the user named an authority for it.
+    Loopback,
+    /// The user declared it insecure: plain HTTP and any certificate will do.
+    Insecure,
 }
 
 #[derive(Deserialize)]
@@ -158,6 +169,14 @@ impl Mirrors {
     }
 }
 
+impl Mirrors {
+    /// A registry's own place, for what is not about an image.
+    pub(crate) fn server(&self, registry: &str) -> Endpoint {
+        let rule = self.rules.iter().find(|rule| rule.prefix == registry || rule.location == registry);
+        Endpoint::new(registry, rule.is_some_and(|rule| rule.insecure))
+    }
+}
+
 impl Rule {
     /// How many bytes of `name` the prefix covers, if it does.
     fn matched(&self, name: &str) -> Option<usize> {
@@ -181,7 +200,11 @@ impl Endpoint {
             _ => host,
         };
         Self {
-            insecure: insecure || is_loopback(bare),
+            trust: match insecure {
+                true => Trust::Insecure,
+                false if is_loopback(bare) => Trust::Loopback,
+                false => Trust::Proven,
+            },
             host: host.to_owned(),
             registry: registry.to_owned(),
             repository: repository.to_owned(),
@@ -217,7 +240,7 @@ mod tests {
                 "{}/{}{}",
                 endpoint.host,
                 endpoint.repository,
-                if endpoint.insecure { " insecure" } else { "" }
+                if endpoint.trust == Trust::Proven { "" } else { " insecure" }
             )
         };
         endpoints.iter().map(show).collect()

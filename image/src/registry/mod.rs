@@ -10,6 +10,7 @@ mod client;
 mod config;
 mod credentials;
 mod error;
+mod login;
 mod mirrors;
 mod push;
 mod upload;
@@ -20,8 +21,11 @@ use std::sync::atomic::AtomicBool;
 
 use ureq::http::header;
 
-pub use config::RegistryConfig;
+#[cfg(any(test, fuzzing))]
+pub(crate) use auth::challenges;
+pub use config::{RegistryConfig, Verify};
 pub use error::RegistryError;
+pub use login::{Kept, Login, Server};
 pub use push::{Push, PushBlob, Pushed};
 pub use upload::BlobStream;
 
@@ -32,6 +36,11 @@ use mirrors::Endpoint;
 use crate::oci::{Descriptor, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest};
 use crate::resolve::{Documents, resolve};
 use crate::{Digest, ImageRef, Platform, http};
+
+/// So many tags are asked for at once.
+const TAGS_AT_ONCE: usize = 1000;
+/// So often.
+const MAX_TAG_PAGES: u64 = 1000;
 
 /// A client with pooled connections; cheap to clone, shared by threads.
 #[derive(Clone, Debug)]
@@ -138,6 +147,46 @@ impl Registry {
             let documents = RegistryDocuments { client: &self.client, endpoint, image, cancel };
             let (bytes, media_type) = documents.named()?;
             Ok(RawManifest { digest: Digest::of(&bytes), media_type, bytes })
+        })
+    }
+
+    /// The tags of the repository of `image`, as the registry sorts them.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub fn tags(&self, image: &ImageRef, cancel: &AtomicBool) -> Result<Vec<String>, RegistryError> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            // Go's registries say `null` for none.
+            tags: Option<Vec<String>>,
+        }
+        self.at_endpoints(image, |endpoint| {
+            let what = format!("the tags of {}", image.familiar_name());
+            let mut tags = Vec::new();
+            let mut page = format!("tags/list?n={TAGS_AT_ONCE}");
+            for _ in 0..MAX_TAG_PAGES {
+                let mut answer = self.client.get(endpoint, image, &page, &[], cancel)?;
+                let bytes = answer.body.read_to_limit(MAX_MANIFEST_BYTES, cancel);
+                let bytes = bytes
+                    .map_err(|source| RegistryError::Unreachable { host: endpoint.host.clone(), source })?;
+                if bytes.len() as u64 > MAX_MANIFEST_BYTES {
+                    return Err(RegistryError::TooLarge { what, limit: MAX_MANIFEST_BYTES });
+                }
+                let listed: Page = serde_json::from_slice(&bytes).map_err(|error| {
+                    let source = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+                    RegistryError::Unreachable { host: endpoint.host.clone(), source }
+                })?;
+                tags.extend(listed.tags.unwrap_or_default());
+                // `</v2/name/tags/list?last=x&n=y>; rel="next"`: of the address only what asks for the rest counts.
+                let next = http::text(&answer.headers, &header::LINK)
+                    .and_then(|link| link.strip_prefix('<')?.split_once('>')?.0.split_once('?'))
+                    .map(|(_, query)| format!("tags/list?{query}"));
+                match next {
+                    Some(next) if next != page => page = next,
+                    _ => return Ok(tags),
+                }
+            }
+            Err(RegistryError::TooLarge { what, limit: MAX_TAG_PAGES * MAX_MANIFEST_BYTES })
         })
     }
 

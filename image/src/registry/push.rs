@@ -11,7 +11,7 @@ use ureq::http::{HeaderName, Method, header};
 use super::RegistryError;
 use super::auth::Grant;
 use super::client::{Call, Client};
-use super::mirrors::Endpoint;
+use super::mirrors::{Endpoint, Trust};
 use super::upload::{BlobStream, Session};
 use crate::{Digest, ImageRef};
 
@@ -72,7 +72,7 @@ impl Push {
     /// Accepts plain HTTP and unproven certificates (`registry.insecure=true`).
     #[must_use]
     pub fn allow_insecure(mut self) -> Self {
-        self.endpoint.insecure = true;
+        self.endpoint.trust = Trust::Insecure;
         self
     }
 
@@ -109,8 +109,15 @@ impl Push {
             return Ok(Pushed::Exists);
         }
         let mut session = None;
-        for image in blob.mount_from.iter().take(MAX_MOUNTS) {
-            match self.mount(&blob.digest, image)? {
+        let mut sources: Vec<String> = Vec::new();
+        for repository in blob.mount_from.iter().filter_map(|image| self.near(image)) {
+            if !sources.contains(&repository) {
+                sources.push(repository);
+            }
+        }
+        sources.truncate(MAX_MOUNTS);
+        for from in sources {
+            match self.mount(&blob.digest, from)? {
                 Mount::Done(from) => return Ok(Pushed::Mounted { from }),
                 // A refused mount begins an upload.
                 Mount::Refused(begun) => session = begun.or(session),
@@ -179,17 +186,15 @@ impl Push {
         Ok(Digest::of(bytes))
     }
 
-    /// Asks the registry to take the blob from the repository of `image`, if that is one of the same registry.
-    fn mount(&self, digest: &Digest, image: &ImageRef) -> Result<Mount, RegistryError> {
-        let Ok(endpoints) = self.client.config.mirrors.endpoints(image) else {
-            return Ok(Mount::Refused(None));
-        };
-        let Some(source) = endpoints.into_iter().next_back().filter(|source| {
-            source.host == self.endpoint.host && source.repository != self.endpoint.repository
-        }) else {
-            return Ok(Mount::Refused(None));
-        };
-        let from = source.repository;
+    /// The repository of `image`, if it is another one of the same registry.
+    fn near(&self, image: &ImageRef) -> Option<String> {
+        let source = self.client.config.mirrors.endpoints(image).ok()?.pop()?;
+        let is_near = source.host == self.endpoint.host && source.repository != self.endpoint.repository;
+        is_near.then_some(source.repository)
+    }
+
+    /// Asks the registry to take the blob from another one of its repositories.
+    fn mount(&self, digest: &Digest, from: String) -> Result<Mount, RegistryError> {
         let what = format!("blobs/uploads/?mount={digest}&from={}", crate::http::encode_query(&from));
         match self.call(Method::POST, &what, &[], &[], Grant::Mount { from: from.clone() }) {
             Ok(answer) if answer.status == 201 => Ok(Mount::Done(from)),

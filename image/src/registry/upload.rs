@@ -38,6 +38,8 @@ pub(super) struct Session {
     location: Url,
     /// Where the session was begun: a login goes there and nowhere else.
     home: Url,
+    /// How that server was reached.
+    tls: Tls,
     /// The least size of a piece, where the registry wants pieces (`OCI-Chunk-Min-Length`).
     min_piece: Option<u64>,
 }
@@ -74,6 +76,7 @@ impl Session {
         Ok(Self {
             location: location(answer)?,
             home: answer.url.clone(),
+            tls: answer.tls,
             min_piece: text(&answer.headers, &min_piece).and_then(|size| size.parse().ok()),
         })
     }
@@ -249,8 +252,8 @@ impl Push {
         // Insecurity was granted to one host, not to where it points.
         let is_home = url.origin() == session.home.origin();
         let mut request = Request::new(method, url).header(header::CONTENT_TYPE, "application/octet-stream");
-        if is_home && self.endpoint.insecure {
-            request.tls = Tls::Unverified;
+        if is_home {
+            request.tls = session.tls;
         }
         request
     }

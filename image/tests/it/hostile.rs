@@ -275,7 +275,7 @@ fn a_refused_login_and_a_missing_one_are_told_apart() {
     let host = server.address.to_string();
     let error = client(&[]).resolve(&name(&server), &platform("linux/amd64"), &cancel()).unwrap_err();
     insta::assert_snapshot!(error.to_string().replace(&host, "HOST"), @r"HOST/app:1: HOST refuses access: access \u{1b}[31mdenied");
-    insta::assert_snapshot!(error.hint().unwrap().replace(&host, "HOST"), @"log in first, for example with `docker login HOST`");
+    insta::assert_snapshot!(error.hint().unwrap().replace(&host, "HOST"), @"log in first, for example with `kiln login HOST`");
     let config = login(&server, r#"{"auth":"dXNlcjpwdw=="}"#);
     let client = client(&[("DOCKER_CONFIG", config.path().to_str().unwrap())]);
     let error = client.resolve(&name(&server), &platform("linux/amd64"), &cancel()).unwrap_err();

@@ -97,7 +97,7 @@ fn a_blob_that_is_not_what_it_says_is_not_written() {
     let image = Image::new("amd64");
     let mut blobs = blob_inputs(&image.blobs());
     blobs[0].as_mut().unwrap().reader = Box::new(&b"short"[..]);
-    let error = write_directory(directory.path(), b"{}", blobs).unwrap_err();
+    let error = write_directory(directory.path(), b"{}", &[], blobs).unwrap_err();
     assert!(matches!(error, LayoutError::Mismatch(Mismatch::Size { .. })), "{error:?}");
     assert!(!directory.path().join("index.json").exists());
     assert_eq!(std::fs::read_dir(directory.path().join("blobs/sha256")).unwrap().count(), 0);

@@ -4,6 +4,7 @@
 mod corpus;
 mod hostile;
 mod layout;
+mod login;
 mod push;
 mod registry;
 mod support;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kiln_image::registry::{Push, PushBlob, Pushed, Registry, RegistryError};
 use kiln_image::{Digest, ImageRef};
 
-use crate::support::{Image, MANIFEST, RealRegistry, Server, cancel, client, platform, reply, skopeo};
+use crate::support::{DockerRegistry, Image, MANIFEST, Server, cancel, client, platform, reply, skopeo};
 use crate::upload_registry::{Fault, UploadRegistry};
 
 const MIB: usize = 1 << 20;
@@ -262,7 +262,7 @@ fn a_stream_is_sent_while_it_is_made() {
 
 #[test]
 fn docker_registry_takes_blobs_streams_mounts_and_manifests_and_skopeo_reads_them() {
-    let Some(registry) = RealRegistry::start() else { return };
+    let Some(registry) = DockerRegistry::start() else { return };
     let client = client(&[]);
     let push = push(&client, &registry.host);
     let image = Image::new("amd64");
@@ -292,7 +292,7 @@ fn docker_registry_takes_blobs_streams_mounts_and_manifests_and_skopeo_reads_the
 
 #[test]
 fn a_push_to_docker_registry_survives_broken_connections() {
-    let Some(registry) = RealRegistry::start() else { return };
+    let Some(registry) = DockerRegistry::start() else { return };
     let proxy = breaking_proxy(&registry.host, 2, 2 * MIB);
     let bytes = noise(36 * MIB);
     let client = client(&[]);

@@ -5,10 +5,10 @@ use std::io::Read;
 use kiln_image::registry::RegistryError;
 use kiln_image::{Digest, ImageRef};
 
-use crate::support::{RealRegistry, cancel, client, platform, skopeo, two_platform_layout};
+use crate::support::{DockerRegistry, cancel, client, platform, skopeo, two_platform_layout};
 
-fn filled() -> Option<(RealRegistry, crate::support::Image)> {
-    let registry = RealRegistry::start()?;
+fn filled() -> Option<(DockerRegistry, crate::support::Image)> {
+    let registry = DockerRegistry::start()?;
     let directory = tempfile::tempdir().unwrap();
     let (_, arm64) = two_platform_layout(directory.path());
     let source = format!("oci:{}:both", directory.path().display());
@@ -88,7 +88,7 @@ fn a_mirror_is_asked_first_and_the_next_when_it_has_nothing() {
 
 #[test]
 fn an_unproven_certificate_serves_on_loopback_only_where_a_registry_is_meant() {
-    let Some(registry) = RealRegistry::start_tls() else { return };
+    let Some(registry) = DockerRegistry::start_tls() else { return };
     let directory = tempfile::tempdir().unwrap();
     let (amd64, _) = two_platform_layout(directory.path());
     let source = format!("oci:{}:both", directory.path().display());

@@ -3,10 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub use kiln_fixtures::DockerRegistry;
 use kiln_image::Digest;
 use kiln_image::http::Retry;
 use kiln_image::layout::{BlobInput, write_directory};
@@ -183,7 +184,7 @@ pub fn two_platform_layout(path: &Path) -> (Image, Image) {
         inner.len()
     );
     let blobs: Vec<&[u8]> = [&inner[..]].into_iter().chain(amd64.blobs()).chain(arm64.blobs()).collect();
-    write_directory(path, outer.as_bytes(), blob_inputs(&blobs)).unwrap();
+    write_directory(path, outer.as_bytes(), &[], blob_inputs(&blobs)).unwrap();
     (amd64, arm64)
 }
 
@@ -199,90 +200,4 @@ pub fn skopeo(arguments: &[&str]) -> Option<String> {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "skopeo {arguments:?}: {words}");
     Some(String::from_utf8(output.stdout).unwrap())
-}
-
-/// Debian's `docker-registry` on a port of its own with a directory of its own.
-pub struct RealRegistry {
-    pub host: String,
-    child: Child,
-    certificate: Option<tempfile::TempDir>,
-    _directory: tempfile::TempDir,
-}
-
-impl RealRegistry {
-    pub fn start() -> Option<Self> {
-        Self::start_with("")
-    }
-
-    /// With a certificate that nobody vouches for.
-    pub fn start_tls() -> Option<Self> {
-        let made = tempfile::tempdir().unwrap();
-        let at = |name: &str| made.path().join(name).to_str().unwrap().to_owned();
-        let (key, certificate) = (at("key.pem"), at("cert.pem"));
-        let arguments = [
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-            "-subj",
-            "/CN=kiln-test-that-nobody-signed",
-        ];
-        let subject =
-            ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", &key, "-out", &certificate];
-        match Command::new("openssl").args(arguments).args(subject).output() {
-            Ok(output) => assert!(output.status.success()),
-            Err(error) => {
-                eprintln!("skipped: this test needs openssl ({error})");
-                return None;
-            }
-        }
-        let mut registry =
-            Self::start_with(&format!("  tls:\n    certificate: {certificate}\n    key: {key}\n"))?;
-        registry.certificate = Some(made);
-        Some(registry)
-    }
-
-    fn start_with(http: &str) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = directory.path().join("config.yml");
-        let storage = directory.path().join("data");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{http}",
-            storage.display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let started = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let child = match started {
-            Ok(child) => child,
-            Err(error) => {
-                eprintln!("skipped: this test needs docker-registry ({error})");
-                return None;
-            }
-        };
-        let registry =
-            Self { host: format!("127.0.0.1:{port}"), child, certificate: None, _directory: directory };
-        // The registry says nothing when it is ready: it is, once it takes a connection.
-        while TcpStream::connect(&registry.host).is_err() {
-            std::thread::yield_now();
-        }
-        Some(registry)
-    }
-}
-
-impl Drop for RealRegistry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -93,6 +93,14 @@ pub enum SolveError {
         /// Its id.
         id: String,
     },
+    /// A step has left a secret in a file of its layer.
+    #[error("the secret `{id}` is in the layer: {} has it", path.display())]
+    SecretInLayer {
+        /// Its id.
+        id: String,
+        /// The file, from the image's root.
+        path: PathBuf,
+    },
     /// `--mount=type=ssh,required=true` and no such agent was given.
     #[error("no ssh agent `{id}` was given to the build")]
     MissingSsh {
@@ -256,6 +264,7 @@ impl SolveError {
             }
             Self::Step { source, .. } => source.hint(),
             Self::Copy(error) => error.hint(),
+            Self::Store(error) => error.hint(),
             Self::NoSuchProgram { program } if program == "/bin/sh" => Some(
                 "the image has no shell: write the command as a JSON array, or copy a shell into the image"
                     .into(),
@@ -267,6 +276,9 @@ impl SolveError {
                     .into(),
             ),
             Self::MissingSecret { id } => Some(format!("give it with `--secret id={id},src=FILE`")),
+            Self::SecretInLayer { .. } => {
+                Some("everybody with the image could read it; if that is meant, give --allow-secret-in-layer".into())
+            }
             Self::NoGit { .. } => {
                 Some("install git, or fetch the repository first and give the directory".into())
             }
@@ -292,6 +304,27 @@ impl SolveError {
         matches!(self.root(), Self::Canceled)
     }
 
+    /// Whether the store's file system had no room left, as far as can be told.
+    pub(super) fn is_disk_full(&self) -> bool {
+        match self.root() {
+            Self::StepFailed { shortage, .. } => *shortage == Some(Shortage::Disk),
+            Self::Store(StoreError::DiskFull { .. }) => true,
+            error => {
+                let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+                while let Some(current) = cause {
+                    if let Some(io) = current.downcast_ref::<std::io::Error>() {
+                        return is_full(io.kind());
+                    }
+                    if let Some(errno) = current.downcast_ref::<rustix::io::Errno>() {
+                        return is_full(errno.kind());
+                    }
+                    cause = current.source();
+                }
+                false
+            }
+        }
+    }
+
     /// Says which step it happened in, once.
     pub(super) fn in_step(self, step: &str, span: Option<Span>) -> Self {
         match self {
@@ -307,6 +340,10 @@ fn mebibytes(bytes: u64) -> String {
         bytes if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),
         bytes => format!("{bytes} bytes"),
     }
+}
+
+fn is_full(kind: std::io::ErrorKind) -> bool {
+    matches!(kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// What git's words mean for who calls kiln.

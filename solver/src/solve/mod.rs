@@ -8,6 +8,7 @@ mod key;
 mod layers;
 mod network;
 mod op;
+mod room;
 mod schedule;
 
 use std::collections::HashMap;
@@ -58,6 +59,8 @@ pub struct Inputs {
     pub images: HashMap<Digest, ImageOrigin>,
     /// Secrets by id.
     pub secrets: HashMap<String, Secret>,
+    /// A step's layer may hold a secret that the step was shown.
+    pub allow_secret_in_layer: bool,
     /// ssh agent sockets by id.
     pub ssh: HashMap<String, PathBuf>,
 }
@@ -152,7 +155,11 @@ impl Solver<'_> {
     /// # Errors
     /// Registry, layer, store.
     pub fn ensure_layers(&self, snapshot: &Snapshot) -> Result<(), SolveError> {
-        layers::ensure(self, snapshot)
+        let result = layers::ensure(self, snapshot);
+        match result {
+            Err(error) if error.is_disk_full() && room::make(self) => layers::ensure(self, snapshot),
+            result => result,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use petgraph::Direction;
 use petgraph::visit::EdgeRef as _;
 
 use super::op::{self, Step};
-use super::{Output, SolveError, Solver};
+use super::{Output, SolveError, Solver, room};
 use crate::event::StepId;
 use crate::graph::{Graph, Op, Source, VertexId};
 
@@ -107,7 +107,12 @@ impl Run<'_> {
         if self.solver.cancel.load(Ordering::Relaxed) {
             return Err(SolveError::Canceled);
         }
-        let result = op::run(&step).map_err(|error| error.in_step(&vertex.name, vertex.span));
+        let mut result = op::run(&step);
+        // Whatever a failed attempt wrote is gone by now.
+        if result.as_ref().is_err_and(SolveError::is_disk_full) && room::make(self.solver) {
+            result = op::run(&step);
+        }
+        let result = result.map_err(|error| error.in_step(&vertex.name, vertex.span));
         if let (Err(error), Some(id)) = (&result, step.id) {
             if error.is_canceled() {
                 self.solver.reporter.canceled(id);

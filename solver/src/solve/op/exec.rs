@@ -20,6 +20,7 @@ use kiln_sandbox::{
 use rustix::fs::{AtFlags, CWD, Mode};
 
 use super::log::{Clip, Log};
+use super::secrets::{Leak, Masked, Shown};
 use super::{Made, Step, file};
 use crate::event::{Event, LogStream};
 use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
@@ -137,13 +138,10 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
     };
     let mut log = Log::default();
     let (mut stdout, mut stderr) = (Clip::new(solver.log_limits), Clip::new(solver.log_limits));
-    let mut output = |stream, bytes: &[u8]| {
+    let mut tell = |stream, bytes: &[u8]| {
         log.push(bytes);
         if let Some(id) = step.id {
-            let (stream, clip) = match stream {
-                kiln_sandbox::Output::Stdout => (LogStream::Stdout, &mut stdout),
-                kiln_sandbox::Output::Stderr => (LogStream::Stderr, &mut stderr),
-            };
+            let clip = if stream == LogStream::Stdout { &mut stdout } else { &mut stderr };
             let bytes = clip.shown(bytes, Instant::now());
             if !bytes.is_empty() {
                 let at = solver.reporter.elapsed();
@@ -151,7 +149,19 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
             }
         }
     };
+    let secrets = prepared.secrets;
+    let mut masked = [Masked::new(&secrets), Masked::new(&secrets)];
+    let mut output = |stream, bytes: &[u8]| match stream {
+        kiln_sandbox::Output::Stdout => tell(LogStream::Stdout, &masked[0].push(bytes)),
+        kiln_sandbox::Output::Stderr => tell(LogStream::Stderr, &masked[1].push(bytes)),
+    };
     let exit = solver.executor.run(&spec, &mut output, &solver.cancel)?;
+    for (stream, masked) in [LogStream::Stdout, LogStream::Stderr].into_iter().zip(&mut masked) {
+        let rest = masked.end();
+        if !rest.is_empty() {
+            tell(stream, &rest);
+        }
+    }
     drop(spec);
     // What has every right may have changed its network.
     if exec.insecure {
@@ -171,9 +181,24 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
             span: step.vertex.span,
         });
     }
+    if !solver.inputs.allow_secret_in_layer {
+        let root = draft.fs();
+        let leak = secrets.search(&root).map_err(|source| SolveError::Io { path: root, source })?;
+        if let Some(Leak { id, path }) = leak {
+            return Err(SolveError::SecretInLayer { id, path });
+        }
+    }
     // Mounts are given back before others may see the result.
     drop(prepared.guards);
-    Ok(Made { draft, contents: None, size_bytes: None, log: log.head, usage: exit.usage, diff_id: None })
+    Ok(Made {
+        draft,
+        contents: None,
+        size_bytes: None,
+        space: None,
+        log: log.head,
+        usage: exit.usage,
+        diff_id: None,
+    })
 }
 
 /// What was lacking when a step failed. The step's own words say it as well, if they are read to the end.
@@ -224,6 +249,7 @@ struct Prepared {
     mounts: Vec<Mount>,
     env: Vec<OsString>,
     guards: Vec<Guard>,
+    secrets: Shown,
 }
 
 /// Kept for its drop.
@@ -287,6 +313,7 @@ impl Prepared {
                     }
                     return Ok(());
                 };
+                self.secrets.add(id, &secret.0);
                 if let Some(name) = env {
                     use std::os::unix::ffi::OsStringExt as _;
                     let mut variable = name.clone().into_bytes();
@@ -359,10 +386,8 @@ impl Prepared {
                 step.solver.reporter.send(Event::Waiting { id, pid });
             }
         };
-        let cache = step.solver.store.cache_mount(&request, &mut on_wait, &step.solver.cancel)?;
-        if cache.is_new()
-            && let Some((input, source)) = seed
-        {
+        let fill = |target: &Path| {
+            let Some((input, source)) = seed else { return Ok(()) };
             let tree = match step.inputs.get(input.0) {
                 Some(Output::Snapshot(snapshot)) => Arc::new(layers::tree(step.solver, snapshot)?),
                 Some(Output::Tree(tree)) => Arc::clone(tree),
@@ -370,8 +395,10 @@ impl Prepared {
                     return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() });
                 }
             };
-            file::copy_out(&tree, source, cache.path())?;
-        }
+            file::copy_out(&tree, source, target, None)
+        };
+        let cache =
+            step.solver.store.cache_mount::<SolveError>(&request, fill, &mut on_wait, &step.solver.cancel)?;
         let source = cache.path().to_owned();
         self.guards.push(Guard::Cache(cache));
         Ok(MountKind::Bind { source, subpath: PathBuf::new(), read_only: *read_only })

@@ -4,11 +4,12 @@ pub(super) mod exec;
 pub(super) mod file;
 mod git;
 pub(super) mod log;
+mod secrets;
 mod source;
 
 use std::time::{Duration, Instant};
 
-use kiln_cache::{Claim, Cost, LayerDraft, Lookup, NewRecord, Record, StepKey};
+use kiln_cache::{Claim, Cost, LayerDraft, Lookup, NewRecord, Record, Space, StepKey};
 use kiln_image::ContentsDigest;
 use kiln_sandbox::Usage;
 
@@ -69,6 +70,8 @@ pub(super) struct Made {
     /// Likewise.
     pub(super) size_bytes: Option<u64>,
     pub(super) log: Vec<u8>,
+    /// Likewise, on disk.
+    pub(super) space: Option<Space>,
     /// What its processes used.
     pub(super) usage: Usage,
     /// Being computed already.
@@ -161,6 +164,7 @@ impl Step<'_> {
             added_bytes: made.size_bytes,
             log: made.log,
             facts: Vec::new(),
+            space: made.space,
         };
         let layer = made.draft.id();
         let record = claim.commit(made.draft, made.contents, record)?;

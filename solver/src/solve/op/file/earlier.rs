@@ -48,6 +48,7 @@ pub(super) fn memory_path(store: &Store, plan: &LayerPlan<'_>, what: &str) -> Op
 
 /// Files of an earlier layer that are as the plan wants them.
 pub(super) struct Earlier {
+    layer: LayerId,
     dir: OwnedFd,
     /// One flag for each of the plan's nodes.
     is_same: Vec<bool>,
@@ -74,7 +75,12 @@ impl Earlier {
             record(node, digest.as_ref())
                 .is_some_and(|wanted| files.get(path.as_os_str().as_bytes()) == Some(&wanted.as_slice()))
         });
-        Some(Self { dir, is_same: is_same.collect() })
+        Some(Self { layer, dir, is_same: is_same.collect() })
+    }
+
+    /// Which layer it is.
+    pub(super) fn layer(&self) -> LayerId {
+        self.layer
     }
 
     /// Whether the plan's entry of this number is there as it is wanted.

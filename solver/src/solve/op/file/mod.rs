@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_cache::{
-    Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SelectionDigest, SourceTree, StepKey,
+    Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SelectionDigest, SourceTree, Space, StepKey,
     bytes_digest,
 };
 use kiln_image::ContentsDigest;
@@ -85,7 +85,7 @@ pub(super) fn materialize(
     path: &str,
 ) -> Result<(Layer, PathBuf), SolveError> {
     let mut plan = LayerPlan::new(None);
-    let inside = plan_materialized(&mut plan, tree, path)?;
+    let inside = plan_materialized(&mut plan, tree, path, None)?;
     plan.finish()?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&plan, &digests, &Archives::Named(Vec::new()), &Snapshot::default());
@@ -104,17 +104,23 @@ pub(super) fn materialize(
 /// The digest of `path` in `tree`, as keys of bind mounts have it.
 pub(super) fn contents_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<ContentsDigest, SolveError> {
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path)?;
+    plan_materialized(&mut plan, tree, path, None)?;
     Ok(Digests::of(&plan)?.contents)
 }
 
-/// Copies `path` of `tree` into the existing, empty directory `target` of the host's.
+/// Copies `path` of `tree` into the existing, empty directory `target` of the host's; all of it is `owner`'s (user and
+/// group), if one is given.
 ///
 /// # Errors
 /// Reading, writing.
-pub fn copy_out(tree: &Arc<dyn SourceTree>, path: &str, target: &Path) -> Result<(), SolveError> {
+pub fn copy_out(
+    tree: &Arc<dyn SourceTree>,
+    path: &str,
+    target: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<(), SolveError> {
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path)?;
+    plan_materialized(&mut plan, tree, path, owner)?;
     Ok(write::write(&plan, target, None, None)?)
 }
 
@@ -122,18 +128,20 @@ fn plan_materialized(
     plan: &mut LayerPlan<'_>,
     tree: &Arc<dyn SourceTree>,
     path: &str,
+    owner: Option<(u32, u32)>,
 ) -> Result<PathBuf, SolveError> {
+    let meta = Meta { owner, ..Meta::default() };
     let resolved = tree.resolve(&select::clean(path))?;
     let Some(entry) = tree.entry(&resolved)? else {
         return Err(CopyError::not_found(tree, path).into());
     };
     if entry.kind == EntryKind::Dir {
-        plan.root_from(&entry);
-        plan.copy_children(tree, &entry, Path::new(""), &Meta::default(), &|_| true)?;
+        plan.root_from(&entry, owner);
+        plan.copy_children(tree, &entry, Path::new(""), &meta, &|_| true)?;
         return Ok(PathBuf::new());
     }
     let name = resolved.file_name().map(PathBuf::from).unwrap_or_default();
-    plan.put_entry(tree, &entry, &name, &Meta::default())?;
+    plan.put_entry(tree, &entry, &name, &meta)?;
     Ok(name)
 }
 
@@ -161,10 +169,32 @@ fn make(
         draft,
         contents,
         size_bytes: Some(plan.size_bytes()),
+        space: Some(space_of(plan, earlier.as_ref())),
         log: Vec::new(),
         usage: Usage::default(),
         diff_id: follower.and_then(Follower::written),
     })
+}
+
+/// What the plan's layer takes on disk.
+fn space_of(plan: &LayerPlan<'_>, earlier: Option<&Earlier>) -> Space {
+    let mut space = Space { shared_with: earlier.map(Earlier::layer), ..Space::default() };
+    let mut groups = std::collections::HashSet::new();
+    for (index, (_, node)) in plan.nodes().enumerate() {
+        if node.link_group().is_some_and(|group| !groups.insert(group)) {
+            continue;
+        }
+        let bytes = match &node.entry.kind {
+            EntryKind::File { size, .. } => Space::of_file(*size),
+            EntryKind::Dir => Space::of_dir(),
+            _ => Space::of_other(),
+        };
+        space.bytes += bytes;
+        if earlier.is_some_and(|earlier| earlier.has(index)) {
+            space.shared_bytes += bytes;
+        }
+    }
+    space
 }
 
 fn key_of(plan: &LayerPlan<'_>, digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey {

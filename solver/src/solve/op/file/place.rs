@@ -109,9 +109,12 @@ impl<'a> LayerPlan<'a> {
         self.scope += 1;
     }
 
-    /// The root directory looks like `entry`.
-    pub(super) fn root_from(&mut self, entry: &Entry) {
+    /// The root directory looks like `entry`, and is `owner`'s if one is given.
+    pub(super) fn root_from(&mut self, entry: &Entry, owner: Option<(u32, u32)>) {
         let mut entry = entry.clone();
+        if let Some((uid, gid)) = owner {
+            (entry.uid, entry.gid) = (uid, gid);
+        }
         entry.path = PathBuf::new();
         entry.hard_link = None;
         self.nodes.insert(PathBuf::new(), Node { entry, data: Data::None, group: None, fresh: true });

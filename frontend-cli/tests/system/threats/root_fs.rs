@@ -1,101 +1,8 @@
-//! What a hostile Dockerfile, base image or step tries (the rows of SECURITY.md), as root and as an ordinary user.
+//! A: escaping through the root file system and mounts.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::kiln::{Ended, Kiln, facts};
-use crate::ordinary::Ordinary;
-
-/// Who builds.
-enum Who {
-    Root(Kiln, tempfile::TempDir),
-    User(Ordinary),
-}
-
-impl Who {
-    /// Root, and an ordinary user where one can be made; none where there are no base images.
-    fn all(test: &str) -> Vec<Who> {
-        let root = Kiln::new(test).map(|kiln| Who::Root(kiln, tempfile::tempdir().unwrap()));
-        root.into_iter().chain(Ordinary::new(test).map(Who::User)).collect()
-    }
-
-    fn folder(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
-        match self {
-            Who::User(user) => user.folder(name, files),
-            Who::Root(_, home) => {
-                let folder = home.path().join(name);
-                for (path, text) in files {
-                    let path = folder.join(path);
-                    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                    std::fs::write(path, text).unwrap();
-                }
-                folder
-            }
-        }
-    }
-
-    fn store(&self) -> PathBuf {
-        match self {
-            Who::User(user) => user.home().join(".local/share/kiln"),
-            Who::Root(kiln, _) => kiln.root(),
-        }
-    }
-
-    /// `kiln build` with a variable in its environment.
-    fn build_with(&self, folder: &Path, env: (&str, &str), words: &[&str]) -> Ended {
-        let line = [&["build", "--progress=plain"], words].concat();
-        let mut command = match self {
-            Who::User(user) => {
-                let kiln = user.home().join("kiln");
-                let mut command = user.command(folder, kiln.to_str().unwrap());
-                command.args(line);
-                command
-            }
-            Who::Root(kiln, _) => kiln.command(folder, &line),
-        };
-        command.env(env.0, env.1).output().unwrap().into()
-    }
-
-    fn try_build(&self, folder: &Path, words: &[&str]) -> Ended {
-        self.build_with(folder, ("UNUSED", ""), words)
-    }
-
-    #[track_caller]
-    fn build(&self, folder: &Path, words: &[&str]) -> Ended {
-        let ended = self.try_build(folder, words);
-        assert_eq!(ended.status, 0, "{}\n{}", ended.stdout, ended.stderr);
-        ended
-    }
-
-    /// Builds a Dockerfile that must succeed, with a sentinel beside whose path is in place of `SENTINEL`, and looks
-    /// that nothing has become of the sentinel.
-    #[track_caller]
-    fn survives(&self, name: &str, dockerfile: &str) -> Ended {
-        let (ended, sound) = self.attempt(name, dockerfile);
-        assert!(sound, "the sentinel was changed\n{}", ended.stderr);
-        assert_eq!(ended.status, 0, "{}", ended.stderr);
-        ended
-    }
-
-    /// As [`Who::survives`], of a build that must fail.
-    #[track_caller]
-    fn refuses(&self, name: &str, dockerfile: &str) -> Ended {
-        let (ended, sound) = self.attempt(name, dockerfile);
-        assert!(sound, "the sentinel was changed\n{}", ended.stderr);
-        assert_ne!(ended.status, 0, "{}", ended.stderr);
-        ended
-    }
-
-    fn attempt(&self, name: &str, dockerfile: &str) -> (Ended, bool) {
-        let sentinel =
-            self.folder(&format!("{name}-sentinel"), &[("file", "untouched"), ("dir/x", "untouched")]);
-        let text = dockerfile.replace("SENTINEL", sentinel.to_str().unwrap());
-        let folder = self.folder(name, &[("Dockerfile", &text), ("file", "context")]);
-        let before = facts(&sentinel);
-        let ended = self.try_build(&folder, &["-t", name, "."]);
-        assert!(!ended.stderr.contains("untouched"), "the sentinel was read\n{}", ended.stderr);
-        (ended, before == facts(&sentinel))
-    }
-}
+use super::Who;
 
 #[test]
 fn a1_a_working_directory_never_leads_to_a_descriptor_of_the_engine() {
@@ -240,42 +147,55 @@ fn a19_a20_capabilities_are_not_inherited_and_numbers_are_no_names() {
 }
 
 #[test]
-fn f1_f2_a_secret_is_nowhere_but_where_the_step_put_it() {
-    for who in Who::all("threats F1, F2") {
-        let dockerfile = "FROM busybox\nARG TOKEN\n\
-            RUN --mount=type=secret,id=key --mount=type=secret,id=key,target=/deep/in/a/file --mount=type=secret,id=key,env=KEY \
-                test \"$KEY\" = \"$(cat /run/secrets/key)\" && test -s /deep/in/a/file\n\
-            RUN test ! -e /run/secrets && test ! -e /deep && test -z \"$KEY\"\n";
-        let secret = "canary-5e0c1b7a";
-        let folder = who.folder("f2", &[("Dockerfile", dockerfile), ("file", "x")]);
-        let secrets = who.folder("f2-secrets", &[("key", secret)]);
-        let word = format!("id=key,src={}", secrets.join("key").display());
-        let ended =
-            who.build(&folder, &["-D", "-t", "f2", "--secret", &word, "-o", "type=oci,dest=out.tar", "."]);
-        assert!(!ended.stderr.contains(secret));
-        let found = std::process::Command::new("grep")
-            .args(["-rlaF", secret])
-            .arg(who.store())
-            .arg(folder.join("out.tar"))
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+fn a4_a_terminals_devices_are_never_the_images() {
+    for who in Who::all("threat A4") {
+        // Seen as `x` in the sentinel, were the console mounted on or opened through the image's link.
+        let dockerfile = "FROM busybox AS b\nRUN mkdir -p /t/dev && cp -a /bin /t/bin && ln -s SENTINEL/file /t/dev/console && \
+                          ln -s SENTINEL/dir /t/dev/pts\nFROM scratch\nCOPY --from=b /t /\n";
+        who.survives("a4", dockerfile);
+        let sentinel = who.folder("a4-terminal", &[]);
+        let words = [
+            "run",
+            "--rm",
+            "-t",
+            "a4",
+            "sh",
+            "-c",
+            "echo x >/dev/console; echo y >/dev/pts/0; stat -c %F /dev/console",
+        ];
+        let ended = who.call(&sentinel, &words);
+        ended.says("character special file");
+        let kept = std::fs::read_to_string(sentinel.parent().unwrap().join("a4-sentinel/file")).unwrap();
+        assert_eq!(kept, "untouched");
     }
 }
 
 #[test]
-fn f4_nothing_outlives_its_step() {
-    for who in Who::all("threat F4") {
-        let dockerfile = "FROM busybox\nRUN (setsid sh -c 'sleep 1; echo late >/late') & true\nRUN sleep 2; test ! -e /late\n";
-        who.survives("f4", dockerfile);
+fn a13_only_known_keys_of_mounts_are_taken() {
+    for who in Who::all("threat A13") {
+        let options =
+            ["bind-propagation=rshared", "z", "Z", "suid", "dev", "lowerdir=/", "options=rw", "type=overlay"];
+        for option in options {
+            let dockerfile = format!("FROM busybox\nRUN --mount=type=bind,target=/x,{option} true\n");
+            let ended = who.refuses("a13", &dockerfile);
+            ended.says("Dockerfile:2");
+        }
     }
 }
 
 #[test]
-fn e3_privileges_need_a_word_on_the_command_line() {
-    for who in Who::all("threat E3") {
-        for flag in ["--security=insecure", "--network=host", "--security=anything", "--network=anything"] {
-            who.refuses("e3", &format!("FROM busybox\nRUN {flag} true\n"));
+fn a14_c10_accounts_of_an_image_are_regular_files_of_a_bounded_size() {
+    for who in Who::all("threats A14, C10") {
+        // A build that opened the pipe, or read the sparse file, would not end.
+        for (name, made) in [
+            ("pipe", "mkfifo /etc/passwd"),
+            ("kernel", "ln -s /proc/kmsg /etc/passwd"),
+            ("host", "ln -s SENTINEL/file /etc/passwd"),
+            ("large", "truncate -s 16M /etc/passwd"),
+        ] {
+            let dockerfile =
+                format!("FROM busybox\nRUN rm -f /etc/passwd && {made}\nUSER somebody\nRUN true\n");
+            who.refuses(&format!("a14-{name}"), &dockerfile);
         }
     }
 }

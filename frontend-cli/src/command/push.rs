@@ -1,0 +1,76 @@
+//! `kiln push`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kiln::images::{Images, PushedImage};
+use kiln::{ImageRef, Platform, Pushed, Registry};
+
+use crate::args::PushArgs;
+use crate::progress::{Mode, Progress};
+use crate::report::Failure;
+
+pub(super) fn run(args: &PushArgs, root: Option<&Path>) -> Result<u8, Failure> {
+    let mode = match Mode::choose(&args.progress, super::env("BUILDKIT_PROGRESS").as_deref())? {
+        _ if args.quiet => Mode::Quiet,
+        mode => mode,
+    };
+    let platform =
+        args.platform.as_deref().map(str::parse::<Platform>).transpose().map_err(|e| e.to_string())?;
+    let name: ImageRef =
+        args.name.parse().map_err(|error: kiln::InvalidReference| Failure::usage(error.to_string()))?;
+    let cancel = Arc::new(AtomicBool::new(false));
+    let raised = Arc::clone(&cancel);
+    crate::cancel::on_signal(move || raised.store(true, Ordering::Relaxed));
+    let images = super::open(root)?;
+    let registry = Registry::new(args.registry.config()?).map_err(kiln::Error::from)?;
+    if !args.quiet {
+        super::print(&format!("The push refers to repository [{}]\n", name.name()))?;
+    }
+    for name in names(args, &name, &images)? {
+        let progress = Progress::start(mode, &super::env)?;
+        let pushed = images.push(&name, platform.as_ref(), &registry, Arc::new(progress.sink()), &cancel);
+        progress.finish();
+        super::print(&show(&pushed?, args.quiet))?;
+    }
+    Ok(0)
+}
+
+/// The name given, or with `-a` all of its repository.
+fn names(args: &PushArgs, name: &ImageRef, images: &Images) -> Result<Vec<ImageRef>, Failure> {
+    if !args.all_tags {
+        return Ok(vec![name.clone()]);
+    }
+    super::pull::refuse_tag(&args.name)?;
+    let mut names: Vec<_> = images.list()?.into_iter().filter_map(|image| image.name).collect();
+    names.retain(|other| other.name() == name.name() && other.tag().is_some());
+    names.sort_by(|a, b| a.tag().cmp(&b.tag()));
+    names.dedup();
+    if names.is_empty() {
+        return Err(Failure::usage(format!(
+            "an image does not exist locally with the tag: {}",
+            name.familiar_name()
+        )));
+    }
+    Ok(names)
+}
+
+/// As docker words it.
+fn show(pushed: &PushedImage, quiet: bool) -> String {
+    if quiet {
+        return format!("{}\n", pushed.name);
+    }
+    let mut text = String::new();
+    for (layer, became) in &pushed.layers {
+        let word = match became {
+            Pushed::Exists => "Layer already exists".to_owned(),
+            Pushed::Mounted { from } => format!("Mounted from {from}"),
+            _ => "Pushed".to_owned(),
+        };
+        text.push_str(&format!("{}: {word}\n", super::short_id(&layer.0)));
+    }
+    let tag = pushed.name.tag().unwrap_or_default();
+    text.push_str(&format!("{tag}: digest: {} size: {}\n", pushed.digest, pushed.size_bytes));
+    text
+}

@@ -1,0 +1,89 @@
+//! B: layers, ADD and archives. What single entries of an archive can try is tested where they are read, in `image`.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::Who;
+use crate::kiln::facts;
+
+/// Runs a script of the host's in `folder`.
+#[track_caller]
+fn host(folder: &Path, script: &str) {
+    let ended = Command::new("sh").args(["-ec", script]).current_dir(folder).output().unwrap();
+    assert!(ended.status.success(), "{script}: {}", String::from_utf8_lossy(&ended.stderr));
+}
+
+#[test]
+fn b1_b2_archives_never_write_outside_of_the_root() {
+    for who in Who::all("threats B1, B2") {
+        let sentinel = who.folder("b1-sentinel", &[("file", "untouched"), ("dir/x", "untouched")]);
+        let at = sentinel.display();
+        let before = facts(&sentinel);
+        for (name, script) in [
+            ("climbs", format!("echo evil >x; tar -cPf a.tar --transform 's,^x,../../../../..{at}/file,' x")),
+            ("absolute", format!("echo evil >x; tar -cPf a.tar --transform 's,^x,{at}/file,' x")),
+            (
+                "through",
+                format!(
+                    "ln -s {at} l; tar -cf a.tar l; rm l; mkdir l; echo evil >l/file; tar -rf a.tar l/file"
+                ),
+            ),
+            ("folder", format!("ln -s {at}/dir l; tar -cf a.tar l; rm l; mkdir -m 777 l; tar -rf a.tar l")),
+            (
+                "link",
+                format!(
+                    "echo x >l; ln l m; tar -cPf a.tar --transform 'flags=rh;s,^l$,{at}/file,' l m; echo evil >m; tar -rf a.tar m"
+                ),
+            ),
+        ] {
+            let folder =
+                who.folder(&format!("b1-{name}"), &[("Dockerfile", "FROM busybox\nADD a.tar /d/\n")]);
+            host(&folder, &script);
+            // Refused, or taken out within the root; outside nothing may show it.
+            who.try_build(&folder, &["."]);
+            assert_eq!(facts(&sentinel), before, "{name}");
+        }
+    }
+}
+
+#[test]
+fn b8_device_nodes_of_archives_do_not_work() {
+    for who in Who::all("threat B8") {
+        let dockerfile = "FROM busybox\nADD a.tar /d/\nRUN ! head -c 1 /d/zero && ! head -c 1 /d/disk\n";
+        let folder = who.folder("b8", &[("Dockerfile", dockerfile)]);
+        host(&folder, "mknod zero c 1 5; mknod disk b 254 0; tar -cf a.tar zero disk; rm zero disk");
+        let ended = who.try_build(&folder, &["."]);
+        match who {
+            Who::Root(..) => assert_eq!(ended.status, 0, "{}", ended.stderr),
+            Who::User(_) => {
+                assert_ne!(ended.status, 0);
+                ended.says("zero");
+            }
+        }
+    }
+}
+
+#[test]
+fn b10_a_step_never_changes_the_layers_below() {
+    for who in Who::all("threat B10") {
+        let base = "FROM busybox\nRUN echo one >/one && ln /one /two && chmod 600 /one\n";
+        let folder = who.folder("b10", &[("Dockerfile", base)]);
+        who.build(&folder, &["-t", "b10", "."]);
+        let layers = who.store().join("layers");
+        let names = || {
+            let mut names: Vec<_> =
+                std::fs::read_dir(&layers).unwrap().map(|entry| entry.unwrap().path()).collect();
+            names.sort();
+            names
+        };
+        let earlier = names();
+        let before: Vec<_> = earlier.iter().map(|layer| facts(layer)).collect();
+        let more = "FROM b10\nRUN ln /one /three && echo more >>/three && chown 1 /two && touch -t 200001010000 /bin/busybox && rm -rf /home /var\n\
+                    RUN cp -al /bin /bin2 && echo x >>/bin2/busybox; true\n";
+        let folder = who.folder("b10-more", &[("Dockerfile", more)]);
+        who.build(&folder, &["-t", "b10-more", "."]);
+        let after: Vec<_> = earlier.iter().map(|layer| facts(layer)).collect();
+        assert_eq!(after, before);
+        assert!(names().len() > earlier.len());
+    }
+}
