@@ -25,7 +25,6 @@ use super::{Made, Step, file};
 use crate::event::{Event, LogStream};
 use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
 use crate::solve::key::{MountContents, exec_key};
-use crate::solve::network::Lease;
 use crate::solve::{Output, Shortage, Snapshot, SolveError, Solver, layers};
 
 /// `/etc/passwd` and `/etc/group` of a hostile image are read up to this size (THREATS A14, C10).
@@ -164,8 +163,8 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
     }
     drop(spec);
     // What has every right may have changed its network.
-    if exec.insecure {
-        lease.map(Lease::discard);
+    if let Some(lease) = lease.take_if(|_| exec.insecure) {
+        lease.discard();
     }
     let code = match exit.status {
         ExitStatus::Code(code) => code,
