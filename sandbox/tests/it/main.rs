@@ -1,5 +1,5 @@
 //! The sandbox on a real kernel.
-#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, clippy::print_stdout, missing_docs)]
 
 mod support;
 
