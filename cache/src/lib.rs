@@ -8,11 +8,13 @@
 //! Start at [`Store::find_or_claim`] and [`Claim::commit`].
 #![forbid(unsafe_code)]
 
+mod pool;
 mod space;
 mod store;
 mod tree;
 mod tree_digest;
 
+pub use pool::spread;
 pub use space::Space;
 pub use store::{
     BlobWriter, BuildRow, CacheMount, CacheMountRequest, CheckDepth, Claim, Cost, Details, Disk, ImageRecord,

@@ -17,10 +17,11 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::space::Space;
+use crate::spread;
 use crate::tree::{
     At as _, Entry, EntryKind, TreeError, depth_first, has_opaque_mark, has_portable_xattrs, hash_file,
-    list_dir, list_levels, open_beneath, open_file, open_root, portable_xattrs, stat_at, stat_entry,
-    stat_entry_but_xattrs,
+    is_worth_threads, list_dir, list_levels, open_beneath, open_file, open_root, portable_xattrs, stat_at,
+    stat_entry, stat_entry_but_xattrs,
 };
 
 /// A layer directory's contents.
@@ -47,28 +48,31 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
     found.extend(walk(root.as_fd())?);
     // Names of one file are hashed once: which of them, does not matter.
     let mut seen = std::collections::HashSet::new();
-    let hashed: Vec<Hashed> = found
+    let files: Vec<_> = found
         .iter()
         .enumerate()
         .filter(|(_, (entry, _))| matches!(entry.kind, EntryKind::File { .. }))
         .filter(|(_, (entry, _))| entry.hard_link.is_none_or(|link| seen.insert(link)))
-        .collect::<Vec<_>>()
-        .into_par_iter()
-        .map(|(index, (entry, _))| {
-            let file = open_file(root.as_fd(), &entry.path)?;
-            let (digest, size) = hash_file(&file).at(&entry.path)?;
-            let xattrs = match has_portable_xattrs(&file).at(&entry.path)? {
-                true => {
-                    let parent = entry.path.parent().unwrap_or(Path::new(""));
-                    let dir = open_beneath(root.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY);
-                    let name = entry.path.file_name().unwrap_or_default();
-                    portable_xattrs(dir.at(parent)?.as_fd(), name).at(&entry.path)?
-                }
-                false => Vec::new(),
-            };
-            Ok(Hashed { index, digest, size, xattrs })
-        })
-        .collect::<Result<_, TreeError>>()?;
+        .collect();
+    let hash = |&(index, (entry, _)): &(usize, &LayerEntry)| {
+        let file = open_file(root.as_fd(), &entry.path)?;
+        let (digest, size) = hash_file(&file).at(&entry.path)?;
+        let xattrs = match has_portable_xattrs(&file).at(&entry.path)? {
+            true => {
+                let parent = entry.path.parent().unwrap_or(Path::new(""));
+                let dir = open_beneath(root.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY);
+                let name = entry.path.file_name().unwrap_or_default();
+                portable_xattrs(dir.at(parent)?.as_fd(), name).at(&entry.path)?
+            }
+            false => Vec::new(),
+        };
+        Ok(Hashed { index, digest, size, xattrs })
+    };
+    let hashed = spread(
+        is_worth_threads(files.iter().map(|(_, (entry, _))| entry)),
+        || files.iter().map(hash).collect::<Result<Vec<_>, TreeError>>(),
+        || files.par_iter().map(hash).collect(),
+    )?;
     let size_bytes = hashed.iter().map(|hashed| hashed.size).sum();
     let disk_bytes = hashed.iter().map(|hashed| Space::of_file(hashed.size)).sum::<u64>() + of_others(&found);
     let mut digests = vec![None; found.len()];

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use kiln_image::Digest;
 use rayon::prelude::*;
 
+use crate::spread;
+
 pub use beneath::bytes_digest;
 pub(crate) use beneath::{
     has_opaque_mark, has_portable_xattrs, hash_file, list_dir, open_beneath, open_file, open_root,
@@ -179,15 +181,30 @@ fn clean(path: &Path) -> PathBuf {
         .collect()
 }
 
-/// The digests of `entries`, on the current rayon pool.
+/// The digests of `entries`, beside each other where there are many.
 fn digests_in_parallel(tree: &dyn SourceTree, entries: &[Entry]) -> Result<Vec<Option<Digest>>, TreeError> {
-    entries
-        .par_iter()
-        .map(|entry| match entry.kind {
-            EntryKind::File { .. } => entry.digest.map_or_else(|| tree.digest(entry), Ok).map(Some),
-            _ => Ok(None),
-        })
-        .collect()
+    let digest = |entry: &Entry| match entry.kind {
+        EntryKind::File { .. } => entry.digest.map_or_else(|| tree.digest(entry), Ok).map(Some),
+        _ => Ok(None),
+    };
+    spread(
+        is_worth_threads(entries),
+        || entries.iter().map(digest).collect(),
+        || entries.par_iter().map(digest).collect(),
+    )
+}
+
+/// Whether hashing files is more than starting threads for it.
+pub(crate) fn is_worth_threads<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> bool {
+    const FILES: usize = 16;
+    const BYTES: u64 = 1 << 20;
+    let sizes = entries.into_iter().filter_map(|entry| match entry.kind {
+        EntryKind::File { size } => Some(size),
+        _ => None,
+    });
+    let (count, bytes) =
+        sizes.fold((0, 0_u64), |(count, bytes), size| (count + 1, bytes.saturating_add(size)));
+    count >= FILES || (count > 1 && bytes >= BYTES)
 }
 
 /// Lists directories level by level, those of one level in parallel, and returns what all of them held, depth first.
@@ -203,11 +220,11 @@ pub(crate) fn list_levels<D: Sync + Send, E: Send>(
     let mut seen_dirs = 1;
     let mut seen_entries = 0;
     while !level.is_empty() {
-        let listed = match level.as_slice() {
-            // Not worth the way to another thread.
-            [only] => vec![list(only)?],
-            level => level.par_iter().map(&list).collect::<Result<Vec<_>, TreeError>>()?,
-        };
+        let listed = spread(
+            level.len() > 1,
+            || level.iter().map(&list).collect::<Result<Vec<_>, TreeError>>(),
+            || level.par_iter().map(&list).collect(),
+        )?;
         level = Vec::new();
         for entries in listed {
             seen_entries += entries.len();

@@ -12,13 +12,16 @@ use crate::Error;
 /// A Dockerfile or ignore file may be so long.
 pub(super) const TEXT_LIMIT: u64 = 16 << 20;
 
+/// Most are shorter: they are read at once.
+const USUAL_BYTES: usize = 16 << 10;
+
 /// A regular file's text in a tree, links followed within it; `None` when there is no such file.
 pub(super) fn from_tree(tree: &Arc<dyn SourceTree>, name: &Path) -> Result<Option<Vec<u8>>, Error> {
     let path = tree.resolve(name.strip_prefix("/").unwrap_or(name))?;
     if tree.entry(&path)?.is_none() {
         return Ok(None);
     }
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(USUAL_BYTES);
     read_limited(&mut tree.open(&path)?.take(TEXT_LIMIT + 1), &mut text, &path)?;
     Ok(Some(text))
 }
@@ -45,7 +48,7 @@ pub(super) fn read_text(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         }
         Err(error) => return Err(Error::io(path, error)),
     }
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(USUAL_BYTES);
     let file = File::open(path).map_err(|error| Error::io(path, error))?;
     read_limited(&mut file.take(TEXT_LIMIT + 1), &mut text, path)?;
     Ok(Some(text))

@@ -106,7 +106,8 @@ pub(crate) fn read_optional(path: &Path) -> Result<Option<String>, RegistryError
         }
         Err(error) => return Err(invalid(error.to_string())),
     };
-    let mut text = String::new();
+    // Most are shorter: they are read at once.
+    let mut text = String::with_capacity(16 << 10);
     file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| invalid(error.to_string()))?;
     if text.len() as u64 > MAX_FILE_BYTES {
         return Err(invalid(format!("larger than {MAX_FILE_BYTES} bytes")));

@@ -31,7 +31,6 @@ use kiln_cache::{
 use kiln_image::ContentsDigest;
 use kiln_image::layer::{self, ExtractOptions};
 use kiln_sandbox::Usage;
-use rayon::prelude::*;
 
 pub use error::CopyError;
 
@@ -491,7 +490,7 @@ impl Digests {
             });
         }
         let groups: Vec<_> = by_tree.into_values().collect();
-        let hashed: Vec<_> = groups.par_iter().map(|(tree, _, entries)| tree.digests(entries)).collect();
+        let hashed: Vec<_> = groups.iter().map(|(tree, _, entries)| tree.digests(entries)).collect();
         for ((_, indices, _), hashed) in groups.iter().zip(hashed) {
             for (&index, digest) in indices.iter().zip(hashed?) {
                 files[index] = digest;

@@ -10,9 +10,9 @@ use std::io::{self, Read, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use kiln_cache::{Entry, EntryKind, SourceTree};
+use kiln_cache::{Entry, EntryKind, SourceTree, spread};
 use kiln_image::layer::owner;
 use rayon::prelude::*;
 use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
@@ -63,11 +63,11 @@ pub(super) fn write(
         let earlier = earlier.filter(|earlier| earlier.has(index)).map(|_| path.as_path());
         files.push(New { index, target, node, earlier });
     }
-    if files.len() < PARALLEL_FROM {
-        files.iter().try_for_each(|new| writer.write_node(new))?;
-    } else {
-        in_pool(|| files.par_iter().try_for_each(|new| writer.write_node(new)))?;
-    }
+    spread(
+        files.len() >= PARALLEL_FROM,
+        || files.iter().try_for_each(|new| writer.write_node(new)),
+        || files.par_iter().try_for_each(|new| writer.write_node(new)),
+    )?;
     for (first, link) in links {
         at(&link, sys::linkat(CWD, &first, CWD, &link, AtFlags::empty()))?;
     }
@@ -75,18 +75,6 @@ pub(super) fn write(
         set_metadata(target, &node.entry)?;
     }
     Ok(())
-}
-
-/// Runs in kiln's own threads: the global pool belongs to whoever embeds kiln.
-fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    static POOL: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
-    let pool = POOL.get_or_init(|| {
-        rayon::ThreadPoolBuilder::new().thread_name(|index| format!("kiln-copy-{index}")).build().ok()
-    });
-    match pool {
-        Some(pool) => pool.install(work),
-        None => work(),
-    }
 }
 
 /// A file to be.
