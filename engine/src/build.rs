@@ -1,6 +1,5 @@
 //! What a build can be asked for, and what it gives. `session` is the way from the one to the other.
 
-use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +10,16 @@ use kiln_cache::Store;
 use kiln_image::oci::Descriptor;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, Platform, http};
+use kiln_sandbox::{Dns, HostAddress, Resources};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
+use kiln_solver::solve::{ExecSettings, Isolation};
 
 use crate::differences::StepDifference;
 use crate::output::{Annotation, ImageOptions, TreeOptions};
 use crate::session::Session;
 use crate::storage::{self, Limits};
+use crate::timeout;
 use crate::{Error, ErrorKind};
 
 /// Where the context comes from.
@@ -162,10 +164,12 @@ pub struct Build {
     pub(crate) pull: bool,
     pub(crate) offline: bool,
     pub(crate) network: NetworkMode,
-    pub(crate) extra_hosts: Vec<(String, IpAddr)>,
+    pub(crate) extra_hosts: Vec<(String, HostAddress)>,
     pub(crate) shm_bytes: Option<u64>,
     pub(crate) ulimits: Vec<(String, u64, u64)>,
     pub(crate) allow: Vec<String>,
+    pub(crate) settings: ExecSettings,
+    pub(crate) timeout: Option<Duration>,
     pub(crate) contexts: Vec<(String, String)>,
     pub(crate) secrets: Vec<(String, SecretSource)>,
     pub(crate) allow_secret_in_layer: bool,
@@ -247,6 +251,8 @@ impl Build {
             shm_bytes: None,
             ulimits: Vec::new(),
             allow: Vec::new(),
+            settings: ExecSettings::default(),
+            timeout: None,
             contexts: Vec::new(),
             secrets: Vec::new(),
             allow_secret_in_layer: false,
@@ -371,8 +377,8 @@ impl Build {
     }
 
     /// A line for `/etc/hosts` of RUN steps.
-    pub fn add_host(mut self, name: impl Into<String>, address: IpAddr) -> Self {
-        self.extra_hosts.push((name.into(), address));
+    pub fn add_host(mut self, name: impl Into<String>, address: impl Into<HostAddress>) -> Self {
+        self.extra_hosts.push((name.into(), address.into()));
         self
     }
 
@@ -385,6 +391,36 @@ impl Build {
     /// A resource limit of RUN steps: name as docker has it, soft, hard.
     pub fn ulimit(mut self, name: impl Into<String>, soft: u64, hard: u64) -> Self {
         self.ulimits.push((name.into(), soft, hard));
+        self
+    }
+
+    /// What becomes of RUN steps where no network of their own can be had.
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.settings.isolation = isolation;
+        self
+    }
+
+    /// How RUN steps resolve names.
+    pub fn dns(mut self, dns: Dns) -> Self {
+        self.settings.dns = dns;
+        self
+    }
+
+    /// What the processes of each RUN step may use together; no part of the cache's keys.
+    pub fn resources(mut self, resources: Resources) -> Self {
+        self.settings.resources = resources;
+        self
+    }
+
+    /// How long each RUN step may run.
+    pub fn step_timeout(mut self, limit: Duration) -> Self {
+        self.settings.step_timeout = Some(limit);
+        self
+    }
+
+    /// How long the build may take.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
         self
     }
 
@@ -482,6 +518,14 @@ impl Build {
     /// # Errors
     /// See [`Error`]; nothing half-made stays.
     pub fn run(self) -> Result<BuildResult, Error> {
+        match self.timeout {
+            None => self.run_and_tidy(),
+            Some(limit) => timeout::within(limit, &self.cancel, || self.run_and_tidy()),
+        }
+    }
+
+    /// Builds, and keeps the store within its limits.
+    fn run_and_tidy(&self) -> Result<BuildResult, Error> {
         let limits = match &self.limits {
             Some(limits) => limits.clone(),
             None => Limits::load(&|name| std::env::var(name).ok())?,

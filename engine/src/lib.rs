@@ -39,6 +39,7 @@ pub mod run;
 mod session;
 mod ssh;
 pub mod storage;
+mod timeout;
 
 pub use build::{
     Build, BuildResult, CancelHandle, ContextSource, DockerTarget, DockerfileSource, OutputSpec,
@@ -56,10 +57,11 @@ pub use kiln_image::registry::{
 pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::lint::{RULES, Rule};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};
+pub use kiln_sandbox::{Dns, HostAddress, Resources, Swap};
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
 pub use kiln_solver::explain::{Cause, Difference, FileChange, NoCacheBy};
 pub use kiln_solver::graph::NetworkMode;
 pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError, lifetime};
-pub use kiln_solver::solve::{SolveError, Verdict};
+pub use kiln_solver::solve::{Isolation, SolveError, Verdict};
 pub use lock::{Lock, LockReport, LockedSource};
 pub use output::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};

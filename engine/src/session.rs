@@ -16,7 +16,7 @@ use kiln_solver::event::{Event, Reporter};
 use kiln_solver::graph::{Graph, VertexId};
 use kiln_solver::plan::{self, Plan, PlanRequest};
 use kiln_solver::solve::{
-    self, Inputs, Journal, LogLimits, Output, Pulls, Sandbox, Secret, SolveError, Solver,
+    self, Inputs, Journal, LogLimits, Networks, Output, Pulls, Sandbox, Secret, SolveError, Solver,
 };
 
 use crate::bases::Bases;
@@ -215,6 +215,8 @@ impl Session<'_> {
             reporter: Arc::clone(self.reporter),
             cancel: Arc::clone(self.cancel),
             max_parallelism: 0,
+            settings: self.build.settings.clone(),
+            networks: Networks::default(),
             log_limits: log_limits(),
             pulls: Pulls::default(),
             journal: Arc::clone(self.journal),

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         mounts: Vec::new(),
         network: Network::None,
         extra_hosts: Vec::new(),
+        dns: kiln_sandbox::Dns::default(),
         security: Security::Sandbox,
         binfmt: Binfmt::AsIs,
         limits: Limits::default(),

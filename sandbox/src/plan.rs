@@ -37,7 +37,7 @@ pub(crate) struct Plan {
     /// The host's sockets behind the mounted ones, in the order of the mounts.
     pub(crate) sockets: Vec<PathBuf>,
     pub(crate) hostname: CString,
-    pub(crate) network: Network,
+    pub(crate) network: PlannedNetwork,
     pub(crate) security: Security,
     pub(crate) shm_size: CString,
     pub(crate) cwd: CString,
@@ -67,6 +67,27 @@ pub(crate) struct Plan {
 pub(crate) struct Emulated {
     pub(crate) first: Credentials,
     pub(crate) filter: &'static [Instruction],
+}
+
+/// How the child comes to its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PlannedNetwork {
+    /// A new one with nothing but loopback.
+    None,
+    /// It stays in the host's.
+    Host,
+    /// It joins the one of its descriptors.
+    Joined,
+}
+
+impl PlannedNetwork {
+    fn of(network: &Network) -> PlannedNetwork {
+        match network {
+            Network::None => PlannedNetwork::None,
+            Network::Host => PlannedNetwork::Host,
+            Network::Isolated(_) => PlannedNetwork::Joined,
+        }
+    }
 }
 
 /// What a sandbox can do where the engine is not the machine's root.
@@ -160,9 +181,9 @@ impl Plan {
         let mut files = Vec::new();
         let mut mounts = Vec::new();
         let own = [
-            ("etc/hosts", etc_files::hosts(&spec.hostname, &spec.extra_hosts)),
+            ("etc/hosts", etc_files::hosts(&spec.hostname, &spec.extra_hosts, &spec.network)),
             ("etc/hostname", format!("{}\n", spec.hostname).into_bytes()),
-            ("etc/resolv.conf", etc_files::resolv_conf(spec.network)),
+            ("etc/resolv.conf", etc_files::resolv_conf(&spec.network, &spec.dns)),
         ];
         for (target, contents) in own {
             let source = add_file(&mut files, contents, 0o644, 0, 0)?;
@@ -212,7 +233,7 @@ impl Plan {
             own_mounts,
             sockets,
             hostname: c_string("the host name", spec.hostname.as_bytes())?,
-            network: spec.network,
+            network: PlannedNetwork::of(&spec.network),
             security: spec.security,
             shm_size: c_string("/dev/shm", spec.limits.shm_bytes.unwrap_or(DEFAULT_SHM_BYTES).to_string())?,
             cwd: inner_path("the working directory", &spec.cwd)?,
@@ -248,7 +269,7 @@ impl Plan {
             Step::Namespaces => "entering namespaces".into(),
             Step::UserNamespace => "entering the user namespace".into(),
             Step::Hostname => "setting the host name".into(),
-            Step::Loopback => "bringing the loopback interface up".into(),
+            Step::Network => "joining the network".into(),
             Step::PrivateMounts => "making mounts private".into(),
             Step::Layer => {
                 let layer = self.root.layers.get(index).map(|layer| layer.to_string_lossy().into_owned());
@@ -295,6 +316,8 @@ pub(crate) struct ChildDescriptors<'a> {
     pub(crate) control_groups: &'a [OwnedFd],
     /// The command's own, where an emulator is registered for it.
     pub(crate) user_namespace: Option<OwnedFd>,
+    /// The network namespace to join.
+    pub(crate) network: Option<OwnedFd>,
 }
 
 /// The command's standard streams.

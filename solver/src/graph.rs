@@ -3,12 +3,12 @@
 //! An edge runs from a vertex to each input it needs; inputs are numbered by the edge's weight ([`InputIndex`]), so that
 //! operations name them as they were written. Equal vertices (same operation, same inputs) are one vertex.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_parser::Span;
+use kiln_sandbox::HostAddress;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::explain::NoCacheBy;
@@ -165,7 +165,7 @@ pub struct Exec {
     /// Host name.
     pub hostname: String,
     /// `--add-host`: names are part of the key.
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    pub extra_hosts: Vec<(String, HostAddress)>,
     /// `--shm-size`.
     pub shm_bytes: Option<u64>,
     /// `--ulimit`.

@@ -7,6 +7,7 @@ mod builds;
 pub(crate) mod call;
 pub(crate) mod csv;
 pub(crate) mod host;
+pub(crate) mod limits;
 pub(crate) mod output;
 pub(crate) mod pair;
 pub(crate) mod registry;
@@ -21,6 +22,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use builds::{BuildsArgs, BuildsCommand, ExplainArgs, LogsArgs};
+use limits::LimitArgs;
 
 /// Builds container images from Dockerfiles; no daemon, no root.
 #[derive(Debug, Parser)]
@@ -164,7 +166,8 @@ pub(crate) struct BuildArgs {
     /// An ssh agent or keys for the build (`default|id[=socket|key[,key]]`)
     #[arg(long, value_name = "SSH", allow_hyphen_values = true)]
     pub ssh: Vec<String>,
-    /// Network of RUN instructions
+    /// Network of RUN instructions: default (their own where `pasta` is installed, else the host's), isolated (their own,
+    /// or none at all), none, host
     #[arg(long, value_name = "MODE", default_value = "default", allow_hyphen_values = true)]
     pub network: String,
     /// Allow what needs permission (`network.host`, `security.insecure`)
@@ -173,7 +176,7 @@ pub(crate) struct BuildArgs {
     /// The platforms to build for
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', allow_hyphen_values = true)]
     pub platform: Vec<String>,
-    /// A line for /etc/hosts (`host:ip`)
+    /// A line for /etc/hosts (`host:ip`; `host-gateway` is the address that reaches the host)
     #[arg(long, value_name = "HOST:IP", allow_hyphen_values = true)]
     pub add_host: Vec<String>,
     /// Size of /dev/shm
@@ -243,6 +246,8 @@ pub(crate) struct BuildArgs {
     #[command(flatten)]
     pub registry: registry::RegistryArgs,
     #[command(flatten)]
+    pub limits: LimitArgs,
+    #[command(flatten)]
     pub legacy: LegacyArgs,
     /// PATH, URL or `-`
     #[arg(value_name = "PATH | URL | -", required = true)]
@@ -270,22 +275,6 @@ pub(crate) struct LegacyArgs {
     pub security_opt: Vec<String>,
     #[arg(long, hide = true)]
     pub builder: Option<String>,
-    #[arg(long, hide = true)]
-    pub cgroup_parent: Option<String>,
-    #[arg(short = 'm', long, hide = true)]
-    pub memory: Option<String>,
-    #[arg(long, hide = true, allow_hyphen_values = true)]
-    pub memory_swap: Option<String>,
-    #[arg(short = 'c', long, hide = true)]
-    pub cpu_shares: Option<String>,
-    #[arg(long, hide = true)]
-    pub cpu_period: Option<String>,
-    #[arg(long, hide = true, allow_hyphen_values = true)]
-    pub cpu_quota: Option<String>,
-    #[arg(long, hide = true)]
-    pub cpuset_cpus: Option<String>,
-    #[arg(long, hide = true)]
-    pub cpuset_mems: Option<String>,
     /// Attestations are not made yet; `false` is what scripts pass to be without.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub provenance: Option<String>,
@@ -302,14 +291,6 @@ impl LegacyArgs {
             ("--squash", self.squash),
             ("--isolation", self.isolation.as_deref().is_some_and(|value| value != "default")),
             ("--security-opt", !self.security_opt.is_empty()),
-            ("--cgroup-parent", self.cgroup_parent.is_some()),
-            ("--memory", self.memory.is_some()),
-            ("--memory-swap", self.memory_swap.is_some()),
-            ("--cpu-shares", self.cpu_shares.is_some()),
-            ("--cpu-period", self.cpu_period.is_some()),
-            ("--cpu-quota", self.cpu_quota.is_some()),
-            ("--cpuset-cpus", self.cpuset_cpus.is_some()),
-            ("--cpuset-mems", self.cpuset_mems.is_some()),
             ("--provenance", wanted(&self.provenance)),
             ("--sbom", wanted(&self.sbom)),
         ]
@@ -650,7 +631,7 @@ pub(crate) struct RunArgs {
     /// In place of the image's ENTRYPOINT
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     pub entrypoint: Option<String>,
-    /// `none` or `host`
+    /// `host`, `isolated` (one of its own, by pasta) or `none`
     #[arg(
         long,
         visible_alias = "net",

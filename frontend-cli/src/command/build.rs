@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use kiln::{
-    Annotation, Build, BuildResult, ContextSource, DockerTarget, DockerfileSource, ImageOptions, NetworkMode,
-    OutputSpec, StepDifference,
+    Annotation, Build, BuildResult, ContextSource, DockerTarget, DockerfileSource, ImageOptions, Isolation,
+    NetworkMode, OutputSpec, StepDifference,
 };
 
 use crate::args::call::{self, Method};
@@ -130,7 +130,7 @@ pub(super) fn request(
         build = build.no_cache_stage(stage);
     }
     let mut allow = args.allow.clone();
-    build = build.network(match args.network.as_str() {
+    let network = match args.network.as_str() {
         "default" | "" => NetworkMode::Default,
         "none" => NetworkMode::None,
         "host" => {
@@ -138,11 +138,16 @@ pub(super) fn request(
             allow.push("network.host".to_owned());
             NetworkMode::Host
         }
+        "isolated" => {
+            build = build.isolation(Isolation::Required);
+            NetworkMode::Default
+        }
         other => {
             return Err(Failure::usage(format!("network mode `{other}` is not supported"))
-                .with_hint("the modes are `default`, `none` and `host`"));
+                .with_hint("the modes are `default`, `isolated`, `none` and `host`"));
         }
-    });
+    };
+    build = args.limits.apply(build.network(network))?;
     for entitlement in allow {
         if !matches!(entitlement.as_str(), "network.host" | "security.insecure" | "buildx.local.delete") {
             return Err(Failure::usage(format!("--allow {entitlement}: there is no such entitlement"))

@@ -10,6 +10,7 @@ mod interop;
 mod kiln;
 mod language;
 mod locks;
+mod network;
 mod ordinary;
 mod outputs;
 mod platforms;

@@ -30,13 +30,13 @@ mod warnings;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use kiln_image::oci::{ContainerConfig, History, ImageConfig, RootFs};
 use kiln_image::{DiffId, Digest, ImageRef, Platform};
 use kiln_parser::ignore::IgnoreRules;
 use kiln_parser::{Dockerfile, Warning};
+use kiln_sandbox::HostAddress;
 
 pub use cache::{lifetime, lifetime_text};
 pub use epoch::{EpochSource, source_date_epoch};
@@ -73,7 +73,7 @@ pub struct PlanRequest {
     /// `--network`.
     pub network: NetworkMode,
     /// `--add-host`.
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    pub extra_hosts: Vec<(String, HostAddress)>,
     /// `--shm-size`.
     pub shm_bytes: Option<u64>,
     /// `--ulimit`.

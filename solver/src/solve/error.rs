@@ -1,6 +1,7 @@
 //! Why a build failed while it ran.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kiln_cache::{StoreError, TreeError};
 use kiln_image::http::HttpError;
@@ -8,7 +9,7 @@ use kiln_image::layer::LayerError;
 use kiln_image::registry::RegistryError;
 use kiln_image::{DiffId, Digest};
 use kiln_parser::Span;
-use kiln_sandbox::{IdentityError, SandboxError};
+use kiln_sandbox::{IdentityError, NetworkError, SandboxError};
 
 use super::CopyError;
 
@@ -41,6 +42,9 @@ pub enum SolveError {
         /// The instruction.
         span: Option<Span>,
     },
+    /// A step can have no network of its own.
+    #[error("the step cannot have a network of its own: {0}")]
+    Network(#[source] NetworkError),
     /// A step could not be done.
     #[error("{source}")]
     Step {
@@ -232,7 +236,12 @@ pub(super) const FULL_DISK: &str =
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
     /// A process of it was killed for memory.
-    Memory,
+    Memory {
+        /// The step's limit in bytes, if it had one.
+        limit: Option<u64>,
+    },
+    /// It ran for longer than steps may.
+    Time(Duration),
     /// The file system that this store is on has no space or no inodes left.
     Disk,
 }
@@ -249,9 +258,17 @@ impl SolveError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::StepFailed { shortage: Some(Shortage::Memory), .. } => {
+            Self::StepFailed { shortage: Some(Shortage::Memory { limit: None }), .. } => {
                 Some("a process of the step was killed because memory ran out".into())
             }
+            Self::StepFailed { shortage: Some(Shortage::Memory { limit: Some(bytes) }), .. } => Some(format!(
+                "a process of the step was killed because the step's {} of memory ran out: raise --memory",
+                mebibytes(*bytes)
+            )),
+            Self::StepFailed { shortage: Some(Shortage::Time(limit)), .. } => {
+                Some(format!("the step was killed after the {limit:?} of --step-timeout"))
+            }
+            Self::Network(error) => error.hint().map(str::to_owned),
             Self::StepFailed { shortage: Some(Shortage::Disk), .. } => Some(FULL_DISK.into()),
             Self::StepFailed { code: 127, .. } => {
                 Some("exit code 127 says that a command was not found in the image".into())
@@ -326,6 +343,14 @@ impl SolveError {
             Self::Canceled | Self::NotForeseen | Self::StepFailed { .. } | Self::Step { .. } => self,
             error => Self::Step { step: step.to_owned(), span, source: Box::new(error) },
         }
+    }
+}
+
+/// A size as `--memory` takes it.
+fn mebibytes(bytes: u64) -> String {
+    match bytes {
+        bytes if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),
+        bytes => format!("{bytes} bytes"),
     }
 }
 

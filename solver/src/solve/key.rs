@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(key(&plain), key(&other));
         let host = |address: [u8; 4]| {
             let mut exec = exec();
-            exec.extra_hosts.push(("db".into(), address.into()));
+            exec.extra_hosts.push(("db".into(), kiln_sandbox::HostAddress::Ip(address.into())));
             exec
         };
         assert_eq!(key(&host([1, 2, 3, 4])), key(&host([4, 3, 2, 1])));

@@ -8,6 +8,7 @@ mod forecast;
 mod journal;
 mod key;
 mod layers;
+mod network;
 mod op;
 mod room;
 mod schedule;
@@ -16,15 +17,18 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use kiln_cache::{Layer, SourceTree, Store};
 use kiln_image::registry::{Registry, RemoteImage};
 use kiln_image::{Digest, http};
+use kiln_sandbox::{Dns, Resources};
 
 pub use error::{Shortage, SolveError};
 pub use forecast::{Forecast, Foreseen, Verdict};
 pub use journal::{Journal, Outcome, StepNote};
 pub(crate) use key::VERSION as KEY_VERSION;
+pub use network::{Isolation, Networks};
 pub use op::exec::{Executor, Sandbox};
 pub use op::file::{CopyError, copy_out};
 pub use op::log::LogLimits;
@@ -92,6 +96,19 @@ pub enum Output {
     Tree(Arc<dyn SourceTree>),
 }
 
+/// How processes are run, as far as that is no part of what they are: none of it is in a step's key.
+#[derive(Clone, Debug, Default)]
+pub struct ExecSettings {
+    /// What becomes of steps where no network of their own can be had.
+    pub isolation: Isolation,
+    /// How they resolve names.
+    pub dns: Dns,
+    /// What each of them may use.
+    pub resources: Resources,
+    /// How long each of them may run.
+    pub step_timeout: Option<Duration>,
+}
+
 /// Runs graphs on one store.
 pub struct Solver<'a> {
     /// The store.
@@ -110,6 +127,10 @@ pub struct Solver<'a> {
     pub cancel: Arc<AtomicBool>,
     /// At most so many steps at once; 0: as many as are ready.
     pub max_parallelism: usize,
+    /// How processes are run.
+    pub settings: ExecSettings,
+    /// Networks of steps.
+    pub networks: Networks,
     /// How much of a step's output is shown.
     pub log_limits: LogLimits,
     /// Makes all steps anew under keys that nobody asks for again: every step's, mixed with this. What is recorded stays.

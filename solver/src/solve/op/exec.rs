@@ -117,11 +117,22 @@ fn mounted_contents(step: &Step<'_>, exec: &Exec) -> Result<Vec<MountContents>, 
 
 fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Result<Made, SolveError> {
     let solver = step.solver;
+    let settings = &solver.settings;
+    // First of all: it connects while the rest is prepared.
+    let mut lease = match exec.network {
+        NetworkMode::Default => Some(solver.networks.lease(exec, settings.isolation, &solver.reporter)?),
+        NetworkMode::None | NetworkMode::Host => None,
+    };
     let tree = layers::tree(solver, root)?;
     let draft = solver.store.draft_layer()?;
     give_root(&draft, tree.entry(Path::new(""))?)?;
     let identity = identity(&tree, &exec.user)?;
     let prepared = Prepared::of(step, exec)?;
+    let network = match (&mut lease, exec.network) {
+        (Some(lease), _) => lease.network(settings.isolation, &solver.reporter)?,
+        (None, NetworkMode::None) => Network::None,
+        (None, _) => Network::Host,
+    };
     let spec = Spec {
         rootfs: Rootfs { layers: layers::paths(solver, root), upper: draft.fs(), work: draft.work() },
         argv: exec.argv.iter().map(OsString::from).collect(),
@@ -130,10 +141,8 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
         identity,
         hostname: exec.hostname.clone(),
         mounts: prepared.mounts,
-        network: match exec.network {
-            NetworkMode::None => Network::None,
-            NetworkMode::Default | NetworkMode::Host => Network::Host,
-        },
+        network,
+        dns: settings.dns.clone(),
         extra_hosts: exec
             .extra_hosts
             .iter()
@@ -141,7 +150,12 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
             .collect(),
         security: if exec.insecure { Security::Insecure } else { Security::Sandbox },
         binfmt: Binfmt::of(&step.vertex.platform.architecture, &Platform::host().architecture),
-        limits: Limits { shm_bytes: exec.shm_bytes, ulimits: exec.ulimits.clone(), ..Limits::default() },
+        limits: Limits {
+            shm_bytes: exec.shm_bytes,
+            ulimits: exec.ulimits.clone(),
+            resources: settings.resources.clone(),
+            time: settings.step_timeout,
+        },
         io: Io::Captured,
     };
     let mut log = Log::default();
@@ -178,6 +192,11 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
             tell(stream, &rest);
         }
     }
+    drop(spec);
+    // What has every right may have changed its network.
+    if let Some(lease) = lease.take_if(|_| exec.insecure) {
+        lease.discard();
+    }
     let code = match exit.status {
         ExitStatus::Code(code) => code,
         ExitStatus::Signal(signal) => 128 + signal,
@@ -188,7 +207,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
             command: exec.argv.join(" "),
             code,
             log_tail: log.tail.into(),
-            shortage: shortage(solver, exit.oom_killed),
+            shortage: shortage(solver, &exit),
             span: step.vertex.span,
         });
     }
@@ -213,9 +232,12 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
 }
 
 /// What was lacking when a step failed. The step's own words say it as well, if they are read to the end.
-fn shortage(solver: &Solver<'_>, oom_killed: bool) -> Option<Shortage> {
-    if oom_killed {
-        return Some(Shortage::Memory);
+fn shortage(solver: &Solver<'_>, exit: &Exit) -> Option<Shortage> {
+    if exit.oom_killed {
+        return Some(Shortage::Memory { limit: solver.settings.resources.memory_bytes });
+    }
+    if exit.timed_out {
+        return solver.settings.step_timeout.map(Shortage::Time);
     }
     let space = rustix::fs::statvfs(solver.store.root()).ok()?;
     let full = space.f_bavail * space.f_frsize < FULL_BYTES || (space.f_files > 0 && space.f_favail == 0);
