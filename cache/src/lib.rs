@@ -20,6 +20,7 @@ pub use store::{
     BlobWriter, BuildRow, CacheMount, CacheMountRequest, CheckDepth, Claim, Cost, Details, Disk, ImageRecord,
     ImageRule, InvalidLayerId, Keep, Layer, LayerDraft, LayerFacts, LayerId, Lookup, MountSharing, NewRecord,
     Problem, Prune, Pruned, Record, Removed, RemovedBy, Repair, StepKey, Store, StoreError, Usage, UsageKind,
+    Wait,
 };
 pub use tree::{
     ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError, Verdict,

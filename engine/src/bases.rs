@@ -13,6 +13,7 @@ use kiln_solver::solve::ImageOrigin;
 
 use crate::Error;
 use crate::context::Layout;
+use crate::lock::Pins;
 use crate::session::Session;
 
 /// Manifests and configs in the store are read up to this size.
@@ -24,12 +25,18 @@ type Resolved = Result<(BaseImage, ImageOrigin), Arc<Error>>;
 pub(crate) struct Bases<'a> {
     session: &'a Session<'a>,
     layouts: HashMap<ImageRef, Layout>,
+    /// What the images were, for a build that keeps to that.
+    pins: Option<&'a Pins>,
     known: Mutex<HashMap<(ImageRef, Platform), Resolved>>,
 }
 
 impl<'a> Bases<'a> {
-    pub(crate) fn new(session: &'a Session<'a>, layouts: HashMap<ImageRef, Layout>) -> Self {
-        Self { session, layouts, known: Mutex::default() }
+    pub(crate) fn new(
+        session: &'a Session<'a>,
+        layouts: HashMap<ImageRef, Layout>,
+        pins: Option<&'a Pins>,
+    ) -> Self {
+        Self { session, layouts, pins, known: Mutex::default() }
     }
 
     /// Looks all of `names` up at once; errors are told when the plan asks.
@@ -80,6 +87,32 @@ impl<'a> Bases<'a> {
         if let Some(layout) = self.layouts.get(image) {
             return layout.resolve(image, platform);
         }
+        if let Some(digest) = self.pins.map(|pins| pins.image(image)).transpose()?.flatten() {
+            return self.pinned(image, platform, digest);
+        }
+        self.find_current(image, platform)
+    }
+
+    /// What an image was. The store's own of that name is taken if it is that one still.
+    fn pinned(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+        digest: Digest,
+    ) -> Result<(BaseImage, ImageOrigin), Error> {
+        if let Some(record) = self.session.store.image(image, platform)?
+            && let Some(found) = self.stored(image, &record)?
+            && found.0.digest == digest
+        {
+            return Ok(found);
+        }
+        self.find_current(&image.with_digest(digest), platform).map_err(|mut error| {
+            error.message = format!("{image} was {digest} when it was locked: {}", error.message);
+            error
+        })
+    }
+
+    fn find_current(&self, image: &ImageRef, platform: &Platform) -> Result<(BaseImage, ImageOrigin), Error> {
         let build = self.session.build;
         if !build.pull
             && let Some(record) = self.session.store.image(image, platform)?
@@ -91,7 +124,9 @@ impl<'a> Bases<'a> {
             return Err(Error::user(format!("{image} is not in the store, and the build is offline")));
         }
         let remote = self.session.registry.resolve(image, platform, self.session.cancel)?;
-        self.remember(image, platform, &remote)?;
+        if !self.session.only_looks {
+            self.remember(image, platform, &remote)?;
+        }
         let base = BaseImage {
             digest: remote.digest,
             manifest: remote.manifest_digest,

@@ -1,22 +1,26 @@
 //! What a build can be asked for, and what it gives. `session` is the way from the one to the other.
 
-use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use kiln_cache::Store;
 use kiln_image::oci::Descriptor;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, Platform, http};
 use kiln_remote::CacheSpec;
+use kiln_sandbox::{Dns, HostAddress, Resources};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
+use kiln_solver::solve::{ExecSettings, Isolation};
 
+use crate::differences::StepDifference;
 use crate::output::{Annotation, ImageOptions, TreeOptions};
 use crate::session::Session;
 use crate::storage::{self, Limits};
+use crate::timeout;
 use crate::{Error, ErrorKind};
 
 /// Where the context comes from.
@@ -141,11 +145,14 @@ pub enum DockerTarget {
 /// A build to be run. Nothing is checked before [`Build::run`].
 #[must_use]
 pub struct Build {
+    pub(crate) id: String,
+    pub(crate) only_looks: bool,
     pub(crate) context: ContextSource,
     pub(crate) dockerfile: DockerfileSource,
     pub(crate) more_dockerfiles: Vec<PathBuf>,
     pub(crate) preprocessor_flags: Vec<String>,
     pub(crate) ignore_file: Option<PathBuf>,
+    pub(crate) locked: bool,
     pub(crate) root: Option<PathBuf>,
     pub(crate) args: Vec<(String, String)>,
     pub(crate) target: Option<String>,
@@ -154,13 +161,16 @@ pub struct Build {
     pub(crate) platforms: Vec<String>,
     pub(crate) no_cache: bool,
     pub(crate) no_cache_stages: Vec<String>,
+    pub(crate) cache_ttl: Option<Duration>,
     pub(crate) pull: bool,
     pub(crate) offline: bool,
     pub(crate) network: NetworkMode,
-    pub(crate) extra_hosts: Vec<(String, IpAddr)>,
+    pub(crate) extra_hosts: Vec<(String, HostAddress)>,
     pub(crate) shm_bytes: Option<u64>,
     pub(crate) ulimits: Vec<(String, u64, u64)>,
     pub(crate) allow: Vec<String>,
+    pub(crate) settings: ExecSettings,
+    pub(crate) timeout: Option<Duration>,
     pub(crate) contexts: Vec<(String, String)>,
     pub(crate) secrets: Vec<(String, SecretSource)>,
     pub(crate) allow_secret_in_layer: bool,
@@ -170,6 +180,7 @@ pub struct Build {
     pub(crate) cache_to: Vec<CacheSpec>,
     pub(crate) annotations: Vec<Annotation>,
     pub(crate) rewrite_timestamp: bool,
+    pub(crate) verify_reproducible: bool,
     pub(crate) registry: Option<RegistryConfig>,
     pub(crate) lint: Vec<String>,
     limits: Option<Limits>,
@@ -200,6 +211,8 @@ pub struct BuildResult {
     pub manifest: Option<Descriptor>,
     /// The names it has in the store.
     pub names: Vec<ImageRef>,
+    /// Steps that made something else the second time; `None` where that was not asked for.
+    pub differences: Option<Vec<StepDifference>>,
     /// Its platform, the first one of several.
     pub platform: Platform,
     /// Steps that were found.
@@ -217,11 +230,14 @@ impl Build {
     /// A build of any kind of context.
     pub fn new(context: ContextSource) -> Self {
         Self {
+            id: random_id(),
+            only_looks: false,
             context,
             dockerfile: DockerfileSource::Default,
             more_dockerfiles: Vec::new(),
             preprocessor_flags: Vec::new(),
             ignore_file: None,
+            locked: false,
             root: None,
             args: Vec::new(),
             target: None,
@@ -230,6 +246,7 @@ impl Build {
             platforms: Vec::new(),
             no_cache: false,
             no_cache_stages: Vec::new(),
+            cache_ttl: None,
             pull: false,
             offline: false,
             network: NetworkMode::Default,
@@ -237,6 +254,8 @@ impl Build {
             shm_bytes: None,
             ulimits: Vec::new(),
             allow: Vec::new(),
+            settings: ExecSettings::default(),
+            timeout: None,
             contexts: Vec::new(),
             secrets: Vec::new(),
             allow_secret_in_layer: false,
@@ -246,12 +265,18 @@ impl Build {
             cache_to: Vec::new(),
             annotations: Vec::new(),
             rewrite_timestamp: false,
+            verify_reproducible: false,
             registry: None,
             lint: Vec::new(),
             limits: None,
             events: Arc::new(|_| {}),
             cancel: Arc::new(AtomicBool::new(false)),
         }
+    }
+
+    /// The name under which [`crate::history`] will have it.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The Dockerfile's path.
@@ -332,6 +357,12 @@ impl Build {
         self
     }
 
+    /// Runs RUN steps anew whose results are not younger than this.
+    pub fn cache_ttl(mut self, lifetime: Duration) -> Self {
+        self.cache_ttl = Some(lifetime);
+        self
+    }
+
     /// Asks the registry for every base although the store knows the name.
     pub fn pull(mut self, yes: bool) -> Self {
         self.pull = yes;
@@ -351,8 +382,8 @@ impl Build {
     }
 
     /// A line for `/etc/hosts` of RUN steps.
-    pub fn add_host(mut self, name: impl Into<String>, address: IpAddr) -> Self {
-        self.extra_hosts.push((name.into(), address));
+    pub fn add_host(mut self, name: impl Into<String>, address: impl Into<HostAddress>) -> Self {
+        self.extra_hosts.push((name.into(), address.into()));
         self
     }
 
@@ -365,6 +396,36 @@ impl Build {
     /// A resource limit of RUN steps: name as docker has it, soft, hard.
     pub fn ulimit(mut self, name: impl Into<String>, soft: u64, hard: u64) -> Self {
         self.ulimits.push((name.into(), soft, hard));
+        self
+    }
+
+    /// What becomes of RUN steps where no network of their own can be had.
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.settings.isolation = isolation;
+        self
+    }
+
+    /// How RUN steps resolve names.
+    pub fn dns(mut self, dns: Dns) -> Self {
+        self.settings.dns = dns;
+        self
+    }
+
+    /// What the processes of each RUN step may use together; no part of the cache's keys.
+    pub fn resources(mut self, resources: Resources) -> Self {
+        self.settings.resources = resources;
+        self
+    }
+
+    /// How long each RUN step may run.
+    pub fn step_timeout(mut self, limit: Duration) -> Self {
+        self.settings.step_timeout = Some(limit);
+        self
+    }
+
+    /// How long the build may take.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
         self
     }
 
@@ -434,6 +495,12 @@ impl Build {
         self
     }
 
+    /// Runs all steps once more, beside the cache, and compares: see [`BuildResult::differences`].
+    pub fn verify_reproducible(mut self, yes: bool) -> Self {
+        self.verify_reproducible = yes;
+        self
+    }
+
     /// How registries are reached; as the environment and its files say unless it is given.
     pub fn registry(mut self, config: RegistryConfig) -> Self {
         self.registry = Some(config);
@@ -468,6 +535,14 @@ impl Build {
     /// # Errors
     /// See [`Error`]; nothing half-made stays.
     pub fn run(self) -> Result<BuildResult, Error> {
+        match self.timeout {
+            None => self.run_and_tidy(),
+            Some(limit) => timeout::within(limit, &self.cancel, || self.run_and_tidy()),
+        }
+    }
+
+    /// Builds, and keeps the store within its limits.
+    fn run_and_tidy(&self) -> Result<BuildResult, Error> {
         let limits = match &self.limits {
             Some(limits) => limits.clone(),
             None => Limits::load(&|name| std::env::var(name).ok())?,
@@ -493,6 +568,7 @@ impl Build {
         &self,
         work: impl FnOnce(&Session<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let only_looks = self.only_looks;
         let reporter = Arc::new(Reporter::new(Arc::clone(&self.events)));
         let root = self.root.clone().unwrap_or_else(default_root);
         let store = Store::open(&root)?;
@@ -510,8 +586,21 @@ impl Build {
             http: &http,
             reporter: &reporter,
             cancel: &self.cancel,
+            journal: &Arc::default(),
+            only_looks,
         })
     }
+}
+
+/// Twelve hex digits that no other build has.
+fn random_id() -> String {
+    let mut bytes = [0; 6];
+    // Before the kernel has gathered randomness there is the clock.
+    if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).is_err() {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        bytes.copy_from_slice(&now.as_nanos().to_le_bytes()[..6]);
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The store's directory where none is given: `KILN_ROOT`, else the system's for root and the user's own for others.

@@ -160,7 +160,7 @@ impl Session<'_> {
         prepared: context::Prepared,
     ) -> Result<(Vec<Warning>, Option<Error>), Error> {
         let request = self.plan_request(&prepared)?;
-        let bases = Bases::new(self, prepared.layouts);
+        let bases = Bases::new(self, prepared.layouts, None);
         let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
         let (warnings, error) = plan::check(dockerfile, &request, &mut resolve);
         Ok((warnings, error.map(Error::from)))
@@ -176,7 +176,7 @@ impl Session<'_> {
     fn outline_prepared(&self, prepared: context::Prepared) -> Result<Outline, Error> {
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
         let request = self.plan_request(&prepared)?;
-        let bases = Bases::new(self, prepared.layouts);
+        let bases = Bases::new(self, prepared.layouts, None);
         let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
         Ok(plan::outline(&dockerfile, &request, &mut resolve)?)
     }

@@ -24,10 +24,15 @@ mod build;
 mod caches;
 mod check;
 mod context;
+mod differences;
 mod epoch;
 mod error;
+mod explain;
+mod forecast;
 mod frontend;
+pub mod history;
 pub mod images;
+mod lock;
 mod output;
 mod push;
 pub mod rootless;
@@ -35,14 +40,18 @@ pub mod run;
 mod session;
 mod ssh;
 pub mod storage;
+mod timeout;
 
 pub use build::{
     Build, BuildResult, CancelHandle, ContextSource, DockerTarget, DockerfileSource, OutputSpec,
     SecretSource, default_root,
 };
 pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
+pub use differences::{Change, FileDifference, StepDifference};
 pub use error::{Error, ErrorKind, ErrorLabel};
-pub use kiln_cache::{ImageRecord, Store, StoreError};
+pub use explain::Explanation;
+pub use forecast::{ForecastReport, ForecastStep};
+pub use kiln_cache::{Cost, Details, ImageRecord, Store, StoreError};
 pub use kiln_image::registry::{
     Kept, Login, Pushed, Registry, RegistryConfig, RegistryError, Server, Verify,
 };
@@ -50,8 +59,11 @@ pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::lint::{RULES, Rule};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};
 pub use kiln_remote::{CacheSpec, InvalidSpec};
+pub use kiln_sandbox::{Dns, HostAddress, Resources, Swap};
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
+pub use kiln_solver::explain::{Cause, Difference, FileChange, NoCacheBy};
 pub use kiln_solver::graph::NetworkMode;
-pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError};
-pub use kiln_solver::solve::SolveError;
+pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError, lifetime};
+pub use kiln_solver::solve::{Isolation, SolveError, Verdict};
+pub use lock::{Lock, LockReport, LockedSource};
 pub use output::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{LayerDraft, LayerTree, SourceTree as _};
-use kiln_image::Digest;
 use kiln_image::oci::ContainerConfig;
 use kiln_image::registry::{Registry, RegistryConfig};
+use kiln_image::{Digest, Platform};
 use kiln_sandbox::{
-    ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError, Security, Spec,
-    Terminal, resolve_user,
+    Binfmt, Dns, ExitStatus, HostAccess, HostAddress, HostEntry, Identity, Io, IsolatedNetwork, Limits,
+    Mount, MountKind, Network, NetworkError, Resources, Rootfs, SandboxError, Security, Spec, Terminal,
+    resolve_user,
 };
 use kiln_solver::event::EventSink;
 
@@ -38,14 +39,52 @@ pub struct RunRequest {
     pub workdir: Option<String>,
     /// `-u`.
     pub user: Option<String>,
-    /// `--network none`.
-    pub no_network: bool,
+    /// `--network`.
+    pub network: RunNetwork,
+    /// `--add-host`.
+    pub extra_hosts: Vec<HostEntry>,
+    /// `--dns` and the like.
+    pub dns: Dns,
+    /// What its processes may use together.
+    pub resources: Resources,
     /// `-h`.
     pub hostname: Option<String>,
     /// `-t`.
     pub terminal: bool,
     /// `-i`: the process's stdin; `None` is `/dev/null`.
     pub stdin: Option<OwnedFd>,
+}
+
+/// What a container reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunNetwork {
+    /// The host's network.
+    #[default]
+    Host,
+    /// Loopback only.
+    None,
+    /// A network of its own.
+    Isolated,
+}
+
+impl RunRequest {
+    fn network(&self) -> Result<Network, Error> {
+        let failed = |cause: NetworkError| {
+            let hint = cause.hint().map(str::to_owned);
+            Error { hint, ..because(ErrorKind::Environment, cause) }
+        };
+        Ok(match self.network {
+            RunNetwork::Host => Network::Host,
+            RunNetwork::None => Network::None,
+            RunNetwork::Isolated => {
+                let wants_host = self.extra_hosts.iter().any(|entry| entry.address == HostAddress::Gateway);
+                let access = if wants_host { HostAccess::Address } else { HostAccess::None };
+                let network = IsolatedNetwork::start(access).map_err(failed)?;
+                network.wait().map_err(failed)?;
+                Network::Isolated(Arc::new(network))
+            }
+        })
+    }
 }
 
 /// Runs it with this process's stdout and stderr (or a terminal on them) and returns its exit status as docker has it
@@ -81,10 +120,12 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
         identity,
         hostname,
         mounts: request.volumes.iter().map(volume).collect(),
-        network: if request.no_network { Network::None } else { Network::Host },
-        extra_hosts: Vec::new(),
+        network: request.network()?,
+        extra_hosts: request.extra_hosts.clone(),
+        dns: request.dns.clone(),
         security: Security::Sandbox,
-        limits: Limits::default(),
+        binfmt: Binfmt::of(&image.platform.architecture, &Platform::host().architecture),
+        limits: Limits { resources: request.resources.clone(), ..Limits::default() },
         io: io(request.terminal, request.stdin)?,
     };
     // The process writes to this one's streams itself.

@@ -1,24 +1,32 @@
 //! A running build: from the Dockerfile's text to images and outputs.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use kiln_cache::Store;
+use kiln_cache::{LayerDraft, Store};
 use kiln_image::registry::Registry;
-use kiln_image::{ImageRef, InvalidPlatform, InvalidReference, Platform, http};
+use kiln_image::{Digest, ImageRef, InvalidPlatform, InvalidReference, Platform, http};
 use kiln_parser::Warning;
+use kiln_sandbox::Binfmt;
 use kiln_solver::event::{Event, Reporter};
-use kiln_solver::plan::{self, PlanRequest};
-use kiln_solver::solve::{Inputs, LogLimits, Output, Pulls, Sandbox, Secret, Solver};
+use kiln_solver::graph::{Graph, VertexId};
+use kiln_solver::plan::{self, Plan, PlanRequest};
+use kiln_solver::solve::{
+    self, Inputs, Journal, LogLimits, Networks, Output, Pulls, Sandbox, Secret, SolveError, Solver,
+};
 
 use crate::bases::Bases;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
 use crate::caches::Caches;
+use crate::differences::StepDifference;
+use crate::history::Account;
+use crate::lock::Pins;
 use crate::output::ImageSet;
-use crate::{Error, assemble, check, context, epoch, frontend, output, ssh};
+use crate::{Error, assemble, check, context, differences, epoch, frontend, output, ssh};
 
 /// A running build: what was asked for and what it works with.
 pub(crate) struct Session<'a> {
@@ -28,27 +36,77 @@ pub(crate) struct Session<'a> {
     pub(crate) http: &'a http::Client,
     pub(crate) reporter: &'a Arc<Reporter>,
     pub(crate) cancel: &'a Arc<AtomicBool>,
+    pub(crate) journal: &'a Arc<Journal>,
+    /// It is only to be said what would happen: nothing is fetched but names of bases, nothing is kept.
+    pub(crate) only_looks: bool,
 }
 
 impl Session<'_> {
     pub(crate) fn run(&self) -> Result<BuildResult, Error> {
+        let mut account = Account::open();
+        let result = self.build(&mut account);
+        account.close(self, &result);
+        result
+    }
+
+    fn build(&self, account: &mut Account) -> Result<BuildResult, Error> {
         let tags = self.tags()?;
         output::check(&self.build.outputs, &tags)?;
         let prepared = context::prepare(self)?;
-        let (name, text) = (prepared.dockerfile_name.clone(), prepared.dockerfile.clone());
-        self.build_prepared(prepared, &tags).map_err(|error| error.in_dockerfile(&name, &text))
+        let name = prepared.dockerfile_name.clone();
+        account.dockerfile.clone_from(&prepared.dockerfile);
+        self.build_prepared(prepared, &tags).map_err(|error| error.in_dockerfile(&name, &account.dockerfile))
     }
 
     fn build_prepared(&self, prepared: context::Prepared, tags: &[ImageRef]) -> Result<BuildResult, Error> {
         let caches = Caches::open(self)?;
+        let set = self.image_set(&self.platforms()?)?;
+        let planned = self.planned(prepared)?;
+        let mut solver = self.solver(planned.inputs);
+        solver.remote = caches.remote();
+        let (graph, results) = joined(&planned.plans);
+        let (solved, differences) = if self.build.verify_reproducible {
+            let (outputs, differences) = self.solve_twice(&mut solver, &graph, &results)?;
+            (Some(outputs), Some(differences))
+        } else {
+            (None, None)
+        };
+        let work = Work {
+            plans: &planned.plans,
+            graph: &graph,
+            results: &results,
+            solved,
+            set,
+            tags,
+            epoch: planned.epoch,
+            hidden: planned.hidden.as_deref(),
+        };
+        let (images, exported) = caches.retry(&solver, || self.solve_and_export(&solver, &caches, &work))?;
+        solver.keep_imports()?;
+        caches.export(self, &solver, &images)?;
+        let (steps_cached, steps_run) = self.reporter.counts();
+        Ok(BuildResult {
+            config_digest: exported.config.unwrap_or(images[0].config_digest),
+            manifest_digest: exported.manifest.as_ref().map(|manifest| manifest.digest),
+            manifest: exported.manifest,
+            names: exported.names,
+            platform: images[0].platform.clone(),
+            steps_cached,
+            steps_run,
+            differences,
+        })
+    }
+
+    /// Says what is to be done; bases are looked up, and nothing is made yet.
+    pub(crate) fn planned(&self, prepared: context::Prepared) -> Result<Planned, Error> {
         frontend::check(self.build, &prepared.dockerfile)?;
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
         let checks = self.checks(&dockerfile)?;
         let mut request = self.plan_request(&prepared)?;
+        let pins = Pins::of(self.build, &prepared)?;
         let epoch = epoch::resolve(self, &dockerfile, &prepared.origins, &mut request)?;
         let platforms = self.platforms()?;
-        let set = self.image_set(&platforms)?;
-        let bases = Bases::new(self, prepared.layouts);
+        let bases = Bases::new(self, prepared.layouts, pins.as_ref());
         let mut names = Vec::new();
         for platform in &platforms {
             request.platform.clone_from(platform);
@@ -61,7 +119,12 @@ impl Session<'_> {
             request.platform.clone_from(platform);
             let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
             match plan::plan(&dockerfile, &request, &mut resolve) {
-                Ok(plan) => plans.push(plan),
+                Ok(mut plan) => {
+                    if let Some(pins) = &pins {
+                        pins.apply(&mut plan.graph)?;
+                    }
+                    plans.push(plan);
+                }
                 Err(error) => {
                     planned = Err(error);
                     break;
@@ -84,22 +147,31 @@ impl Session<'_> {
             allow_secret_in_layer: self.build.allow_secret_in_layer,
             ssh: sockets(&agents),
         };
-        let mut solver = self.solver(inputs);
-        solver.remote = caches.remote();
-        let work = Work { plans: &plans, set, tags, epoch, hidden: prepared.hidden.as_deref() };
-        let (images, exported) = caches.retry(&solver, || self.solve_and_export(&solver, &caches, &work))?;
-        solver.keep_imports()?;
-        caches.export(self, &solver, &images)?;
-        let (steps_cached, steps_run) = self.reporter.counts();
-        Ok(BuildResult {
-            config_digest: exported.config.unwrap_or(images[0].config_digest),
-            manifest_digest: exported.manifest.as_ref().map(|manifest| manifest.digest),
-            manifest: exported.manifest,
-            names: exported.names,
-            platform: images[0].platform.clone(),
-            steps_cached,
-            steps_run,
-        })
+        Ok(Planned { plans, inputs, epoch, hidden: prepared.hidden, _guards: (agents, prepared.scratch) })
+    }
+
+    /// Solves, and then once more beside all records; returns how the steps' results differ.
+    fn solve_twice(
+        &self,
+        solver: &mut Solver<'_>,
+        graph: &Graph,
+        results: &[VertexId],
+    ) -> Result<(Vec<Output>, Vec<StepDifference>), Error> {
+        let steps = solve::needed(graph, results);
+        let first = solver.solve_all(graph, &steps)?;
+        let mut again = graph.clone();
+        for vertex in again.node_weights_mut() {
+            vertex.name = format!("{} (again)", vertex.name);
+        }
+        let salt = format!("{} {:?}", std::process::id(), std::time::SystemTime::now());
+        solver.rehearsal = Some(Digest::of(salt.as_bytes()));
+        let second = solver.solve_all(&again, &steps);
+        solver.rehearsal = None;
+        let differences = differences::of_steps(self.store, graph, &steps, &first, &second?)?;
+        let outputs = results
+            .iter()
+            .filter_map(|result| steps.iter().position(|step| step == result).map(|at| first[at].clone()));
+        Ok((outputs.collect(), differences))
     }
 
     /// Solves the plans and makes the outputs of what they give.
@@ -109,18 +181,14 @@ impl Session<'_> {
         caches: &Caches,
         work: &Work<'_>,
     ) -> Result<(Vec<assemble::Assembled>, output::Exported), Error> {
-        let outputs = match work.plans {
-            [plan] => solver.solve_all(&plan.graph, &[plan.result]),
-            plans => {
-                let (graph, results) = plan::join(plans);
-                solver.solve_all(&graph, &results)
-            }
+        let outputs = match &work.solved {
+            Some(outputs) => outputs.clone(),
+            None => solver.solve_all(work.graph, work.results).map_err(|error: SolveError| {
+                let mut result = Error::from(error);
+                context::explain_missing(&mut result, work.hidden);
+                result
+            })?,
         };
-        let outputs = outputs.map_err(|error| {
-            let mut result = Error::from(error);
-            context::explain_missing(&mut result, work.hidden);
-            result
-        })?;
         let mut images = Vec::with_capacity(work.plans.len());
         for (plan, output) in work.plans.iter().zip(&outputs) {
             let Output::Snapshot(snapshot) = output else {
@@ -133,7 +201,7 @@ impl Session<'_> {
     }
 
     /// What to build for, each once; one `None` where nothing is asked for.
-    fn platforms(&self) -> Result<Vec<Option<Platform>>, Error> {
+    pub(crate) fn platforms(&self) -> Result<Vec<Option<Platform>>, Error> {
         let mut platforms = Vec::new();
         for name in &self.build.platforms {
             let platform: Platform =
@@ -176,9 +244,14 @@ impl Session<'_> {
             reporter: Arc::clone(self.reporter),
             cancel: Arc::clone(self.cancel),
             max_parallelism: 0,
+            settings: self.build.settings.clone(),
+            networks: Networks::default(),
             log_limits: log_limits(),
             pulls: Pulls::default(),
             remote: kiln_solver::solve::Remote::default(),
+            journal: Arc::clone(self.journal),
+            only_looks: self.only_looks,
+            rehearsal: None,
         }
     }
 
@@ -208,10 +281,11 @@ impl Session<'_> {
             target: build.target.clone(),
             platform: None,
             build_platform: Platform::host(),
-            emulated: Vec::new(),
+            emulates,
             labels: build.labels.clone(),
             no_cache: build.no_cache,
             no_cache_stages: build.no_cache_stages.clone(),
+            cache_ttl: build.cache_ttl,
             network: build.network,
             extra_hosts: build.extra_hosts.clone(),
             shm_bytes: build.shm_bytes,
@@ -279,12 +353,46 @@ fn log_limits() -> LogLimits {
 
 /// What is solved, and what becomes of it.
 struct Work<'a> {
-    plans: &'a [plan::Plan],
+    plans: &'a [Plan],
+    graph: &'a Graph,
+    results: &'a [VertexId],
+    /// The results' outputs, where they are there already.
+    solved: Option<Vec<Output>>,
     set: ImageSet,
     tags: &'a [ImageRef],
     epoch: Option<i64>,
     /// What the ignore file hides, for explanations.
     hidden: Option<&'a context::Hidden>,
+}
+
+/// A build before its first step.
+pub(crate) struct Planned {
+    /// One for each platform.
+    pub(crate) plans: Vec<Plan>,
+    pub(crate) inputs: Inputs,
+    epoch: Option<i64>,
+    /// What the ignore file hides.
+    hidden: Option<Arc<context::Hidden>>,
+    /// Agents, and where contexts that were fetched are: they live as long as the build.
+    _guards: (Vec<(String, Agent)>, Vec<LayerDraft>),
+}
+
+/// One graph of all that is to be built, and the results in it.
+pub(crate) fn joined(plans: &[Plan]) -> (Cow<'_, Graph>, Vec<VertexId>) {
+    match plans {
+        [plan] => (Cow::Borrowed(&plan.graph), vec![plan.result]),
+        plans => {
+            let (graph, results) = plan::join(plans);
+            (Cow::Owned(graph), results)
+        }
+    }
+}
+
+/// Whether this machine runs another one's programs.
+fn emulates(platform: &Platform) -> bool {
+    let host = Platform::host();
+    let binfmt = Binfmt::of(&platform.architecture, &host.architecture);
+    platform.os == host.os && !matches!(binfmt, Binfmt::Missing { .. })
 }
 
 /// An ssh agent.

@@ -20,6 +20,16 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{number}{}", UNITS[unit])
 }
 
+/// `0.2s`, `1m 5s`, `2h 3m` of milliseconds.
+pub(crate) fn seconds(millis: u64) -> String {
+    let seconds = millis / 1000;
+    match seconds {
+        0..60 => format!("{seconds}.{}s", millis % 1000 / 100),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
 /// `3 weeks`; of a date in the future, `Less than a second`.
 pub(crate) fn duration(seconds: i64) -> String {
     let minutes = seconds / 60;
@@ -64,6 +74,13 @@ mod tests {
         ];
         for (bytes, expected) in cases {
             assert_eq!(size(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn times_have_two_units_at_most() {
+        for (millis, expected) in [(0, "0.0s"), (1250, "1.2s"), (65_000, "1m 5s"), (7_380_000, "2h 3m")] {
+            assert_eq!(seconds(millis), expected);
         }
     }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
-    ExitStatus, Identity, Io, Limits, Network, Output, Rootfs, Security, Spec, Terminal, run,
+    Binfmt, ExitStatus, Identity, Io, Limits, Network, Output, Rootfs, Security, Spec, Terminal, run,
 };
 
 fn main() -> ExitCode {
@@ -33,7 +33,9 @@ fn main() -> ExitCode {
         mounts: Vec::new(),
         network: Network::None,
         extra_hosts: Vec::new(),
+        dns: kiln_sandbox::Dns::default(),
         security: Security::Sandbox,
+        binfmt: Binfmt::AsIs,
         limits: Limits::default(),
         io: match (terminal, output) {
             (true, Ok(output)) => Io::Terminal(Terminal { input, output }),

@@ -8,11 +8,11 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags as Attr;
 
-use crate::limits::ControlGroup;
+use crate::control_group::ControlGroup;
 use crate::rootfs::{Marks, attach, clone_tree, new_mount, open_in_root};
 use crate::sys;
 use crate::userns::{self, Privileges, UserNamespaceError};
-use crate::{Limits, plan};
+use crate::{Resources, network, plan};
 
 /// How it stands with one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +223,7 @@ fn sys() -> Finding {
 
 fn limits() -> Finding {
     const LIMITS: &str = "control groups";
-    let wanted = Limits { memory_bytes: Some(1 << 30), pids: Some(1000), ..Limits::default() };
+    let wanted = Resources { memory_bytes: Some(1 << 30), pids: Some(1000), ..Resources::default() };
     match ControlGroup::create(&wanted) {
         Ok(_) => Finding::new(LIMITS, State::Works, "memory and process limits"),
         Err(error) => {
@@ -246,7 +246,22 @@ fn filter() -> Finding {
 
 fn network() -> Finding {
     const NETWORK: &str = "network";
-    Finding::new(NETWORK, State::Works, "steps use the host's, or none (RUN --network=none)")
+    if network::find_pasta().is_none() {
+        return Finding::new(NETWORK, State::Limited, "RUN steps use the host's: `pasta` is not installed")
+            .remedy("sudo apt-get install passt (or your system's package with pasta)");
+    }
+    let connected =
+        network::IsolatedNetwork::start(network::HostAccess::None).and_then(|network| network.wait());
+    match connected {
+        Ok(()) => Finding::new(NETWORK, State::Works, "RUN steps have one of their own, by pasta"),
+        Err(error) => {
+            let finding = Finding::new(NETWORK, State::Limited, format!("RUN steps use the host's: {error}"));
+            match error.hint() {
+                Some(line) => finding.remedy(line),
+                None => finding,
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,33 +5,23 @@
 
 use std::convert::Infallible;
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags as Attr, MountPropagationFlags, mount_change};
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::process::Signal;
+use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
 
-use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedSource};
-use crate::report::{At, Entered, Failure, Report, Step};
+use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedNetwork, PlannedSource};
+use crate::report::{At, Entered, Failure, Step};
 use crate::rootfs::{
     Maker, StubReport, TargetKind, attach, clone_mount, clone_tree, mount_id, new_mount, open_in_root,
     target_kind,
 };
 use crate::socket::send_descriptor;
-use crate::sys::{self, Forked, PointerList};
-use crate::{Network, Security, capabilities};
-
-/// Namespaces that every sandbox has of its own and its supervisor shares; that of processes is the command's alone.
-/// That of control groups comes after joining one, since its root is where the process is when it is made.
-pub(crate) fn namespaces(network: Network) -> i32 {
-    let standard = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    match network {
-        Network::None => standard | libc::CLONE_NEWNET,
-        Network::Host => standard,
-    }
-}
+use crate::sys::{self, PointerList};
+use crate::{Security, capabilities};
 
 /// What exec takes, made before the fork.
 #[derive(Debug)]
@@ -40,93 +30,22 @@ pub(crate) struct Execution<'a> {
     pub(crate) env: PointerList<'a>,
 }
 
-/// The whole life of the sandbox's supervisor. It starts what becomes the command, the first process of a process
-/// namespace, and stays outside of that, where nothing inside can see or signal it.
-///
-/// It also holds the mounts, so that the command's end is known before the kernel takes them apart, which costs several
-/// grace periods of RCU.
-pub(crate) fn supervise(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<'_>) -> i32 {
-    match start(plan, descriptors, execution) {
-        Ok(command) => watch(&command, descriptors),
-        Err(failure) => {
-            report_failure(failure, descriptors);
-            1
-        }
-    }
-}
-
-/// Starts what becomes the command.
-fn start(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<'_>) -> Entered<Forked> {
-    // First, so that no descriptor, environment or memory of the engine can be reached from inside, whatever follows.
-    keep_only(descriptors).at(Step::Descriptors)?;
-    if let Some(strings) = plan.start_strings {
-        strings.wipe();
-    }
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .at(Step::Descriptors)?;
-    // Signals to the engine's process group are not for the sandbox.
-    rustix::process::setsid().at(Step::Descriptors)?;
-    let supervisor = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).at(Step::Descriptors)?;
-    sys::fork(libc::CLONE_NEWPID, || {
-        let failure = match first_process(plan, descriptors, execution, &supervisor) {
-            Err(failure) => failure,
-            Ok(never) => match never {},
-        };
-        match failure {
-            CommandFailure::Setup(failure) => report_failure(failure, descriptors),
-            CommandFailure::NotExecuted { errno, found } => {
-                let errno = errno.raw_os_error();
-                Report::NotExecuted { errno, found }.send(descriptors.report.as_fd());
-            }
-        }
-        127
-    })
-    .at(Step::Fork)
-}
-
-/// From the copy of the supervisor to the command.
-fn first_process(
-    plan: &Plan,
-    descriptors: &ChildDescriptors<'_>,
-    execution: &Execution<'_>,
-    supervisor: &OwnedFd,
-) -> Result<Infallible, CommandFailure> {
-    die_with(supervisor).at(Step::Descriptors)?;
-    // Before every other descriptor: the engine kills by it.
-    let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).at(Step::Descriptors)?;
-    send_descriptor(descriptors.control.as_fd(), own.as_fd()).at(Step::Descriptors)?;
-    drop(own);
-    let terminal = enter(plan, descriptors)?;
-    become_command(plan, descriptors, execution, terminal.as_ref())
-}
-
-/// Makes the kernel kill this process when the supervisor goes; with it goes all of its namespace.
-fn die_with(supervisor: &OwnedFd) -> Result<(), Errno> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // It may be gone already; its number cannot be asked for, since it is in another namespace.
-    let mut events = [PollFd::new(supervisor, PollFlags::IN)];
-    match poll(&mut events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? {
-        0 => Ok(()),
-        _ => Err(Errno::SRCH),
-    }
-}
-
-fn report_failure(failure: Failure, descriptors: &ChildDescriptors<'_>) {
-    let Failure { step, index, errno } = failure;
-    Report::Failed { step, index, errno: errno.raw_os_error() }.send(descriptors.report.as_fd());
-}
-
 /// Enters the sandbox; answers its terminal, if it has one.
-fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>) -> Entered<Option<OwnedFd>> {
+pub(crate) fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>) -> Entered<Option<OwnedFd>> {
     // Before the cgroup namespace, whose root this becomes.
     for group in descriptors.control_groups {
         rustix::io::write(group, b"0").at(Step::ControlGroup)?;
     }
     unshare_control_groups().at(Step::Namespaces)?;
     rustix::system::sethostname(plan.hostname.to_bytes()).at(Step::Hostname)?;
-    if plan.network == Network::None {
-        loopback_up().at(Step::Loopback)?;
+    match (plan.network, &descriptors.network) {
+        (PlannedNetwork::None, _) => loopback_up().at(Step::Network)?,
+        (PlannedNetwork::Joined, Some(network)) => {
+            // Before /sys is mounted, which shows the devices of the network it is mounted in.
+            rustix::thread::move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+                .at(Step::Network)?;
+        }
+        _ => {}
     }
 
     // Umask zero, so that modes below are as written; the command gets its own.
@@ -174,38 +93,6 @@ fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>) -> Entered<Option<Owne
     Ok(terminal)
 }
 
-/// Closes every descriptor but those of the plan; 0 to 2 become `/dev/null`.
-fn keep_only(descriptors: &ChildDescriptors<'_>) -> Result<(), Errno> {
-    let stdio = match &descriptors.stdio {
-        ChildStdio::Given { stdin, stdout, stderr } => [stdin.as_ref(), Some(stdout), Some(stderr)],
-        ChildStdio::Terminal => [None; 3],
-    };
-    let kept = || {
-        [&descriptors.null, &descriptors.report, &descriptors.control, &descriptors.engine]
-            .into_iter()
-            .chain(stdio.into_iter().flatten())
-            .chain(descriptors.control_groups)
-            .map(|fd| fd.as_raw_fd() as u32)
-    };
-    let mut next = 0;
-    while let Some(lowest) = kept().filter(|&fd| fd >= next).min() {
-        if lowest > next {
-            close(next, lowest - 1)?;
-        }
-        next = lowest + 1;
-    }
-    close(next, u32::MAX)?;
-    // The lowest three must be taken, or a descriptor opened later would be overwritten by the command's streams.
-    // The plan's own are above: the parent makes sure of it.
-    rustix::stdio::dup2_stdin(&descriptors.null)?;
-    rustix::stdio::dup2_stdout(&descriptors.null)?;
-    rustix::stdio::dup2_stderr(&descriptors.null)
-}
-
-fn close(first: u32, last: u32) -> Result<(), Errno> {
-    sys::close_range(first, last).map_err(|_| Errno::BADF)
-}
-
 fn unshare_control_groups() -> Result<(), Errno> {
     sys::unshare_control_groups().map_err(|error| errno_of(&error))
 }
@@ -214,7 +101,7 @@ fn errno_of(error: &std::io::Error) -> Errno {
     Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-fn loopback_up() -> Result<(), Errno> {
+pub(crate) fn loopback_up() -> Result<(), Errno> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     sys::bring_loopback_up(socket.as_fd()).map_err(|error| errno_of(&error))
@@ -555,7 +442,7 @@ fn make_terminal(dev: BorrowedFd<'_>, descriptors: &ChildDescriptors<'_>) -> Res
     Ok(slave)
 }
 
-enum CommandFailure {
+pub(crate) enum CommandFailure {
     Setup(Failure),
     NotExecuted { errno: Errno, found: bool },
 }
@@ -567,7 +454,7 @@ impl From<Failure> for CommandFailure {
 }
 
 /// Turns the forked process into the command; returns only when that fails.
-fn become_command(
+pub(crate) fn become_command(
     plan: &Plan,
     descriptors: &ChildDescriptors<'_>,
     execution: &Execution<'_>,
@@ -605,6 +492,10 @@ fn become_command(
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
 
+    // After what only the old namespace's root may do, and before that right goes.
+    if let (Some(rule), Some(namespace)) = (&plan.emulator, &descriptors.user_namespace) {
+        register_emulator(rule, namespace.as_fd()).at(Step::Emulator)?;
+    }
     // In this order: dropping from the bounding set needs CAP_SETPCAP, groups CAP_SETGID, and a filter CAP_SYS_ADMIN
     // (no_new_privs would do instead, but would break the image's setuid programs).
     if plan.security == Security::Sandbox {
@@ -634,6 +525,23 @@ fn become_command(
     }
     sys::reset_signals();
     execute(plan, execution)
+}
+
+/// Enters a user namespace with the same ids and registers an emulator in its table of formats, which only the kernel
+/// reads from then on.
+fn register_emulator(rule: &[u8], namespace: BorrowedFd<'_>) -> Result<(), Errno> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))?;
+    // Mounts belong to the namespace that they were made in.
+    sys::unshare_mounts().map_err(|error| errno_of(&error))?;
+    let table = new_mount(c"binfmt_misc", &[], NOTHING_SPECIAL)?;
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let register = rustix::fs::openat(&table, c"register", flags, Mode::empty())?;
+    rustix::io::write(&register, rule)?;
+    drop(register);
+    set_attributes(table.as_fd(), NOTHING_SPECIAL | Attr::MOUNT_ATTR_RDONLY)?;
+    // Its entries live as long as it is mounted somewhere.
+    attach(table.as_fd(), CWD, c"/proc/sys/fs/binfmt_misc")
 }
 
 /// Makes a pipe the user's: `/dev/stdout` opens it by its inode, whose owner is the engine's user.
@@ -720,21 +628,4 @@ fn runs_own_program(path: &CStr, own: (u64, u64)) -> bool {
         name[..end].copy_from_slice(&interpreter[..end]);
     }
     false
-}
-
-/// Waits for the command, reports its end, and kills it when the engine is gone; with it the kernel kills everything in
-/// the process namespace, and only then its end is seen.
-fn watch(command: &Forked, descriptors: &ChildDescriptors<'_>) -> i32 {
-    use rustix::event::{PollFd, PollFlags, poll};
-    // By a descriptor of its process and not by PR_SET_PDEATHSIG, which fires when the starting *thread* ends.
-    let mut events =
-        [PollFd::new(&descriptors.engine, PollFlags::IN), PollFd::new(&command.pidfd, PollFlags::IN)];
-    while let Err(Errno::INTR) = poll(&mut events, None) {}
-    let is_over = !events[1].revents().is_empty();
-    if !is_over {
-        let _ = pidfd_send_signal(&command.pidfd, Signal::KILL);
-    }
-    let Ok(status) = sys::wait_for(command.pid) else { return 1 };
-    Report::Ended { wait_status: status, usage: sys::children_usage() }.send(descriptors.report.as_fd());
-    0
 }

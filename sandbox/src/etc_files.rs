@@ -1,8 +1,8 @@
 //! `/etc/resolv.conf`, `/etc/hosts` and `/etc/hostname` of the sandbox; none of them gets into a layer.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use crate::{HostEntry, Network};
+use crate::{Dns, HostAddress, HostEntry, Network};
 
 /// Bytes read of a host's resolv.conf at most.
 const RESOLV_CONF_LIMIT: u64 = 64 * 1024;
@@ -13,22 +13,63 @@ const SYSTEMD_STUB: &str = "127.0.0.53";
 /// What other builders use when the host has no server that the sandbox can reach.
 const PUBLIC_SERVERS: [&str; 4] = ["8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844"];
 
-/// Returns the resolv.conf for a sandbox on `network`, from the host's.
-pub(crate) fn resolv_conf(network: Network) -> Vec<u8> {
+/// Returns the resolv.conf for a sandbox on `network`, from the host's and what `dns` says in its place.
+pub(crate) fn resolv_conf(network: &Network, dns: &Dns) -> Vec<u8> {
     let host = read_limited("/etc/resolv.conf").unwrap_or_default();
-    match network {
+    let from_host = match network {
         Network::Host => host,
-        Network::None => {
-            let only_stub = servers(&host).all(|server| server == SYSTEMD_STUB.as_bytes())
-                && servers(&host).next().is_some();
-            let source = only_stub.then(|| read_limited(SYSTEMD_RESOLVED)).flatten().unwrap_or(host);
-            without_loopback(&source)
-        }
-    }
+        Network::None => without_loopback(&behind_systemd(host), &PUBLIC_SERVERS),
+        Network::Isolated(network) => without_loopback(&behind_systemd(host), &[network.name_server()]),
+    };
+    with_choices(from_host, dns)
 }
 
-/// A resolv.conf without servers on the host's loopback; public ones where none would be left.
-fn without_loopback(conf: &[u8]) -> Vec<u8> {
+/// The conf of systemd-resolved itself, where the host's names nothing but its stub on loopback.
+fn behind_systemd(host: Vec<u8>) -> Vec<u8> {
+    let only_stub =
+        servers(&host).all(|server| server == SYSTEMD_STUB.as_bytes()) && servers(&host).next().is_some();
+    only_stub.then(|| read_limited(SYSTEMD_RESOLVED)).flatten().unwrap_or(host)
+}
+
+/// Lines of `conf` whose keyword the user has said something about give way to it.
+fn with_choices(conf: Vec<u8>, dns: &Dns) -> Vec<u8> {
+    if *dns == Dns::default() {
+        return conf;
+    }
+    let replaced: &[(&[u8], bool)] = &[
+        (b"nameserver", !dns.servers.is_empty()),
+        (b"search", !dns.search.is_empty()),
+        // The older word for one domain to search.
+        (b"domain", !dns.search.is_empty()),
+        (b"options", !dns.options.is_empty()),
+    ];
+    let is_replaced = |line: &[u8]| {
+        let word = line.trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        replaced.iter().any(|(keyword, given)| *given && *keyword == word)
+    };
+    let mut text: Vec<u8> = conf
+        .split_inclusive(|&byte| byte == b'\n')
+        .filter(|line| !is_replaced(line))
+        .flatten()
+        .copied()
+        .collect();
+    if text.last().is_some_and(|&byte| byte != b'\n') {
+        text.push(b'\n');
+    }
+    if !dns.search.is_empty() && dns.search != ["."] {
+        text.extend(format!("search {}\n", dns.search.join(" ")).bytes());
+    }
+    for server in &dns.servers {
+        text.extend(format!("nameserver {server}\n").bytes());
+    }
+    if !dns.options.is_empty() {
+        text.extend(format!("options {}\n", dns.options.join(" ")).bytes());
+    }
+    text
+}
+
+/// A resolv.conf without servers on the host's loopback; `replacements` where none would be left.
+fn without_loopback(conf: &[u8], replacements: &[&str]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(conf.len());
     let mut any_server = false;
     for line in conf.split_inclusive(|&byte| byte == b'\n') {
@@ -43,7 +84,7 @@ fn without_loopback(conf: &[u8]) -> Vec<u8> {
         if kept.last().is_some_and(|&byte| byte != b'\n') {
             kept.push(b'\n');
         }
-        for address in PUBLIC_SERVERS {
+        for address in replacements {
             kept.extend_from_slice(format!("nameserver {address}\n").as_bytes());
         }
     }
@@ -74,15 +115,26 @@ fn read_limited(path: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Returns `/etc/hosts`: loopback, the multicast names Docker writes, `extra`, the sandbox itself.
-pub(crate) fn hosts(hostname: &str, extra: &[HostEntry]) -> Vec<u8> {
+/// Returns `/etc/hosts`: loopback, the multicast names Docker writes, `extra`, the sandbox itself. A gateway that
+/// `network` does not have leaves its line out.
+pub(crate) fn hosts(hostname: &str, extra: &[HostEntry], network: &Network) -> Vec<u8> {
     let mut text = format!("127.0.0.1\tlocalhost {hostname}").trim_end().to_owned();
     text.push_str(
         "\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
          ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
     for entry in extra {
-        text.push_str(&format!("{}\t{}\n", entry.address, entry.name));
+        let addresses = match entry.address {
+            HostAddress::Ip(address) => vec![address],
+            HostAddress::Gateway => match network {
+                Network::None => Vec::new(),
+                Network::Host => vec![Ipv4Addr::LOCALHOST.into()],
+                Network::Isolated(network) => network.host_addresses().to_vec(),
+            },
+        };
+        for address in addresses {
+            text.push_str(&format!("{address}\t{}\n", entry.name));
+        }
     }
     text.into_bytes()
 }
@@ -95,20 +147,41 @@ mod tests {
     fn loopback_servers_are_left_out() {
         let conf =
             b"search lan\nnameserver 127.0.0.1\nnameserver 10.0.0.2\nnameserver ::1\noptions ndots:2\n";
-        assert_eq!(without_loopback(conf), b"search lan\nnameserver 10.0.0.2\noptions ndots:2\n");
+        assert_eq!(
+            without_loopback(conf, &PUBLIC_SERVERS),
+            b"search lan\nnameserver 10.0.0.2\noptions ndots:2\n"
+        );
     }
 
     #[test]
     fn public_servers_replace_none() {
-        let text = String::from_utf8(without_loopback(b"options x\nnameserver\t127.0.0.53")).unwrap();
+        let conf = without_loopback(b"options x\nnameserver\t127.0.0.53", &PUBLIC_SERVERS);
+        let text = String::from_utf8(conf).unwrap();
         assert!(text.starts_with("options x\nnameserver 8.8.8.8\n"), "{text}");
     }
 
     #[test]
     fn hosts_have_the_extra_lines() {
-        let extra = [HostEntry { name: "db".into(), address: [10, 0, 0, 9].into() }];
-        let text = String::from_utf8(hosts("box", &extra)).unwrap();
+        let address = |octets: [u8; 4]| HostAddress::Ip(octets.into());
+        let extra = [
+            HostEntry { name: "db".into(), address: address([10, 0, 0, 9]) },
+            HostEntry { name: "host".into(), address: HostAddress::Gateway },
+        ];
+        let text = String::from_utf8(hosts("box", &extra, &Network::Host)).unwrap();
         assert!(text.starts_with("127.0.0.1\tlocalhost box\n"));
+        assert!(text.ends_with("10.0.0.9\tdb\n127.0.0.1\thost\n"));
+        let text = String::from_utf8(hosts("box", &extra, &Network::None)).unwrap();
         assert!(text.ends_with("10.0.0.9\tdb\n"));
+    }
+
+    #[test]
+    fn what_the_user_says_of_names_stands_for_the_hosts_words() {
+        let conf = b"search lan\nnameserver 10.0.0.2\noptions ndots:2".to_vec();
+        let text = |dns: Dns| String::from_utf8(with_choices(conf.clone(), &dns)).unwrap();
+        let dns = Dns { servers: vec![[9, 9, 9, 9].into()], ..Dns::default() };
+        assert_eq!(text(dns), "search lan\noptions ndots:2\nnameserver 9.9.9.9\n");
+        let dns = Dns { search: vec![".".into()], options: vec!["rotate".into()], ..Dns::default() };
+        assert_eq!(text(dns), "nameserver 10.0.0.2\noptions rotate\n");
+        assert_eq!(text(Dns::default()).as_bytes(), conf);
     }
 }

@@ -9,13 +9,16 @@
 //! Invariants: nothing is mounted that the host sees; a killed engine leaves no process and no mount; mount points that
 //! kiln made are not in the upper directory afterwards. Start at [`run`].
 
+mod binfmt;
 mod capabilities;
+mod control_group;
 mod doctor;
 mod emulate;
 mod enter;
 mod etc_files;
 mod identity;
 mod limits;
+mod network;
 mod plan;
 mod report;
 mod rootfs;
@@ -25,16 +28,19 @@ mod seccomp_table;
 mod socket;
 mod spec;
 mod stubs;
+mod supervise;
 mod sys;
 mod terminal;
 mod userns;
 
+pub use binfmt::{Binfmt, Emulator, missing_hint};
 pub use doctor::{Finding, State, examine};
 pub use emulate::OWNER_ATTRIBUTE;
 pub use identity::{Identity, IdentityError, resolve_user};
+pub use network::{HostAccess, IsolatedNetwork, NetworkError};
 pub use run::run;
 pub use spec::{
-    Exit, ExitStatus, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
-    Security, Spec, Terminal, Usage,
+    Dns, Exit, ExitStatus, HostAddress, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Resources,
+    Rootfs, SandboxError, Security, Spec, Swap, Terminal, Usage,
 };
 pub use userns::{Privileges, SingleIdReason, UserNamespaceError, enter_user_namespace, user_namespace};

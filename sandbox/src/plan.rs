@@ -1,5 +1,6 @@
 //! A [`Spec`] made ready for the child: every string NUL-terminated, every list allocated.
 
+use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,7 +37,7 @@ pub(crate) struct Plan {
     /// The host's sockets behind the mounted ones, in the order of the mounts.
     pub(crate) sockets: Vec<PathBuf>,
     pub(crate) hostname: CString,
-    pub(crate) network: Network,
+    pub(crate) network: PlannedNetwork,
     pub(crate) security: Security,
     pub(crate) shm_size: CString,
     pub(crate) cwd: CString,
@@ -55,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) own_program: (u64, u64),
     /// What the user namespace allows.
     pub(crate) rights: Rights,
+    /// An emulator's line for the table of formats of a user namespace of the command's own.
+    pub(crate) emulator: Option<Vec<u8>>,
     /// Who the command believes to be where there is one id only; the ids above are that one then.
     pub(crate) emulated: Option<Emulated>,
 }
@@ -64,6 +67,27 @@ pub(crate) struct Plan {
 pub(crate) struct Emulated {
     pub(crate) first: Credentials,
     pub(crate) filter: &'static [Instruction],
+}
+
+/// How the child comes to its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PlannedNetwork {
+    /// A new one with nothing but loopback.
+    None,
+    /// It stays in the host's.
+    Host,
+    /// It joins the one of its descriptors.
+    Joined,
+}
+
+impl PlannedNetwork {
+    fn of(network: &Network) -> PlannedNetwork {
+        match network {
+            Network::None => PlannedNetwork::None,
+            Network::Host => PlannedNetwork::Host,
+            Network::Isolated(_) => PlannedNetwork::Joined,
+        }
+    }
 }
 
 /// What a sandbox can do where the engine is not the machine's root.
@@ -157,13 +181,21 @@ impl Plan {
         let mut files = Vec::new();
         let mut mounts = Vec::new();
         let own = [
-            ("etc/hosts", etc_files::hosts(&spec.hostname, &spec.extra_hosts)),
+            ("etc/hosts", etc_files::hosts(&spec.hostname, &spec.extra_hosts, &spec.network)),
             ("etc/hostname", format!("{}\n", spec.hostname).into_bytes()),
-            ("etc/resolv.conf", etc_files::resolv_conf(spec.network)),
+            ("etc/resolv.conf", etc_files::resolv_conf(&spec.network, &spec.dns)),
         ];
         for (target, contents) in own {
             let source = add_file(&mut files, contents, 0o644, 0, 0)?;
             mounts.push(PlannedMount { target: c_string("/etc", target)?, source });
+        }
+        if let Some((emulator, inside)) = spec.binfmt.shown() {
+            let source = PlannedSource::Bind {
+                source: path("the emulator", emulator)?,
+                subpath: CString::default(),
+                read_only: true,
+            };
+            mounts.push(PlannedMount { target: inner_path("the emulator", &inside)?, source });
         }
         let own_mounts = mounts.len();
         let mut sockets = Vec::new();
@@ -201,7 +233,7 @@ impl Plan {
             own_mounts,
             sockets,
             hostname: c_string("the host name", spec.hostname.as_bytes())?,
-            network: spec.network,
+            network: PlannedNetwork::of(&spec.network),
             security: spec.security,
             shm_size: c_string("/dev/shm", spec.limits.shm_bytes.unwrap_or(DEFAULT_SHM_BYTES).to_string())?,
             cwd: inner_path("the working directory", &spec.cwd)?,
@@ -220,6 +252,7 @@ impl Plan {
             own_program: (program.dev(), program.ino()),
             rights,
             emulated,
+            emulator: spec.binfmt.rule(),
         })
     }
 
@@ -236,7 +269,7 @@ impl Plan {
             Step::Namespaces => "entering namespaces".into(),
             Step::UserNamespace => "entering the user namespace".into(),
             Step::Hostname => "setting the host name".into(),
-            Step::Loopback => "bringing the loopback interface up".into(),
+            Step::Network => "joining the network".into(),
             Step::PrivateMounts => "making mounts private".into(),
             Step::Layer => {
                 let layer = self.root.layers.get(index).map(|layer| layer.to_string_lossy().into_owned());
@@ -259,6 +292,7 @@ impl Plan {
             Step::Fork => "starting the process".into(),
             Step::Keyring => "making a session keyring".into(),
             Step::Limits => "setting resource limits".into(),
+            Step::Emulator => "registering the emulator (Linux 6.7 or later)".into(),
             Step::Capabilities => "dropping capabilities".into(),
             Step::User => format!("becoming user {}:{}", self.uid, self.gid),
             Step::Seccomp => "loading the system-call filter".into(),
@@ -280,6 +314,10 @@ pub(crate) struct ChildDescriptors<'a> {
     pub(crate) engine: OwnedFd,
     pub(crate) stdio: ChildStdio,
     pub(crate) control_groups: &'a [OwnedFd],
+    /// The command's own, where an emulator is registered for it.
+    pub(crate) user_namespace: Option<OwnedFd>,
+    /// The network namespace to join.
+    pub(crate) network: Option<OwnedFd>,
 }
 
 /// The command's standard streams.
@@ -340,6 +378,15 @@ fn add_file(
     Ok(PlannedSource::File(files.len() - 1))
 }
 
+/// Two equal copies share a layer, and one tree may have both; overlayfs takes no directory twice. The topmost alone is the
+/// same tree: whatever the lower one shows or hides, the upper one does too.
+fn topmost_of_each(layers: &[PathBuf]) -> Vec<&PathBuf> {
+    let mut seen = HashSet::new();
+    let mut topmost: Vec<_> = layers.iter().rev().filter(|layer| seen.insert(layer.as_path())).collect();
+    topmost.reverse();
+    topmost
+}
+
 pub(crate) fn overlay(
     layers: &[PathBuf],
     upper: Option<(&PathBuf, &PathBuf)>,
@@ -355,6 +402,7 @@ pub(crate) fn overlay(
         }
         text
     };
+    let layers = topmost_of_each(layers);
     let mut options = b"lowerdir=".to_vec();
     for (index, layer) in layers.iter().rev().enumerate() {
         if index > 0 {
@@ -373,7 +421,7 @@ pub(crate) fn overlay(
     if marks == Marks::User {
         options.extend(b",userxattr");
     }
-    let target = upper.map(|(upper, _)| upper).or(layers.last());
+    let target = upper.map(|(upper, _)| upper).or(layers.last().copied());
     let target = target.ok_or_else(|| invalid("a mount", "it has no layers"))?;
     Ok(Overlay {
         layers: layers.iter().map(|layer| path("a layer", layer)).collect::<Result<_, _>>()?,

@@ -15,7 +15,7 @@ pub(crate) enum Step {
     Namespaces,
     UserNamespace,
     Hostname,
-    Loopback,
+    Network,
     PrivateMounts,
     Layer,
     Root,
@@ -36,17 +36,18 @@ pub(crate) enum Step {
     Capabilities,
     User,
     Seccomp,
+    Emulator,
     Owners,
 }
 
 impl Step {
-    const ALL: [Step; 27] = [
+    const ALL: [Step; 28] = [
         Step::Descriptors,
         Step::ControlGroup,
         Step::Namespaces,
         Step::UserNamespace,
         Step::Hostname,
-        Step::Loopback,
+        Step::Network,
         Step::PrivateMounts,
         Step::Layer,
         Step::Root,
@@ -67,6 +68,7 @@ impl Step {
         Step::Capabilities,
         Step::User,
         Step::Seccomp,
+        Step::Emulator,
         Step::Owners,
     ];
 }

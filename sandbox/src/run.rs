@@ -4,23 +4,24 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::binfmt;
+use crate::control_group::ControlGroup;
 use crate::emulate::Emulation;
-use crate::enter::{self, Execution};
-use crate::limits::ControlGroup;
+use crate::enter::Execution;
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, setup};
 use crate::report::{Report, Step};
 use crate::socket::{Relay, above_stdio, control_pair, receive_descriptor};
 use crate::stubs::{self, Stub};
 use crate::sys::{self, Forked, PointerList, SignalsBlocked};
 use crate::terminal::Session;
-use crate::{Exit, ExitStatus, Io, Output, SandboxError, Spec, Usage};
+use crate::{Exit, ExitStatus, Io, Network, Output, SandboxError, Spec, Usage, supervise};
 
 /// How often the cancel flag is looked at.
 const CANCEL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 25_000_000 };
@@ -45,7 +46,8 @@ pub fn run(
         return Err(SandboxError::Canceled);
     }
     let plan = Plan::new(spec)?;
-    let group = ControlGroup::create(&spec.limits).map_err(|error| setup("making a control group", error))?;
+    let group = ControlGroup::create(&spec.limits.resources)
+        .map_err(|error| setup("making a control group", error))?;
     let mut sandbox =
         Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
     let streamed = sandbox.stream(spec, &plan, output, cancel);
@@ -67,12 +69,15 @@ pub fn run(
         })
         .collect();
     let cleaned = stubs::remove(&spec.rootfs.upper, &spec.rootfs.layers, &made);
-    if streamed.map_err(|error| setup("reading the sandbox's output", error))? == Streamed::Canceled {
+    let streamed = streamed.map_err(|error| setup("reading the sandbox's output", error))?;
+    if streamed == Streamed::Canceled {
         return Err(SandboxError::Canceled);
     }
     ended.map_err(|error| setup("waiting for the sandbox", error))?;
     cleaned.map_err(|error| setup("removing mount points from the layer", error))?;
-    conclude(spec, &plan, &reports, &group)
+    let mut exit = conclude(spec, &plan, &reports, &group)?;
+    exit.timed_out = streamed == Streamed::TimedOut;
+    Ok(exit)
 }
 
 /// Makes the result of what the child reported.
@@ -118,7 +123,7 @@ fn conclude(
         }
         None => (ExitStatus::Signal(libc::SIGKILL), Usage::default()),
     };
-    Ok(Exit { status, usage, oom_killed: group.oom_killed() })
+    Ok(Exit { status, usage, oom_killed: group.oom_killed(), timed_out: false })
 }
 
 fn not_executed(spec: &Spec, errno: i32, found: bool) -> SandboxError {
@@ -134,6 +139,7 @@ fn not_executed(spec: &Spec, errno: i32, found: bool) -> SandboxError {
 enum Streamed {
     ToTheEnd,
     Canceled,
+    TimedOut,
 }
 
 /// A started sandbox.
@@ -231,14 +237,23 @@ impl Sandbox {
             engine: above_stdio(engine)?,
             stdio,
             control_groups: &group.joins,
+            user_namespace: match &plan.emulator {
+                Some(_) => Some(above_stdio(binfmt::user_namespace()?)?),
+                None => None,
+            },
+            network: match &spec.network {
+                Network::Isolated(network) => Some(above_stdio(duplicate(network.namespace())?)?),
+                Network::None | Network::Host => None,
+            },
         };
         let execution = Execution {
             argv: PointerList::new(plan.argv.iter().map(|argument| argument.as_c_str())),
             env: PointerList::new(plan.env.iter().map(|entry| entry.as_c_str())),
         };
         let blocked = SignalsBlocked::new()?;
-        let process =
-            sys::fork(enter::namespaces(plan.network), || enter::supervise(plan, &descriptors, &execution))?;
+        let process = sys::fork(supervise::namespaces(plan.network), || {
+            supervise::supervise(plan, &descriptors, &execution)
+        })?;
         drop(blocked);
         let command = first_process(&process, &control);
         let supervisor = Supervisor { process, command, reaped: false };
@@ -260,6 +275,7 @@ impl Sandbox {
         output: &mut dyn FnMut(Output, &[u8]),
         cancel: &AtomicBool,
     ) -> io::Result<Streamed> {
+        let deadline = spec.limits.time.and_then(|time| Instant::now().checked_add(time));
         let mut buffer = vec![0_u8; READ_BYTES];
         let mut session: Option<Session<'_>> = None;
         let mut relays: Vec<Relay> = Vec::new();
@@ -268,6 +284,9 @@ impl Sandbox {
             let ready = self.wait(session.as_ref())?;
             if cancel.load(Ordering::Relaxed) {
                 return Ok(Streamed::Canceled);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Streamed::TimedOut);
             }
             while let Some(descriptor) = self.control.as_ref().and_then(|fd| receive_descriptor(fd.as_fd())) {
                 // The sockets come first, in the order of the mounts; then a terminal's master, then the listener.

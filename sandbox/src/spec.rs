@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Identity;
+use crate::{Binfmt, Identity, IsolatedNetwork};
 
 /// What to run, where, as whom.
 #[derive(Debug)]
@@ -29,8 +30,12 @@ pub struct Spec {
     pub network: Network,
     /// Further lines of `/etc/hosts`.
     pub extra_hosts: Vec<HostEntry>,
+    /// How names are resolved.
+    pub dns: Dns,
     /// Privileges.
     pub security: Security,
+    /// How programs of another machine are executed.
+    pub binfmt: Binfmt,
     /// Limits.
     pub limits: Limits,
     /// Standard streams.
@@ -114,12 +119,25 @@ pub enum MountKind {
 }
 
 /// What the sandbox reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Network {
     /// Loopback only.
     None,
     /// The host's network.
     Host,
+    /// A network of its own, with a way to the outside and none to the host's loopback.
+    Isolated(Arc<IsolatedNetwork>),
+}
+
+/// What `/etc/resolv.conf` says in place of the host's words; an empty list takes the host's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Servers.
+    pub servers: Vec<IpAddr>,
+    /// Domains that short names are looked up in; `.` alone stands for none.
+    pub search: Vec<String>,
+    /// Options of resolv.conf(5).
+    pub options: Vec<String>,
 }
 
 /// Privileges.
@@ -137,7 +155,22 @@ pub struct HostEntry {
     /// Name.
     pub name: String,
     /// Address.
-    pub address: IpAddr,
+    pub address: HostAddress,
+}
+
+/// The address of a name in `/etc/hosts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostAddress {
+    /// This.
+    Ip(IpAddr),
+    /// The one that the host is reached by (docker's `host-gateway`).
+    Gateway,
+}
+
+impl From<IpAddr> for HostAddress {
+    fn from(address: IpAddr) -> HostAddress {
+        HostAddress::Ip(address)
+    }
 }
 
 /// Limits of the whole sandbox.
@@ -147,10 +180,42 @@ pub struct Limits {
     pub shm_bytes: Option<u64>,
     /// `--ulimit`: name as docker has it (`nofile`), soft, hard.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// What its processes may use together.
+    pub resources: Resources,
+    /// How long it may run.
+    pub time: Option<Duration>,
+}
+
+/// What the processes of a sandbox may use together; a control group sees to it. `None` is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
     /// Memory in bytes.
     pub memory_bytes: Option<u64>,
+    /// Memory and swap together in bytes; without it there is no swap beyond the memory.
+    pub memory_swap: Option<Swap>,
     /// Number of tasks.
     pub pids: Option<u64>,
+    /// Weight against others when processors are short; 1024 is usual.
+    pub cpu_shares: Option<u64>,
+    /// Length in microseconds of the periods that `cpu_quota_micros` is for; the kernel's own is 100 ms.
+    pub cpu_period_micros: Option<u64>,
+    /// Processor time in microseconds within a period.
+    pub cpu_quota_micros: Option<u64>,
+    /// The processors that may be used (`0-2,7`).
+    pub cpuset_cpus: Option<String>,
+    /// The memory nodes that may be used.
+    pub cpuset_mems: Option<String>,
+    /// The control group in which that of the sandbox is made: a path from the hierarchy's root, or a slice of systemd's.
+    pub parent: Option<String>,
+}
+
+/// A limit of memory and swap together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swap {
+    /// As much as there is.
+    Unlimited,
+    /// Bytes.
+    Bytes(u64),
 }
 
 /// Standard streams.
@@ -198,6 +263,8 @@ pub struct Exit {
     pub usage: Usage,
     /// A process of it was killed for memory.
     pub oom_killed: bool,
+    /// It was killed at the end of its time.
+    pub timed_out: bool,
 }
 
 /// Status of the command.

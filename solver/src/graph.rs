@@ -3,12 +3,15 @@
 //! An edge runs from a vertex to each input it needs; inputs are numbered by the edge's weight ([`InputIndex`]), so that
 //! operations name them as they were written. Equal vertices (same operation, same inputs) are one vertex.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_parser::Span;
+use kiln_sandbox::HostAddress;
 use petgraph::graph::{DiGraph, NodeIndex};
+
+use crate::explain::NoCacheBy;
 
 /// A vertex's place in the graph.
 pub type VertexId = NodeIndex;
@@ -31,10 +34,22 @@ pub struct Vertex {
     pub span: Option<Span>,
     /// The instruction's text as a history entry has it, for records and explanations.
     pub created_by: String,
-    /// `--no-cache`: made anew although a record exists.
-    pub ignore_cache: bool,
+    /// Whether a record may be its result.
+    pub cache: CacheUse,
     /// What it runs on.
     pub platform: Platform,
+}
+
+/// Whether a record may be taken as a step's result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CacheUse {
+    /// Any.
+    #[default]
+    Any,
+    /// One that is not older than this.
+    NewerThan(Duration),
+    /// None: the step runs anew.
+    Never(NoCacheBy),
 }
 
 /// What a vertex does.
@@ -133,6 +148,8 @@ pub struct Exec {
     pub argv: Vec<String>,
     /// `NAME=value` in effect, sorted as written; part of the key.
     pub env: Vec<String>,
+    /// Names of the variables that are build arguments; for explanations.
+    pub build_args: Vec<String>,
     /// Proxies and the like: in the environment, not in the key.
     pub unkeyed_env: Vec<String>,
     /// Absolute.
@@ -148,7 +165,7 @@ pub struct Exec {
     /// Host name.
     pub hostname: String,
     /// `--add-host`: names are part of the key.
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    pub extra_hosts: Vec<(String, HostAddress)>,
     /// `--shm-size`.
     pub shm_bytes: Option<u64>,
     /// `--ulimit`.

@@ -21,6 +21,7 @@ use super::draft::LayerDraft;
 use super::error::{At, StoreError};
 use super::layers::{self, LayerId};
 use super::lease;
+use super::live_log;
 use super::locks::{FileLock, Kind, Mode};
 use super::removed::{self, RemovedBy};
 use super::usage::{COPY_SUFFIX, Inventory, Item, Usage, UsageKind, What};
@@ -233,6 +234,11 @@ impl Store {
                 name.starts_with("layer-") || name.starts_with("diff-") || Digest::from_hex(name).is_ok();
             if is_transient {
                 drop(FileLock::try_take(&entry.path(), Mode::Exclusive, Kind::Transient)?);
+            } else if let Some(key) = name.strip_suffix(live_log::SUFFIX) {
+                let lock = self.lock_path(key);
+                if let Some(_unused) = FileLock::try_take(&lock, Mode::Exclusive, Kind::Transient)? {
+                    let _ = std::fs::remove_file(entry.path());
+                }
             }
         }
         for file in self.context_files()? {

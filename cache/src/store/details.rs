@@ -111,7 +111,6 @@ impl PackedDetails {
             self.log,
             self.facts,
         ])?;
-        tx.prepare_cached("DELETE FROM removed WHERE key = ?1")?.execute(params![key.0.as_bytes()])?;
         Ok(())
     }
 }

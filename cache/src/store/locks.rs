@@ -90,6 +90,18 @@ impl FileLock {
         on_wait: &mut dyn FnMut(Option<u32>),
         cancel: &AtomicBool,
     ) -> Result<Self, StoreError> {
+        Self::take_watching(path, mode, kind, on_wait, &mut || {}, cancel)
+    }
+
+    /// As [`FileLock::take`]; `on_look` is called at each further look at the lock.
+    pub(super) fn take_watching(
+        path: &Path,
+        mode: Mode,
+        kind: Kind,
+        on_wait: &mut dyn FnMut(Option<u32>),
+        on_look: &mut dyn FnMut(),
+        cancel: &AtomicBool,
+    ) -> Result<Self, StoreError> {
         let mut pause = SHORTEST_PAUSE;
         let mut told = false;
         loop {
@@ -103,6 +115,7 @@ impl FileLock {
                 told = true;
                 on_wait(holder(path));
             }
+            on_look();
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

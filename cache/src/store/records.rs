@@ -12,6 +12,7 @@ use super::details::{Cost, PackedDetails, nanoseconds};
 use super::draft::LayerDraft;
 use super::error::StoreError;
 use super::layers::{Layer, LayerId, New};
+use super::live_log;
 use super::locks::{FileLock, Kind, Mode};
 use super::removed::{self, RemovedBy};
 use crate::space::Space;
@@ -61,11 +62,22 @@ pub enum Lookup {
     Missing(Claim),
 }
 
+/// What those who wait for a step hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait<'a> {
+    /// Waiting begins; the process that runs the step, where known.
+    Holder(Option<u32>),
+    /// The step printed this.
+    Log(&'a [u8]),
+}
+
 /// The right to make one step's result; others wait until it is committed or dropped.
 #[derive(Debug)]
 pub struct Claim {
     store: Store,
     key: StepKey,
+    /// Before the lock: nobody else may have begun when it goes.
+    log: live_log::Writer,
     _lock: FileLock,
 }
 
@@ -100,14 +112,14 @@ impl Store {
     }
 
     /// The record of `key`, or the right to make it. While another thread or process holds the claim this waits:
-    /// `on_wait` is called once with the process id of the holder. A holder that dies is replaced.
+    /// `on_wait` is told once who holds it, and then what that prints. A holder that dies is replaced.
     ///
     /// # Errors
     /// [`StoreError::Canceled`]; I/O.
     pub fn find_or_claim(
         &self,
         key: &StepKey,
-        on_wait: &mut dyn FnMut(Option<u32>),
+        on_wait: &mut dyn FnMut(Wait<'_>),
         cancel: &AtomicBool,
     ) -> Result<Lookup, StoreError> {
         if let Some(record) = self.find(key)? {
@@ -128,12 +140,23 @@ impl Store {
     pub fn claim(
         &self,
         key: &StepKey,
-        on_wait: &mut dyn FnMut(Option<u32>),
+        on_wait: &mut dyn FnMut(Wait<'_>),
         cancel: &AtomicBool,
     ) -> Result<Claim, StoreError> {
         let path = self.lock_path(&key.0.hex());
-        let lock = FileLock::take(&path, Mode::Exclusive, Kind::Transient, on_wait, cancel)?;
-        Ok(Claim { store: self.clone(), key: *key, _lock: lock })
+        let log = self.lock_path(&format!("{}{}", key.0.hex(), live_log::SUFFIX));
+        let mut reader = live_log::Reader::new(log.clone());
+        let on_wait = std::cell::RefCell::new(on_wait);
+        let lock = FileLock::take_watching(
+            &path,
+            Mode::Exclusive,
+            Kind::Transient,
+            &mut |holder| (on_wait.borrow_mut())(Wait::Holder(holder)),
+            &mut || reader.read(&mut |bytes| (on_wait.borrow_mut())(Wait::Log(bytes))),
+            cancel,
+        )?;
+        reader.read_open(&mut |bytes| (on_wait.borrow_mut())(Wait::Log(bytes)));
+        Ok(Claim { store: self.clone(), key: *key, log: live_log::Writer::new(log), _lock: lock })
     }
 
     /// Forgets a record whose layer is gone, unless another one came in its place meanwhile.
@@ -154,6 +177,11 @@ impl Claim {
     /// The key of the step that is being made.
     pub fn key(&self) -> &StepKey {
         &self.key
+    }
+
+    /// Tells those who wait for the step what it prints; what is kept of it is the record's business.
+    pub fn log(&mut self, bytes: &[u8]) {
+        self.log.push(bytes);
     }
 
     /// Makes `draft` a layer and records it under the claim's key, all at once, then lets waiters go. `contents` is

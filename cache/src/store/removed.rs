@@ -35,8 +35,8 @@ pub struct Removed {
 }
 
 impl Store {
-    /// When and why the record of `key` was removed, if it was and that is still known. A record that was made again
-    /// since then does not count as removed.
+    /// When and why the record of `key` was last removed, if it was and that is still known. It may have been made again
+    /// since then.
     ///
     /// # Errors
     /// I/O.

@@ -12,6 +12,7 @@ mod layers;
 mod mounts;
 mod processes;
 mod recovery;
+mod scale;
 mod steps;
 
 use std::path::Path;

@@ -141,7 +141,8 @@ fn a_killed_holder_is_replaced_and_its_draft_swept() {
     let lookup = store
         .find_or_claim(
             &key("held"),
-            &mut |holder| {
+            &mut |wait| {
+                let kiln_cache::Wait::Holder(holder) = wait else { return };
                 holders.push(holder);
                 child.kill().unwrap();
             },

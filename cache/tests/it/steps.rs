@@ -115,7 +115,8 @@ fn a_waiter_is_told_who_holds_the_step_and_can_give_up() {
     let mut holders = Vec::new();
     let result = store.find_or_claim(
         &key("a"),
-        &mut |holder| {
+        &mut |wait| {
+            let kiln_cache::Wait::Holder(holder) = wait else { return };
             holders.push(holder);
             cancel.store(true, Ordering::Relaxed);
         },

@@ -13,6 +13,7 @@ mod remote;
 mod text;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_cache::{ContextTree, LayerDraft, SourceTree};
@@ -25,6 +26,7 @@ pub(crate) use ignore::{Hidden, explain_missing};
 pub(crate) use layout::Layout;
 pub(crate) use named::normalised;
 pub(crate) use remote::git as git_tree;
+pub(crate) use text::read_text_of_user;
 
 use crate::Error;
 use crate::session::Session;
@@ -35,6 +37,8 @@ pub(crate) struct Prepared {
     /// As people know it.
     pub(crate) dockerfile_name: String,
     pub(crate) dockerfile: Vec<u8>,
+    /// Where it is on the host, if it is.
+    pub(crate) dockerfile_path: Option<PathBuf>,
     /// Trees by name.
     pub(crate) contexts: HashMap<String, Arc<dyn SourceTree>>,
     /// Named contexts, for the plan.
@@ -46,7 +50,7 @@ pub(crate) struct Prepared {
     /// The context without its ignore file, to explain what that hides.
     pub(crate) hidden: Option<Arc<Hidden>>,
     /// Scratch space the contexts live in.
-    _scratch: Vec<LayerDraft>,
+    pub(crate) scratch: Vec<LayerDraft>,
 }
 
 /// Where a context was fetched from.
@@ -90,6 +94,7 @@ impl Preparation<'_> {
     fn run(mut self) -> Result<Prepared, Error> {
         let main = main_context::open(&mut self)?;
         let found = dockerfile::find(&self, &main)?;
+        let is_own = !matches!(main, Main::Extracted(_));
         let mut contexts: HashMap<String, Arc<dyn SourceTree>> = HashMap::new();
         let mut hidden = None;
         let tree = match main {
@@ -116,6 +121,7 @@ impl Preparation<'_> {
             named.insert(key, context);
         }
         Ok(Prepared {
+            dockerfile_path: found.path.filter(|_| is_own),
             dockerfile_name: found.name,
             dockerfile: found.text,
             contexts,
@@ -123,7 +129,7 @@ impl Preparation<'_> {
             layouts,
             hidden,
             origins: self.origins,
-            _scratch: self.scratch,
+            scratch: self.scratch,
         })
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use kiln_cache::{ContextTree, Entry, SourceTree};
 use kiln_image::Platform;
 use kiln_solver::git_url::redacted;
-use kiln_solver::graph::{GitSource, Graph, Op, Source, Vertex};
+use kiln_solver::graph::{CacheUse, GitSource, Graph, Op, Source, Vertex};
 use kiln_solver::solve::{Inputs, Output};
 
 use super::Preparation;
@@ -96,7 +96,7 @@ fn fetch(session: &Session<'_>, source: Source, name: String) -> Result<Arc<dyn 
         name: name.clone(),
         span: None,
         created_by: String::new(),
-        ignore_cache: false,
+        cache: CacheUse::Any,
         platform: Platform::host(),
     });
     match session.solver(inputs).solve(&graph, vertex)? {

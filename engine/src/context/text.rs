@@ -34,6 +34,11 @@ pub(super) fn beneath(root: &Path, path: &Path) -> Result<PathBuf, Error> {
 
 /// A regular file's text; `None` when there is no such file.
 pub(super) fn read_text(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    read_text_of_user(path, TEXT_LIMIT)
+}
+
+/// As [`read_text`], of up to so many bytes.
+pub(crate) fn read_text_of_user(path: &Path, limit_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => {
             return Err(Error::user(format!("{} is a directory", path.display())));
@@ -50,7 +55,7 @@ pub(super) fn read_text(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     }
     let mut text = Vec::with_capacity(USUAL_BYTES);
     let file = File::open(path).map_err(|error| Error::io(path, error))?;
-    read_limited(&mut file.take(TEXT_LIMIT + 1), &mut text, path)?;
+    read_limited(&mut file.take(limit_bytes + 1), &mut text, path)?;
     Ok(Some(text))
 }
 

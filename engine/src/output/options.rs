@@ -298,7 +298,11 @@ impl ImageOptions {
 
     /// Whether an image of the store needs a manifest, and with it compressed layers.
     pub(crate) fn wants_manifest(&self) -> bool {
-        self.wants_manifest || self.push || self.push_by_digest || !self.annotations.is_empty()
+        self.wants_manifest
+            || self.rewrite_timestamp
+            || self.push
+            || self.push_by_digest
+            || !self.annotations.is_empty()
     }
 
     /// The media types; docker has none for what only OCI knows. The word says what that is.

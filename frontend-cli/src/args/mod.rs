@@ -3,10 +3,12 @@
 //! Values are checked for their shape here and nowhere else; what they mean is the commands' and the engine's business.
 //! Docker's flag parser takes whatever word follows as a flag's value, so `allow_hyphen_values` stands on all of them.
 
+mod builds;
 pub(crate) mod cache;
 pub(crate) mod call;
 pub(crate) mod csv;
 pub(crate) mod host;
+pub(crate) mod limits;
 pub(crate) mod output;
 pub(crate) mod pair;
 pub(crate) mod registry;
@@ -19,6 +21,9 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use builds::{BuildsArgs, BuildsCommand, ExplainArgs, LogsArgs};
+use limits::LimitArgs;
 
 /// Builds container images from Dockerfiles; no daemon, no root.
 #[derive(Debug, Parser)]
@@ -40,10 +45,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// List past builds, show one, or forget them
+    Builds(BuildsArgs),
     /// Say what this machine has of all that builds need, or whether the store is sound
     Doctor(DoctorArgs),
     /// Say what takes the store's space
     Du(DuArgs),
+    /// Say why steps of a build ran and were not cached
+    Explain(ExplainArgs),
     /// Show the history of an image
     History(HistoryArgs),
     /// List images
@@ -59,10 +68,14 @@ pub(crate) enum Command {
     Login(LoginArgs),
     /// Log out from a registry
     Logout(LogoutArgs),
+    /// Show what steps of a build printed, cached ones too
+    Logs(LogsArgs),
     /// Remove what builds keep for later builds
     Prune(PruneArgs),
     /// Download an image from a registry
     Pull(PullArgs),
+    /// Write down what the sources of a Dockerfile are, for `kiln build --locked`
+    Lock(Box<LockArgs>),
     /// Upload an image to a registry
     Push(PushArgs),
     /// Remove one or more images
@@ -116,6 +129,17 @@ pub(crate) struct BuildArgs {
     /// Do not use the cache for these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',', allow_hyphen_values = true)]
     pub no_cache_filter: Vec<String>,
+    /// Run RUN instructions again whose results are older (`24h`, `7d`, `1h30m`)
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub cache_ttl: Option<String>,
+    /// Say which steps would run or pull, and how long that took the last time; build nothing
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub dry_run: bool,
+    /// Say at the end why steps ran and were not cached
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub explain: bool,
     /// Ask the registry for every base image
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
@@ -124,6 +148,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub offline: bool,
+    /// Take every source as the lock beside the Dockerfile says it was (see `kiln lock`)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub locked: bool,
     /// A label for the image
     #[arg(long = "label", value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub labels: Vec<String>,
@@ -139,7 +167,8 @@ pub(crate) struct BuildArgs {
     /// An ssh agent or keys for the build (`default|id[=socket|key[,key]]`)
     #[arg(long, value_name = "SSH", allow_hyphen_values = true)]
     pub ssh: Vec<String>,
-    /// Network of RUN instructions
+    /// Network of RUN instructions: default (their own where `pasta` is installed, else the host's), isolated (their own,
+    /// or none at all), none, host
     #[arg(long, value_name = "MODE", default_value = "default", allow_hyphen_values = true)]
     pub network: String,
     /// Allow what needs permission (`network.host`, `security.insecure`)
@@ -148,7 +177,7 @@ pub(crate) struct BuildArgs {
     /// The platforms to build for
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', allow_hyphen_values = true)]
     pub platform: Vec<String>,
-    /// A line for /etc/hosts (`host:ip`)
+    /// A line for /etc/hosts (`host:ip`; `host-gateway` is the address that reaches the host)
     #[arg(long, value_name = "HOST:IP", allow_hyphen_values = true)]
     pub add_host: Vec<String>,
     /// Size of /dev/shm
@@ -179,6 +208,10 @@ pub(crate) struct BuildArgs {
     /// Both of these: --source-date-epoch and --rewrite-timestamp
     #[arg(long, value_name = "SECONDS")]
     pub timestamp: Option<i64>,
+    /// Run all steps once more without the cache, and name the files that differ; exit status 1 if any do
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub verify_reproducible: bool,
     /// Put the image into a running docker or podman, and into the store
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
@@ -208,7 +241,7 @@ pub(crate) struct BuildArgs {
     /// What to do with the Dockerfile: build, check, outline, targets (`METHOD[,format=json][,ignorestatus=true]`)
     #[arg(long, value_name = "METHOD", default_value = "build", allow_hyphen_values = true)]
     pub call: String,
-    /// Form of what --check and --call print: text, json
+    /// Form of what --check, --call, --dry-run and --explain print: text, json
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
     /// Also look for what an experimental lint rule finds; `own` is all of kiln's own rules
@@ -219,6 +252,8 @@ pub(crate) struct BuildArgs {
     pub max_size: Option<kiln::storage::Size>,
     #[command(flatten)]
     pub registry: registry::RegistryArgs,
+    #[command(flatten)]
+    pub limits: LimitArgs,
     #[command(flatten)]
     pub legacy: LegacyArgs,
     /// PATH, URL or `-`
@@ -247,22 +282,6 @@ pub(crate) struct LegacyArgs {
     pub security_opt: Vec<String>,
     #[arg(long, hide = true)]
     pub builder: Option<String>,
-    #[arg(long, hide = true)]
-    pub cgroup_parent: Option<String>,
-    #[arg(short = 'm', long, hide = true)]
-    pub memory: Option<String>,
-    #[arg(long, hide = true, allow_hyphen_values = true)]
-    pub memory_swap: Option<String>,
-    #[arg(short = 'c', long, hide = true)]
-    pub cpu_shares: Option<String>,
-    #[arg(long, hide = true)]
-    pub cpu_period: Option<String>,
-    #[arg(long, hide = true, allow_hyphen_values = true)]
-    pub cpu_quota: Option<String>,
-    #[arg(long, hide = true)]
-    pub cpuset_cpus: Option<String>,
-    #[arg(long, hide = true)]
-    pub cpuset_mems: Option<String>,
     /// Attestations are not made yet; `false` is what scripts pass to be without.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub provenance: Option<String>,
@@ -279,14 +298,6 @@ impl LegacyArgs {
             ("--squash", self.squash),
             ("--isolation", self.isolation.as_deref().is_some_and(|value| value != "default")),
             ("--security-opt", !self.security_opt.is_empty()),
-            ("--cgroup-parent", self.cgroup_parent.is_some()),
-            ("--memory", self.memory.is_some()),
-            ("--memory-swap", self.memory_swap.is_some()),
-            ("--cpu-shares", self.cpu_shares.is_some()),
-            ("--cpu-period", self.cpu_period.is_some()),
-            ("--cpu-quota", self.cpu_quota.is_some()),
-            ("--cpuset-cpus", self.cpuset_cpus.is_some()),
-            ("--cpuset-mems", self.cpuset_mems.is_some()),
             ("--provenance", wanted(&self.provenance)),
             ("--sbom", wanted(&self.sbom)),
         ]
@@ -373,6 +384,17 @@ pub(crate) struct PullArgs {
     pub name: String,
 }
 
+/// `kiln lock`: of a build's arguments those that decide what the sources are.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct LockArgs {
+    /// Write nothing; fail where a source is not what the lock says
+    #[arg(long)]
+    pub verify: bool,
+    #[command(flatten)]
+    pub build: BuildArgs,
+}
+
 /// `kiln images`.
 #[derive(Debug, Args)]
 pub(crate) struct ImagesArgs {
@@ -388,9 +410,12 @@ pub(crate) struct ImagesArgs {
     /// Print digests
     #[arg(long)]
     pub digests: bool,
-    /// `table` or `json`
-    #[arg(long, default_value = "table", value_parser = ["table", "json"])]
+    /// `table`, `json` or a template (`{{.Repository}}`, `table {{.ID}}\t{{.Size}}`)
+    #[arg(long, value_name = "FORMAT", default_value = "table", allow_hyphen_values = true)]
     pub format: String,
+    /// Only images that are so: dangling=, label=, before=, since=, reference=, until=
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    pub filters: Vec<String>,
     /// Only this repository
     #[arg(value_name = "REPOSITORY[:TAG]")]
     pub name: Option<String>,
@@ -498,6 +523,9 @@ pub(crate) struct SystemPruneArgs {
 /// `kiln inspect`.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
+    /// Show this of each, a template (`{{.Config.Env}}`) or `json`
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub format: Option<String>,
     /// Names or ids
     #[arg(value_name = "IMAGE", required = true)]
     pub names: Vec<String>,
@@ -516,6 +544,9 @@ pub(crate) struct HistoryArgs {
     #[arg(short = 'H', long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = parse_bool, hide_possible_values = true)]
     pub human: bool,
+    /// `table`, `json` or a template
+    #[arg(long, value_name = "FORMAT", default_value = "table", allow_hyphen_values = true)]
+    pub format: String,
     /// Name or id
     #[arg(value_name = "IMAGE")]
     pub name: String,
@@ -607,7 +638,7 @@ pub(crate) struct RunArgs {
     /// In place of the image's ENTRYPOINT
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     pub entrypoint: Option<String>,
-    /// `none` or `host`
+    /// `host`, `isolated` (one of its own, by pasta) or `none`
     #[arg(
         long,
         visible_alias = "net",
@@ -692,7 +723,8 @@ fn usage_error(error: &clap::Error, command: &str) -> UsageError {
     let place = if known { format!("kiln {command}") } else { "kiln".to_owned() };
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        // Of suggestions the nearest comes last.
+        Some(ContextValue::Strings(texts)) => texts.last().cloned(),
         _ => None,
     };
     let given = text(ContextKind::InvalidArg).unwrap_or_default();

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use kiln::{
-    Annotation, Build, BuildResult, ContextSource, DockerTarget, DockerfileSource, ImageOptions, NetworkMode,
-    OutputSpec,
+    Annotation, Build, BuildResult, ContextSource, DockerTarget, DockerfileSource, ImageOptions, Isolation,
+    NetworkMode, OutputSpec, StepDifference,
 };
 
 use crate::args::call::{self, Method};
 use crate::args::ssh::Ssh;
 use crate::args::{BuildArgs, cache, host, output, pair, resource, secret, ssh};
+use crate::printable::printable;
 use crate::progress::{Mode, Progress};
 use crate::report::Failure;
 
@@ -20,6 +21,9 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     let call = call::parse(&args.call, args.check, args.format.as_deref())?;
     if call.method != Method::Build {
         return super::check::run(request(args, root, &[])?, call, mode);
+    }
+    if args.dry_run {
+        return super::forecast::run(request(args, root, &[])?, args.format.as_deref());
     }
     let outputs = outputs(args)?;
     let build = request(args, root, &outputs)?;
@@ -35,8 +39,17 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     let cancel = build.cancel_handle();
     crate::cancel::on_signal(move || cancel.cancel());
     let progress = Progress::start(mode, &super::env)?;
+    let id = build.id().to_owned();
     let built = build.on_event(progress.sink()).run();
     let summary = progress.finish();
+    if args.explain {
+        let why = super::explain::of_build(&id, root, args.format.as_deref())?;
+        if args.format.as_deref() == Some("json") {
+            super::print(&why)?;
+        } else {
+            let _ = write!(std::io::stderr(), "{why}");
+        }
+    }
     let built = built.map_err(|error| Failure::from(error).with_step(summary.failed_step))?;
     if let Some(path) = &args.iidfile {
         write_whole(path, built.config_digest.to_string().as_bytes())?;
@@ -47,10 +60,17 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     if args.quiet {
         super::print(&format!("{}\n", built.config_digest))?;
     }
-    Ok(0)
+    match &built.differences {
+        None => Ok(0),
+        Some(differences) => {
+            // Standard output may be an archive.
+            let _ = std::io::stderr().write_all(reproducibility(differences).as_bytes());
+            Ok(u8::from(!differences.is_empty()))
+        }
+    }
 }
 
-fn mode(args: &BuildArgs, variable: Option<&str>) -> Result<Mode, Failure> {
+pub(super) fn mode(args: &BuildArgs, variable: Option<&str>) -> Result<Mode, Failure> {
     if args.quiet {
         return match args.progress.as_str() {
             "auto" | "quiet" | "none" => Ok(Mode::Quiet),
@@ -61,7 +81,11 @@ fn mode(args: &BuildArgs, variable: Option<&str>) -> Result<Mode, Failure> {
 }
 
 /// What is asked for; whatever only this program can find out (standard input, its environment) is put in.
-fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Result<Build, Failure> {
+pub(super) fn request(
+    args: &BuildArgs,
+    root: Option<&Path>,
+    outputs: &[OutputSpec],
+) -> Result<Build, Failure> {
     let mut build = Build::new(context(args)?).dockerfile(dockerfile(args)?);
     if let Some(root) = root {
         build = build.root(root);
@@ -94,12 +118,19 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
     for platform in platforms(&args.platform, super::env("DOCKER_DEFAULT_PLATFORM")) {
         build = build.platform(platform);
     }
-    build = build.no_cache(args.no_cache).pull(args.pull).offline(args.offline);
+    build = build.no_cache(args.no_cache).pull(args.pull).offline(args.offline).locked(args.locked);
+    if let Some(text) = &args.cache_ttl {
+        let lifetime = kiln::lifetime(text).ok_or_else(|| {
+            Failure::usage(format!("--cache-ttl {text}: not a duration"))
+                .with_hint("write it as `24h`, `7d` or `1h30m`; `0` is no cache")
+        })?;
+        build = build.cache_ttl(lifetime);
+    }
     for stage in &args.no_cache_filter {
         build = build.no_cache_stage(stage);
     }
     let mut allow = args.allow.clone();
-    build = build.network(match args.network.as_str() {
+    let network = match args.network.as_str() {
         "default" | "" => NetworkMode::Default,
         "none" => NetworkMode::None,
         "host" => {
@@ -107,11 +138,16 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
             allow.push("network.host".to_owned());
             NetworkMode::Host
         }
+        "isolated" => {
+            build = build.isolation(Isolation::Required);
+            NetworkMode::Default
+        }
         other => {
             return Err(Failure::usage(format!("network mode `{other}` is not supported"))
-                .with_hint("the modes are `default`, `none` and `host`"));
+                .with_hint("the modes are `default`, `isolated`, `none` and `host`"));
         }
-    });
+    };
+    build = args.limits.apply(build.network(network))?;
     for entitlement in allow {
         if !matches!(entitlement.as_str(), "network.host" | "security.insecure" | "buildx.local.delete") {
             return Err(Failure::usage(format!("--allow {entitlement}: there is no such entitlement"))
@@ -166,6 +202,7 @@ fn request(args: &BuildArgs, root: Option<&Path>, outputs: &[OutputSpec]) -> Res
     if let Some(seconds) = args.source_date_epoch.or(args.timestamp) {
         build = build.arg("SOURCE_DATE_EPOCH", seconds.to_string());
     }
+    build = build.verify_reproducible(args.verify_reproducible);
     build = build.rewrite_timestamp(args.rewrite_timestamp || args.timestamp.is_some());
     if let Some(size) = args.max_size {
         let mut limits = kiln::storage::Limits::load(&super::env)?;
@@ -330,6 +367,37 @@ fn platforms(flags: &[String], default: Option<String>) -> Vec<String> {
             .collect(),
     }
 }
+
+/// What `--verify-reproducible` found.
+fn reproducibility(differences: &[StepDifference]) -> String {
+    if differences.is_empty() {
+        return "reproducible: every step made the same files twice\n".to_owned();
+    }
+    let mut text = "not reproducible:\n".to_owned();
+    for step in differences {
+        text += &format!("  {}\n", printable(&step.step));
+        for file in step.files.iter().take(MOST_FILES_SHOWN) {
+            let words: Vec<_> = file.changes.iter().map(|change| change.word()).collect();
+            let sizes = match (file.old_bytes, file.new_bytes) {
+                (Some(old), Some(new)) if old != new => format!(" ({old} and {new} bytes)"),
+                _ => String::new(),
+            };
+            let path = file.path.display().to_string();
+            text += &format!("    /{}: {}{sizes}\n", printable(&path), words.join(", "));
+        }
+        match step.files.len() {
+            0 => text += "    what it removes\n",
+            count if count > MOST_FILES_SHOWN => {
+                text += &format!("    and {} more\n", count - MOST_FILES_SHOWN);
+            }
+            _ => {}
+        }
+    }
+    text
+}
+
+/// Of one step.
+const MOST_FILES_SHOWN: usize = 100;
 
 /// `--metadata-file`, with buildx's keys. Without a manifest the image's digest is its id, as docker's own store has it.
 fn metadata(built: &BuildResult) -> String {

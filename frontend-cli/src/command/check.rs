@@ -52,7 +52,7 @@ pub(super) fn run(build: Build, call: Call, mode: Mode) -> Result<u8, Failure> {
 
 fn check(report: &CheckReport, format: Format, paint: Paint) -> Result<String, Failure> {
     match format {
-        Format::Json => json(&CheckDocument::new(report)),
+        Format::Json => super::json(&CheckDocument::new(report)),
         Format::Text => Ok(check_text(report, paint)),
     }
 }
@@ -74,7 +74,7 @@ fn check_text(report: &CheckReport, paint: Paint) -> String {
 
 fn outline(report: &OutlineReport, format: Format) -> Result<String, Failure> {
     if format == Format::Json {
-        return json(&OutlineDocument::new(report));
+        return super::json(&OutlineDocument::new(report));
     }
     let outline = &report.outline;
     let mut text = String::new();
@@ -114,7 +114,7 @@ fn push_table(text: &mut String, head: &[&str], rows: Vec<Vec<String>>) {
 
 fn targets(report: &TargetsReport, format: Format) -> Result<String, Failure> {
     if format == Format::Json {
-        return json(&TargetsDocument::new(report));
+        return super::json(&TargetsDocument::new(report));
     }
     let rows = report.targets.iter().map(|target| {
         let name = match (target.name.as_str(), target.is_default) {
@@ -136,7 +136,7 @@ fn describe(format: Format) -> Result<String, Failure> {
     ];
     const VERSION: &str = "1.0.0";
     match format {
-        Format::Json => json(&METHODS.map(|(name, description)| MethodDocument {
+        Format::Json => super::json(&METHODS.map(|(name, description)| MethodDocument {
             name: format!("frontend.{name}"),
             version: VERSION,
             kind: "rpc",
@@ -151,11 +151,6 @@ fn describe(format: Format) -> Result<String, Failure> {
 
 fn trimmed(text: &str) -> String {
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
-}
-
-fn json(document: &impl Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(document).map_err(|error| Failure::usage(error.to_string()))?;
-    Ok(text + "\n")
 }
 
 #[derive(Serialize)]

@@ -3,38 +3,58 @@
 use kiln::images::{HistoryEntry, Images};
 
 use crate::args::HistoryArgs;
-use crate::human;
 use crate::report::Failure;
-use crate::table::table;
+use crate::{human, template};
 
 pub(super) fn run(args: &HistoryArgs, images: &Images) -> Result<u8, Failure> {
     let image = images.find(&args.name)?;
     let id = if args.no_trunc { image.config.to_string() } else { super::short_id(&image.config) };
     let entries = images.history(&image)?;
-    super::print(&show(args, &id, &entries, jiff::Timestamp::now()))?;
+    super::print(&show(args, &id, &entries, jiff::Timestamp::now())?)?;
     Ok(0)
 }
 
-fn show(args: &HistoryArgs, id: &str, entries: &[HistoryEntry], now: jiff::Timestamp) -> String {
-    let rows: Vec<Vec<String>> = entries
+fn show(
+    args: &HistoryArgs,
+    id: &str,
+    entries: &[HistoryEntry],
+    now: jiff::Timestamp,
+) -> Result<String, Failure> {
+    let objects: Vec<serde_json::Value> = entries
         .iter()
         .rev()
         .enumerate()
         .map(|(index, entry)| {
-            let id = if index == 0 { id } else { MISSING };
             let created_by = entry.created_by.replace('\t', " ");
-            let created_by = if args.no_trunc { created_by } else { ellipsis(&created_by, LONGEST) };
-            let (created, size) = match args.human {
-                true => (human::ago(entry.created.as_deref(), now), human::size(entry.size_bytes)),
-                false => (entry.created.clone().unwrap_or_default(), entry.size_bytes.to_string()),
-            };
-            vec![id.to_owned(), created, created_by, size, entry.comment.clone()]
+            let created_at = entry.created.clone().unwrap_or_default();
+            let created_since = human::ago(entry.created.as_deref(), now);
+            serde_json::json!({
+                "Comment": entry.comment,
+                "CreatedAt": created_at,
+                "CreatedBy": if args.no_trunc { created_by } else { ellipsis(&created_by, LONGEST) },
+                "CreatedSince": if args.human { created_since } else { created_at.clone() },
+                "ID": if index == 0 { id } else { MISSING },
+                "Size": match args.human {
+                    true => human::size(entry.size_bytes),
+                    false => entry.size_bytes.to_string(),
+                },
+            })
         })
         .collect();
-    if args.quiet {
-        return rows.iter().map(|row| format!("{}\n", row[0])).collect();
-    }
-    table(&["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"], &rows)
+    let head = serde_json::json!({
+        "Comment": "COMMENT",
+        "CreatedAt": "CREATED AT",
+        "CreatedBy": "CREATED BY",
+        "CreatedSince": "CREATED",
+        "ID": "IMAGE",
+        "Size": "SIZE",
+    });
+    let format = match args.format.as_str() {
+        _ if args.quiet => "{{.ID}}",
+        "table" => r"table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}",
+        format => format,
+    };
+    Ok(template::render_all(format, &objects, &head)?)
 }
 
 fn ellipsis(text: &str, longest: usize) -> String {
@@ -61,9 +81,15 @@ mod tests {
             size_bytes,
         };
         let entries = [entry("ADD rootfs.tar / # buildkit", 4_000_000), entry(&"x".repeat(60), 0)];
-        let args = HistoryArgs { no_trunc: false, quiet: false, human: true, name: String::new() };
+        let args = HistoryArgs {
+            no_trunc: false,
+            quiet: false,
+            human: true,
+            format: "table".into(),
+            name: String::new(),
+        };
         let now = "2026-01-22T00:00:00Z".parse().unwrap();
-        insta::assert_snapshot!(show(&args, "0123456789ab", &entries, now), @r"
+        insta::assert_snapshot!(show(&args, "0123456789ab", &entries, now).unwrap(), @r"
         IMAGE          CREATED       CREATED BY                                      SIZE      COMMENT
         0123456789ab   3 weeks ago   xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…   0B        buildkit.dockerfile.v0
         <missing>      3 weeks ago   ADD rootfs.tar / # buildkit                     4MB       buildkit.dockerfile.v0

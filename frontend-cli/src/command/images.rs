@@ -3,21 +3,25 @@
 use kiln::images::Images;
 use kiln::{ImageRecord, ImageRef};
 
+use super::image_filter::ImageFilters;
 use crate::args::ImagesArgs;
-use crate::human;
 use crate::report::Failure;
-use crate::table::table;
+use crate::{human, template};
 
 pub(super) fn run(args: &ImagesArgs, images: &Images) -> Result<u8, Failure> {
     let wanted = args.name.as_deref().map(Wanted::parse).transpose()?;
+    let now = jiff::Timestamp::now();
+    let filters = ImageFilters::parse(&args.filters, images, now.as_second())?;
     let mut rows = Vec::new();
     for image in images.list()? {
         if wanted.as_ref().is_none_or(|wanted| wanted.matches(&image)) {
-            let created = images.config(&image)?.created;
-            rows.push(Row { image, created });
+            let config = images.config(&image)?;
+            if filters.keep(&image, &config) {
+                rows.push(Row { image, created: config.created });
+            }
         }
     }
-    super::print(&show(args, &rows, jiff::Timestamp::now()))?;
+    super::print(&show(args, &rows, now)?)?;
     Ok(0)
 }
 
@@ -49,54 +53,50 @@ struct Row {
     created: Option<String>,
 }
 
-fn show(args: &ImagesArgs, rows: &[Row], now: jiff::Timestamp) -> String {
-    let id = |row: &Row| match args.no_trunc {
-        true => row.image.config.to_string(),
-        false => super::short_id(&row.image.config),
-    };
-    if args.quiet {
-        return rows.iter().map(|row| format!("{}\n", id(row))).collect();
-    }
-    let digest =
-        |row: &Row| row.image.remote_digest.map_or_else(|| NONE.to_owned(), |digest| digest.to_string());
-    if args.format == "json" {
-        return rows
-            .iter()
-            .map(|row| {
-                let (repository, tag) = names(row.image.name.as_ref());
-                let object = serde_json::json!({
-                    "Containers": "N/A",
-                    "CreatedAt": row.created,
-                    "CreatedSince": human::ago(row.created.as_deref(), now),
-                    "Digest": digest(row),
-                    "ID": id(row),
-                    "Repository": repository,
-                    "SharedSize": "N/A",
-                    "Size": human::size(row.image.size_bytes),
-                    "Tag": tag,
-                    "UniqueSize": "N/A",
-                });
-                format!("{object}\n")
-            })
-            .collect();
-    }
-    let mut head = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
-    if args.digests {
-        head.insert(2, "DIGEST");
-    }
-    let rows: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| {
-            let (repository, tag) = names(row.image.name.as_ref());
-            let created = human::ago(row.created.as_deref(), now);
-            let mut cells = vec![repository, tag, id(row), created, human::size(row.image.size_bytes)];
-            if args.digests {
-                cells.insert(2, digest(row));
-            }
-            cells
+impl Row {
+    fn object(&self, args: &ImagesArgs, now: jiff::Timestamp) -> serde_json::Value {
+        let (repository, tag) = names(self.image.name.as_ref());
+        serde_json::json!({
+            "Containers": "N/A",
+            "CreatedAt": self.created,
+            "CreatedSince": human::ago(self.created.as_deref(), now),
+            "Digest": self.image.remote_digest.map_or_else(|| NONE.to_owned(), |digest| digest.to_string()),
+            "ID": match args.no_trunc {
+                true => self.image.config.to_string(),
+                false => super::short_id(&self.image.config),
+            },
+            "Repository": repository,
+            "SharedSize": "N/A",
+            "Size": human::size(self.image.size_bytes),
+            "Tag": tag,
+            "UniqueSize": "N/A",
         })
-        .collect();
-    table(&head, &rows)
+    }
+}
+
+fn show(args: &ImagesArgs, rows: &[Row], now: jiff::Timestamp) -> Result<String, Failure> {
+    let format = match args.format.as_str() {
+        _ if args.quiet => "{{.ID}}",
+        "table" if args.digests => {
+            r"table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+        }
+        "table" => r"table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+        format => format,
+    };
+    let objects: Vec<_> = rows.iter().map(|row| row.object(args, now)).collect();
+    let head = serde_json::json!({
+        "Containers": "CONTAINERS",
+        "CreatedAt": "CREATED AT",
+        "CreatedSince": "CREATED",
+        "Digest": "DIGEST",
+        "ID": "IMAGE ID",
+        "Repository": "REPOSITORY",
+        "SharedSize": "SHARED SIZE",
+        "Size": "SIZE",
+        "Tag": "TAG",
+        "UniqueSize": "UNIQUE SIZE",
+    });
+    Ok(template::render_all(format, &objects, &head)?)
 }
 
 /// Repository and tag as a user writes them.

@@ -4,6 +4,7 @@ use kiln::images::Images;
 
 use crate::args::InspectArgs;
 use crate::report::{Failure, Paint, show};
+use crate::template;
 
 pub(super) fn run(args: &InspectArgs, images: &Images) -> Result<u8, Failure> {
     let mut found = Vec::new();
@@ -17,7 +18,15 @@ pub(super) fn run(args: &InspectArgs, images: &Images) -> Result<u8, Failure> {
             }
         }
     }
-    super::print(&array(&found))?;
+    match &args.format {
+        None => super::print(&array(&found))?,
+        Some(format) => {
+            for object in &found {
+                let object = serde_json::from_str(object).map_err(|error| error.to_string())?;
+                super::print(&template::render(format, &object)?)?;
+            }
+        }
+    }
     Ok(status)
 }
 

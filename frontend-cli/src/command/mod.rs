@@ -1,17 +1,23 @@
 //! The commands, one file each: arguments to a request, a call of the engine, its answer to the screen.
 
 mod build;
+mod builds;
 mod check;
 mod doctor;
 mod du;
+mod explain;
 mod filter;
+mod forecast;
 mod history;
+mod image_filter;
 mod image_prune;
 mod images;
 mod inspect;
 mod load;
+mod lock;
 mod login;
 mod logout;
+mod logs;
 mod prune;
 mod pull;
 mod push;
@@ -46,13 +52,17 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
     let root = cli.root.as_deref();
     match cli.command {
         Command::Build(args) => build::run(&args, root),
+        Command::Builds(args) => builds::run(&args, root),
         Command::Doctor(args) => doctor::run(&args, root),
         Command::Du(args) => du::run(&args, &storage(root)?),
+        Command::Explain(args) => explain::run(&args, root),
         Command::History(args) => history::run(&args, &open(root)?),
         Command::ImagePrune(args) => image_prune::run(&args, &open(root)?),
         Command::Images(args) => images::run(&args, &open(root)?),
         Command::Inspect(args) => inspect::run(&args, &open(root)?),
+        Command::Logs(args) => logs::run(&args, root),
         Command::Load(args) => load::run(&args, root),
+        Command::Lock(args) => lock::run(&args, root),
         Command::Login(args) => login::run(&args),
         Command::Logout(args) => logout::run(&args),
         Command::Prune(args) => prune::run(&args, &storage(root)?),
@@ -111,6 +121,12 @@ fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// A document for programs.
+fn json(document: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(document).map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(text + "\n")
 }
 
 /// A variable of the environment, where it is set and text.

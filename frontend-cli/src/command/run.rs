@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln::Registry;
-use kiln::run::RunRequest;
+use kiln::run::{RunNetwork, RunRequest};
 
 use super::pull::pull;
 use crate::args::registry::RegistryArgs;
@@ -52,10 +52,15 @@ fn request(args: RunArgs, root: Option<&Path>) -> Result<RunRequest, Failure> {
             pair::variable("--env", text, &super::env)?.map(|(name, value)| format!("{name}={value}")),
         );
     }
-    let no_network = match args.network.as_str() {
-        "none" => true,
-        "host" | "default" => false,
-        other => return Err(Failure::usage(format!("--network {other}: only `host` and `none` are there"))),
+    let network = match args.network.as_str() {
+        "none" => RunNetwork::None,
+        "host" | "default" => RunNetwork::Host,
+        "isolated" => RunNetwork::Isolated,
+        other => {
+            return Err(Failure::usage(format!(
+                "--network {other}: there are `host`, `isolated` and `none`"
+            )));
+        }
     };
     let stdin = match args.interactive {
         true => Some(
@@ -75,10 +80,11 @@ fn request(args: RunArgs, root: Option<&Path>) -> Result<RunRequest, Failure> {
         volumes: args.volumes.iter().map(|text| volume(text)).collect::<Result<_, _>>()?,
         workdir: args.workdir,
         user: args.user,
-        no_network,
+        network,
         hostname: args.hostname,
         terminal: args.tty,
         stdin,
+        ..RunRequest::default()
     })
 }
 

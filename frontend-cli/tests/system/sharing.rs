@@ -1,6 +1,7 @@
 //! Several kiln processes on one store.
 
-use std::process::Stdio;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
 
 use kiln_fixtures::Context;
 
@@ -55,4 +56,107 @@ fn equal_steps_of_two_stages_run_once_and_independent_ones_side_by_side() {
     // Neither of the two that met left anything behind, so `date` starts from the same contents in both stages.
     assert_eq!(ended.steps(), (5, 1), "{}", ended.stderr);
     assert_eq!(kiln.ok(std::path::Path::new("/"), &["history", "-q", "meet"]).status, 0);
+}
+
+/// Starts a build of a step that says `begun` and ends once [`let_go`] was called.
+fn start_waiting(kiln: &Kiln, context: &Context) -> Child {
+    let mut command = kiln.command(context.path(), &["build", "--progress=plain", "-t", "waiting", "."]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn waiting_dockerfile() -> Context {
+    Context::with_dockerfile(
+        "FROM busybox\nRUN --mount=type=cache,id=go,target=/go echo run >> /go/runs; echo it has be\"\"gun; \
+         for i in $(seq 600); do [ -e /go/on ] && break; sleep 0.05; done; echo it is over > /done\n",
+    )
+}
+
+fn let_go(kiln: &Kiln) {
+    let context =
+        Context::with_dockerfile("FROM busybox\nRUN --mount=type=cache,id=go,target=/go touch /go/on\n");
+    kiln.build(context.path(), &["."]);
+}
+
+/// Reads until a line has `word`.
+#[track_caller]
+fn wait_for(build: &mut Child, word: &str) {
+    // A byte at a time from the pipe itself: a dropped buffer would swallow what comes after the word.
+    let stderr = build.stderr.as_mut().unwrap();
+    let mut lines = BufReader::with_capacity(1, stderr).lines();
+    assert!(lines.any(|line| line.unwrap().contains(word)), "the build ended before `{word}`");
+}
+
+#[test]
+fn a_follower_shows_the_log_of_the_step_that_it_waits_for() {
+    let Some(kiln) = Kiln::new("followers") else { return };
+    let context = waiting_dockerfile();
+    let mut leader = start_waiting(&kiln, &context);
+    wait_for(&mut leader, "it has begun");
+    let mut follower = start_waiting(&kiln, &context);
+    wait_for(&mut follower, "it has begun");
+    let_go(&kiln);
+    for build in [leader, follower] {
+        assert_eq!(Ended::from(build.wait_with_output().unwrap()).status, 0);
+    }
+    assert_eq!(kiln.run(&["waiting", "cat", "/done"]), "it is over\n");
+}
+
+#[test]
+fn a_canceled_follower_leaves_its_leader_alone_and_a_killed_leader_is_replaced() {
+    let Some(kiln) = Kiln::new("canceled followers") else { return };
+    let context = waiting_dockerfile();
+    let mut leader = start_waiting(&kiln, &context);
+    wait_for(&mut leader, "it has begun");
+    let mut canceled = start_waiting(&kiln, &context);
+    let mut heir = start_waiting(&kiln, &context);
+    wait_for(&mut canceled, "it has begun");
+    wait_for(&mut heir, "it has begun");
+    let pid = canceled.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert_eq!(canceled.wait().unwrap().code(), Some(130));
+    assert!(leader.try_wait().unwrap().is_none(), "the leader goes on");
+    leader.kill().unwrap();
+    leader.wait().unwrap();
+    // Now it runs the step itself.
+    wait_for(&mut heir, "it has begun");
+    let_go(&kiln);
+    assert_eq!(Ended::from(heir.wait_with_output().unwrap()).status, 0);
+    assert_eq!(kiln.run(&["waiting", "cat", "/done"]), "it is over\n");
+    let left = std::fs::read_dir(kiln.root().join("locks")).unwrap();
+    let logs =
+        left.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "log"));
+    assert_eq!(logs.count(), 0);
+}
+
+#[test]
+fn a_locked_cache_mount_has_one_user_among_processes_and_a_private_one_each() {
+    let Some(kiln) = Kiln::new("cache mounts of processes") else { return };
+    let start = |sharing: &str, number: usize, step: &str| {
+        let text = format!(
+            "FROM busybox\nRUN --mount=type=cache,id={sharing},target=/c,sharing={sharing} echo {number} > /me; {step}\n"
+        );
+        let context = Context::with_dockerfile(&text);
+        let mut command = kiln.command(context.path(), &["build", "--progress=plain", "."]);
+        (command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), context)
+    };
+    // Nobody else is in while one is: for a locked mount by waiting, for a private one by having another.
+    let alone = "mkdir /c/inside && sleep 0.2 && rmdir /c/inside";
+    for sharing in ["locked", "private"] {
+        let builds: Vec<_> = (0..3).map(|number| start(sharing, number, alone)).collect();
+        for (build, _context) in builds {
+            let ended = Ended::from(build.wait_with_output().unwrap());
+            assert_eq!(ended.status, 0, "{sharing}: {}", ended.stderr);
+        }
+    }
+    // Shared ones meet: each waits for what the other makes.
+    let meet = |mine: &str, other: &str| {
+        format!(
+            "touch /c/{mine}; for i in $(seq 300); do [ -e /c/{other} ] && exit 0; sleep 0.1; done; exit 1"
+        )
+    };
+    let builds = [start("shared", 0, &meet("a", "b")), start("shared", 1, &meet("b", "a"))];
+    for (build, _context) in builds {
+        let ended = Ended::from(build.wait_with_output().unwrap());
+        assert_eq!(ended.status, 0, "shared: {}", ended.stderr);
+    }
 }

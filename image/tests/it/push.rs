@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use kiln_image::registry::{Push, PushBlob, Pushed, Registry, RegistryError};
 use kiln_image::{Digest, ImageRef};
@@ -233,6 +233,70 @@ fn of_many_that_are_refused_together_one_asks_for_a_token() {
     let pushed = push(&client(&[]), registry.address).blobs(&blobs).unwrap();
     assert_eq!(pushed, vec![Pushed::Uploaded; 12]);
     assert_eq!(tokens.seen().len(), 1);
+}
+
+#[test]
+fn a_token_that_ends_in_the_middle_of_a_push_is_renewed() {
+    let given = AtomicUsize::new(0);
+    let tokens = Server::start(move |_| {
+        let number = given.fetch_add(1, Ordering::Relaxed);
+        reply("200 OK", &[], format!(r#"{{"token":"t{number}"}}"#).as_bytes())
+    });
+    let realm = format!("Bearer realm=\"http://{}/token\"", tokens.address);
+    let ended = AtomicBool::new(false);
+    let registry = UploadRegistry::start(move |seen, _| {
+        // The first token lives until the first bytes come.
+        if seen.method == "PUT" && seen.header("authorization") == Some("Bearer t0") {
+            ended.store(true, Ordering::Relaxed);
+        }
+        let is_good = match seen.header("authorization") {
+            Some("Bearer t0") => !ended.load(Ordering::Relaxed),
+            Some("Bearer t1") => true,
+            _ => false,
+        };
+        let challenge = || Fault::Answer(reply("401 Unauthorized", &[("WWW-Authenticate", &realm)], b""));
+        (!is_good).then(challenge)
+    });
+    let bytes = noise(2 * MIB);
+    assert_eq!(push(&client(&[]), registry.address).blob(&blob(&bytes)).unwrap(), Pushed::Uploaded);
+    assert_arrived(&registry, &bytes);
+    assert_eq!(tokens.seen().len(), 2);
+}
+
+#[test]
+fn a_blocked_registry_is_not_pushed_to_and_a_mirror_is_not_either() {
+    let registry = UploadRegistry::start(|_, _| None);
+    let conf = tempfile::NamedTempFile::new().unwrap();
+    let text = format!(
+        "[[registry]]\nprefix = \"blocked.example\"\nblocked = true\n[[registry]]\nlocation = \"{}\"\n\
+         [[registry.mirror]]\nlocation = \"mirror.invalid\"\n",
+        registry.address
+    );
+    std::fs::write(conf.path(), text).unwrap();
+    let client = client(&[("CONTAINERS_REGISTRIES_CONF", conf.path().to_str().unwrap())]);
+    let error = client.push_to(&"blocked.example/a".parse().unwrap(), &cancel()).unwrap_err();
+    assert!(matches!(error, RegistryError::Blocked { .. }), "{error:?}");
+    push(&client, registry.address).blob(&blob(b"own")).unwrap();
+    assert_arrived(&registry, b"own");
+}
+
+#[test]
+fn tags_are_listed_page_by_page_and_from_the_same_registry() {
+    let server = Server::start(|seen| match seen.path.as_str() {
+        "/v2/app/tags/list?n=1000" => reply(
+            "200 OK",
+            &[("Link", "<http://elsewhere.invalid/v2/app/tags/list?last=b&n=2>; rel=\"next\"")],
+            br#"{"name":"app","tags":["a","b"]}"#,
+        ),
+        "/v2/app/tags/list?last=b&n=2" => reply("200 OK", &[], br#"{"name":"app","tags":["c"]}"#),
+        _ => reply("404 Not Found", &[], b""),
+    });
+    let tags = |name: &str| {
+        let image: ImageRef = format!("{}/{name}", server.address).parse().unwrap();
+        client(&[]).tags(&image, &cancel())
+    };
+    assert_eq!(tags("app").unwrap(), ["a", "b", "c"]);
+    assert!(matches!(tags("other").unwrap_err(), RegistryError::NotFound { .. }));
 }
 
 #[test]

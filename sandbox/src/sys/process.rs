@@ -286,6 +286,20 @@ pub(crate) fn unshare_users() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives this process, which must have one thread, a copy of its mounts that its user namespace owns.
+pub(crate) fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: no pointer is passed, and descriptors go on to mean the same files.
+    check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNS) })?;
+    Ok(())
+}
+
+/// Puts this thread alone into a new, empty network namespace.
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: no pointer is passed, no memory or descriptor changes hands; sockets that are open keep their network.
+    check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNET) })?;
+    Ok(())
+}
+
 /// Gives this process a control-group namespace whose root is its present group.
 pub(crate) fn unshare_control_groups() -> io::Result<()> {
     // SAFETY: no pointer is passed, and a new control-group namespace changes only what procfs and cgroupfs show.

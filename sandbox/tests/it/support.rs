@@ -8,8 +8,8 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
-    Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs, SandboxError,
-    Security, Spec, run,
+    Binfmt, Dns, Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs,
+    SandboxError, Security, Spec, run,
 };
 
 /// Directories of one test's store.
@@ -98,7 +98,9 @@ impl Store {
             mounts: vec![],
             network: Network::None,
             extra_hosts: vec![],
+            dns: Dns::default(),
             security: Security::Sandbox,
+            binfmt: Binfmt::AsIs,
             limits: Limits::default(),
             io: Io::Captured,
         }
@@ -107,6 +109,15 @@ impl Store {
     /// Runs a shell script and gives its standard output.
     pub fn sh(&self, script: &str) -> String {
         let ran = go(&self.shell(script)).unwrap();
+        assert_eq!(ran.code(), 0, "{ran:?}");
+        ran.stdout
+    }
+
+    /// The same on a network.
+    pub fn sh_on(&self, network: &Network, script: &str) -> String {
+        let mut spec = self.shell(script);
+        spec.network = network.clone();
+        let ran = go(&spec).unwrap();
         assert_eq!(ran.code(), 0, "{ran:?}");
         ran.stdout
     }

@@ -9,7 +9,7 @@ use kiln_parser::Span;
 use super::stages::Origin;
 use super::vertices::Vertices;
 use super::{BaseImage, NamedContext, PlanError, PlanRequest, ResolveBase};
-use crate::graph::{CopyOptions, File, FileAction, InputIndex, Op, Source, Vertex, VertexId};
+use crate::graph::{CacheUse, CopyOptions, File, FileAction, InputIndex, Op, Source, Vertex, VertexId};
 
 /// docker's PATH for images without one.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -56,7 +56,7 @@ impl Root {
             name: "[internal] copy named context".into(),
             span: Some(span),
             created_by: String::new(),
-            ignore_cache: false,
+            cache: CacheUse::Any,
             platform: platform.clone(),
         };
         let scratch = scratch(platform, vertices);
@@ -88,7 +88,7 @@ pub(super) fn source(
         name,
         span,
         created_by: String::new(),
-        ignore_cache: false,
+        cache: CacheUse::Any,
         platform: platform.clone(),
     };
     vertices.add(vertex, &[])

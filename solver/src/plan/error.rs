@@ -271,6 +271,16 @@ pub enum PlanError {
         /// Where.
         span: Span,
     },
+    /// `# kiln: …` above an instruction says something that kiln does not know.
+    #[error("`# kiln: {text}`: {problem}")]
+    InvalidCacheComment {
+        /// What follows `kiln:`.
+        text: String,
+        /// What is wrong with it.
+        problem: &'static str,
+        /// The instruction.
+        span: Span,
+    },
     /// A base image's ONBUILD trigger is no instruction.
     #[error("onbuild trigger of the base image cannot be parsed: {trigger:?}")]
     InvalidTrigger {
@@ -327,6 +337,7 @@ impl PlanError {
             | Self::EmptyVolume { span }
             | Self::NotAllowed { span, .. }
             | Self::UnsupportedDevice { span, .. }
+            | Self::InvalidCacheComment { span, .. }
             | Self::InvalidTrigger { span, .. }
             | Self::TriggerWantsSecret { span, .. } => Some(*span),
         }
@@ -373,6 +384,9 @@ impl PlanError {
                 Some(format!(
                     "if the base image may have it, use it in the Dockerfile: `RUN --mount=type={mount},id={id} true`"
                 ))
+            }
+            Self::InvalidCacheComment { .. } => {
+                Some("write `# kiln: no-cache`, or `# kiln: cache-ttl=24h` above RUN".into())
             }
             Self::InvalidPort { .. } => {
                 Some("a port is written 80, 80/udp or 7000-7010/tcp, up to 65535".into())

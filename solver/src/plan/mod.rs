@@ -8,6 +8,7 @@
 
 mod arguments;
 mod bases;
+mod cache;
 mod dispatch;
 mod environment;
 mod epoch;
@@ -29,13 +30,15 @@ mod warnings;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::time::Duration;
 
 use kiln_image::oci::{ContainerConfig, History, ImageConfig, RootFs};
 use kiln_image::{DiffId, Digest, ImageRef, Platform};
 use kiln_parser::ignore::IgnoreRules;
 use kiln_parser::{Dockerfile, Warning};
+use kiln_sandbox::HostAddress;
 
+pub use cache::{lifetime, lifetime_text};
 pub use epoch::{EpochSource, source_date_epoch};
 pub use error::PlanError;
 pub use join::join;
@@ -57,18 +60,20 @@ pub struct PlanRequest {
     pub platform: Option<Platform>,
     /// The machine's own.
     pub build_platform: Platform,
-    /// Others that it can run by emulation.
-    pub emulated: Vec<Platform>,
+    /// Whether it can run another one by emulation.
+    pub emulates: fn(&Platform) -> bool,
     /// `--label`.
     pub labels: Vec<(String, String)>,
     /// `--no-cache`.
     pub no_cache: bool,
     /// `--no-cache-filter`.
     pub no_cache_stages: Vec<String>,
+    /// `--cache-ttl`: how old a result of RUN may be.
+    pub cache_ttl: Option<Duration>,
     /// `--network`.
     pub network: NetworkMode,
     /// `--add-host`.
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    pub extra_hosts: Vec<(String, HostAddress)>,
     /// `--shm-size`.
     pub shm_bytes: Option<u64>,
     /// `--ulimit`.
@@ -166,6 +171,18 @@ pub fn plan(
     resolve: &mut ResolveBase<'_>,
 ) -> Result<Plan, PlanError> {
     planner::plan(dockerfile, request, resolve)
+}
+
+/// Plans all stages, whether the target needs them or not: the graph has everything that the file ever asks for.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn all_stages(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+    resolve: &mut ResolveBase<'_>,
+) -> Result<Plan, PlanError> {
+    planner::all_stages(dockerfile, request, resolve)
 }
 
 /// What planning says about a file, for `--check`: without a target all stages are looked at. Warnings come with an

@@ -8,6 +8,7 @@ use kiln_parser::{Dockerfile, Instruction, InstructionKind, MountKind, Span, War
 
 use super::arguments::{GlobalArgs, proxies, target_platform};
 use super::bases::{Bases, DEFAULT_PATH, Found, Root};
+use super::cache::StageCache;
 use super::dispatch;
 use super::environment::{ConfigEnv, DeclaredArgs, Environment};
 use super::history::{Histories, MAX_HISTORY_BYTES, Made};
@@ -59,6 +60,20 @@ pub(super) fn plan(
     let mut plan = planner.plan(target, vec![target])?;
     plan.warnings = warnings.into_vec();
     Ok(plan)
+}
+
+/// See [`super::all_stages`].
+pub(super) fn all_stages(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+    resolve: &mut ResolveBase<'_>,
+) -> Result<Plan, PlanError> {
+    let mut warnings = Warnings::default();
+    let mut resolve = |reference: &ImageRef, platform: &Platform| resolve(reference, platform);
+    let planner = Planner::new(dockerfile, request, &mut resolve, &mut warnings)?;
+    let target = planner.stages.target(None)?;
+    let wanted = (0..planner.stages.list.len()).map(StageIndex).collect();
+    planner.plan(target, wanted)
 }
 
 /// See [`super::check`].
@@ -384,23 +399,28 @@ impl<'a> Planner<'a> {
             args: DeclaredArgs::default(),
             workdir_given: false,
             names,
-            ignore_cache: self.ignores_cache(index),
+            cache: self.stage_cache(index),
             last: LastGiven::default(),
         }
     }
 
     /// The platform of a base for another machine, where that can be run and none was asked for (FEATURES FR12).
     fn adopted(&self, image: &ImageConfig) -> Option<Platform> {
-        let is_its =
-            |platform: &&Platform| platform.os == image.os && platform.architecture == image.architecture;
-        self.request.emulated.iter().find(is_its).cloned()
+        let target = target_platform(self.request);
+        let is_other = image.os != target.os || image.architecture != target.architecture;
+        let own = Platform {
+            os: image.os.clone(),
+            architecture: image.architecture.clone(),
+            variant: image.variant.clone(),
+        };
+        (is_other && (self.request.emulates)(&own)).then_some(own)
     }
 
     /// A stage on another stage (FEATURES FR7). ONBUILD is not handed on.
     fn inherit(&mut self, index: StageIndex, parent: StageState, names: StepNames) -> StageState {
-        let ignore_cache = self.ignores_cache(index);
+        let cache = self.stage_cache(index);
         let root = self.snapshot(&parent);
-        StageState { index, root, names, ignore_cache, last: LastGiven::default(), ..parent }
+        StageState { index, root, names, cache, last: LastGiven::default(), ..parent }
     }
 
     /// A stage's root file system, be it that of a tree which takes its place.
@@ -434,12 +454,12 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn ignores_cache(&self, index: StageIndex) -> bool {
+    fn stage_cache(&self, index: StageIndex) -> StageCache {
         let name = self.stages.get(index).stage.name.as_ref();
-        self.request.no_cache
-            || name.is_some_and(|name| {
-                self.request.no_cache_stages.iter().any(|stage| stage.eq_ignore_ascii_case(&name.value))
-            })
+        let is_named = name.is_some_and(|name| {
+            self.request.no_cache_stages.iter().any(|stage| stage.eq_ignore_ascii_case(&name.value))
+        });
+        StageCache::new(self.request, is_named)
     }
 
     /// What another stage, a named context or an image is, to copy or mount from. `None` for a stage that comes later.

@@ -4,6 +4,7 @@ use kiln_image::Platform;
 use kiln_image::oci::ImageConfig;
 use kiln_parser::Span;
 
+use super::cache::StageCache;
 use super::environment::{ConfigEnv, DeclaredArgs, Environment};
 use super::history::HistoryId;
 use super::names::StepNames;
@@ -36,8 +37,8 @@ pub(super) struct StageState {
     pub(super) workdir_given: bool,
     /// Names of its steps.
     pub(super) names: StepNames,
-    /// Made anew although a record exists.
-    pub(super) ignore_cache: bool,
+    /// Whether records may be results of its steps.
+    pub(super) cache: StageCache,
     /// The last CMD, ENTRYPOINT and HEALTHCHECK of this stage itself.
     pub(super) last: LastGiven,
 }

@@ -22,12 +22,12 @@ pub(super) struct Vertices {
 impl Vertices {
     /// Adds a vertex, or finds the one that does the same; the first one's name stays.
     pub(super) fn add(&mut self, vertex: Vertex, inputs: &[VertexId]) -> VertexId {
-        let hash = self.hasher.hash_one((&vertex.op, &vertex.platform, vertex.ignore_cache, inputs));
+        let hash = self.hasher.hash_one((&vertex.op, &vertex.platform, vertex.cache, inputs));
         let bucket = self.known.entry(hash).or_default();
         let same = bucket.iter().copied().find(|id| {
             let known = &self.graph[*id];
             self.inputs[id.index()] == inputs
-                && known.ignore_cache == vertex.ignore_cache
+                && known.cache == vertex.cache
                 && known.platform == vertex.platform
                 && known.op == vertex.op
         });

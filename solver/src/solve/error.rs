@@ -1,6 +1,7 @@
 //! Why a build failed while it ran.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kiln_cache::{StoreError, TreeError};
 use kiln_image::http::HttpError;
@@ -8,7 +9,7 @@ use kiln_image::layer::LayerError;
 use kiln_image::registry::RegistryError;
 use kiln_image::{DiffId, Digest};
 use kiln_parser::Span;
-use kiln_sandbox::{IdentityError, SandboxError};
+use kiln_sandbox::{IdentityError, NetworkError, SandboxError};
 
 use super::CopyError;
 
@@ -19,6 +20,9 @@ pub enum SolveError {
     /// The user gave up.
     #[error("canceled")]
     Canceled,
+    /// Only what is here was to be looked at, and that is not enough.
+    #[error("what is needed to tell is not here")]
+    NotForeseen,
     /// The store.
     #[error(transparent)]
     Store(StoreError),
@@ -38,6 +42,9 @@ pub enum SolveError {
         /// The instruction.
         span: Option<Span>,
     },
+    /// A step can have no network of its own.
+    #[error("the step cannot have a network of its own: {0}")]
+    Network(#[source] NetworkError),
     /// A step could not be done.
     #[error("{source}")]
     Step {
@@ -71,6 +78,14 @@ pub enum SolveError {
     /// A web server.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// A program of another machine, for which there is no emulator.
+    #[error("{command}: this is a program for {architecture}, which this machine cannot run")]
+    ForeignProgram {
+        /// The command.
+        command: String,
+        /// The machine, as OCI names it.
+        architecture: String,
+    },
     /// A process could not be started.
     #[error(transparent)]
     Sandbox(SandboxError),
@@ -229,7 +244,12 @@ pub(super) const FULL_DISK: &str =
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
     /// A process of it was killed for memory.
-    Memory,
+    Memory {
+        /// The step's limit in bytes, if it had one.
+        limit: Option<u64>,
+    },
+    /// It ran for longer than steps may.
+    Time(Duration),
     /// The file system that this store is on has no space or no inodes left.
     Disk,
 }
@@ -246,9 +266,17 @@ impl SolveError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::StepFailed { shortage: Some(Shortage::Memory), .. } => {
+            Self::StepFailed { shortage: Some(Shortage::Memory { limit: None }), .. } => {
                 Some("a process of the step was killed because memory ran out".into())
             }
+            Self::StepFailed { shortage: Some(Shortage::Memory { limit: Some(bytes) }), .. } => Some(format!(
+                "a process of the step was killed because the step's {} of memory ran out: raise --memory",
+                mebibytes(*bytes)
+            )),
+            Self::StepFailed { shortage: Some(Shortage::Time(limit)), .. } => {
+                Some(format!("the step was killed after the {limit:?} of --step-timeout"))
+            }
+            Self::Network(error) => error.hint().map(str::to_owned),
             Self::StepFailed { shortage: Some(Shortage::Disk), .. } => Some(FULL_DISK.into()),
             Self::StepFailed { code: 127, .. } => {
                 Some("exit code 127 says that a command was not found in the image".into())
@@ -260,12 +288,13 @@ impl SolveError {
                 "the image has no shell: write the command as a JSON array, or copy a shell into the image"
                     .into(),
             ),
-            // ENOEXEC: what the kernel says of another architecture's program that no handler is registered for.
+            // ENOEXEC: what the kernel says of a program that is none, or none of this machine's.
             Self::Sandbox(SandboxError::NotExecutable { source, .. }) if source.raw_os_error() == Some(8) => Some(
-                "programs of another architecture run where QEMU is registered with binfmt_misc (Debian: \
-                 qemu-user-static)"
+                "programs for another machine run where `--platform` says which, by qemu-user-static or a handler of \
+                 binfmt_misc; a script needs a first line with `#!`"
                     .into(),
             ),
+            Self::ForeignProgram { architecture, .. } => Some(kiln_sandbox::missing_hint(architecture)),
             Self::MissingSecret { id } => Some(format!("give it with `--secret id={id},src=FILE`")),
             Self::SecretInLayer { .. } => {
                 Some("everybody with the image could read it; if that is meant, give --allow-secret-in-layer".into())
@@ -324,9 +353,17 @@ impl SolveError {
     /// Says which step it happened in, once.
     pub(super) fn in_step(self, step: &str, span: Option<Span>) -> Self {
         match self {
-            Self::Canceled | Self::StepFailed { .. } | Self::Step { .. } => self,
+            Self::Canceled | Self::NotForeseen | Self::StepFailed { .. } | Self::Step { .. } => self,
             error => Self::Step { step: step.to_owned(), span, source: Box::new(error) },
         }
+    }
+}
+
+/// A size as `--memory` takes it.
+fn mebibytes(bytes: u64) -> String {
+    match bytes {
+        bytes if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),
+        bytes => format!("{bytes} bytes"),
     }
 }
 

@@ -13,7 +13,7 @@ use super::Snapshot;
 use crate::graph::{Exec, ExecMount, ExecMountKind, NetworkMode};
 
 /// Raised whenever the encoding or the meaning of a step changes: old records are then never found again.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// Writes the canonical encoding into SHA-256.
 pub(super) struct KeyHasher(Sha256);
@@ -104,6 +104,7 @@ pub(super) fn exec_key(
     let Exec {
         argv,
         env,
+        build_args: _,
         unkeyed_env: _,
         cwd,
         user,
@@ -189,6 +190,7 @@ mod tests {
         Exec {
             argv: vec!["/bin/sh".into(), "-c".into(), "make".into()],
             env: vec!["PATH=/bin".into()],
+            build_args: Vec::new(),
             unkeyed_env: Vec::new(),
             cwd: "/".into(),
             user: String::new(),
@@ -216,7 +218,7 @@ mod tests {
         assert_eq!(key(&plain), key(&other));
         let host = |address: [u8; 4]| {
             let mut exec = exec();
-            exec.extra_hosts.push(("db".into(), address.into()));
+            exec.extra_hosts.push(("db".into(), kiln_sandbox::HostAddress::Ip(address.into())));
             exec
         };
         assert_eq!(key(&host([1, 2, 3, 4])), key(&host([4, 3, 2, 1])));

@@ -254,6 +254,27 @@ impl Pulls {
         Some((source.descriptor.clone(), image))
     }
 
+    /// The steps of images that bring layers of `snapshot` which are not there, with the compressed size of these.
+    pub(super) fn not_here(
+        &self,
+        store: &Store,
+        snapshot: &Snapshot,
+    ) -> Result<Vec<(StepId, u64)>, StoreError> {
+        let mut sizes: Vec<(StepId, u64)> = Vec::new();
+        for layer in &snapshot.layers {
+            let source =
+                self.lock().sources.get(&layer.id).map(|source| (source.step, source.descriptor.size));
+            let Some((Some(step), size_bytes)) = source else { continue };
+            if !store.has_layer(layer.id)? {
+                match sizes.iter_mut().find(|(known, _)| *known == step) {
+                    Some((_, sum)) => *sum += size_bytes,
+                    None => sizes.push((step, size_bytes)),
+                }
+            }
+        }
+        Ok(sizes)
+    }
+
     fn lock(&self) -> MutexGuard<'_, PullState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,6 +285,9 @@ pub(super) fn ensure(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<(), Sol
     let missing = missing(solver, snapshot)?;
     if missing.is_empty() {
         return Ok(());
+    }
+    if solver.only_looks {
+        return Err(SolveError::NotForeseen);
     }
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);

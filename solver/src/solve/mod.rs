@@ -4,8 +4,11 @@
 //! are really fetched.
 
 mod error;
+mod forecast;
+mod journal;
 mod key;
 mod layers;
+mod network;
 mod op;
 mod remote;
 mod room;
@@ -15,19 +18,25 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use kiln_cache::{Layer, SourceTree, Store};
 use kiln_image::registry::{Registry, RemoteImage};
 use kiln_image::{Digest, http};
+use kiln_sandbox::{Dns, Resources};
 
 pub use error::{Shortage, SolveError};
+pub use forecast::{Forecast, Foreseen, Verdict};
+pub use journal::{Journal, Outcome, StepNote};
+pub(crate) use key::VERSION as KEY_VERSION;
+pub use network::{Isolation, Networks};
 pub use op::exec::{Executor, Sandbox};
 pub use op::file::{CopyError, copy_out};
 pub use op::log::LogLimits;
 pub use remote::{Remote, RemoteCache, RemoteLayer, RemoteRecord, Solved};
 
 use crate::event::Reporter;
-use crate::graph::{Graph, VertexId};
+use crate::graph::{GitSource, Graph, VertexId};
 
 /// Where the layers of a resolved image can be had.
 #[derive(Clone, Debug)]
@@ -89,6 +98,19 @@ pub enum Output {
     Tree(Arc<dyn SourceTree>),
 }
 
+/// How processes are run, as far as that is no part of what they are: none of it is in a step's key.
+#[derive(Clone, Debug, Default)]
+pub struct ExecSettings {
+    /// What becomes of steps where no network of their own can be had.
+    pub isolation: Isolation,
+    /// How they resolve names.
+    pub dns: Dns,
+    /// What each of them may use.
+    pub resources: Resources,
+    /// How long each of them may run.
+    pub step_timeout: Option<Duration>,
+}
+
 /// Runs graphs on one store.
 pub struct Solver<'a> {
     /// The store.
@@ -107,12 +129,22 @@ pub struct Solver<'a> {
     pub cancel: Arc<AtomicBool>,
     /// At most so many steps at once; 0: as many as are ready.
     pub max_parallelism: usize,
+    /// How processes are run.
+    pub settings: ExecSettings,
+    /// Networks of steps.
+    pub networks: Networks,
     /// How much of a step's output is shown.
     pub log_limits: LogLimits,
+    /// Makes all steps anew under keys that nobody asks for again: every step's, mixed with this. What is recorded stays.
+    pub rehearsal: Option<Digest>,
     /// Layers of base images that are unpacked when first needed.
     pub pulls: layers::Pulls,
     /// Caches beyond the store.
     pub remote: Remote,
+    /// What became of each step.
+    pub journal: Arc<Journal>,
+    /// Nothing is fetched: what would have to be is [`SolveError::NotForeseen`].
+    pub only_looks: bool,
 }
 
 impl Solver<'_> {
@@ -131,6 +163,14 @@ impl Solver<'_> {
     /// As [`Solver::solve`].
     pub fn solve_all(&self, graph: &Graph, targets: &[VertexId]) -> Result<Vec<Output>, SolveError> {
         schedule::solve(self, graph, targets)
+    }
+
+    /// Finds what a git source means now: the hash of a commit or of an annotated tag. Nothing is fetched.
+    ///
+    /// # Errors
+    /// git's own, and [`SolveError::GitReference`] where there is no such branch or tag.
+    pub fn git_object(&self, source: &GitSource) -> Result<String, SolveError> {
+        op::git_object(self, source)
     }
 
     /// Sees to it that all files of `snapshot` are there: pulls and unpacks, in parallel, what no step has needed yet.
@@ -161,3 +201,4 @@ pub(crate) fn is_symbolic_mode(text: &str) -> bool {
 }
 
 pub use layers::{LayerBlob, Pulls};
+pub use schedule::needed;

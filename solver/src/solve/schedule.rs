@@ -103,6 +103,7 @@ impl Run<'_> {
             id: self.nodes.get(&id).copied().flatten(),
             is_in_result: self.in_results.contains(&id),
             slots: &self.slots,
+            forecast: None,
         };
         if self.solver.cancel.load(Ordering::Relaxed) {
             return Err(SolveError::Canceled);
@@ -118,6 +119,7 @@ impl Run<'_> {
                 self.solver.reporter.canceled(id);
             } else {
                 self.solver.reporter.failed(id, error.to_string());
+                self.solver.journal.failed(id, exit_code(error));
             }
         }
         result
@@ -140,6 +142,9 @@ impl Run<'_> {
                 return Vec::new();
             }
         };
+        if let (Some(Some(step)), Output::Snapshot(snapshot)) = (self.nodes.get(&id), &output) {
+            self.solver.journal.layers(*step, snapshot.layers.len());
+        }
         state.outputs.insert(id, output);
         let dependents: HashSet<_> = self.graph.neighbors_directed(id, Direction::Incoming).collect();
         let mut ready = Vec::new();
@@ -160,6 +165,14 @@ impl Run<'_> {
     }
 }
 
+/// The exit status of the command that failed, where one did.
+fn exit_code(error: &SolveError) -> Option<i32> {
+    match error.root() {
+        SolveError::StepFailed { code, .. } => Some(*code),
+        _ => None,
+    }
+}
+
 /// Whether it takes no time worth a thread.
 fn is_instant(op: &Op) -> bool {
     matches!(
@@ -169,14 +182,14 @@ fn is_instant(op: &Op) -> bool {
 }
 
 /// The inputs of a vertex in its own order.
-fn inputs_of(graph: &Graph, id: VertexId) -> Vec<VertexId> {
+pub(super) fn inputs_of(graph: &Graph, id: VertexId) -> Vec<VertexId> {
     let mut inputs: Vec<_> = graph.edges(id).map(|edge| (*edge.weight(), edge.target())).collect();
     inputs.sort();
     inputs.into_iter().map(|(_, input)| input).collect()
 }
 
 /// What `targets` need, inputs before what needs them.
-fn needed(graph: &Graph, targets: &[VertexId]) -> Vec<VertexId> {
+pub fn needed(graph: &Graph, targets: &[VertexId]) -> Vec<VertexId> {
     let mut order = Vec::new();
     let mut seen = HashSet::new();
     for &target in targets {
@@ -225,8 +238,11 @@ fn number(solver: &Solver<'_>, graph: &Graph, order: &[VertexId]) -> HashMap<Ver
     let mut nodes = HashMap::new();
     for &id in order {
         let number = (graph[id].op != Op::Source(Source::Scratch)).then(|| {
-            let inputs = inputs_of(graph, id).iter().filter_map(|input| *nodes.get(input)?).collect();
-            solver.reporter.step(graph[id].name.clone(), inputs)
+            let inputs: Vec<StepId> =
+                inputs_of(graph, id).iter().filter_map(|input| *nodes.get(input)?).collect();
+            let step = solver.reporter.step(graph[id].name.clone(), inputs.clone());
+            solver.journal.add(step, &graph[id], inputs);
+            step
         });
         nodes.insert(id, number);
     }
@@ -240,7 +256,7 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self { free: (limit > 0).then(|| Mutex::new(limit)), returned: Condvar::new() }
     }
 

@@ -53,6 +53,7 @@ fn add_files(
     add: Option<&Add>,
 ) -> Result<(), PlanError> {
     let span = step.span();
+    let cache = step.cache_use()?;
     let words = Words::expand(step, copy, add)?;
     let dest = paths::destination(&step.state.directory(), &words.dest);
     let created_by = words.text(keyword, copy.parents);
@@ -68,7 +69,8 @@ fn add_files(
         rename: None,
     };
     let mut actions = Actions { list: Vec::new(), sources: Vec::new(), dest, options };
-    if let (Some(_), [_, _, ..]) = (&words.checksum, words.sources.as_slice()) {
+    // BuildKit counts paths only, and says the same of none.
+    if words.checksum.is_some() && words.sources.len() != 1 {
         return Err(PlanError::MisplacedChecksum {
             problem: "can't be specified for multiple sources",
             span,
@@ -131,7 +133,7 @@ fn add_files(
         name,
         span: Some(span),
         created_by: created_by.clone(),
-        ignore_cache: step.state.ignore_cache,
+        cache,
         platform: step.state.platform.clone(),
     };
     let file = Op::File(File { actions: actions.list });

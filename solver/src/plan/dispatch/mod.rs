@@ -19,6 +19,7 @@ use super::names::Author;
 use super::near::nearest;
 use super::planner::Planner;
 use super::state::StageState;
+use crate::graph::CacheUse;
 
 /// Takes one instruction.
 pub(super) fn dispatch(
@@ -61,6 +62,11 @@ impl Step<'_, '_> {
     /// Where the instruction stands.
     fn span(&self) -> Span {
         self.instruction.span
+    }
+
+    /// Whether a record may be the instruction's result.
+    fn cache_use(&self) -> Result<CacheUse, PlanError> {
+        self.state.cache.of(self.instruction)
     }
 
     /// The nearer place `part` if it is on the instruction's first line: reports name that line, as BuildKit's do.

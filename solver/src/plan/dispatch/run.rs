@@ -18,6 +18,7 @@ const HOSTNAME_ARG: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 /// Takes RUN.
 pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
     let span = step.span();
+    let cache = step.cache_use()?;
     if let Some(device) = run.devices.first() {
         return Err(PlanError::UnsupportedDevice {
             device: device.value.clone(),
@@ -32,6 +33,7 @@ pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
     let environment = &step.state.environment;
     let mut created_by = String::from("RUN ");
     let args = step.state.args.in_effect(environment);
+    let build_args = args.iter().filter_map(|arg| Some(arg.split_once('=')?.0.to_owned())).collect();
     if !args.is_empty() {
         created_by.push_str(&format!("|{} {} ", args.len(), args.join(" ")));
     }
@@ -58,6 +60,7 @@ pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
     let exec = Exec {
         argv,
         env,
+        build_args,
         unkeyed_env,
         cwd: step.state.directory(),
         user: step.state.image.config.user.clone(),
@@ -75,7 +78,7 @@ pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
         name: step.state.names.next(&shown, step.author),
         span: Some(span),
         created_by,
-        ignore_cache: step.state.ignore_cache,
+        cache,
         platform: step.state.platform.clone(),
     };
     step.state.root = step.planner.vertices.add(vertex, &mounts.inputs);

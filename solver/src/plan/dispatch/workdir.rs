@@ -3,7 +3,7 @@
 use kiln_parser::Spanned;
 
 use super::Step;
-use crate::graph::{File, FileAction, Op, Owner, Vertex};
+use crate::graph::{CacheUse, File, FileAction, Op, Owner, Vertex};
 use crate::plan::history::Made;
 use crate::plan::names::instruction_text;
 use crate::plan::{PlanError, paths};
@@ -34,7 +34,7 @@ pub(super) fn workdir(step: &mut Step<'_, '_>, path: &Spanned<String>) -> Result
         name: step.state.names.next(&shown, step.author),
         span: Some(span),
         created_by: text.clone(),
-        ignore_cache: false,
+        cache: CacheUse::Any,
         platform: step.state.platform.clone(),
     };
     step.state.root = step.planner.vertices.add(vertex, &[step.state.root]);

@@ -104,8 +104,8 @@ fn a_relative_workdir_stands_on_the_one_before() {
 fn no_cache_holds_for_the_stages_named() {
     let text = "FROM busybox AS a\nRUN x\nFROM a\nRUN y\n";
     let plan = plan_with(text, &PlanRequest { no_cache_stages: vec!["A".into()], ..request() }).unwrap();
-    let ignored: Vec<bool> = plan.graph.node_weights().map(|vertex| vertex.ignore_cache).collect();
-    assert_eq!(ignored, [false, true, false]);
+    let uses: Vec<_> = plan.graph.node_weights().map(|vertex| vertex.cache).collect();
+    assert_eq!(uses, [CacheUse::Any, CacheUse::Never(NoCacheBy::Filter), CacheUse::Any]);
 }
 
 #[test]

@@ -20,7 +20,8 @@ use petgraph::Direction;
 use petgraph::visit::EdgeRef as _;
 
 use super::*;
-use crate::graph::{ExecMountKind, FileAction, Op, Source, Vertex};
+use crate::explain::NoCacheBy;
+use crate::graph::{CacheUse, ExecMountKind, FileAction, Op, Source, Vertex};
 
 fn platform(text: &str) -> Platform {
     text.parse().unwrap()
@@ -32,10 +33,11 @@ fn request() -> PlanRequest {
         target: None,
         platform: None,
         build_platform: platform("linux/amd64"),
-        emulated: Vec::new(),
+        emulates: |_| false,
         labels: Vec::new(),
         no_cache: false,
         no_cache_stages: Vec::new(),
+        cache_ttl: None,
         network: NetworkMode::Default,
         extra_hosts: Vec::new(),
         shm_bytes: None,

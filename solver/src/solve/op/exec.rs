@@ -9,20 +9,22 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use kiln_cache::{
-    CacheMount, CacheMountRequest, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
+    CacheMount, CacheMountRequest, Claim, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
 };
-use kiln_image::Digest;
+use kiln_image::{Digest, Platform};
 use kiln_parser::CacheSharing;
 use kiln_sandbox::{
-    Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs, SandboxError,
-    Security, Spec, resolve_user,
+    Binfmt, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs,
+    SandboxError, Security, Spec, resolve_user,
 };
 use rustix::fs::{AtFlags, CWD, Mode};
+use rustix::io::Errno;
 
 use super::log::{Clip, Log};
 use super::secrets::{Leak, Masked, Shown};
 use super::{Made, Step, file};
 use crate::event::{Event, LogStream};
+use crate::explain::Facts;
 use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
 use crate::solve::key::{MountContents, exec_key};
 use crate::solve::{Output, Shortage, Snapshot, SolveError, Solver, layers};
@@ -73,7 +75,27 @@ pub(super) fn run(step: &Step<'_>, exec: &Exec) -> Result<Output, SolveError> {
     let root = step.snapshot(InputIndex(0))?;
     let mounted = mounted_contents(step, exec)?;
     let key = exec_key(exec, &step.vertex.platform, &root, &mounted);
-    step.find_or_make(key, None, &root, || make(step, exec, &root))
+    step.find_or_make(key, None, &root, &|| facts(step, exec, &root), |claim| make(step, exec, &root, claim))
+}
+
+/// What the key is made of, for explanations.
+fn facts(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Facts {
+    let mut facts = Facts::of_exec(exec, &step.vertex.platform, root);
+    for mount in &exec.mounts {
+        let (input, source) = match &mount.kind {
+            ExecMountKind::Bind { input, source, .. } => (input, source),
+            ExecMountKind::Cache { seed: Some((input, source)), .. } => (input, source),
+            _ => continue,
+        };
+        match step.inputs.get(input.0) {
+            Some(Output::Snapshot(snapshot)) => facts.add_mounted_root(&mount.target, snapshot),
+            Some(Output::Tree(tree)) => {
+                facts.add_mounted_files(&mount.target, file::facts_at(tree, source).unwrap_or_default());
+            }
+            None => {}
+        }
+    }
+    facts
 }
 
 /// What the key says of mounted inputs: of a context only the part that is mounted.
@@ -93,13 +115,24 @@ fn mounted_contents(step: &Step<'_>, exec: &Exec) -> Result<Vec<MountContents>, 
         .collect()
 }
 
-fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveError> {
+fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Result<Made, SolveError> {
     let solver = step.solver;
+    let settings = &solver.settings;
+    // First of all: it connects while the rest is prepared.
+    let mut lease = match exec.network {
+        NetworkMode::Default => Some(solver.networks.lease(exec, settings.isolation, &solver.reporter)?),
+        NetworkMode::None | NetworkMode::Host => None,
+    };
     let tree = layers::tree(solver, root)?;
     let draft = solver.store.draft_layer()?;
     give_root(&draft, tree.entry(Path::new(""))?)?;
     let identity = identity(&tree, &exec.user)?;
     let prepared = Prepared::of(step, exec)?;
+    let network = match (&mut lease, exec.network) {
+        (Some(lease), _) => lease.network(settings.isolation, &solver.reporter)?,
+        (None, NetworkMode::None) => Network::None,
+        (None, _) => Network::Host,
+    };
     let spec = Spec {
         rootfs: Rootfs { layers: layers::paths(solver, root), upper: draft.fs(), work: draft.work() },
         argv: exec.argv.iter().map(OsString::from).collect(),
@@ -108,23 +141,28 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
         identity,
         hostname: exec.hostname.clone(),
         mounts: prepared.mounts,
-        network: match exec.network {
-            NetworkMode::None => Network::None,
-            NetworkMode::Default | NetworkMode::Host => Network::Host,
-        },
+        network,
+        dns: settings.dns.clone(),
         extra_hosts: exec
             .extra_hosts
             .iter()
             .map(|(name, address)| HostEntry { name: name.clone(), address: *address })
             .collect(),
         security: if exec.insecure { Security::Insecure } else { Security::Sandbox },
-        limits: Limits { shm_bytes: exec.shm_bytes, ulimits: exec.ulimits.clone(), ..Limits::default() },
+        binfmt: Binfmt::of(&step.vertex.platform.architecture, &Platform::host().architecture),
+        limits: Limits {
+            shm_bytes: exec.shm_bytes,
+            ulimits: exec.ulimits.clone(),
+            resources: settings.resources.clone(),
+            time: settings.step_timeout,
+        },
         io: Io::Captured,
     };
     let mut log = Log::default();
     let (mut stdout, mut stderr) = (Clip::new(solver.log_limits), Clip::new(solver.log_limits));
     let mut tell = |stream, bytes: &[u8]| {
         log.push(bytes);
+        claim.log(bytes);
         if let Some(id) = step.id {
             let clip = if stream == LogStream::Stdout { &mut stdout } else { &mut stderr };
             let bytes = clip.shown(bytes, Instant::now());
@@ -140,12 +178,24 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
         kiln_sandbox::Output::Stdout => tell(LogStream::Stdout, &masked[0].push(bytes)),
         kiln_sandbox::Output::Stderr => tell(LogStream::Stderr, &masked[1].push(bytes)),
     };
-    let exit = solver.executor.run(&spec, &mut output, &solver.cancel)?;
+    let exit = match (solver.executor.run(&spec, &mut output, &solver.cancel), &spec.binfmt) {
+        (Err(SandboxError::NotExecutable { command, source }), Binfmt::Missing { architecture })
+            if source.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) =>
+        {
+            return Err(SolveError::ForeignProgram { command, architecture: architecture.clone() });
+        }
+        (ended, _) => ended?,
+    };
     for (stream, masked) in [LogStream::Stdout, LogStream::Stderr].into_iter().zip(&mut masked) {
         let rest = masked.end();
         if !rest.is_empty() {
             tell(stream, &rest);
         }
+    }
+    drop(spec);
+    // What has every right may have changed its network.
+    if let Some(lease) = lease.take_if(|_| exec.insecure) {
+        lease.discard();
     }
     let code = match exit.status {
         ExitStatus::Code(code) => code,
@@ -157,7 +207,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
             command: exec.argv.join(" "),
             code,
             log_tail: log.tail.into(),
-            shortage: shortage(solver, exit.oom_killed),
+            shortage: shortage(solver, &exit),
             span: step.vertex.span,
         });
     }
@@ -182,9 +232,12 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Result<Made, SolveErro
 }
 
 /// What was lacking when a step failed. The step's own words say it as well, if they are read to the end.
-fn shortage(solver: &Solver<'_>, oom_killed: bool) -> Option<Shortage> {
-    if oom_killed {
-        return Some(Shortage::Memory);
+fn shortage(solver: &Solver<'_>, exit: &Exit) -> Option<Shortage> {
+    if exit.oom_killed {
+        return Some(Shortage::Memory { limit: solver.settings.resources.memory_bytes });
+    }
+    if exit.timed_out {
+        return solver.settings.step_timeout.map(Shortage::Time);
     }
     let space = rustix::fs::statvfs(solver.store.root()).ok()?;
     let full = space.f_bavail * space.f_frsize < FULL_BYTES || (space.f_files > 0 && space.f_favail == 0);

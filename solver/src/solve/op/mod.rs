@@ -7,17 +7,19 @@ pub(super) mod log;
 mod secrets;
 mod source;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kiln_cache::{Claim, Cost, Layer, LayerDraft, Lookup, NewRecord, Record, Space, StepKey};
-use kiln_image::ContentsDigest;
+use kiln_cache::{Claim, Cost, Layer, LayerDraft, Lookup, NewRecord, Record, Space, StepKey, Wait};
+use kiln_image::{ContentsDigest, Digest};
 use kiln_sandbox::Usage;
 
+use super::forecast::Forecast;
 use super::layers::JoinFollower;
 use super::schedule::Slots;
-use super::{Output, RemoteRecord, Snapshot, SolveError, Solved, Solver};
-use crate::event::{Event, StepId};
-use crate::graph::{InputIndex, Op, Vertex};
+use super::{Outcome, Output, RemoteRecord, Snapshot, SolveError, Solved, Solver};
+use crate::event::{Event, LogStream, StepId};
+use crate::explain::Facts;
+use crate::graph::{CacheUse, GitSource, InputIndex, Op, Source, Vertex};
 
 /// A vertex with its inputs, about to run.
 pub(super) struct Step<'a> {
@@ -31,6 +33,32 @@ pub(super) struct Step<'a> {
     /// Whether its layers are the target's: nobody asks for the DiffIds of others.
     pub(super) is_in_result: bool,
     pub(super) slots: &'a Slots,
+    /// Set where it is only to be said what would happen.
+    pub(super) forecast: Option<&'a Forecast>,
+}
+
+/// Finds what a git source means now, without a checkout.
+pub(super) fn git_object(solver: &Solver<'_>, source: &GitSource) -> Result<String, SolveError> {
+    let vertex = Vertex {
+        op: Op::Source(Source::Git(source.clone())),
+        name: format!("git {}", crate::git_url::redacted(&source.remote)),
+        span: None,
+        created_by: String::new(),
+        cache: CacheUse::Any,
+        platform: kiln_image::Platform::host(),
+    };
+    let slots = Slots::new(solver.max_parallelism);
+    let step = Step {
+        solver,
+        vertex: &vertex,
+        input_ops: Vec::new(),
+        inputs: &[],
+        id: None,
+        slots: &slots,
+        is_in_result: false,
+        forecast: None,
+    };
+    git::object(&step, source)
 }
 
 /// Finds or makes the vertex's output.
@@ -68,6 +96,20 @@ fn on_top(parent: &Snapshot, added: Vec<Layer>) -> Output {
     Output::Snapshot(Snapshot { layers })
 }
 
+/// Whether `record` is young enough.
+pub(super) fn is_fresh(cache: CacheUse, record: &Record) -> bool {
+    match cache {
+        CacheUse::Any => true,
+        CacheUse::Never(_) => false,
+        CacheUse::NewerThan(lifetime) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            // One from the future was made by a clock that was wrong.
+            u64::try_from(record.made_at)
+                .is_ok_and(|made| now.checked_sub(made).is_some_and(|age| age < lifetime.as_secs()))
+        }
+    }
+}
+
 /// What a step made, before it is a layer.
 pub(super) struct Made {
     pub(super) draft: LayerDraft,
@@ -95,25 +137,32 @@ impl Step<'_> {
         }
     }
 
-    /// Finds the layers recorded under `key`, or makes them on top of `parent`.
+    /// Finds the layers recorded under `key`, or makes them on top of `parent`. `facts` are what the key is made of.
     /// `definition` is what remote caches know the step by as well.
     pub(super) fn find_or_make(
         &self,
         key: StepKey,
         definition: Option<StepKey>,
         parent: &Snapshot,
-        make: impl FnOnce() -> Result<Made, SolveError>,
+        facts: &dyn Fn() -> Facts,
+        make: impl FnOnce(&mut Claim) -> Result<Made, SolveError>,
     ) -> Result<Output, SolveError> {
+        if let Some(forecast) = self.forecast {
+            return forecast.look(self, key, facts());
+        }
         let record = match self.claim(&key)? {
             Lookup::Found(record) => {
                 self.report_found();
+                if let Some(id) = self.id {
+                    self.solver.journal.note(id, &key, Outcome::Cached, record.duration);
+                }
                 record
             }
             Lookup::Missing(claim) => {
                 if let Some(output) = self.import(&key, parent) {
                     return Ok(output);
                 }
-                self.make(claim, make)?
+                self.make(claim, facts, make)?
             }
         };
         self.solver.pulls.note_present(&record.layers);
@@ -127,7 +176,8 @@ impl Step<'_> {
     /// What remote caches have under `key`; their layers stay where they are until somebody needs them.
     pub(super) fn import(&self, key: &StepKey, parent: &Snapshot) -> Option<Output> {
         let remote = &self.solver.remote;
-        if self.vertex.ignore_cache {
+        // Of what another machine made nobody knows the age.
+        if self.vertex.cache != CacheUse::Any || self.solver.rehearsal.is_some() {
             return None;
         }
         let record = remote.cache.as_ref()?.find(key)?;
@@ -148,36 +198,70 @@ impl Step<'_> {
         self.solver.reporter.count_cached();
     }
 
-    /// The record of `key` or the right to make it; `--no-cache` never takes the former.
+    /// The record of `key` or the right to make it, as the vertex wants its results.
     pub(super) fn claim(&self, key: &StepKey) -> Result<Lookup, SolveError> {
-        let mut on_wait = |pid| {
-            if let Some(id) = self.id {
-                self.solver.reporter.send(Event::Waiting { id, pid });
-            }
+        let mut on_wait = |wait: Wait<'_>| {
+            let Some(id) = self.id else { return };
+            let reporter = &self.solver.reporter;
+            reporter.send(match wait {
+                Wait::Holder(pid) => Event::Waiting { id, pid },
+                // Both of its streams as one: that is how its runner passes them on.
+                Wait::Log(bytes) => Event::Log {
+                    id,
+                    stream: LogStream::Stdout,
+                    bytes: bytes.to_vec(),
+                    at: reporter.elapsed(),
+                },
+            });
         };
         let store = self.solver.store;
-        if self.vertex.ignore_cache {
+        let mixed = |salt: &Digest| StepKey(Digest::of(&[*salt.as_bytes(), *key.0.as_bytes()].concat()));
+        let key = &self.solver.rehearsal.as_ref().map_or(*key, mixed);
+        let cache = self.vertex.cache;
+        if let CacheUse::Never(_) = cache {
             return Ok(Lookup::Missing(store.claim(key, &mut on_wait, &self.solver.cancel)?));
         }
         // The usual case takes no lock.
         if let Some(record) = store.find(key)? {
-            return Ok(Lookup::Found(record));
+            if is_fresh(cache, &record) {
+                return Ok(Lookup::Found(record));
+            }
+            let claim = store.claim(key, &mut on_wait, &self.solver.cancel)?;
+            // Whoever held the lock until now may have made it anew.
+            let renewed = store.find(key)?.filter(|record| is_fresh(cache, record));
+            return Ok(renewed.map_or(Lookup::Missing(claim), Lookup::Found));
         }
         Ok(store.find_or_claim(key, &mut on_wait, &self.solver.cancel)?)
     }
 
+    /// Notes what becomes of the step.
+    pub(super) fn note(&self, key: &StepKey, outcome: Outcome) {
+        if let Some(id) = self.id {
+            self.solver.journal.note(id, key, outcome, Duration::ZERO);
+        }
+    }
+
     fn make(
         &self,
-        claim: Claim,
-        make: impl FnOnce() -> Result<Made, SolveError>,
+        mut claim: Claim,
+        facts: &dyn Fn() -> Facts,
+        make: impl FnOnce(&mut Claim) -> Result<Made, SolveError>,
     ) -> Result<Record, SolveError> {
         let _slot = self.slots.take();
         if let Some(id) = self.id {
             self.solver.reporter.started(id);
         }
+        let key = *claim.key();
         let start = Instant::now();
-        let made = make()?;
-        let record = self.commit(claim, made, start.elapsed())?;
+        let made = make(&mut claim);
+        let duration = start.elapsed();
+        if let Some(id) = self.id {
+            self.solver.journal.note(id, &key, Outcome::Ran, duration);
+            if made.is_err() {
+                self.solver.journal.facts(id, &facts());
+            }
+        }
+        let record = self.commit(claim, made?, duration, facts().encode())?;
         if let Some(id) = self.id {
             self.solver.reporter.done(id);
         }
@@ -186,7 +270,13 @@ impl Step<'_> {
     }
 
     /// Makes it a layer; the DiffId of one that an image is made of is computed while later steps run.
-    pub(super) fn commit(&self, claim: Claim, made: Made, duration: Duration) -> Result<Record, SolveError> {
+    pub(super) fn commit(
+        &self,
+        claim: Claim,
+        made: Made,
+        duration: Duration,
+        facts: Vec<u8>,
+    ) -> Result<Record, SolveError> {
         let cost = Cost {
             duration,
             cpu: made.usage.cpu,
@@ -199,7 +289,7 @@ impl Step<'_> {
             cost,
             added_bytes: made.size_bytes,
             log: made.log,
-            facts: Vec::new(),
+            facts,
             space: made.space,
         };
         let layer = made.draft.id();

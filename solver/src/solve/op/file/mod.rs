@@ -12,6 +12,7 @@ pub(crate) mod chmod;
 mod definition;
 mod earlier;
 mod error;
+mod facts;
 mod follow;
 mod owner;
 mod place;
@@ -34,6 +35,7 @@ use kiln_image::layer::{self, ExtractOptions};
 use kiln_sandbox::Usage;
 
 pub use error::CopyError;
+pub(super) use facts::facts_at;
 
 use self::earlier::Earlier;
 use self::follow::Follower;
@@ -68,13 +70,14 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     let plan = planner.plan(file)?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&plan, &digests, &planner.archives, &parent);
-    step.find_or_make(key, definition, &parent, || {
-        let archives = match planner.archives {
+    let facts = || facts::facts(step, &plan, &digests, &planner.archives, &parent);
+    step.find_or_make(key, definition, &parent, &facts, |_| {
+        let archives = match &planner.archives {
             Archives::Named(named) if !named.is_empty() => named,
             _ => return make(step, &plan, Some((&digests, format!("{:?}", file.actions)))),
         };
         // What is in the archives decides what they replace, so the plan is made again with them.
-        let unpacked = unpack(step, &archives)?;
+        let unpacked = unpack(step, archives)?;
         let mut planner = Planner {
             view: view.as_ref(),
             sources: &sources,
@@ -96,12 +99,12 @@ pub(super) fn materialize(
     plan.finish()?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&plan, &digests, &Archives::Named(Vec::new()), &Snapshot::default());
-    let mut on_wait = |_| {};
+    let mut on_wait = |_: kiln_cache::Wait<'_>| {};
     let record = match step.solver.store.find_or_claim(&key, &mut on_wait, &step.solver.cancel)? {
         Lookup::Found(record) => record,
         Lookup::Missing(claim) => {
             let made = make(step, &plan, Some((&digests, format!("bind {path}"))))?;
-            step.commit(claim, made, Duration::ZERO)?
+            step.commit(claim, made, Duration::ZERO, Vec::new())?
         }
     };
     let layer = record.layers.first().copied();

@@ -275,20 +275,28 @@ impl<'a> LayerPlan<'a> {
         if self.is_empty_dir(dest) {
             return self.copy_into_empty(tree, dir, sources, dest, meta, keep);
         }
-        for source in sources {
-            let Ok(below) = source.path.strip_prefix(&dir.path) else { continue };
-            if below.as_os_str().is_empty() || !keep(below) {
-                continue;
-            }
-            let target = dest.join(below);
-            self.source_parents(tree, &dir.path, below, dest, meta)?;
-            if source.kind == EntryKind::Dir {
-                self.put_dir(&source, &target, meta)?;
-            } else {
-                self.put_entry(tree, &source, &target, meta)?;
-            }
+        sources.iter().try_for_each(|source| self.put_below(tree, &dir.path, source, dest, meta, keep))
+    }
+
+    /// Puts one thing at the place below `dest` that it has below `base` of the source, if `keep` wants it.
+    fn put_below(
+        &mut self,
+        tree: &Arc<dyn SourceTree>,
+        base: &Path,
+        source: &Entry,
+        dest: &Path,
+        meta: &Meta,
+        keep: &dyn Fn(&Path) -> bool,
+    ) -> Result<(), SolveError> {
+        let below = source.path.strip_prefix(base).unwrap_or(&source.path);
+        if below.as_os_str().is_empty() || !keep(below) {
+            return Ok(());
         }
-        Ok(())
+        self.source_parents(tree, base, below, dest, meta)?;
+        match source.kind {
+            EntryKind::Dir => self.put_dir(source, &dest.join(below), meta),
+            _ => self.put_entry(tree, source, &dest.join(below), meta),
+        }
     }
 
     /// Whether `dest` is a directory of this plan's with nothing in it, neither here nor in the parent.
@@ -378,28 +386,12 @@ impl<'a> LayerPlan<'a> {
         keep: &dyn Fn(&Path) -> bool,
     ) -> Result<(), SolveError> {
         let WithParents { base, entry, recursive } = selected;
-        let below = entry.path.strip_prefix(base).unwrap_or(&entry.path);
-        let is_dir = entry.kind == EntryKind::Dir;
-        if keep(below) && !below.as_os_str().is_empty() {
-            self.source_parents(tree, base, below, dest, meta)?;
-            if is_dir {
-                self.put_dir(entry, &dest.join(below), meta)?;
-            } else {
-                self.put_entry(tree, entry, &dest.join(below), meta)?;
-            }
-        }
-        if is_dir && *recursive {
-            for source in tree.walk(&entry.path)? {
-                let inner = source.path.strip_prefix(base).unwrap_or(&source.path);
-                if source.path == entry.path || !keep(inner) {
-                    continue;
-                }
-                self.source_parents(tree, base, inner, dest, meta)?;
-                if source.kind == EntryKind::Dir {
-                    self.put_dir(&source, &dest.join(inner), meta)?;
-                } else {
-                    self.put_entry(tree, &source, &dest.join(inner), meta)?;
-                }
+        self.put_below(tree, base, entry, dest, meta, keep)?;
+        if entry.kind == EntryKind::Dir && *recursive {
+            let inner = tree.walk(&entry.path)?;
+            let inner = inner.iter().filter(|source| source.path != entry.path);
+            for source in inner {
+                self.put_below(tree, base, source, dest, meta, keep)?;
             }
         }
         Ok(())

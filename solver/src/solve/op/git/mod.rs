@@ -21,7 +21,7 @@ use super::source::timed;
 use crate::git_url::is_commit;
 use crate::graph::{GitSource, GitTimes};
 use crate::solve::key::KeyHasher;
-use crate::solve::{Output, SolveError};
+use crate::solve::{Outcome, Output, SolveError};
 use command::Git;
 use remote::Remote;
 
@@ -30,14 +30,19 @@ pub(super) fn fetch(step: &Step<'_>, source: &GitSource) -> Result<Output, Solve
     let remote = Remote::of(&source.remote, &step.solver.inputs.secrets);
     let fetch = Fetch { step, source, remote: &remote };
     let wanted = fetch.wanted()?;
-    let record = match step.claim(&fetch.key(&wanted))? {
+    let key = fetch.key(&wanted);
+    step.note(&key, Outcome::Cached);
+    let record = match step.claim(&key)? {
         Lookup::Found(record) => {
             if let Some(id) = step.id {
                 step.solver.reporter.cached(id);
             }
             record
         }
-        Lookup::Missing(claim) => timed(step, || fetch.checkout(&wanted, claim))?,
+        Lookup::Missing(claim) => {
+            step.note(&key, Outcome::Ran);
+            timed(step, || fetch.checkout(&wanted, claim))?
+        }
     };
     let Some(layer) = record.layers.first() else {
         return Err(SolveError::MissingInput { what: "git tree", name: remote.shown });
@@ -49,6 +54,12 @@ pub(super) fn fetch(step: &Step<'_>, source: &GitSource) -> Result<Output, Solve
         problem,
     })?;
     Ok(Output::Tree(Arc::new(ContextTree::open(&dir, None, None)?)))
+}
+
+/// Finds what a source means now: a commit, or an annotated tag.
+pub(super) fn object(step: &Step<'_>, source: &GitSource) -> Result<String, SolveError> {
+    let remote = Remote::of(&source.remote, &step.solver.inputs.secrets);
+    Ok(Fetch { step, source, remote: &remote }.wanted()?.object)
 }
 
 struct Fetch<'a> {

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::super::Step;
 use crate::git_url::redacted;
 use crate::solve::key::KeyHasher;
-use crate::solve::{Output, SolveError};
+use crate::solve::{Outcome, Output, SolveError};
 
 /// Mode of a downloaded file (FEATURES CP24).
 const DOWNLOAD_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -56,12 +56,19 @@ impl Source<'_> {
     fn with_checksum(&self, checksum: &Digest) -> Result<Record, SolveError> {
         let mut key = KeyHasher::new("http checksum");
         key.digest(checksum).bytes(self.name.as_os_str().as_encoded_bytes());
-        match self.step.claim(&key.finish())? {
+        let key = key.finish();
+        self.step.note(&key, Outcome::Cached);
+        match self.step.claim(&key)? {
             Lookup::Found(record) => {
                 self.report_cached();
                 Ok(record)
             }
             Lookup::Missing(claim) => self.timed(|| {
+                if let Some(record) = self.known_as(checksum)? {
+                    self.step.note(&key, Outcome::Cached);
+                    return Ok(record);
+                }
+                self.step.note(&key, Outcome::Ran);
                 let download = match self.ask(&Validators::default())? {
                     Fetched::Download(download) => download,
                     // Only a server that answers what nobody asked.
@@ -72,8 +79,19 @@ impl Source<'_> {
         }
     }
 
+    /// What was downloaded from there without a checksum, if it has this one. It may be asked for offline.
+    fn known_as(&self, checksum: &Digest) -> Result<Option<Record>, SolveError> {
+        let store = self.step.solver.store;
+        let Some(record) = store.find(&self.url_key())? else { return Ok(None) };
+        let Some(layer) = record.layers.first() else { return Ok(None) };
+        let path = store.layer_path(layer.id).join(&self.name);
+        let found = File::open(&path).and_then(|mut file| Digest::of_reader(&mut file));
+        Ok(found.is_ok_and(|found| found == *checksum).then_some(record))
+    }
+
     fn if_changed(&self) -> Result<Record, SolveError> {
         let key = self.url_key();
+        self.step.note(&key, Outcome::Cached);
         let known = self.step.solver.store.find(&key)?;
         let validators = match &known {
             Some(_) => self.step.solver.store.details(&key)?.map(|details| Validators::decode(&details.log)),
@@ -91,8 +109,9 @@ impl Source<'_> {
             }
             (Fetched::NotModified, None) => Err(self.gone()),
             (Fetched::Download(download), _) => {
-                let mut on_wait = |_| {};
+                let mut on_wait = |_: kiln_cache::Wait<'_>| {};
                 let claim = self.step.solver.store.claim(&key, &mut on_wait, &self.step.solver.cancel)?;
+                self.step.note(&key, Outcome::Ran);
                 self.timed(|| self.save(download, claim, None))
             }
         }

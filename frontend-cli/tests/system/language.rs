@@ -1,0 +1,51 @@
+//! What kiln takes beyond BuildKit's language: other tools' habits.
+
+use kiln_fixtures::Context;
+
+use crate::kiln::Kiln;
+
+#[test]
+fn several_dockerfiles_are_one_and_templates_go_through_the_preprocessor() {
+    let Some(kiln) = Kiln::new("dockerfiles") else { return };
+    let context = Context::with_dockerfile("FROM busybox AS first\nRUN echo 1 > /n");
+    let folder = context.path();
+    std::fs::write(folder.join("common.in"), "#define TEXT two\n").unwrap();
+    let template = "#include \"common.in\"\nFROM busybox\n#ifdef EXTRA\nRUN echo TEXT > /t\n#endif\nCOPY --from=first /n /n\n";
+    std::fs::write(folder.join("Last.in"), template).unwrap();
+    kiln.build(folder, &["-f", "Dockerfile", "-f", "Last.in", "--cpp-flag=-DEXTRA", "-t", "joined", "."]);
+    assert_eq!(kiln.run(&["joined", "cat", "/n", "/t"]), "1\ntwo\n");
+}
+
+#[test]
+fn arguments_may_come_from_a_file_and_ignore_files_have_podmans_name() {
+    let Some(kiln) = Kiln::new("arguments in files") else { return };
+    let context = Context::with_dockerfile("FROM busybox\nARG A\nARG B\nCOPY . /c\nRUN echo $A$B > /ab\n");
+    let folder = context.path();
+    std::fs::write(folder.join("args"), "# both\nA=1\n\nB=2=2\n").unwrap();
+    std::fs::write(folder.join(".containerignore"), "hidden\n").unwrap();
+    std::fs::write(folder.join("other"), "args\n").unwrap();
+    std::fs::write(folder.join("hidden"), "").unwrap();
+    let words = ["--build-arg-file", "args", "--build-arg", "A=3", "-t", "ab", "."];
+    kiln.build(folder, &words);
+    assert_eq!(kiln.run(&["ab", "sh", "-c", "cat /ab; ls /c"]), "32=2\nDockerfile\nargs\nother\n");
+    kiln.build(folder, &["--ignorefile", "other", "-t", "named", "."]);
+    assert_eq!(kiln.run(&["named", "ls", "/c"]), "Dockerfile\nhidden\nother\n");
+    // Docker's own goes before.
+    std::fs::write(folder.join(".dockerignore"), "other\n").unwrap();
+    kiln.build(folder, &["-t", "docker", "."]);
+    assert_eq!(kiln.run(&["docker", "ls", "/c"]), "Dockerfile\nargs\nhidden\n");
+}
+
+#[test]
+fn output_beyond_the_limit_is_clipped_with_a_word() {
+    let Some(kiln) = Kiln::new("clipped output") else { return };
+    let context =
+        Context::with_dockerfile("FROM busybox\nRUN head -c 3000000 /dev/zero | tr '\\0' x | fold -w 99\n");
+    let ended = kiln.build(context.path(), &["."]);
+    assert!(ended.stderr.len() < 2_900_000, "{}", ended.stderr.len());
+    ended.says("[output clipped, log limit 200KiB/s reached]");
+    let mut command = kiln.command(context.path(), &["build", "--no-cache", "--progress=plain", "."]);
+    command.env("BUILDKIT_STEP_LOG_MAX_SIZE", "-1").env("BUILDKIT_STEP_LOG_MAX_SPEED", "-1");
+    let ended: crate::kiln::Ended = command.output().unwrap().into();
+    assert!(ended.stderr.len() > 3_000_000, "{}", ended.stderr.len());
+}

@@ -1,0 +1,81 @@
+//! What RUN steps reach and what they may use, by the words on the command line.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
+use crate::kiln::Kiln;
+
+/// A kiln and a folder with this Dockerfile.
+fn kiln(test: &str, dockerfile: &str) -> Option<(Kiln, tempfile::TempDir)> {
+    let kiln = Kiln::new(test)?;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("Dockerfile"), dockerfile).unwrap();
+    Some((kiln, folder))
+}
+
+/// A server on the host's loopback that says `reached` to who asks; its port.
+fn server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 100]);
+            let _ = stream.write_all(b"reached\n");
+        }
+    });
+    port
+}
+
+#[test]
+fn the_hosts_loopback_is_reached_where_the_host_s_network_is_asked_for_and_nowhere_else() {
+    let ask = "(echo; sleep 1) | nc -w 2 127.0.0.1 $PORT";
+    let dockerfile = format!("FROM busybox\nARG PORT\nARG FLAG\nRUN echo heard: $({ask}); ip route\n");
+    let Some((kiln, folder)) = kiln("network", &dockerfile) else { return };
+    let port = format!("PORT={}", server());
+    let heard =
+        |network: &str| kiln.build(folder.path(), &["--no-cache", network, "--build-arg", &port, "."]);
+    heard("--network=host").says("heard: reached");
+    for network in ["--network=isolated", "--network=default"] {
+        let ended = heard(network);
+        assert!(!ended.stderr.contains("heard: reached"), "{}", ended.stderr);
+        ended.says("default via ");
+        assert!(!ended.stderr.contains("pasta"), "{}", ended.stderr);
+    }
+    let ended = heard("--network=none");
+    assert!(
+        !ended.stderr.contains("heard: reached") && !ended.stderr.contains("default via"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn names_are_resolved_as_the_command_line_says() {
+    let dockerfile = "FROM busybox\nRUN cat /etc/resolv.conf /etc/hosts\n";
+    let Some((kiln, folder)) = kiln("names", dockerfile) else { return };
+    let flags = ["--dns=9.9.9.9", "--dns-search=example.org", "--dns-option=ndots:2"];
+    let hosts = ["--add-host=db:10.0.0.9,[fd00::9]", "--add-host=up=host-gateway", "--network=host"];
+    let ended = kiln.build(folder.path(), &[&flags[..], &hosts[..], &["."]].concat());
+    for line in ["nameserver 9.9.9.9", "search example.org", "options ndots:2"] {
+        ended.says(line);
+    }
+    for line in ["10.0.0.9\tdb", "fd00::9\tdb", "127.0.0.1\tup"] {
+        ended.says(line);
+    }
+}
+
+#[test]
+fn a_step_that_uses_too_much_is_told_what_ran_out() {
+    let dockerfile = "FROM busybox AS memory\nRUN head -c 300000000 /dev/zero | tail -c 200000000 >/dev/null\n\
+                      FROM busybox AS time\nRUN sleep 60\n";
+    let Some((kiln, folder)) = kiln("limits", dockerfile) else { return };
+    let fails = |words: &[&str]| {
+        let ended = kiln.call(folder.path(), &[&["build", "--progress=plain"], words, &["."]].concat());
+        assert_ne!(ended.status, 0, "{}", ended.stderr);
+        ended
+    };
+    fails(&["--memory=32m", "--target=memory"]).says("the step's 32 MiB of memory ran out: raise --memory");
+    fails(&["--resource=memory=32m", "--target=memory"]).says("the step's 32 MiB of memory ran out");
+    fails(&["--step-timeout=200ms", "--target=time"]).says("killed after the 200ms of --step-timeout");
+    fails(&["--timeout=1s", "--target=time"]).says("the build took longer than 1s");
+}
