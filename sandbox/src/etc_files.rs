@@ -19,9 +19,19 @@ pub(crate) fn resolv_conf(network: &Network, dns: &Dns) -> Vec<u8> {
     let from_host = match network {
         Network::Host => host,
         Network::None => without_loopback(&behind_systemd(host), &PUBLIC_SERVERS),
-        Network::Isolated(network) => without_loopback(&behind_systemd(host), &[network.name_server()]),
+        Network::Isolated(network) => match network.name_server() {
+            Some(server) => without_loopback(&behind_systemd(host), &[server]),
+            None => without_loopback(&behind_systemd(host), &PUBLIC_SERVERS),
+        },
     };
     with_choices(from_host, dns)
+}
+
+/// Whether the host asks servers on its loopback and no others.
+pub(crate) fn host_servers_are_local() -> bool {
+    let host = behind_systemd(read_limited("/etc/resolv.conf").unwrap_or_default());
+    let mut servers = servers(&host).peekable();
+    servers.peek().is_some() && servers.all(is_loopback)
 }
 
 /// The conf of systemd-resolved itself, where the host's names nothing but its stub on loopback.

@@ -27,6 +27,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::etc_files::host_servers_are_local;
 use crate::rootfs::{attach, clone_mount, new_mount};
 use crate::socket::above_stdio;
 use crate::supervise::{close_all_but, leave_the_engine};
@@ -35,8 +36,11 @@ use crate::{enter, userns};
 
 /// The program.
 const PASTA: &str = "pasta";
-/// Queries to this address are passed on to the host's first name server, wherever that listens; link-local, so that no
-/// network can have it for a machine of its own.
+/// Queries to this address are passed on to the host's first name server where that listens on loopback; link-local, so
+/// that no network can have it for a machine of its own.
+///
+/// A server that steps can reach themselves is not given this second address: pasta would then let its answers to
+/// queries sent to its first one come from here, and programs that connect their sockets drop them.
 const NAME_SERVER: &str = "169.254.1.1";
 /// Addresses of a namespace that must not have the host's, with pasta's defaults of other builders for the rest.
 const OWN_ADDRESS: [&str; 6] = ["-a", "10.0.2.100", "-n", "24", "-g", "10.0.2.2"];
@@ -96,6 +100,7 @@ pub struct IsolatedNetwork {
     init: Forked,
     messages: OwnedFd,
     host_addresses: Vec<IpAddr>,
+    name_server: Option<&'static str>,
     started: Instant,
     ready: OnceLock<()>,
 }
@@ -114,7 +119,8 @@ impl IsolatedNetwork {
         let (namespace, routes) = make_namespace()?;
         let (messages, child_messages) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         rustix::fs::fcntl_setfl(&messages, OFlags::NONBLOCK)?;
-        let arrangement = Arrangement::new(program, access, &namespace, child_messages)?;
+        let name_server = host_servers_are_local().then_some(NAME_SERVER);
+        let arrangement = Arrangement::new(program, access, name_server, &namespace, child_messages)?;
         let arguments = PointerList::new(arrangement.arguments.iter().map(CString::as_c_str));
         let environment = PointerList::new(std::iter::empty());
         let blocked = SignalsBlocked::new()?;
@@ -135,6 +141,7 @@ impl IsolatedNetwork {
             init,
             messages,
             host_addresses,
+            name_server,
             started,
             ready: OnceLock::new(),
         })
@@ -156,9 +163,9 @@ impl IsolatedNetwork {
         &self.namespace
     }
 
-    /// The address that passes queries on to the host's name server.
-    pub(crate) fn name_server(&self) -> &'static str {
-        NAME_SERVER
+    /// The address that passes queries on to a name server on the host's loopback, if that is where it was.
+    pub(crate) fn name_server(&self) -> Option<&'static str> {
+        self.name_server
     }
 
     /// What the host is reached by, if it is.
@@ -247,6 +254,7 @@ impl Arrangement {
     fn new(
         program: &Path,
         access: HostAccess,
+        name_server: Option<&str>,
         namespace: &OwnedFd,
         messages: OwnedFd,
     ) -> io::Result<Arrangement> {
@@ -254,7 +262,10 @@ impl Arrangement {
         let folder = if Path::new("/run/user").is_dir() { "/run/user" } else { "/tmp" };
         let netns = format!("{folder}/0/netns/kiln");
         let mut words = vec![PASTA, "--foreground", "--quiet", "--config-net", "--ns-ifname", "eth0"];
-        words.extend(["--netns", &netns, "--no-netns-quit", "--dns-forward", NAME_SERVER]);
+        words.extend(["--netns", &netns, "--no-netns-quit"]);
+        if let Some(address) = name_server {
+            words.extend(["--dns-forward", address]);
+        }
         // Nothing of the host's: no ports into it, none out of it, and no address for its loopback.
         words.extend(["-t", "none", "-u", "none", "-T", "none", "-U", "none", "--no-map-gw"]);
         if access == HostAccess::Address {

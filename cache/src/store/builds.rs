@@ -21,7 +21,7 @@ pub struct BuildRow {
 }
 
 impl Store {
-    /// Remembers a build, and forgets the oldest beyond [`MAX_BUILDS`]. One transaction.
+    /// Remembers a build, and forgets the oldest beyond 256. One transaction.
     ///
     /// # Errors
     /// I/O.

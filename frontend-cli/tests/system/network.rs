@@ -29,7 +29,7 @@ fn server() -> u16 {
 #[test]
 fn the_hosts_loopback_is_reached_where_the_host_s_network_is_asked_for_and_nowhere_else() {
     let ask = "(echo; sleep 1) | nc -w 2 127.0.0.1 $PORT";
-    let dockerfile = format!("FROM busybox\nARG PORT\nARG FLAG\nRUN echo heard: $({ask}); ip route\n");
+    let dockerfile = format!("FROM busybox\nARG PORT\nARG FLAG\nRUN echo heard: $( {ask} ); ip route\n");
     let Some((kiln, folder)) = kiln("network", &dockerfile) else { return };
     let port = format!("PORT={}", server());
     let heard =
@@ -47,6 +47,19 @@ fn the_hosts_loopback_is_reached_where_the_host_s_network_is_asked_for_and_nowhe
         "{}",
         ended.stderr
     );
+}
+
+#[test]
+fn steps_resolve_the_names_that_the_host_resolves() {
+    let name = "deb.debian.org";
+    if std::net::ToSocketAddrs::to_socket_addrs(&(name, 80)).is_err() {
+        eprintln!("skipped: the host itself does not resolve {name}");
+        return;
+    }
+    // glibc's resolver, unlike busybox's, takes answers from nobody but whom it asked.
+    let dockerfile = format!("FROM debian\nRUN getent hosts {name}\n");
+    let Some((kiln, folder)) = kiln("resolving", &dockerfile) else { return };
+    kiln.build(folder.path(), &["."]).says(name);
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn a_cached_build_gives_what_a_build_from_nothing_gives() {
     }
     eprintln!("{pairs} pairs: {hits} steps found, {runs} run, {failures} Dockerfiles that fail");
     assert!(hits > pairs && runs > pairs / 2, "the vocabulary gives hits and misses: {hits} and {runs}");
-    assert!(failures < pairs / 4, "most build");
+    assert!(failures < pairs / 3, "most build");
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn f1_f2_a_secret_is_nowhere_but_where_the_step_put_it() {
             RUN --mount=type=secret,id=key --mount=type=secret,id=key,target=/deep/in/a/file --mount=type=secret,id=key,env=KEY \
                 test \"$KEY\" = \"$(cat /run/secrets/key)\" && test -s /deep/in/a/file\n\
             RUN test ! -e /run/secrets && test ! -e /deep && test -z \"$KEY\"\n";
-        let secret = "canary-5e0c1b7a";
+        let secret = "canary-5e0c1b7a92d4";
         let folder = who.folder("f2", &[("Dockerfile", dockerfile), ("file", "x")]);
         let secrets = who.folder("f2-secrets", &[("key", secret)]);
         let word = format!("id=key,src={}", secrets.join("key").display());
@@ -37,7 +37,7 @@ fn f4_nothing_outlives_its_step() {
 #[test]
 fn f2_a_secret_left_in_a_layer_fails_the_build_and_is_masked_in_the_log() {
     for who in Who::all("threat F2") {
-        let secret = "canary-8d1f33c2";
+        let secret = "canary-8d1f33c2a60b";
         let secrets = who.folder("f2-kept", &[("key", secret)]);
         let word = format!("id=key,src={}", secrets.join("key").display());
         // As a file, in a file's middle, as a name, where a link leads.

@@ -13,8 +13,12 @@ use std::path::{Path, PathBuf};
 use memchr::memmem::Finder;
 use rustix::fs::{Mode, OFlags};
 
-/// Shorter ones are in too many places that have nothing to do with them.
+/// Shorter ones are in too many places that have nothing to do with them: they are not masked.
 const SHORTEST: usize = 8;
+
+/// Shorter ones may be in a layer. What machines hand out is longer; what people write into a file to see whether the mount
+/// works is not, and BuildKit lets them.
+const SHORTEST_IN_LAYER: usize = 16;
 
 /// What stands in a log in a secret's place.
 const MASK: &[u8] = b"***";
@@ -50,8 +54,14 @@ impl Shown {
 
     /// The first secret in `bytes`: where it begins, and how long it is.
     fn find(&self, bytes: &[u8]) -> Option<(usize, usize, &Needle)> {
+        self.find_of(0, bytes)
+    }
+
+    /// The same among secrets of at least `shortest` bytes.
+    fn find_of(&self, shortest: usize, bytes: &[u8]) -> Option<(usize, usize, &Needle)> {
         self.0
             .iter()
+            .filter(|needle| needle.finder.needle().len() >= shortest)
             .filter_map(|needle| Some((needle.finder.find(bytes)?, needle.finder.needle().len(), needle)))
             .min_by_key(|&(at, length, _)| (at, usize::MAX - length))
     }
@@ -71,9 +81,10 @@ impl Shown {
 
     /// Looks through everything below `root`: contents, names, and where links lead.
     pub(super) fn search(&self, root: &Path) -> io::Result<Option<Leak>> {
-        if self.0.is_empty() {
+        if self.0.iter().all(|needle| needle.finder.needle().len() < SHORTEST_IN_LAYER) {
             return Ok(None);
         }
+        let find = |bytes: &[u8]| self.find_of(SHORTEST_IN_LAYER, bytes).map(|(.., needle)| needle);
         let mut pending = vec![PathBuf::new()];
         while let Some(folder) = pending.pop() {
             let mut entries = std::fs::read_dir(root.join(&folder))?.collect::<io::Result<Vec<_>>>()?;
@@ -81,12 +92,12 @@ impl Shown {
             for entry in entries {
                 let path = folder.join(entry.file_name());
                 let kind = entry.file_type()?;
-                let mut found = self.find(entry.file_name().as_bytes()).map(|(.., needle)| needle);
+                let mut found = find(entry.file_name().as_bytes());
                 if kind.is_dir() {
                     pending.push(path.clone());
                 } else if kind.is_symlink() {
                     let target = std::fs::read_link(entry.path())?;
-                    found = found.or(self.find(target.as_os_str().as_bytes()).map(|(.., needle)| needle));
+                    found = found.or_else(|| find(target.as_os_str().as_bytes()));
                 } else if kind.is_file() && found.is_none() {
                     found = self.find_in_file(&entry.path())?;
                 }
@@ -114,7 +125,7 @@ impl Shown {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            if let Some((.., needle)) = self.find(&buffer[..length]) {
+            if let Some((.., needle)) = self.find_of(SHORTEST_IN_LAYER, &buffer[..length]) {
                 return Ok(Some(needle));
             }
             // What may be a secret's beginning is looked at again with what follows.
@@ -167,9 +178,10 @@ mod tests {
 
     fn shown() -> Shown {
         let mut shown = Shown::default();
-        shown.add("key", b"  canary-secret\n");
-        shown.add("other", b"another-secret");
+        shown.add("key", b"  canary-of-a-secret\n");
+        shown.add("other", b"another-one-secret");
         shown.add("short", b"short");
+        shown.add("medium", b"opensesame");
         shown
     }
 
@@ -189,13 +201,19 @@ mod tests {
     #[test]
     fn a_secret_is_found_wherever_the_chunks_part_it() {
         let shown = shown();
-        let text = [vec![b'c'; CHUNK_BYTES - 5], b"canary-secret".to_vec(), vec![b'x'; 10]].concat();
+        let text = [vec![b'c'; CHUNK_BYTES - 5], b"canary-of-a-secret".to_vec(), vec![b'x'; 10]].concat();
         assert_eq!(shown.find_in(&text[..]).unwrap().map(|needle| needle.id.as_str()), Some("key"));
         for step in 1..20 {
-            assert!(shown.find_in(Slow(b"..canary-secre..canary-secret", step)).unwrap().is_some(), "{step}");
-            assert!(shown.find_in(Slow(b"..canary-secre..canary-secre", step)).unwrap().is_none(), "{step}");
+            assert!(
+                shown.find_in(Slow(b"..canary-of-a-secre..canary-of-a-secret", step)).unwrap().is_some(),
+                "{step}"
+            );
+            assert!(
+                shown.find_in(Slow(b"..canary-of-a-secre..canary-of-a-secre", step)).unwrap().is_none(),
+                "{step}"
+            );
         }
-        assert!(shown.find_in(&b"short"[..]).unwrap().is_none());
+        assert!(shown.find_in(&b"short opensesame"[..]).unwrap().is_none());
     }
 
     #[test]
@@ -209,28 +227,36 @@ mod tests {
         };
         let pair = |id: &str, path: &str| Some((id.to_owned(), path.to_owned()));
         assert_eq!(leak(&|d| std::fs::write(d.join("f"), "canary").unwrap()), None);
-        assert_eq!(leak(&|d| std::fs::write(d.join("f"), "a canary-secret").unwrap()), pair("key", "/d/f"));
-        let link = |d: &Path| std::os::unix::fs::symlink("/another-secret", d.join("l")).unwrap();
+        assert_eq!(
+            leak(&|d| std::fs::write(d.join("f"), "a canary-of-a-secret").unwrap()),
+            pair("key", "/d/f")
+        );
+        let link = |d: &Path| std::os::unix::fs::symlink("/another-one-secret", d.join("l")).unwrap();
         assert_eq!(leak(&link), pair("other", "/d/l"));
         assert_eq!(
-            leak(&|d| std::fs::create_dir(d.join("canary-secret")).unwrap()),
-            pair("key", "/d/canary-secret")
+            leak(&|d| std::fs::create_dir(d.join("canary-of-a-secret")).unwrap()),
+            pair("key", "/d/canary-of-a-secret")
         );
     }
 
     #[test]
     fn output_is_masked_and_nothing_else_is_held_back() {
         let shown = shown();
-        let text = b"say canary-secret, canary-secre, another-secretanother-secret can";
+        let text =
+            b"say opensesame canary-of-a-secret, canary-of-a-secre, another-one-secretanother-one-secret can";
         for step in 1..text.len() {
             let mut masked = Masked::new(&shown);
             let mut said: Vec<u8> =
                 text.chunks(step).flat_map(|chunk| masked.push(chunk).into_owned()).collect();
             said.extend(masked.end());
-            assert_eq!(String::from_utf8(said).unwrap(), "say ***, canary-secre, ****** can", "{step}");
+            assert_eq!(
+                String::from_utf8(said).unwrap(),
+                "say *** ***, canary-of-a-secre, ****** can",
+                "{step}"
+            );
         }
         let mut masked = Masked::new(&shown);
         assert_eq!(&*masked.push(b"50% done\r"), b"50% done\r");
-        assert_eq!(&*Masked::new(&Shown::default()).push(b"canary-secret"), b"canary-secret");
+        assert_eq!(&*Masked::new(&Shown::default()).push(b"canary-of-a-secret"), b"canary-of-a-secret");
     }
 }
