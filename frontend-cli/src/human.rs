@@ -57,6 +57,14 @@ pub(crate) fn ago(date: Option<&str>, now: jiff::Timestamp) -> String {
     }
 }
 
+/// At most `longest` characters; the last one says that there were more.
+pub(crate) fn ellipsis(text: &str, longest: usize) -> String {
+    if text.chars().count() <= longest {
+        return text.to_owned();
+    }
+    text.chars().take(longest - 1).chain(['…']).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,8 @@
-//! The commands on images: pull, push, list, inspect, history, tag, remove, save, load.
+//! The commands on images: pull, push, list, inspect, history, tag, remove, save, load, import, export, diff.
 
 mod archive;
+mod compare;
+mod import;
 mod inspect;
 mod layers;
 mod pull;
@@ -18,6 +20,8 @@ use kiln_image::registry::Registry;
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::event::EventSink;
 
+pub use compare::ImageDifference;
+pub use import::Import;
 pub use inspect::HistoryEntry;
 pub(crate) use layers::{add as add_layer, ensure};
 pub use push::PushedImage;

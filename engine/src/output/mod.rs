@@ -25,6 +25,7 @@ use crate::build::{DockerTarget, OutputSpec};
 use crate::push::{self, Lenders, Shipper, Tagging, Transport};
 use crate::session::Session;
 use content::Content;
+pub(crate) use tree::write_tar;
 
 /// Whether images are told apart by platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,7 +294,7 @@ impl Exporter<'_> {
 }
 
 /// Writes a file beside its place and renames it there, or to standard output: no half archive is left behind.
-fn write_to(
+pub(crate) fn write_to(
     dest: Option<&Path>,
     write: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
 ) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,24 +66,32 @@ pub(super) fn export_tar(
 ) -> Result<(), Error> {
     let trees = trees(solver, images, set, options)?;
     write_to(dest, |out| {
-        let mut failed = None;
-        let written = write_tar_of(out, |writer| {
-            trees.iter().try_for_each(|tree| {
-                pack_tree(writer, tree.tree.as_ref(), &tree.within, tree.times).map_err(|error| match error {
-                    PackError::Layer(error) => error,
-                    PackError::Other(error) => {
-                        let source = std::io::Error::other(error.message.clone());
-                        failed = Some(error);
-                        LayerError::Io { path: "tree".to_owned(), source }
-                    }
-                })
-            })
-        });
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(written.map(drop)?),
-        }
+        write_tar(out, trees.iter().map(|tree| (tree.tree.as_ref(), tree.within.as_path(), tree.times)))
     })
+}
+
+/// Writes trees as one tar, each below a directory.
+pub(crate) fn write_tar<'t>(
+    out: &mut dyn Write,
+    mut trees: impl Iterator<Item = (&'t dyn SourceTree, &'t Path, Times)>,
+) -> Result<(), Error> {
+    let mut failed = None;
+    let written = write_tar_of(out, |writer| {
+        trees.try_for_each(|(tree, within, times)| {
+            pack_tree(writer, tree, within, times).map_err(|error| match error {
+                PackError::Layer(error) => error,
+                PackError::Other(error) => {
+                    let source = std::io::Error::other(error.message.clone());
+                    failed = Some(error);
+                    LayerError::Io { path: "tree".to_owned(), source }
+                }
+            })
+        })
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(written.map(drop)?),
+    }
 }
 
 /// One image's files and where they go.

@@ -8,6 +8,7 @@ pub(crate) mod cache;
 pub(crate) mod call;
 pub(crate) mod csv;
 pub(crate) mod host;
+mod images;
 pub(crate) mod limits;
 pub(crate) mod output;
 pub(crate) mod pair;
@@ -23,6 +24,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use builds::{BuildsArgs, BuildsCommand, ExplainArgs, LogsArgs};
+pub(crate) use images::{DiffArgs, ExportArgs, ImportArgs};
 use limits::LimitArgs;
 
 /// Builds container images from Dockerfiles; no daemon, no root.
@@ -47,16 +49,22 @@ pub(crate) enum Command {
     Build(Box<BuildArgs>),
     /// List past builds, show one, or forget them
     Builds(BuildsArgs),
+    /// Say which files of two images differ, and by which step
+    Diff(DiffArgs),
     /// Say what this machine has of all that builds need, or whether the store is sound
     Doctor(DoctorArgs),
     /// Say what takes the store's space
     Du(DuArgs),
     /// Say why steps of a build ran and were not cached
     Explain(ExplainArgs),
+    /// Write an image's files as a tar
+    Export(ExportArgs),
     /// Show the history of an image
     History(HistoryArgs),
     /// List images
     Images(ImagesArgs),
+    /// Make an image of the files in a tar
+    Import(ImportArgs),
     /// Return low-level information on images, as JSON
     Inspect(InspectArgs),
     /// Load images from a tar archive or standard input
@@ -569,6 +577,9 @@ pub(crate) struct RmiArgs {
     /// Remove an id with all its names
     #[arg(short, long)]
     pub force: bool,
+    /// Of no effect: layers stay until `kiln prune` removes what nothing needs
+    #[arg(long)]
+    pub no_prune: bool,
     /// Names or ids
     #[arg(value_name = "IMAGE", required = true)]
     pub names: Vec<String>,
@@ -706,6 +717,7 @@ fn normalise(mut words: Vec<OsString>) -> Vec<OsString> {
         (Some("image"), Some("rm" | "remove")) => "rmi",
         (Some("image"), Some("history")) => "history",
         (Some("image"), Some("inspect")) => "inspect",
+        (Some("image"), Some("import")) => "import",
         (Some("image"), Some("load")) => "load",
         (Some("image"), Some("pull")) => "pull",
         (Some("image"), Some("save")) => "save",

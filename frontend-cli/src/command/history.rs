@@ -31,7 +31,7 @@ fn show(
             serde_json::json!({
                 "Comment": entry.comment,
                 "CreatedAt": created_at,
-                "CreatedBy": if args.no_trunc { created_by } else { ellipsis(&created_by, LONGEST) },
+                "CreatedBy": if args.no_trunc { created_by } else { human::ellipsis(&created_by, LONGEST) },
                 "CreatedSince": if args.human { created_since } else { created_at.clone() },
                 "ID": if index == 0 { id } else { MISSING },
                 "Size": match args.human {
@@ -55,13 +55,6 @@ fn show(
         format => format,
     };
     Ok(template::render_all(format, &objects, &head)?)
-}
-
-fn ellipsis(text: &str, longest: usize) -> String {
-    if text.chars().count() <= longest {
-        return text.to_owned();
-    }
-    text.chars().take(longest - 1).chain(['…']).collect()
 }
 
 /// What docker shows for the id of a step that is no image of its own.

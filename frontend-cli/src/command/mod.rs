@@ -3,15 +3,18 @@
 mod build;
 mod builds;
 mod check;
+mod diff;
 mod doctor;
 mod du;
 mod explain;
+mod export;
 mod filter;
 mod forecast;
 mod history;
 mod image_filter;
 mod image_prune;
 mod images;
+mod import;
 mod inspect;
 mod load;
 mod lock;
@@ -53,12 +56,15 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Build(args) => build::run(&args, root),
         Command::Builds(args) => builds::run(&args, root),
+        Command::Diff(args) => diff::run(&args, &open(root)?),
         Command::Doctor(args) => doctor::run(&args, root),
         Command::Du(args) => du::run(&args, &storage(root)?),
         Command::Explain(args) => explain::run(&args, root),
+        Command::Export(args) => export::run(&args, &open(root)?),
         Command::History(args) => history::run(&args, &open(root)?),
         Command::ImagePrune(args) => image_prune::run(&args, &open(root)?),
         Command::Images(args) => images::run(&args, &open(root)?),
+        Command::Import(args) => import::run(&args, &open(root)?),
         Command::Inspect(args) => inspect::run(&args, &open(root)?),
         Command::Logs(args) => logs::run(&args, root),
         Command::Load(args) => load::run(&args, root),

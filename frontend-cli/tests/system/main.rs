@@ -6,6 +6,7 @@ mod commands;
 mod conformance;
 mod crash;
 mod explain;
+mod images;
 mod interop;
 mod kiln;
 mod language;
