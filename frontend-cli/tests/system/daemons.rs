@@ -1,0 +1,166 @@
+//! Docker's daemon and podman run what kiln makes, and kiln what they save.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kiln_fixtures::Context;
+
+use crate::kiln::Kiln;
+
+/// How long a daemon may take until it answers.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A daemon with a store and a socket of its own, and no network: gone with this.
+struct Dockerd {
+    process: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Dockerd {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let log = std::fs::File::create(at("log")).unwrap();
+        let process = Command::new("dockerd")
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
+            .arg("--data-root")
+            .arg(at("data"))
+            .arg("--exec-root")
+            .arg(at("exec"))
+            .arg("--pidfile")
+            .arg(at("pid"))
+            .arg(format!("--host=unix://{}", at("socket").display()))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut daemon = Self { process, folder };
+        let start = Instant::now();
+        while !daemon.docker(&["version"]).output().unwrap().status.success() {
+            let ended = daemon.process.try_wait().unwrap();
+            assert!(ended.is_none() && start.elapsed() < START_LIMIT, "{ended:?}: {}", daemon.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        daemon
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.folder.path().join("socket").display())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn docker(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(words).env("DOCKER_HOST", self.host());
+        command
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        // It takes down its containerd and its mounts where it is asked to end.
+        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        let _ = self.process.wait();
+        let namespace = self.folder.path().join("exec/netns/default");
+        let _ = Command::new("umount").arg(namespace).stderr(Stdio::null()).status();
+    }
+}
+
+/// Whether root may run `program`; says if not. In CI it has to be there.
+fn can_run(program: &str) -> bool {
+    let is_root =
+        std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
+    let is_there = Command::new(program).arg("--version").output().is_ok();
+    assert!(is_there || !is_root || std::env::var_os("CI").is_none(), "{program} is not installed");
+    if !is_root || !is_there {
+        eprintln!("skipped: {program} {}", if is_there { "runs as root here" } else { "is not installed" });
+    }
+    is_root && is_there
+}
+
+#[track_caller]
+fn stdout(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// What each engine has to make of it.
+fn context() -> Context {
+    Context::with_dockerfile(
+        "FROM busybox\nRUN echo gone > /gone && echo kept > /kept && ln /kept /hard && chown 12:34 /kept\n\
+         RUN rm /gone && mkdir -p /d && chmod 1777 /d\nENV WORD=said\n\
+         CMD [\"sh\", \"-c\", \"cat /hard; stat -c '%u:%g %h' /kept; stat -c %a /d; ls /gone; echo $WORD\"]\n",
+    )
+}
+
+const SAID: &str = "kept\n12:34 2\n1777\nsaid\n";
+
+#[test]
+fn docker_s_daemon_and_kiln_read_each_other_s_images() {
+    if !can_run("dockerd") {
+        return;
+    }
+    let Some(kiln) = Kiln::new("docker's daemon") else { return };
+    let docker = Dockerd::start();
+    let (context, files) = (context(), tempfile::tempdir().unwrap());
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let id = kiln.ok(context.path(), &["build", "-q", "-t", "saved", "."]).stdout;
+    kiln.ok(Path::new("/"), &["save", "-o", &path("kiln.tar"), "saved"]);
+    stdout(&mut docker.docker(&["load", "-i", &path("kiln.tar")]));
+    assert_eq!(stdout(&mut docker.docker(&["run", "--rm", "--network=none", "saved"])), SAID);
+    let known = stdout(&mut docker.docker(&["image", "inspect", "--format", "{{.Id}}", "saved"]));
+    assert_eq!(known, id, "the same image under the same id");
+
+    // Straight into the daemon.
+    let words = ["build", "--load", "-t", "loaded", "--label", "by=kiln", "."];
+    stdout(kiln.command(context.path(), &words).env("DOCKER_HOST", docker.host()));
+    assert_eq!(stdout(&mut docker.docker(&["run", "--rm", "--network=none", "loaded"])), SAID);
+
+    stdout(&mut docker.docker(&["tag", "loaded", "back:2"]));
+    stdout(&mut docker.docker(&["save", "-o", &path("docker.tar"), "back:2"]));
+    kiln.ok(Path::new("/"), &["load", "-i", &path("docker.tar")]).says("back:2");
+    assert_eq!(kiln.run(&["back:2"]), SAID);
+
+    // Their flat file systems.
+    kiln.ok(Path::new("/"), &["export", "-o", &path("files.tar"), "saved"]);
+    let words = ["import", "-c", "CMD [\"cat\", \"/hard\"]", &path("files.tar"), "flat"];
+    stdout(&mut docker.docker(&words));
+    assert_eq!(stdout(&mut docker.docker(&["run", "--rm", "--network=none", "flat"])), "kept\n");
+}
+
+#[test]
+fn podman_and_kiln_read_each_other_s_images() {
+    if !can_run("podman") {
+        return;
+    }
+    let Some(kiln) = Kiln::new("podman") else { return };
+    let (context, files) = (context(), tempfile::tempdir().unwrap());
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let storage: PathBuf = files.path().join("storage");
+    let podman = |words: &[&str]| {
+        let mut command = Command::new("podman");
+        command.arg("--root").arg(&storage).args(["--storage-driver", "vfs"]).args(words);
+        stdout(&mut command)
+    };
+    kiln.build(context.path(), &["-t", "there:1", "."]);
+    kiln.ok(Path::new("/"), &["save", "-o", &path("kiln.tar"), "there:1"]);
+    kiln.build(context.path(), &["-t", "other:1", "-o", &format!("type=oci,dest={}", path("oci.tar")), "."]);
+    for (archive, format) in [("kiln.tar", "docker-archive"), ("oci.tar", "oci-archive")] {
+        podman(&["load", "-q", "-i", &path(archive)]);
+        let back = path(&format!("back-{archive}"));
+        let name = if archive == "oci.tar" { "other:1" } else { "there:1" };
+        podman(&["save", "-q", "--format", format, "-o", &back, name]);
+        let loaded = kiln.ok(Path::new("/"), &["load", "-i", &back]).stdout;
+        let loaded = loaded.trim().rsplit_once(": ").map_or("", |(_, name)| name);
+        assert_eq!(kiln.run(&[loaded]), SAID, "{archive}");
+    }
+    let mounted = podman(&["image", "mount", "there:1"]);
+    assert_eq!(std::fs::read_to_string(Path::new(mounted.trim()).join("hard")).unwrap(), "kept\n");
+    podman(&["image", "umount", "there:1"]);
+}
