@@ -323,7 +323,14 @@ impl Packer<'_> {
         let path = self.solver.store.layer_path(self.layer.id);
         let tree = File::open(&path).map_err(|error| Error::io(&path, error))?;
         let options = PackOptions { times: self.settings.times };
-        Ok(layer::pack_with(tree.as_fd(), OverlayXattrs::of_this_process(), options, out)?.diff_id)
+        let packed = layer::pack_with(tree.as_fd(), OverlayXattrs::of_this_process(), options, out)?.diff_id;
+        // An image must not be made of a layer that is no more what its step made.
+        if self.settings.times == Times::Kept && packed != self.diff_id {
+            let message = format!("layer {} has changed in the store: its files make {packed}", self.diff_id);
+            return Err(Error::new(ErrorKind::Environment, message)
+                .hinted("`kiln doctor --repair` removes what is damaged; then build again"));
+        }
+        Ok(packed)
     }
 
     fn decompress(&self, blob: &Digest, out: &mut dyn Write) -> Result<DiffId, Error> {

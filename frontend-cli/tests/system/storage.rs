@@ -207,6 +207,12 @@ fn doctor_finds_damage_and_repairs_by_dropping() {
         }
     }
     assert_eq!(changed, 2);
+    // No image is made of it.
+    let words = ["build", "--progress=plain", "-o", "type=oci,dest=image.tar", "."];
+    let refused = kiln.call(context.path(), &words);
+    assert_eq!(refused.status, 1, "{refused:?}");
+    refused.says("has changed in the store");
+    assert!(!context.join("image.tar").exists());
     let checked = kiln.call(here, &["doctor", "--check"]);
     assert_eq!(checked.status, 1, "{checked:?}");
     checked.says("2 found; `kiln doctor --repair`");

@@ -11,15 +11,13 @@ use std::time::Duration;
 
 use kiln_sandbox::{HostAccess, HostAddress, HostEntry, IsolatedNetwork, Network};
 
-use crate::support::{Store, go, own_program, store};
+use crate::support::{Store, go, is_root_in_ci, own_program, store};
 
 /// An isolated network; `None`, with a word why, without pasta.
 fn isolated(access: HostAccess) -> Option<Network> {
     match IsolatedNetwork::start(access).and_then(|network| network.wait().map(|()| network)) {
         Ok(network) => Some(Network::Isolated(Arc::new(network))),
-        Err(error) if std::env::var_os("CI").is_some() && rustix::process::geteuid().is_root() => {
-            panic!("{error}")
-        }
+        Err(error) if is_root_in_ci() => panic!("{error}"),
         Err(error) => {
             eprintln!("skipped: {error}; {:?}", error.hint());
             None

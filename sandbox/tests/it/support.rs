@@ -177,3 +177,10 @@ pub fn own_program(test: &str) -> (Vec<Mount>, String) {
 pub fn mount(target: &str, kind: MountKind) -> Mount {
     Mount { target: target.into(), kind }
 }
+
+/// Whether what a test needs has to be there: in CI, for the machine's own root. Root of a user namespace may lack it.
+pub fn is_root_in_ci() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let is_initial = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    std::env::var_os("CI").is_some() && is_initial && rustix::process::geteuid().is_root()
+}
