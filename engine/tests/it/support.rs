@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+
+use kiln_fixtures::Bases;
 
 use kiln::{Build, BuildResult, DockerfileSource, Error, Event, OutputSpec};
 
@@ -14,27 +15,26 @@ use kiln::{Build, BuildResult, DockerfileSource, Error, Event, OutputSpec};
 pub(crate) struct Bench {
     dir: tempfile::TempDir,
     events: Arc<Mutex<Vec<Event>>>,
+    /// Where the base images are, for tests that need them.
+    registry: Option<String>,
 }
 
 impl Bench {
-    /// Empty ones; `None`, with a word, where the test cannot run.
+    /// Empty ones.
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("context")).unwrap();
-        Self { dir, events: Arc::default() }
+        Self { dir, events: Arc::default(), registry: None }
     }
 
-    /// One on which `FROM` a base and RUN work.
+    /// One on which `FROM` a base and RUN work; `None`, with a word why, where the bases cannot be made.
     pub(crate) fn with_base() -> Option<Self> {
         if fs::metadata("/proc/self").unwrap().uid() != 0 {
             eprintln!("skipped: RUN needs root");
             return None;
         }
-        if TcpStream::connect(registry()).is_err() {
-            eprintln!("skipped: no registry at {}", registry());
-            return None;
-        }
-        Some(Self::new())
+        let bases = Bases::get_or_skip("builds from a base image")?;
+        Some(Self { registry: Some(bases.registry()), ..Self::new() })
     }
 
     pub(crate) fn context(&self) -> PathBuf {
@@ -48,12 +48,12 @@ impl Bench {
         self
     }
 
-    /// A build of this Dockerfile (`BASE/` stands for the registry) in this store.
+    /// A build of this Dockerfile (`BASE` stands for the registry) in this store.
     pub(crate) fn build(&self, dockerfile: &str) -> Build {
         let events = Arc::clone(&self.events);
         Build::from_context(self.context())
             .dockerfile(DockerfileSource::Text(
-                dockerfile.replace("BASE/", &format!("{}/", registry())).into(),
+                dockerfile.replace("BASE", self.registry.as_deref().unwrap_or("BASE")).into(),
             ))
             .root(self.dir.path().join("store"))
             .on_event(move |event| events.lock().unwrap().push(event))
@@ -88,10 +88,6 @@ impl Bench {
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
-}
-
-fn registry() -> String {
-    std::env::var("KILN_TEST_REGISTRY").unwrap_or_else(|_| "127.0.0.1:5000".into())
 }
 
 /// An entry of an image: what `ls -l` would say.
