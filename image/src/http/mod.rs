@@ -398,8 +398,9 @@ fn error_words(body: &[u8]) -> String {
     escape(&["Code", "Message"].into_iter().filter_map(element).collect::<Vec<_>>().join(": "))
 }
 
+/// 423: somebody else writes just that file (RFC 4918, 11.3).
 pub(crate) fn is_transient_status(status: u16) -> bool {
-    matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
+    matches!(status, 408 | 423 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
 /// Refused connections and unknown names are answers; time-outs and broken connections are accidents.
