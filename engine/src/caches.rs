@@ -1,8 +1,8 @@
 //! `--cache-from` and `--cache-to`: what a build has to do with caches that other machines share.
 //!
 //! A cache that cannot be read is a warning; a layer of it that turns out unusable when a step needs it makes the build
-//! solve once more without that layer, which finds in the store what was done so far. A cache that cannot be written
-//! fails the build unless `ignore-error=true`, as with BuildKit: somebody relies on it.
+//! solve once more without that layer, which finds in the store what was done so far. A cache that cannot be written is
+//! a warning as well, unless `ignore-error=false` says that somebody relies on it.
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -13,19 +13,21 @@ use std::sync::{Mutex, PoisonError};
 use kiln_cache::Layer;
 use kiln_image::oci::Descriptor;
 use kiln_image::{DiffId, Digest};
-use kiln_remote::{Access, CacheError, ExportSettings, Imports, Inline, InvalidSpec, Mode, NewBlob, Place};
+use kiln_remote::{
+    Access, CacheError, Contents, Destination, ExportSettings, Imports, Inline, InvalidSpec, Mode, NewBlob,
+    OnError, Place,
+};
 use kiln_solver::event::Event;
 use kiln_solver::solve::{Remote, RemoteCache, RemoteLayer, RemoteRecord, Solved, Solver};
 
 use crate::assemble::Assembled;
+use crate::cache_mounts;
 use crate::output::blobs;
 use crate::session::Session;
 use crate::{Error, ErrorKind};
 
 /// After so many attempts that a broken cache spoilt, the build does without.
 const MAX_ATTEMPTS: usize = 3;
-/// So many layers are written to a cache at once.
-const UPLOADS_AT_ONCE: usize = 4;
 
 /// The caches of one build.
 pub(crate) struct Caches {
@@ -36,9 +38,9 @@ pub(crate) struct Caches {
 }
 
 /// One `--cache-to` but an inline one.
-struct Export {
-    place: Box<dyn Place>,
-    settings: ExportSettings,
+pub(crate) struct Export {
+    pub(crate) place: Box<dyn Place>,
+    pub(crate) settings: ExportSettings,
 }
 
 impl Caches {
@@ -50,16 +52,18 @@ impl Caches {
             return Ok(caches);
         }
         let access = Access { registry: session.registry.clone(), cancel: Arc::clone(session.cancel) };
+        let env = |name: &str| std::env::var(name).ok();
         let mut sources = Vec::new();
         for spec in &build.cache_from {
-            sources.push(spec.source(&access).map_err(|error| invalid("--cache-from", error))?);
+            sources.extend(spec.source(&access, &env).map_err(|error| invalid("--cache-from", error))?);
         }
         for spec in &build.cache_to {
             let invalid = |error| invalid("--cache-to", error);
             let settings = spec.export_settings().map_err(invalid)?;
-            match spec.destination(&access).map_err(invalid)? {
-                Some(place) => caches.exports.push(Export { place, settings }),
-                None => caches.inline = true,
+            match spec.destination(&access, &env).map_err(invalid)? {
+                Destination::Place(place) => caches.exports.push(Export { place, settings }),
+                Destination::Image => caches.inline = true,
+                Destination::Nowhere => {}
             }
         }
         if !sources.is_empty() {
@@ -138,11 +142,12 @@ impl Caches {
             let name = export.place.name();
             let step = session.reporter.step(format!("exporting cache to {name}"), Vec::new());
             session.reporter.started(step);
-            match export.run(solver, images) {
+            match export.run(session, solver, images, self.imports.as_deref()) {
                 Ok(()) => session.reporter.done(step),
-                Err(error) if error.kind != ErrorKind::Canceled && export.settings.ignore_error => {
-                    let message = format!("cache {name} is not written: {error}");
-                    session.reporter.send(Event::Warning { rule: None, message, span: None });
+                Err(error)
+                    if error.kind != ErrorKind::Canceled && export.settings.on_error == OnError::Warn =>
+                {
+                    warn(session, format!("cache {name} is not written: {error}"));
                     session.reporter.done(step);
                 }
                 Err(error) => {
@@ -156,7 +161,13 @@ impl Caches {
 }
 
 impl Export {
-    fn run(&self, solver: &Solver<'_>, images: &[Assembled]) -> Result<(), Error> {
+    fn run(
+        &self,
+        session: &Session<'_>,
+        solver: &Solver<'_>,
+        images: &[Assembled],
+        imports: Option<&Imports>,
+    ) -> Result<(), Error> {
         let steps = select(solver.remote.solved(), self.settings.mode, images);
         let mut seen = HashSet::new();
         let layers: Vec<Layer> = steps
@@ -176,7 +187,8 @@ impl Export {
             let layers = layers.collect::<Result<_, _>>()?;
             records.push(remote_record(step, layers));
         }
-        self.place.publish(&records).map_err(failed)
+        let mounts = cache_mounts::export(self, session, solver, imports)?;
+        self.place.publish(&Contents { records, mounts }).map_err(failed)
     }
 
     /// Sees to it that the place has the layers' blobs, several at once; describes them in their order.
@@ -186,7 +198,7 @@ impl Export {
         let done: Mutex<Vec<Option<Result<RemoteLayer, Error>>>> =
             Mutex::new(layers.iter().map(|_| None).collect());
         std::thread::scope(|scope| {
-            for _ in 0..layers.len().min(UPLOADS_AT_ONCE) {
+            for _ in 0..layers.len().min(self.settings.uploads_at_once) {
                 scope.spawn(|| {
                     loop {
                         let index = next.fetch_add(1, Ordering::Relaxed);
@@ -275,7 +287,12 @@ fn invalid(flag: &str, error: InvalidSpec) -> Error {
     }
 }
 
-fn failed(error: CacheError) -> Error {
+/// Tells the user what is wrong with a cache.
+pub(crate) fn warn(session: &Session<'_>, message: String) {
+    session.reporter.send(Event::Warning { rule: None, message, span: None });
+}
+
+pub(crate) fn failed(error: CacheError) -> Error {
     let kind =
         if matches!(error, CacheError::Canceled) { ErrorKind::Canceled } else { ErrorKind::Environment };
     Error::new(kind, error.to_string())

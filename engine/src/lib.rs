@@ -21,6 +21,7 @@
 mod assemble;
 mod bases;
 mod build;
+mod cache_mounts;
 mod caches;
 mod check;
 mod context;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use kiln_image::Digest;
+use kiln_image::http::HttpError;
 use kiln_image::layout::LayoutError;
 use kiln_image::oci::DocumentError;
 use kiln_image::registry::RegistryError;
@@ -14,6 +15,15 @@ pub enum CacheError {
     /// The user gave up.
     #[error("canceled")]
     Canceled,
+    /// There is no cache yet.
+    #[error("there is no such cache")]
+    Absent,
+    /// A connection broke.
+    #[error("it cannot be read to its end: {0}")]
+    Interrupted(#[source] std::io::Error),
+    /// A server that speaks HTTP.
+    #[error(transparent)]
+    Http(HttpError),
     /// The cache config is no such thing.
     #[error("its cache config is malformed: {0}")]
     Config(#[from] serde_json::Error),
@@ -59,9 +69,18 @@ impl CacheError {
     /// Whether there simply is no cache yet.
     pub fn is_absent(&self) -> bool {
         match self {
-            Self::Registry(RegistryError::NotFound { .. }) => true,
+            Self::Absent | Self::Registry(RegistryError::NotFound { .. }) => true,
             Self::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
             _ => false,
+        }
+    }
+}
+
+impl From<HttpError> for CacheError {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::Canceled => Self::Canceled,
+            error => Self::Http(error),
         }
     }
 }

@@ -10,9 +10,9 @@ use kiln_cache::StepKey;
 use kiln_image::Digest;
 use kiln_image::oci::Descriptor;
 use kiln_solver::event::Reporter;
-use kiln_solver::solve::{RemoteCache, RemoteRecord};
+use kiln_solver::solve::{RemoteCache, RemoteMount, RemoteRecord};
 
-use crate::{CacheError, Place};
+use crate::{CacheConfig, CacheError, Place};
 
 /// Tells the user what is wrong with a cache.
 pub type Warn = dyn Fn(String) + Send + Sync;
@@ -32,6 +32,8 @@ pub struct Imports {
 struct Known {
     /// By both keys; what the first place has comes first.
     records: HashMap<StepKey, Vec<Arc<RemoteRecord>>>,
+    /// By their ids; the first place that has one counts.
+    mounts: HashMap<String, RemoteMount>,
     /// Which places still have a blob, as far as is known.
     blobs: Mutex<HashMap<Digest, Vec<usize>>>,
 }
@@ -47,6 +49,13 @@ impl Imports {
             forgotten: AtomicUsize::new(0),
             is_given_up: AtomicBool::new(false),
         }
+    }
+
+    /// The cache mounts that the places have.
+    pub fn mounts(&self) -> Vec<RemoteMount> {
+        let mut mounts: Vec<RemoteMount> = self.known().mounts.values().cloned().collect();
+        mounts.sort_by(|a, b| a.id.cmp(&b.id));
+        mounts
     }
 
     /// How many layers turned out to be unusable.
@@ -72,15 +81,22 @@ impl Imports {
         });
         let mut known = Known::default();
         let mut blobs: HashMap<Digest, Vec<usize>> = HashMap::new();
-        for (index, (place, records)) in self.places.iter().zip(found).enumerate() {
+        for (index, (place, config)) in self.places.iter().zip(found).enumerate() {
             let repository = place.repository();
-            for mut record in records {
+            let mut has = |blob: Digest| {
+                let having = blobs.entry(blob).or_default();
+                if having.last() != Some(&index) {
+                    having.push(index);
+                }
+            };
+            for mount in config.mounts {
+                has(mount.descriptor.digest);
+                known.mounts.entry(mount.id.clone()).or_insert(mount);
+            }
+            for mut record in config.records {
                 for layer in &mut record.layers {
                     layer.registry.clone_from(&repository);
-                    let having = blobs.entry(layer.descriptor.digest).or_default();
-                    if having.last() != Some(&index) {
-                        having.push(index);
-                    }
+                    has(layer.descriptor.digest);
                 }
                 let record = Arc::new(record);
                 for key in [Some(record.key), record.definition].into_iter().flatten() {
@@ -92,11 +108,11 @@ impl Imports {
         known
     }
 
-    fn load_one(&self, place: &dyn Place) -> Vec<RemoteRecord> {
+    fn load_one(&self, place: &dyn Place) -> CacheConfig {
         let name = place.name();
         let step = self.reporter.step(format!("importing cache manifest from {name}"), Vec::new());
         self.reporter.started(step);
-        let records = match place.load() {
+        let config = match place.load() {
             Ok(found) => {
                 if found.config.records.is_empty() && found.config.foreign_records > 0 {
                     (self.warn)(format!(
@@ -104,20 +120,20 @@ impl Imports {
                          nothing of it is used"
                     ));
                 }
-                found.config.records
+                found.config
             }
-            Err(CacheError::Canceled) => Vec::new(),
+            Err(CacheError::Canceled) => CacheConfig::default(),
             Err(error) if error.is_absent() => {
                 (self.warn)(format!("there is no cache {name} yet"));
-                Vec::new()
+                CacheConfig::default()
             }
             Err(error) => {
                 (self.warn)(format!("cache {name} is not used: {error}"));
-                Vec::new()
+                CacheConfig::default()
             }
         };
         self.reporter.done(step);
-        records
+        config
     }
 }
 
@@ -136,6 +152,14 @@ impl RemoteCache for Imports {
                 .all(|layer| blobs.get(&layer.descriptor.digest).is_some_and(|having| !having.is_empty()))
         };
         records.iter().find(is_usable).map(|record| RemoteRecord::clone(record))
+    }
+
+    fn mount(&self, id: &str) -> Option<RemoteMount> {
+        self.known().mounts.get(id).cloned()
+    }
+
+    fn warn(&self, message: String) {
+        (self.warn)(message);
     }
 
     fn open(&self, blob: &Descriptor) -> io::Result<Box<dyn Read + Send>> {

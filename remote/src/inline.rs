@@ -33,7 +33,7 @@ impl Inline {
     /// None that data can cause.
     pub fn new(records: &[RemoteRecord], layers: &[kiln_image::DiffId]) -> Result<Option<Self>, CacheError> {
         let mut buildkit = Vec::new();
-        let mut own = Own { version: config::VERSION, records: Vec::new() };
+        let mut own = Own { version: config::VERSION, records: Vec::new(), mounts: Vec::new() };
         let mut sorted: Vec<&RemoteRecord> = records.iter().collect();
         sorted.sort_by_key(|record| record.key);
         for record in sorted {

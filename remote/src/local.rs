@@ -7,13 +7,15 @@ use std::path::PathBuf;
 use kiln_image::Digest;
 use kiln_image::layout::{self, BlobInput, Layout, LayoutError, REF_NAME_ANNOTATION};
 use kiln_image::oci::{Descriptor, Index, MAX_MANIFEST_BYTES, media_type};
-use kiln_solver::solve::RemoteRecord;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::config::Contents;
 use crate::manifest::{self, Form, Kind, Written};
 use crate::place::{Found, NewBlob};
 use crate::{CacheConfig, CacheError, CacheSpec, InvalidSpec, MAX_CONFIG_BYTES, Place};
 
+pub(crate) const KEYS: [&str; 7] =
+    ["src", "dest", "tag", "digest", "image-manifest", "oci-mediatypes", "reset"];
 /// Who writes the table of contents holds this lock, as BuildKit's client does.
 const LOCK_FILE: &str = "index.json.lock";
 const DEFAULT_TAG: &str = "latest";
@@ -116,10 +118,11 @@ impl Local {
     }
 
     /// Removes blobs that the cache does not name.
-    fn remove_others(&self, written: &Written, records: &[RemoteRecord]) -> Result<(), CacheError> {
-        let layers = records.iter().flat_map(|record| &record.layers);
+    fn remove_others(&self, written: &Written, contents: &Contents) -> Result<(), CacheError> {
+        let layers = contents.records.iter().flat_map(|record| &record.layers);
         let kept: std::collections::HashSet<String> = layers
             .map(|layer| layer.descriptor.digest)
+            .chain(contents.mounts.iter().map(|mount| mount.descriptor.digest))
             .chain([written.config.0.digest, written.manifest.0.digest])
             .map(|digest| digest.hex())
             .collect();
@@ -181,8 +184,8 @@ impl Place for Local {
         Ok(layout::write_blob(&self.path, BlobInput { digest, size, reader })?)
     }
 
-    fn publish(&self, records: &[RemoteRecord]) -> Result<(), CacheError> {
-        let written = manifest::write(records, self.form)?;
+    fn publish(&self, contents: &Contents) -> Result<(), CacheError> {
+        let written = manifest::write(contents, self.form)?;
         std::fs::create_dir_all(&self.path).map_err(|error| CacheError::io(&self.path, error))?;
         for (descriptor, bytes) in [&written.config, &written.manifest] {
             self.write_blob(descriptor, bytes)?;
@@ -193,7 +196,7 @@ impl Place for Local {
         let index = serde_json::to_vec(&self.index_with(entry)?)?;
         layout::write_directory(&self.path, &index, &[], [])?;
         if self.reset {
-            self.remove_others(&written, records)?;
+            self.remove_others(&written, contents)?;
         }
         Ok(())
     }

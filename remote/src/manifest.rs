@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use kiln_image::Digest;
 use kiln_image::oci::{Descriptor, Document, Index, Manifest, media_type};
-use kiln_solver::solve::RemoteRecord;
 
-use crate::config::CONFIG_MEDIA_TYPE;
+use crate::config::{CONFIG_MEDIA_TYPE, Contents};
 use crate::{CacheConfig, CacheError, CacheSpec, InvalidSpec};
 
 /// Docker's list of manifests, for `oci-mediatypes=false`.
@@ -39,16 +38,14 @@ pub(crate) struct Written {
 }
 
 /// Writes config and manifest.
-pub(crate) fn write(records: &[RemoteRecord], form: Form) -> Result<Written, CacheError> {
-    let config_bytes = CacheConfig::write(records)?;
+pub(crate) fn write(contents: &Contents, form: Form) -> Result<Written, CacheError> {
+    let config_bytes = CacheConfig::write(contents)?;
     let config = describe(CONFIG_MEDIA_TYPE, &config_bytes);
     let mut seen = HashSet::new();
-    let mut blobs: Vec<Descriptor> = records
-        .iter()
-        .flat_map(|record| &record.layers)
-        .filter(|layer| seen.insert(layer.descriptor.digest))
-        .map(|layer| blob(layer, form))
-        .collect();
+    let layers = contents.records.iter().flat_map(|record| &record.layers);
+    let layers = layers.map(|layer| blob(layer, form));
+    let mounts = contents.mounts.iter().map(|mount| mount.descriptor.clone());
+    let mut blobs: Vec<Descriptor> = layers.chain(mounts).filter(|blob| seen.insert(blob.digest)).collect();
     blobs.sort_by_key(|blob| blob.digest);
     let (kind, bytes) = match form {
         Form::ImageManifest => {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use kiln_image::ImageRef;
 use kiln_image::oci::{Descriptor, MAX_CONFIG_BYTES as MAX_IMAGE_CONFIG_BYTES, media_type};
 use kiln_image::registry::{Push, PushBlob};
-use kiln_solver::solve::RemoteRecord;
 
+use crate::config::Contents;
 use crate::manifest::{self, Form, Kind};
 use crate::place::{Access, Found, NewBlob};
 use crate::{CacheConfig, CacheError, CacheSpec, InvalidSpec, MAX_CONFIG_BYTES, Place, inline};
 
+pub(crate) const KEYS: [&str; 4] = ["ref", "image-manifest", "oci-mediatypes", "registry.insecure"];
 /// Most images of an index that are looked into for inline caches.
 const MAX_IMAGES: usize = 64;
 
@@ -117,8 +118,8 @@ impl Place for InRegistry {
         Ok(())
     }
 
-    fn publish(&self, records: &[RemoteRecord]) -> Result<(), CacheError> {
-        let written = manifest::write(records, self.form)?;
+    fn publish(&self, contents: &Contents) -> Result<(), CacheError> {
+        let written = manifest::write(contents, self.form)?;
         let push = self.push()?;
         let (config, bytes) = &written.config;
         push.blob(&PushBlob {

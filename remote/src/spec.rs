@@ -32,6 +32,24 @@ impl InvalidSpec {
     }
 }
 
+/// What all types understand.
+const EXPORT_KEYS: [&str; 8] = [
+    "mode",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "ignore-error",
+    "upload_parallelism",
+    "cache-mounts",
+    "cache-mounts-max",
+];
+/// So many layers are written to a cache at once, as with BuildKit.
+const UPLOADS_AT_ONCE: usize = 4;
+/// More connections at once help nobody.
+const MAX_UPLOADS_AT_ONCE: usize = 64;
+/// The cache mounts of an export are together no larger, unless the user says so. Bytes before compression.
+const CACHE_MOUNTS_MAX: u64 = 1 << 30;
+
 /// How much is exported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -60,8 +78,49 @@ pub struct ExportSettings {
     pub mode: Mode,
     /// How layers are compressed.
     pub compression: Compression,
-    /// A failed export is a warning only.
-    pub ignore_error: bool,
+    /// What becomes of an export that fails.
+    pub on_error: OnError,
+    /// So many layers are written at once.
+    pub uploads_at_once: usize,
+    /// Which cache mounts go along.
+    pub cache_mounts: CacheMounts,
+    /// Larger ones, in bytes together and before compression, stay here.
+    pub cache_mounts_max: u64,
+}
+
+/// What becomes of an export that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// The user hears of it.
+    Warn,
+    /// The build fails.
+    Fail,
+}
+
+/// Cache mounts (`RUN --mount=type=cache`) whose contents go into a cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheMounts {
+    /// Those with these ids, as Dockerfiles give them.
+    Named(Vec<String>),
+    /// All that the store has.
+    All,
+}
+
+impl CacheMounts {
+    /// Whether none is wanted.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Named(ids) if ids.is_empty())
+    }
+
+    /// Whether a mount that the store knows as `id` is meant. The store's ids are `<namespace>/<id>`, with `:…` behind
+    /// where the mount has a shape or a seed.
+    pub fn contain(&self, id: &str) -> bool {
+        let Self::Named(wanted) = self else { return true };
+        let Some((_, id)) = id.split_once('/') else { return false };
+        wanted.iter().any(|wanted| {
+            id.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        })
+    }
 }
 
 /// The values of secrets are in fields: they are not shown (THREATS F1).
@@ -116,10 +175,27 @@ impl CacheSpec {
         self.attrs.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
+    /// A field's value, if it is there and not empty.
+    pub(crate) fn value(&self, key: &str) -> Option<&str> {
+        self.get(key).filter(|value| !value.is_empty())
+    }
+
+    /// Refuses fields that are neither in `keys` nor in [`EXPORT_KEYS`]. Both flags take all of a type's keys, so that
+    /// one text can serve for both.
+    pub(crate) fn know(&self, keys: &[&[&str]]) -> Result<(), InvalidSpec> {
+        let known: Vec<&str> = keys.iter().copied().flatten().chain(&EXPORT_KEYS).copied().collect();
+        match self.attrs.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+            None => Ok(()),
+            Some((key, _)) => {
+                let message = format!("the cache type=`{}` has no key `{}`", self.kind, key.escape_debug());
+                Err(InvalidSpec::new(message).hinted(known.join(", ")))
+            }
+        }
+    }
+
     /// A field that must be there and not be empty.
     pub(crate) fn required(&self, key: &str) -> Result<&str, InvalidSpec> {
-        self.get(key)
-            .filter(|value| !value.is_empty())
+        self.value(key)
             .ok_or_else(|| InvalidSpec::new(format!("the cache type=`{}` needs {key}=", self.kind)))
     }
 
@@ -168,9 +244,50 @@ impl CacheSpec {
         Ok(ExportSettings {
             mode,
             compression: Compression { algorithm, level, force },
-            ignore_error: self.flag("ignore-error", false)?,
+            // A cache saves time; to do without one is no reason to stop, unless the user says that it is.
+            on_error: if self.flag("ignore-error", true)? { OnError::Warn } else { OnError::Fail },
+            uploads_at_once: self.uploads_at_once()?,
+            cache_mounts: self.cache_mounts(),
+            cache_mounts_max: match self.value("cache-mounts-max") {
+                None => CACHE_MOUNTS_MAX,
+                Some(text) => size(text).ok_or_else(|| {
+                    InvalidSpec::new(format!("cache-mounts-max={text} is no size"))
+                        .hinted("500MB, for example")
+                })?,
+            },
         })
     }
+}
+
+impl CacheSpec {
+    fn uploads_at_once(&self) -> Result<usize, InvalidSpec> {
+        let Some(text) = self.value("upload_parallelism") else { return Ok(UPLOADS_AT_ONCE) };
+        let number = text.parse().ok().filter(|number| (1..=MAX_UPLOADS_AT_ONCE).contains(number));
+        number.ok_or_else(|| {
+            InvalidSpec::new(format!("upload_parallelism={text} is none of 1 to {MAX_UPLOADS_AT_ONCE}"))
+        })
+    }
+
+    /// Ids with `,` (the field is quoted then) or `;` between them; `*` is all.
+    fn cache_mounts(&self) -> CacheMounts {
+        let ids = self.get("cache-mounts").unwrap_or_default().split([',', ';']).map(str::trim);
+        let ids: Vec<String> = ids.filter(|id| !id.is_empty()).map(str::to_owned).collect();
+        if ids == ["*"] { CacheMounts::All } else { CacheMounts::Named(ids) }
+    }
+}
+
+/// Bytes: a number, with `KB`, `MB` or `GB` behind it as docker counts them (by 1024), or `K`, `M`, `G`.
+fn size(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let number = text.trim_end_matches('b');
+    let (number, shift) = match number.as_bytes().last()? {
+        b'k' => (number.strip_suffix('k')?, 10),
+        b'm' => (number.strip_suffix('m')?, 20),
+        b'g' => (number.strip_suffix('g')?, 30),
+        b't' => (number.strip_suffix('t')?, 40),
+        _ => (number, 0),
+    };
+    number.trim().parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 #[cfg(test)]
@@ -203,6 +320,35 @@ mod tests {
     fn unknown_modes_and_compressions_are_refused() {
         for (key, value) in [("mode", "all"), ("compression", "xz"), ("compression-level", "much")] {
             assert!(CacheSpec::new("local").with(key, value).export_settings().is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn an_export_that_fails_is_a_warning_unless_the_user_says_otherwise() {
+        let settings = |spec: CacheSpec| spec.export_settings().unwrap();
+        assert_eq!(settings(CacheSpec::new("s3")).on_error, OnError::Warn);
+        assert_eq!(settings(CacheSpec::new("s3").with("ignore-error", "false")).on_error, OnError::Fail);
+    }
+
+    #[test]
+    fn cache_mounts_are_meant_by_the_ids_in_dockerfiles() {
+        let spec =
+            CacheSpec::new("s3").with("cache-mounts", "/root/.cache; apt").with("cache-mounts-max", "2MB");
+        let settings = spec.export_settings().unwrap();
+        assert_eq!(settings.cache_mounts_max, 2 << 20);
+        for (id, is_meant) in [
+            ("/apt", true),
+            ("ns/apt", true),
+            ("/apt:755:0:0", true),
+            ("/apt2", false),
+            ("//root/.cache", true),
+        ] {
+            assert_eq!(settings.cache_mounts.contain(id), is_meant, "{id}");
+        }
+        assert_eq!(CacheSpec::new("s3").with("cache-mounts", "*").cache_mounts(), CacheMounts::All);
+        assert!(CacheSpec::new("s3").cache_mounts().is_empty());
+        for text in ["", "b", "1.5G", "99999999999999999G", "-1"] {
+            assert_eq!(size(text), None, "{text}");
         }
     }
 

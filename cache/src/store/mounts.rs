@@ -100,6 +100,31 @@ impl Store {
         }
     }
 
+    /// The ids of the cache mounts that there are, sorted.
+    ///
+    /// # Errors
+    /// The database.
+    pub fn cache_mount_ids(&self) -> Result<Vec<String>, StoreError> {
+        self.db().read(|connection| {
+            connection
+                .prepare_cached("SELECT DISTINCT id FROM mounts ORDER BY id")?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })
+    }
+
+    /// A cache mount to read from, of private siblings the first; `None` if there is none, or somebody has it alone.
+    /// Those who share it may write meanwhile.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn find_cache_mount(&self, id: &str) -> Result<Option<CacheMount>, StoreError> {
+        let name = Digest::of(id.as_bytes()).hex();
+        let path = path_of(self.root(), &name);
+        let lock = FileLock::try_take(&self.mount_lock(&name), Mode::Shared, Kind::Kept)?;
+        Ok(lock.filter(|_| path.is_dir()).map(|lock| CacheMount { path, _lock: lock }))
+    }
+
     fn mount_lock(&self, name: &str) -> PathBuf {
         self.lock_path(&lock_name(name))
     }

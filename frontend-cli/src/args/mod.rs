@@ -197,10 +197,10 @@ pub(crate) struct BuildArgs {
     /// Where the result goes (`type=local,dest=path`); may be repeated
     #[arg(short, long = "output", value_name = "OUTPUT", allow_hyphen_values = true)]
     pub outputs: Vec<String>,
-    /// A cache to look steps up in (`NAME`, `type=local,src=DIR`, …); may be repeated
+    /// A cache to look steps up in (`NAME`, or `type=` and `registry`, `local`, `dir`, `s3`, `gcs`, `azblob`, `webdav`, `http`, `gha`); may be repeated
     #[arg(long, value_name = "CACHE", allow_hyphen_values = true)]
     pub cache_from: Vec<String>,
-    /// A cache to write the build's steps to (`NAME`, `type=local,dest=DIR,mode=max`, …); may be repeated
+    /// A cache to write the build's steps to (`NAME`, `type=s3,bucket=B,region=R,mode=max`, …, also `type=inline`); may be repeated
     #[arg(long, value_name = "CACHE", allow_hyphen_values = true)]
     pub cache_to: Vec<String>,
     /// Add an annotation (`[TYPE[,TYPE]:]KEY=VALUE`; types: manifest, index, manifest-descriptor, index-descriptor)

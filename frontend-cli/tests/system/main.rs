@@ -13,6 +13,7 @@ mod kiln;
 mod language;
 mod locks;
 mod network;
+mod object_stores;
 mod ordinary;
 mod outputs;
 mod platforms;

@@ -205,6 +205,8 @@ impl Connections {
             .tls_config(tls.unwrap_or_else(|| TlsConfig::builder().build()))
             .proxy(proxy)
             .http_status_as_error(false)
+            // WebDAV's.
+            .allow_non_standard_methods(true)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .accept_encoding("identity")

@@ -1,12 +1,14 @@
-//! HTTP for registries and `ADD https://…`: blocking calls that can be cancelled.
+//! HTTP for registries, object stores and `ADD https://…`: blocking calls that can be cancelled.
 //!
 //! Redirects are followed by hand, so that `Authorization` never reaches another origin than the one it is meant for
 //! and an encrypted request never goes on in the clear (THREATS C5, C6). What fails for a moment is tried again.
 
+mod call;
 mod certificates;
 mod download;
 mod exchange;
 mod proxy;
+mod source;
 mod url;
 
 use std::io;
@@ -17,13 +19,16 @@ use std::time::Duration;
 use ureq::http::header;
 use ureq::http::{HeaderMap, HeaderName, Method};
 
+pub use call::{Answer, Call, Payload};
 pub use download::{Download, Fetch, Fetched};
 
+pub(crate) use call::EXPECT_BYTES;
 pub(crate) use certificates::CertificateDirs;
 pub(crate) use exchange::{
     Body, Connections, Outgoing, Pending, Request, Response, Tls, canceled, is_canceled,
 };
 pub(crate) use proxy::ProxyRules;
+pub(crate) use source::Source;
 pub(crate) use url::{Origin, Url, encode_query, is_loopback};
 
 use crate::oci::escape;
@@ -73,6 +78,12 @@ pub enum HttpError {
     Unreachable {
         /// The host and port.
         host: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// What is to be sent cannot be read.
+    #[error("what is to be sent cannot be read: {source}")]
+    Source {
         /// Why.
         source: io::Error,
     },
@@ -279,7 +290,8 @@ impl Client {
             if attempt >= retry.attempts {
                 return result;
             }
-            tracing::debug!(url = %request.url, attempt, "trying again");
+            // Without path and query, which may prove who asks.
+            tracing::debug!(host = %request.url.origin(), attempt, "trying again");
             drop(result);
             retry.wait(attempt, asked, cancel)?;
         }
@@ -328,6 +340,8 @@ impl Client {
             // Insecurity was granted to one host, not to where it points.
             if next.origin() != home {
                 hop.tls = Tls::Verified;
+                // Session tokens and their like.
+                hop.headers.retain(|(name, _)| !name.as_str().starts_with("x-"));
             } else {
                 hop.tls = request.tls;
             }
@@ -373,11 +387,20 @@ fn error_words(body: &[u8]) -> String {
     }
     let text = String::from_utf8_lossy(body);
     let line = text.trim().lines().next().unwrap_or_default();
-    if line.starts_with('<') { String::new() } else { escape(line) }
+    if !line.starts_with('<') {
+        return escape(line);
+    }
+    // Object stores: `<Error><Code>…</Code><Message>…</Message>…`; of a page for browsers nothing is of use.
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>"))?.0.trim().lines().next()
+    };
+    escape(&["Code", "Message"].into_iter().filter_map(element).collect::<Vec<_>>().join(": "))
 }
 
+/// 423: somebody else writes just that file (RFC 4918, 11.3).
 pub(crate) fn is_transient_status(status: u16) -> bool {
-    matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
+    matches!(status, 408 | 423 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
 /// Refused connections and unknown names are answers; time-outs and broken connections are accidents.
@@ -434,6 +457,9 @@ mod tests {
         );
         assert_eq!(error_words(br#"{"errors":[{"code":"DENIED"}]}"#), "DENIED");
         assert_eq!(error_words(b"<html>"), "");
+        let error =
+            b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code><Message>No.\nTime</Message></Error>";
+        assert_eq!(error_words(error), "AccessDenied: No.");
         assert_eq!(error_words(b"busy\r\nmore"), "busy");
     }
 }

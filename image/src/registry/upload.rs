@@ -1,9 +1,8 @@
 //! One upload (distribution-spec, "Pushing blobs"): whole in one PUT, in pieces where that fails, or as a stream.
 
 use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ureq::http::{HeaderName, Method, header};
@@ -14,16 +13,14 @@ use super::client::success;
 use super::push::{Push, PushBlob};
 use crate::Digest;
 use crate::http::{
-    Outgoing, Pending, Request, Response, Retry, Tls, Url, canceled, is_canceled, is_transient, retry_after,
-    text,
+    EXPECT_BYTES, Outgoing, Pending, Request, Response, Retry, Source, Tls, Url, is_canceled, is_transient,
+    retry_after, text,
 };
 
 /// The least that is sent as one piece; it is kept in memory, so that it can be sent again.
 const PIECE_BYTES: u64 = 16 << 20;
 /// Larger pieces are asked for by no registry that is known.
 const MAX_PIECE_BYTES: u64 = 256 << 20;
-/// Smaller bodies are sent without asking first whether they are welcome.
-const EXPECT_BYTES: u64 = 1 << 20;
 /// Registries move and verify what they were given before they answer.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// What a stream collects before it is handed over.
@@ -140,15 +137,7 @@ impl Push {
     /// One PUT with all bytes ("Monolithically: POST then PUT").
     fn put_whole(&self, blob: &PushBlob<'_>, session: &Session) -> Result<(), Failure> {
         let reader = (blob.open)().map_err(source_error)?;
-        let failed = Arc::new(Mutex::new(None));
-        let reader = Source {
-            reader,
-            left: blob.size,
-            sent: 0,
-            told: Arc::clone(&blob.told),
-            cancel: Arc::clone(&self.cancel),
-            failed: Arc::clone(&failed),
-        };
+        let (reader, failed) = Source::new(reader, blob.size, Arc::clone(&blob.told), &self.cancel);
         let mut request = self.request(Method::PUT, session, with_digest(&session.location, &blob.digest)?);
         request.patience = COMMIT_TIMEOUT;
         if blob.size > EXPECT_BYTES {
@@ -157,7 +146,7 @@ impl Push {
         let outgoing = Outgoing { reader: Box::new(reader), length: Some(blob.size) };
         let answer = self.begin_request(&request, session, outgoing)?.answer(&self.cancel);
         // A source that failed looks like a connection that broke.
-        if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(error) = failed.take() {
             return Err(source_error(error));
         }
         self.arrived(answer.map_err(RegistryError::from)).map(drop)
@@ -314,43 +303,6 @@ fn source_error(error: io::Error) -> Failure {
         Err(error) if is_canceled(&error) => RegistryError::Canceled,
         Err(source) => RegistryError::Source { source },
     })
-}
-
-/// The bytes of a blob on their way out: so many and no more, counted, and stopped when the user gives up.
-struct Source {
-    reader: Box<dyn Read + Send>,
-    left: u64,
-    sent: u64,
-    told: Arc<dyn Fn(u64) + Send + Sync>,
-    cancel: Arc<AtomicBool>,
-    failed: Arc<Mutex<Option<io::Error>>>,
-}
-
-impl Read for Source {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let room = self.left.min(buffer.len() as u64) as usize;
-        if room == 0 {
-            return Ok(0);
-        }
-        let result = match self.reader.read(&mut buffer[..room]) {
-            _ if self.cancel.load(Ordering::Relaxed) => Err(canceled()),
-            Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ends too early")),
-            result => result,
-        };
-        match result {
-            Ok(read) => {
-                self.left -= read as u64;
-                self.sent += read as u64;
-                (self.told)(self.sent);
-                Ok(read)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => {
-                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Err(io::Error::other("the blob cannot be read"))
-            }
-        }
-    }
 }
 
 /// A blob that is sent while it is made (a PATCH without a length); see [`Push::stream`].

@@ -33,7 +33,7 @@ pub use network::{Isolation, Networks};
 pub use op::exec::{Executor, Sandbox};
 pub use op::file::{CopyError, copy_out};
 pub use op::log::LogLimits;
-pub use remote::{Remote, RemoteCache, RemoteLayer, RemoteRecord, Solved};
+pub use remote::{Remote, RemoteCache, RemoteLayer, RemoteMount, RemoteRecord, Solved};
 
 use crate::event::Reporter;
 use crate::graph::{GitSource, Graph, VertexId};

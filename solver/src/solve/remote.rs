@@ -6,13 +6,18 @@
 //! for, as far as its user trusts who may write to it; that the bytes are that layer is verified.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kiln_cache::{Cost, Layer, LayerId, NewRecord, StepKey};
+use kiln_image::layer::{self, LayerError, OverlayXattrs};
 use kiln_image::oci::Descriptor;
-use kiln_image::{ContentsDigest, DiffId, ImageRef};
+use kiln_image::{ContentsDigest, DiffId, ImageRef, Verified};
 
 use super::{SolveError, Solver};
 
@@ -21,7 +26,13 @@ pub trait RemoteCache: Send + Sync + Debug {
     /// What is recorded under `key`, be it the step's own key or one by its definition. Called for misses only.
     fn find(&self, key: &StepKey) -> Option<RemoteRecord>;
 
-    /// Opens a layer's blob. The caller verifies what it reads.
+    /// The contents of a cache mount, by the id that the store knows it by.
+    fn mount(&self, id: &str) -> Option<RemoteMount>;
+
+    /// Tells the user what is wrong with a cache.
+    fn warn(&self, message: String);
+
+    /// Opens a blob. The caller verifies what it reads.
     ///
     /// # Errors
     /// It cannot be had.
@@ -66,6 +77,17 @@ impl RemoteLayer {
     pub(super) fn layer(&self) -> Layer {
         Layer { id: LayerId::imported(self.diff_id, self.contents), contents: self.contents }
     }
+}
+
+/// The contents of a cache mount in a remote cache: a layer's tar.
+#[derive(Clone, Debug)]
+pub struct RemoteMount {
+    /// As the store knows it: namespace and id, shape and seed.
+    pub id: String,
+    /// Of its blob.
+    pub descriptor: Descriptor,
+    /// Of its tar.
+    pub size_bytes: u64,
 }
 
 /// A step whose result was found or made, for caches to be written.
@@ -125,6 +147,23 @@ impl Remote {
 }
 
 impl Solver<'_> {
+    /// Fills the new directory of a cache mount with what a remote cache has of it, if one has. What cannot be had is a
+    /// warning, and the directory is as empty as before.
+    pub(super) fn restore_mount(&self, id: &str, target: &Path) -> bool {
+        let Some(cache) = &self.remote.cache else { return false };
+        let Some(mount) = cache.mount(id) else { return false };
+        match unpack_mount(cache.as_ref(), &mount, target) {
+            Ok(()) => true,
+            Err(error) => {
+                empty(target);
+                if !self.cancel.load(Ordering::Relaxed) {
+                    cache.warn(format!("cache mount {id} is not restored: {error}"));
+                }
+                false
+            }
+        }
+    }
+
     /// Records in the store what was found in remote caches and is here by now.
     ///
     /// # Errors
@@ -148,5 +187,29 @@ impl Solver<'_> {
             }
         }
         Ok(())
+    }
+}
+
+fn unpack_mount(cache: &dyn RemoteCache, mount: &RemoteMount, target: &Path) -> Result<(), LayerError> {
+    let failed = |source| LayerError::Io { path: mount.descriptor.digest.to_string(), source };
+    let Descriptor { digest, size, .. } = mount.descriptor;
+    let reader = cache.open(&mount.descriptor).map_err(failed)?.take(size.saturating_add(1));
+    let mut reader = Verified::new(reader, digest, size);
+    let directory = File::open(target).map_err(failed)?;
+    layer::unpack(&mut reader, directory.as_fd(), OverlayXattrs::of_this_process())?;
+    // The reader verifies at its end.
+    io::copy(&mut reader, &mut io::sink()).map_err(failed)?;
+    Ok(())
+}
+
+/// Removes what is in a directory that nobody else sees yet; what stays is of no harm.
+fn empty(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = if is_directory { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        if let Err(error) = removed {
+            tracing::debug!(%error, path = %path.display(), "left in a new cache mount");
+        }
     }
 }

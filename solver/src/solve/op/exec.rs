@@ -416,7 +416,11 @@ impl Prepared {
                 step.solver.reporter.send(Event::Waiting { id, pid });
             }
         };
+        let id = request.id.as_str();
         let fill = |target: &Path| {
+            if step.solver.restore_mount(id, target) {
+                return Ok(());
+            }
             let Some((input, source)) = seed else { return Ok(()) };
             let tree = match step.inputs.get(input.0) {
                 Some(Output::Snapshot(snapshot)) => Arc::new(layers::tree(step.solver, snapshot)?),

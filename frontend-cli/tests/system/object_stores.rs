@@ -1,0 +1,373 @@
+//! `--cache-to` and `--cache-from` where objects are: directories, WebDAV, S3, Azure, GitHub Actions.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use kiln_fixtures::Context;
+use serde_json::{Value, json};
+
+use crate::kiln::Kiln;
+use crate::remote_cache::{flags, folder, image_id, layers, project};
+
+const CANARY: &str = "ObjectStoreCanary";
+
+/// Writes the cache of one machine and reads it on another one.
+fn shares(to: &str, from: &str) {
+    let (Some(one), Some(two)) = (Kiln::new("object store"), Kiln::new("object store")) else { return };
+    let context = project();
+    let (to, from) = (format!("--cache-to={to}"), format!("--cache-from={from}"));
+    two.build(context.path(), &flags(&[&from])).says("there is no cache");
+    let Some(two) = Kiln::new("object store") else { return };
+    let ended = one.build(context.path(), &["-t", "it", &to, "."]);
+    assert!(!ended.stderr.contains("is not written"), "{}", ended.stderr);
+    let id = image_id(&one, &context, &[]);
+
+    let ended = two.build(context.path(), &flags(&[&from]));
+    assert_eq!(ended.steps(), (0, 7), "{}", ended.stderr);
+    assert_eq!(layers(&two), 0, "nothing is fetched before it is needed");
+    assert_eq!(image_id(&two, &context, &[&from]), id);
+    assert_eq!(two.run(&["it"]), "lib\nmain\n");
+    // What is there is not written again.
+    let ended = one.build(context.path(), &flags(&[&to]));
+    assert!(!ended.stderr.contains("is not written"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(CANARY), "{}", ended.stderr);
+}
+
+#[test]
+fn two_machines_share_a_directory_of_objects() {
+    let shared = folder();
+    let spec = format!("type=dir,path={},prefix=team/,name=main;latest", shared.path().display());
+    shares(&format!("{spec},mode=max"), &spec);
+    assert!(shared.path().join("team/manifests/main").is_file());
+    assert!(shared.path().join("team/manifests/latest").is_file());
+    let leftovers = std::fs::read_dir(shared.path().join("team/blobs")).unwrap();
+    let names: Vec<_> = leftovers.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().all(|name| name.starts_with("sha256:")), "{names:?}");
+}
+
+#[test]
+fn two_machines_share_a_webdav_server() {
+    let served = folder();
+    let Some(server) = WebDav::start(served.path()) else { return };
+    let spec =
+        format!("type=webdav,url=http://{},username=ci,password={CANARY},prefix=kiln/", server.address);
+    shares(&format!("{spec},mode=max"), &spec);
+    // What has the folders already needs no more than PUT and GET.
+    let Some(kiln) = Kiln::new("object store") else { return };
+    let from = format!("--cache-from=type=http,url=http://ci:{CANARY}@{}/kiln", server.address);
+    let ended = kiln.build(project().path(), &flags(&[&from]));
+    assert_eq!(ended.steps(), (0, 7), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(CANARY), "{}", ended.stderr);
+    // Who may not read builds all the same.
+    let Some(kiln) = Kiln::new("object store") else { return };
+    let from = format!("--cache-from=type=http,url=http://ci:wrong@{}/kiln", server.address);
+    kiln.build(project().path(), &flags(&[&from])).says("answered 401");
+}
+
+#[test]
+fn two_machines_share_a_bucket_and_every_request_is_signed() {
+    let server = Server::start();
+    let keys = format!("access_key_id=KEYID,secret_access_key={CANARY},session_token={CANARY}2");
+    let endpoint = format!("endpoint_url=http://{},use_path_style=true", server.address);
+    let spec = format!("type=s3,bucket=ci,region=eu-west-1,{endpoint},{keys}");
+    shares(&format!("{spec},mode=max,upload_parallelism=2"), &spec);
+    assert!(server.objects().iter().any(|(path, _)| path == "/ci/manifests/buildkit"));
+    for request in server.seen() {
+        let signed = request.header("authorization").unwrap_or_default();
+        assert!(signed.starts_with("AWS4-HMAC-SHA256 Credential=KEYID/"), "{}", request.head);
+        assert!(signed.contains("/eu-west-1/s3/aws4_request,"), "{signed}");
+        let digest = ::kiln::Digest::of(&request.body).hex();
+        assert_eq!(request.header("x-amz-content-sha256"), Some(digest.as_str()));
+        let token = format!("{CANARY}2");
+        assert!(!request.head.replace(&token, "").contains(CANARY), "{}", request.head);
+    }
+}
+
+#[test]
+fn two_machines_share_google_and_azure_buckets() {
+    let server = Server::start();
+    let spec = format!("type=gcs,bucket=ci,token={CANARY},endpoint_url=http://{}", server.address);
+    shares(&format!("{spec},mode=max"), &spec);
+    let token = format!("Bearer {CANARY}");
+    assert!(server.seen().iter().all(|request| request.header("authorization") == Some(token.as_str())));
+
+    let server = Server::start();
+    let url = format!("http://{}/account", server.address);
+    let spec = format!("type=azblob,account_url={url},container=ci,sas_token=sv=1&sig={CANARY}");
+    shares(&format!("{spec},mode=max"), &spec);
+    for request in server.seen() {
+        assert!(request.path.starts_with("/account/ci/"), "{}", request.path);
+        assert!(request.path.ends_with(&format!("?sv=1&sig={CANARY}")), "{}", request.path);
+        assert_eq!(request.method == "PUT", request.header("x-ms-blob-type").is_some());
+    }
+}
+
+#[test]
+fn two_jobs_share_githubs_cache_by_scope() {
+    let server = Server::start();
+    let spec = format!("type=gha,scope=main,url_v2=http://{}/,token={CANARY}", server.address);
+    shares(&format!("{spec},mode=max"), &spec);
+    let Some(kiln) = Kiln::new("object store") else { return };
+    let other = format!("--cache-from={}", spec.replace("scope=main", "scope=other"));
+    let ended = kiln.build(project().path(), &flags(&[&other]));
+    ended.says("there is no cache gha:other yet");
+    // The token is for the service, not for where its bytes are.
+    for request in server.seen() {
+        let is_service = request.path.contains("/twirp/");
+        assert_eq!(request.header("authorization").is_some(), is_service, "{}", request.path);
+    }
+}
+
+#[test]
+fn a_cache_that_refuses_everything_is_a_warning() {
+    let Some(kiln) = Kiln::new("object store") else { return };
+    let server = Server::refusing();
+    let spec = format!("type=webdav,url=http://{}", server.address);
+    let (to, from) = (format!("--cache-to={spec}"), format!("--cache-from={spec}"));
+    let ended = kiln.build(project().path(), &flags(&[&to, &from]));
+    ended.says("is not used");
+    ended.says("is not written");
+    ended.says("AccessDenied: No.");
+}
+
+/// What a RUN step finds in a cache mount, and how large it is.
+fn counting(argument: &str) -> Context {
+    Context::with_dockerfile(&format!(
+        "FROM busybox\nRUN --mount=type=cache,id=count,target=/c echo {argument} >> /c/log && \
+         head -c 4000 /dev/urandom > /c/data && wc -l < /c/log > /lines\nCMD [\"cat\", \"/lines\"]\n"
+    ))
+}
+
+#[test]
+fn cache_mounts_go_along_when_they_are_asked_for() {
+    let shared = folder();
+    let spec = format!("type=dir,path={}", shared.path().display());
+    let from = format!("--cache-from={spec}");
+    let to = |more: &str| format!("--cache-to={spec}{more}");
+    let lines = |argument: &str, words: &[&str]| {
+        let kiln = Kiln::new("cache mounts")?;
+        let ended = kiln.build(counting(argument).path(), &[words, &["-t", "it", "."]].concat());
+        Some((kiln.run(&["it"]).trim().to_owned(), ended))
+    };
+    let Some((one, _)) = lines("a", &[&to(",cache-mounts=count")]) else { return };
+    assert_eq!(one, "1");
+    // Another machine begins where the first one ended.
+    let (two, _) = lines("b", &[&from, &to(",cache-mounts=count")]).unwrap();
+    assert_eq!(two, "2");
+    let (three, ended) = lines("c", &[&from, &to(",cache-mounts=count;other,cache-mounts-max=2KB")]).unwrap();
+    assert_eq!(three, "3");
+    ended.says("cache mount /count is not exported");
+    // The last export has none.
+    let (four, _) = lines("d", &[&from]).unwrap();
+    assert_eq!(four, "1");
+}
+
+#[test]
+fn a_cache_mount_stays_in_a_cache_whose_steps_are_all_found_and_a_damaged_one_is_a_warning() {
+    let shared = folder();
+    let spec = format!("type=dir,path={},mode=max", shared.path().display());
+    let (from, to) = (format!("--cache-from={spec}"), format!("--cache-to={spec},cache-mounts=*"));
+    let (Some(one), Some(two)) = (Kiln::new("cache mounts"), Kiln::new("cache mounts")) else { return };
+    one.build(counting("a").path(), &flags(&[&to]));
+    let ended = two.build(counting("a").path(), &flags(&[&from, &to]));
+    assert_eq!(ended.steps(), (0, 1), "{}", ended.stderr);
+    let manifest = shared.path().join("manifests/buildkit");
+    let config: Value = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
+    let blob = config["kiln"]["mounts"][0]["blob"].as_str().unwrap();
+    let path = shared.path().join("blobs").join(blob);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let Some(three) = Kiln::new("cache mounts") else { return };
+    let ended = three.build(counting("b").path(), &["-t", "it", &from, "."]);
+    ended.says("cache mount /count is not restored");
+    assert_eq!(three.run(&["it"]).trim(), "1", "nothing of it is there");
+}
+
+/// rclone's WebDAV server; its user is `ci`.
+struct WebDav {
+    address: String,
+    child: Child,
+}
+
+impl WebDav {
+    /// `None`, and a printed reason, where there is no rclone.
+    fn start(folder: &std::path::Path) -> Option<Self> {
+        let words = ["serve", "webdav", "--addr", "127.0.0.1:0", "--user", "ci", "--pass", CANARY];
+        let started = Command::new("rclone")
+            .args(words)
+            .arg(folder)
+            .env("RCLONE_CONFIG", "/dev/null")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = match started {
+            Ok(child) => child,
+            Err(error) => {
+                eprintln!("skipped: this test needs rclone ({error})");
+                return None;
+            }
+        };
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "rclone ended");
+            if let Some((_, rest)) = line.split_once("http://127.0.0.1:") {
+                let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                break format!("127.0.0.1:{port}");
+            }
+        };
+        std::thread::spawn(move || log.lines().for_each(drop));
+        while TcpStream::connect(&address).is_err() {
+            std::thread::yield_now();
+        }
+        Some(Self { address, child })
+    }
+}
+
+impl Drop for WebDav {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A request as it came.
+#[derive(Clone)]
+struct Seen {
+    method: String,
+    path: String,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Seen {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// Objects by their paths, for everybody; and GitHub's cache service in front of them.
+#[derive(Clone)]
+struct Server {
+    address: String,
+    /// In the order in which they were written.
+    objects: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    refuses: bool,
+}
+
+impl Server {
+    fn start() -> Self {
+        Self::serve(false)
+    }
+
+    fn refusing() -> Self {
+        Self::serve(true)
+    }
+
+    fn serve(refuses: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = Self { address, objects: Arc::default(), seen: Arc::default(), refuses };
+        let shared = server.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let server = shared.clone();
+                std::thread::spawn(move || server.answer(stream));
+            }
+        });
+        server
+    }
+
+    fn objects(&self) -> Vec<(String, Vec<u8>)> {
+        self.objects.lock().unwrap().clone()
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    fn answer(&self, mut stream: TcpStream) {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head).unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let mut words = head.split(' ').map(str::to_owned);
+        let (method, path) = (words.next().unwrap(), words.next().unwrap());
+        let mut seen = Seen { method, path, head: head.clone(), body: Vec::new() };
+        if seen.header("expect").is_some() {
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+        }
+        seen.body = vec![0; seen.header("content-length").map_or(0, |length| length.parse().unwrap())];
+        reader.read_exact(&mut seen.body).unwrap();
+        self.seen.lock().unwrap().push(seen.clone());
+        let (status, body) = self.reply(&seen);
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status} -\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        let body = if seen.method == "HEAD" { Vec::new() } else { body };
+        let _ = stream.write_all(&[head.into_bytes(), body].concat());
+    }
+
+    fn reply(&self, seen: &Seen) -> (u16, Vec<u8>) {
+        if self.refuses {
+            let words = "<Error><Code>AccessDenied</Code><Message>No.</Message></Error>";
+            return (403, words.into());
+        }
+        if let Some((_, method)) = seen.path.split_once("/github.actions.results.api.v1.CacheService/") {
+            return (200, self.twirp(method, &serde_json::from_slice(&seen.body).unwrap()));
+        }
+        let path = seen.path.split('?').next().unwrap().replace("%3A", ":");
+        let mut objects = self.objects.lock().unwrap();
+        let found = objects.iter().find(|(name, _)| *name == path).map(|(_, body)| body.clone());
+        match seen.method.as_str() {
+            "PUT" => {
+                objects.retain(|(name, _)| *name != path);
+                objects.push((path, seen.body.clone()));
+                (201, Vec::new())
+            }
+            _ => found.map_or((404, Vec::new()), |body| (200, body)),
+        }
+    }
+
+    /// The three calls that a client makes; an entry's object is named by its key.
+    fn twirp(&self, method: &str, question: &Value) -> Vec<u8> {
+        let text = |key: &str| question[key].as_str().unwrap().to_owned();
+        assert_eq!(text("version").len(), 64);
+        let prefixes = question["restore_keys"].as_array().cloned().unwrap_or_default();
+        let objects = self.objects.lock().unwrap();
+        let path = |key: &str| format!("/entries/{key}");
+        let url = |path: &str| format!("http://{}{path}?sig=x", self.address);
+        let exact = objects.iter().find(|(name, _)| *name == path(&text("key")));
+        let answer = match method {
+            "CreateCacheEntry" if exact.is_some() => json!({ "ok": false }),
+            "CreateCacheEntry" => json!({ "ok": true, "signed_upload_url": url(&path(&text("key"))) }),
+            "FinalizeCacheEntryUpload" => {
+                let size = exact.unwrap().1.len().to_string();
+                json!({ "ok": question["size_bytes"] == size, "entry_id": "1" })
+            }
+            "GetCacheEntryDownloadURL" => {
+                let begins = |name: &str| {
+                    prefixes.iter().any(|prefix| name.starts_with(&path(prefix.as_str().unwrap())))
+                };
+                let newest = || objects.iter().rev().find(|(name, _)| begins(name));
+                match exact.or_else(newest) {
+                    Some((name, _)) => json!({ "ok": true, "signed_download_url": url(name) }),
+                    None => json!({ "ok": false }),
+                }
+            }
+            other => panic!("no such method: {other}"),
+        };
+        answer.to_string().into_bytes()
+    }
+}

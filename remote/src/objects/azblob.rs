@@ -1,0 +1,185 @@
+//! `type=azblob`: Azure Blob Storage, by account key ("Authorize with Shared Key") or shared access signature.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kiln_image::Digest;
+use kiln_image::http::Call;
+
+use super::sign::hmac_sha256;
+use super::web::{self, Service, Web};
+use super::{Secret, Store};
+use crate::place::{Access, Env};
+use crate::{CacheSpec, InvalidSpec};
+
+pub(super) const KEYS: [&str; 5] =
+    ["account_url", "account_name", "secret_access_key", "sas_token", "container"];
+/// The protocol's version that is spoken.
+const VERSION: &str = "2021-12-02";
+const CONTAINER: &str = "buildkit-cache";
+/// What one PUT may write ("Put Blob", since version 2019-12-12).
+const MAX_OBJECT_BYTES: u64 = 5000 << 20;
+
+#[derive(Debug)]
+struct Container {
+    /// The account's address, without a slash at the end.
+    url: String,
+    container: String,
+    auth: Auth,
+}
+
+#[derive(Debug)]
+enum Auth {
+    Key {
+        account: String,
+        key: Secret,
+    },
+    /// A query that proves what may be done.
+    Sas(Secret),
+}
+
+pub(super) fn open(spec: &CacheSpec, access: &Access, env: &Env<'_>) -> Result<Box<dyn Store>, InvalidSpec> {
+    let get = |name: &str| env(name).filter(|value| !value.is_empty());
+    let url =
+        spec.value("account_url").map(str::to_owned).or_else(|| get("BUILDKIT_AZURE_STORAGE_ACCOUNT_URL"));
+    let url = url.ok_or_else(|| {
+        InvalidSpec::new("the cache type=`azblob` needs account_url=").hinted(
+            "https://ACCOUNT.blob.core.windows.net, or BUILDKIT_AZURE_STORAGE_ACCOUNT_URL in the environment",
+        )
+    })?;
+    let (url, query) = url.split_once('?').map_or((url.as_str(), None), |(url, query)| (url, Some(query)));
+    let container =
+        spec.value("container").map(str::to_owned).or_else(|| get("BUILDKIT_AZURE_STORAGE_CONTAINER"));
+    let container = container.unwrap_or_else(|| CONTAINER.to_owned());
+    if !container.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '$')) {
+        return Err(InvalidSpec::new(format!("`{}` is no container's name", container.escape_debug())));
+    }
+    let sas = spec.value("sas_token").or(query).map(|sas| sas.trim_start_matches('?'));
+    let auth = match (spec.value("secret_access_key"), sas) {
+        (Some(key), _) => {
+            let account = spec.value("account_name").map(str::to_owned).or_else(|| account_of(url));
+            let account =
+                account.ok_or_else(|| InvalidSpec::new("the cache type=`azblob` needs account_name="))?;
+            if STANDARD.decode(key).is_err() {
+                return Err(InvalidSpec::new("secret_access_key= is no account key: these are in Base64"));
+            }
+            Auth::Key { account, key: Secret::new(key) }
+        }
+        (None, Some(sas)) => Auth::Sas(Secret::new(sas)),
+        (None, None) => {
+            return Err(InvalidSpec::new("the cache type=`azblob` needs credentials")
+                .hinted("secret_access_key= with an account's key, or sas_token="));
+        }
+    };
+    Web::boxed(Container { url: url.trim_end_matches('/').to_owned(), container, auth }, access)
+}
+
+/// The account is the first part of its host's name.
+fn account_of(url: &str) -> Option<String> {
+    let (_, host) = url.split_once("://")?;
+    Some(host.split_once(".blob.")?.0.to_owned())
+}
+
+impl Container {
+    fn at(&self, path_and_query: &str) -> String {
+        let url = format!("{}/{}{path_and_query}", self.url, self.container);
+        match &self.auth {
+            Auth::Key { .. } => url,
+            Auth::Sas(sas) => {
+                let separator = if path_and_query.contains('?') { '&' } else { '?' };
+                format!("{url}{separator}{}", sas.reveal())
+            }
+        }
+    }
+
+    fn sign_at<'a>(&self, call: Call<'a>, now: jiff::Timestamp) -> Call<'a> {
+        let date = now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let call = call.header("x-ms-date", date).header("x-ms-version", VERSION);
+        let Auth::Key { account, key } = &self.auth else { return call };
+        let to_sign = string_to_sign(&call, account);
+        let key = STANDARD.decode(key.reveal()).unwrap_or_default();
+        let signature = STANDARD.encode(hmac_sha256(&key, to_sign.as_bytes()));
+        call.header("authorization", format!("SharedKey {account}:{signature}"))
+    }
+}
+
+/// Method, eleven standard headers of which these requests have one, the service's headers, and what it is about.
+fn string_to_sign(call: &Call<'_>, account: &str) -> String {
+    let length = match call.size() {
+        0 => String::new(),
+        size => size.to_string(),
+    };
+    let mut own: Vec<(&str, &str)> = call.headers().filter(|(name, _)| name.starts_with("x-ms-")).collect();
+    own.sort_unstable();
+    let own: String = own.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+    let (method, path) = (call.method(), call.path());
+    let mut about = format!("/{account}{path}");
+    if let Some(query) = call.query() {
+        let mut parameters: Vec<String> = query.split('&').map(|pair| pair.replacen('=', ":", 1)).collect();
+        parameters.sort_unstable();
+        about.extend(parameters.iter().map(|pair| format!("\n{pair}")));
+    }
+    format!("{method}\n\n\n{length}\n\n\n\n\n\n\n\n\n{own}{about}")
+}
+
+impl Service for Container {
+    fn name(&self) -> String {
+        format!("{}/{}", web::shown(&self.url), self.container)
+    }
+
+    fn max_object_bytes(&self) -> u64 {
+        MAX_OBJECT_BYTES
+    }
+
+    fn url(&self, path: &str) -> String {
+        self.at(&format!("/{}", web::encode_path(path)))
+    }
+
+    fn sign<'a>(&self, call: Call<'a>, _: &Digest) -> Call<'a> {
+        self.sign_at(call, jiff::Timestamp::now())
+    }
+
+    fn for_put<'a>(&self, call: Call<'a>) -> Call<'a> {
+        call.header("x-ms-blob-type", "BlockBlob")
+    }
+
+    /// The container, as BuildKit makes it.
+    fn parents(&self, _: &str) -> Vec<Call<'static>> {
+        Call::new("PUT", &self.at("?restype=container")).into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container() -> Container {
+        let auth = Auth::Key { account: "acc".into(), key: Secret::new(STANDARD.encode(b"key")) };
+        Container { url: "https://acc.blob.core.windows.net".into(), container: "c".into(), auth }
+    }
+
+    /// "Authorize with Shared Key", "Specifying the Authorization header": where each part stands.
+    #[test]
+    fn a_request_is_signed_in_the_order_that_the_service_reads_it_in() {
+        let container = container();
+        let open = || Err(std::io::ErrorKind::Other.into());
+        let body = kiln_image::http::Payload { size: 5, open: &open };
+        let call = Call::new("PUT", &container.url("blobs/sha256:0")).unwrap().body(body);
+        let now: jiff::Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        let call = container.sign_at(container.for_put(call), now);
+        insta::assert_snapshot!(string_to_sign(&call, "acc").replace('\n', "|"), @"PUT|||5|||||||||x-ms-blob-type:BlockBlob|x-ms-date:Sat, 21 Nov 2026 12:00:00 GMT|x-ms-version:2021-12-02|/acc/c/blobs/sha256%3A0");
+        let [make] = container.parents("x").try_into().unwrap();
+        assert!(string_to_sign(&make, "acc").ends_with("/acc/c\nrestype:container"));
+    }
+
+    #[test]
+    fn a_shared_access_signature_is_in_the_address_and_nowhere_else() {
+        let sas = Container { auth: Auth::Sas(Secret::new("sv=1&sig=CANARY")), ..container() };
+        assert_eq!(sas.url("a"), "https://acc.blob.core.windows.net/c/a?sv=1&sig=CANARY");
+        assert_eq!(
+            sas.at("?restype=container"),
+            "https://acc.blob.core.windows.net/c?restype=container&sv=1&sig=CANARY"
+        );
+        let call = Call::new("GET", &sas.url("a")).unwrap();
+        assert!(!format!("{sas:?} {call:?} {}", sas.name()).contains("CANARY"));
+    }
+}

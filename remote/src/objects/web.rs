@@ -1,0 +1,153 @@
+//! Objects by GET, HEAD and PUT: what all services over HTTP have in common.
+
+use std::fmt::Debug;
+use std::io::Read;
+
+use kiln_image::Digest;
+use kiln_image::http::{Answer, Call, HttpError, Payload};
+
+use super::{Object, Store};
+use crate::place::Access;
+use crate::{CacheError, InvalidSpec};
+
+/// What is special about a service.
+pub(super) trait Service: Send + Sync + Debug {
+    /// What people call the place.
+    fn name(&self) -> String;
+
+    /// The largest object that one request may write, in bytes.
+    fn max_object_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// The address of an object, encoded.
+    fn url(&self, path: &str) -> String;
+
+    /// Adds what proves who asks, when all else is in place; `body` is the digest of the request's.
+    fn sign<'a>(&self, call: Call<'a>, body: &Digest) -> Call<'a>;
+
+    /// Adds what a PUT needs.
+    fn for_put<'a>(&self, call: Call<'a>) -> Call<'a> {
+        call
+    }
+
+    /// Whether a refusal may mean that there is no such object.
+    fn hides_absence(&self) -> bool {
+        false
+    }
+
+    /// What must be there before an object: tried after a PUT that found it missing.
+    fn parents(&self, _path: &str) -> Vec<Call<'static>> {
+        Vec::new()
+    }
+
+    /// The request that makes an object young, if `head`, the answer about it, says that it is old.
+    fn touch(&self, _path: &str, _head: &Answer) -> Option<Call<'static>> {
+        None
+    }
+}
+
+/// A place that a service is.
+#[derive(Debug)]
+pub(super) struct Web<S> {
+    service: S,
+    access: Access,
+}
+
+impl<S: Service + 'static> Web<S> {
+    /// # Errors
+    /// The addresses are none of http or https.
+    pub(super) fn boxed(service: S, access: &Access) -> Result<Box<dyn Store>, InvalidSpec> {
+        Call::new("GET", &service.url("x")).map_err(|error| InvalidSpec::new(error.to_string()))?;
+        Ok(Box::new(Self { service, access: access.clone() }))
+    }
+
+    fn send(&self, call: Call<'_>, body: &Digest) -> Result<Answer, CacheError> {
+        let call = self.service.sign(call, body);
+        Ok(self.access.registry.http().call(&call, &self.access.cancel)?)
+    }
+
+    /// The answer about an object, if it is there.
+    fn ask(&self, method: &'static str, path: &str) -> Result<Option<Answer>, CacheError> {
+        let answer = self.send(Call::new(method, &self.service.url(path))?, &Digest::of(b""))?;
+        match answer.status() {
+            404 | 410 => Ok(None),
+            403 if self.service.hides_absence() && method == "HEAD" => Ok(None),
+            _ => Ok(Some(answer.success()?)),
+        }
+    }
+
+    fn write(&self, path: &str, object: &Object<'_>) -> Result<Answer, CacheError> {
+        let body = Payload { size: object.size, open: object.open };
+        let call = Call::new("PUT", &self.service.url(path))?.body(body);
+        self.send(self.service.for_put(call), &object.digest)
+    }
+}
+
+impl<S: Service + 'static> Store for Web<S> {
+    fn name(&self) -> String {
+        self.service.name()
+    }
+
+    fn get(&self, path: &str) -> Result<Option<Box<dyn Read + Send>>, CacheError> {
+        Ok(self.ask("GET", path)?.map(|answer| Box::new(answer) as Box<dyn Read + Send>))
+    }
+
+    fn size(&self, path: &str) -> Result<Option<u64>, CacheError> {
+        let Some(answer) = self.ask("HEAD", path)? else { return Ok(None) };
+        if let Some(call) = self.service.touch(path, &answer)
+            && let Err(error) = self.send(call, &Digest::of(b"")).and_then(|done| Ok(done.success()?))
+        {
+            tracing::debug!(%error, "the object is not made young");
+        }
+        Ok(answer.content_length())
+    }
+
+    fn put(&self, path: &str, object: &Object<'_>) -> Result<(), CacheError> {
+        let limit = self.service.max_object_bytes();
+        if object.size > limit {
+            return Err(CacheError::TooLarge { what: "layer", limit });
+        }
+        let mut answer = self.write(path, object)?;
+        // WebDAV says 409 (RFC 4918, 9.7.1), servers that think of files 404 or 403.
+        let parents =
+            if matches!(answer.status(), 403 | 404 | 409) { self.service.parents(path) } else { Vec::new() };
+        if !parents.is_empty() {
+            for parent in parents {
+                // Most are there already; what is really wrong, the next PUT says.
+                let made = self.send(parent, &Digest::of(b""))?;
+                tracing::debug!(status = made.status(), "parent");
+            }
+            answer = self.write(path, object)?;
+        }
+        let done: Result<_, HttpError> = answer.success();
+        done.map(drop).map_err(CacheError::from)
+    }
+}
+
+/// A path as an address has it: all but letters, digits, `-._~` and `/` escaped (RFC 3986, 2.3), which is what signatures
+/// are made of, too.
+pub(super) fn encode_path(path: &str) -> String {
+    path.bytes().fold(String::new(), |mut encoded, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+        encoded
+    })
+}
+
+/// An address without a slash at its end, and without user name and password, to be shown.
+pub(super) fn shown(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let end = rest.find('/').unwrap_or(rest.len());
+            let host = rest[..end].rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}{}", &rest[end..])
+        }
+        None => url.to_owned(),
+    }
+}
