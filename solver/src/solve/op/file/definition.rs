@@ -57,7 +57,7 @@ pub(super) fn key(step: &Step<'_>, file: &File, parent: &Snapshot) -> Result<Opt
 }
 
 /// Whether all images that the operation would look into are unpacked here.
-pub(super) fn is_at_hand(step: &Step<'_>, parent: &Snapshot) -> Result<bool, SolveError> {
+pub(in crate::solve::op) fn is_at_hand(step: &Step<'_>, parent: &Snapshot) -> Result<bool, SolveError> {
     let inputs = (1..step.inputs.len()).map(InputIndex).filter_map(|index| step.snapshot(index).ok());
     let mut seen = HashSet::new();
     for layer in inputs.flat_map(|snapshot| snapshot.layers).chain(parent.layers.iter().copied()) {

@@ -34,8 +34,10 @@ use kiln_image::ContentsDigest;
 use kiln_image::layer::{self, ExtractOptions};
 use kiln_sandbox::Usage;
 
+pub(super) use definition::is_at_hand;
 pub use error::CopyError;
-pub(super) use facts::facts_at;
+pub(super) use facts::{Part, facts_at, part_at};
+pub(super) use select::clean;
 
 use self::earlier::Earlier;
 use self::follow::Follower;
@@ -115,7 +117,12 @@ pub(super) fn materialize(
 pub(super) fn contents_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<ContentsDigest, SolveError> {
     let mut plan = LayerPlan::new(None);
     plan_materialized(&mut plan, tree, path, None)?;
-    Ok(Digests::of(&plan)?.contents)
+    Ok(contents_of(&plan, &Digests::of(&plan)?))
+}
+
+/// All that a process can see of a plan's files, with which of them are one file.
+fn contents_of(plan: &LayerPlan<'_>, digests: &Digests) -> ContentsDigest {
+    ContentsDigest(key_of(plan, digests, &Archives::Named(Vec::new()), &Snapshot::default()).0)
 }
 
 /// Copies `path` of `tree` into the existing, empty directory `target` of the host's; all of it is `owner`'s (user and
