@@ -102,14 +102,46 @@ fn a_mounted_part_of_a_stage_is_known_by_what_is_in_it() {
 }
 
 #[test]
-fn of_mounted_files_it_counts_which_are_one_file() {
-    let Some(project) = Project::new("mounted hard links") else { return };
+fn it_counts_which_files_are_one_file() {
+    let Some(project) = Project::new("hard links") else { return };
     let text = "FROM busybox AS make\nRUN mkdir /p && echo x > /p/a && cp /p/a /p/b\n\
-                FROM busybox\nRUN --mount=type=bind,from=make,source=/p,target=/p stat -c %h /p/a > /links\n";
+                FROM busybox AS mounts\nRUN --mount=type=bind,from=make,source=/p,target=/p stat -c %h /p/a > /links\n\
+                FROM busybox AS copies\nCOPY --from=make /p /copied\nRUN stat -c %h /copied/a > /links\n";
+    let build = |text: &str, target: &str| {
+        let steps = project.build(text, &["--target", target]);
+        (steps, project.shown("cat /links"))
+    };
+    let linked = text.replace("cp /p/a", "ln /p/a");
+    assert_eq!(build(text, "mounts"), ((2, 0), "1\n".into()));
+    assert_eq!(build(&linked, "mounts"), ((2, 0), "2\n".into()), "of what is mounted");
+    assert_eq!(build(text, "copies"), ((2, 1), "1\n".into()));
+    assert_eq!(build(&linked, "copies"), ((2, 1), "2\n".into()), "of what was copied");
+}
+
+#[test]
+fn an_archive_is_extracted_again_only_where_that_gives_something_else() {
+    let Some(project) = Project::new("archives") else { return };
+    let text = "FROM busybox\nRUN echo one > /installed\nADD a.tar /app/\n";
+    for name in ["lib/a", "lib/b"] {
+        project.context.write(name, name);
+    }
+    let tar = |owner: &str| {
+        let mut tar = std::process::Command::new("tar");
+        tar.args(["-cf", "a.tar", "--mtime=@0", owner, "lib"]).current_dir(project.context.path());
+        assert!(tar.status().unwrap().success());
+    };
+    tar("--owner=0");
     assert_eq!(project.build(text, &[]), (2, 0));
-    assert_eq!(project.shown("cat /links"), "1\n");
-    assert_eq!(project.build(&text.replace("cp /p/a", "ln /p/a"), &[]), (2, 0));
-    assert_eq!(project.shown("cat /links"), "2\n");
+    assert_eq!(project.build(text, &[]), (0, 2));
+    assert_eq!(project.build(&text.replace("one", "two"), &[]), (1, 1), "a change above");
+    assert_eq!(project.build(&text.replace("busybox", "debian"), &[]), (1, 1), "a new base");
+    assert_eq!(project.shown("cat /app/lib/a /app/lib/b"), "lib/alib/b");
+    let private = text.replace("echo one", "mkdir -m 700 /app; echo one");
+    assert_eq!(project.build(&private, &[]), (2, 0), "a directory on the way has another mode");
+    assert_eq!(project.shown("stat -c %a /app && cat /app/lib/a"), "700\nlib/a");
+    tar("--owner=1000");
+    assert_eq!(project.build(text, &[]), (1, 1), "another owner");
+    assert_eq!(project.shown("stat -c %u /app/lib/a"), "1000\n");
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub(super) fn key(step: &Step<'_>, file: &File, parent: &Snapshot) -> Result<Opt
         let mut planner = Planner { view: None, sources: &sources, archives: Archives::Named(Vec::new()) };
         // What is wrong with it is said where it is done.
         let Ok(plan) = planner.plan(&of_trees) else { return Ok(None) };
-        key.digest(&key_of(&plan, &Digests::of(&plan)?, &planner.archives, parent).0);
+        key.digest(&key_of(&Digests::of(&plan)?, &planner.archives, parent).0);
     }
     Ok(Some(key.finish()))
 }

@@ -7,7 +7,7 @@ use kiln_cache::{EntryKind, SourceTree};
 use kiln_image::{ContentsDigest, Digest};
 
 use super::place::{self, Data, LayerPlan};
-use super::{Archives, Digests, contents_of, plan_materialized, select};
+use super::{Archives, Digests, plan_materialized, select};
 use crate::explain::{self, Facts, FileFact};
 use crate::solve::op::Step;
 use crate::solve::{Snapshot, SolveError};
@@ -40,7 +40,7 @@ pub(in crate::solve::op) fn part_at(
     let mut plan = LayerPlan::new(None);
     plan_materialized(&mut plan, tree, path, None)?;
     let digests = Digests::of(&plan)?;
-    Ok(Some(Part { contents: contents_of(&plan, &digests), files: file_facts(&plan, &digests) }))
+    Ok(Some(Part { contents: digests.contents, files: file_facts(&plan, &digests) }))
 }
 
 /// What the key is made of, for explanations.
