@@ -120,9 +120,10 @@ impl SelectionDigest {
         Self(Encoder::new(b"kiln selection 2"))
     }
 
-    /// Adds `entry` as if it were at `path` and no hard link.
-    pub fn add(&mut self, path: &Path, entry: &Entry, of_bytes: Option<&Digest>) {
-        self.0.entry(path, entry, false, None, of_bytes);
+    /// Adds `entry` as if it were at `path`. Entries of the same `file` are names of one file.
+    pub fn add(&mut self, path: &Path, entry: &Entry, file: Option<usize>, of_bytes: Option<&Digest>) {
+        let link = file.map(|file| self.0.link((0, file as u64)));
+        self.0.entry(path, entry, false, link, of_bytes);
     }
 
     /// The digest of all that was added.
@@ -416,9 +417,15 @@ mod tests {
         let one = selection_digest(&[file("a", Some((1, 1))), file("b", Some((1, 2)))], &digests);
         let mut in_order = SelectionDigest::new();
         for (path, digest) in ["a", "b"].into_iter().zip(&digests) {
-            in_order.add(Path::new(path), &file("elsewhere", Some((1, 1))), digest.as_ref());
+            in_order.add(Path::new(path), &file("elsewhere", Some((1, 1))), None, digest.as_ref());
         }
         assert_eq!(one, in_order.finish());
+        let linked = [file("a", Some((1, 1))), file("b", Some((1, 1)))];
+        let mut in_order = SelectionDigest::new();
+        for path in ["a", "b"] {
+            in_order.add(Path::new(path), &file("elsewhere", None), Some(7), digests[0].as_ref());
+        }
+        assert_eq!(selection_digest(&linked, &[digests[0], digests[0]]), in_order.finish());
         let swapped = [digests[1], digests[0]];
         assert_eq!(one, selection_digest(&[file("b", None), file("a", None)], &swapped));
         assert_ne!(one, selection_digest(&[file("a", None), file("b", None)], &swapped));

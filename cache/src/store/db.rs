@@ -15,7 +15,7 @@ use super::error::StoreError;
 use super::migrate;
 
 /// The format of the database and of the directories beside it (`PRAGMA user_version`).
-pub(super) const FORMAT: u32 = 4;
+pub(super) const FORMAT: u32 = 5;
 /// Another process' transaction takes milliseconds; this long means it is stuck.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// 16 MB of log, should no settling thread ever live long enough to checkpoint.
@@ -174,6 +174,7 @@ impl Db {
                 transaction.execute_batch(SCHEMA).map_err(failed)?;
                 transaction.execute_batch(migrate::FORMAT_3).map_err(failed)?;
                 transaction.execute_batch(migrate::FORMAT_4).map_err(failed)?;
+                transaction.execute_batch(migrate::FORMAT_5).map_err(failed)?;
             } else {
                 migrate::migrate(&transaction, format).map_err(failed)?;
             }

@@ -50,6 +50,15 @@ CREATE INDEX mounts_unsettled ON mounts(name) WHERE settled = 0;
 UPDATE mounts SET used_at = made_at, settled = 1;
 ";
 
+/// What format 5 adds.
+pub(super) const FORMAT_5: &str = "
+CREATE TABLE definitions(
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    definition BLOB NOT NULL UNIQUE,
+    key BLOB NOT NULL
+);
+";
+
 /// Brings a database of format `from` up to date. The caller holds the store alone, and the transaction.
 pub(super) fn migrate(tx: &Connection, from: u32) -> rusqlite::Result<()> {
     if from < 3 {
@@ -67,6 +76,9 @@ pub(super) fn migrate(tx: &Connection, from: u32) -> rusqlite::Result<()> {
     }
     if from < 4 {
         tx.execute_batch(FORMAT_4)?;
+    }
+    if from < 5 {
+        tx.execute_batch(FORMAT_5)?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod builds;
 mod check;
 mod collect;
 mod db;
+mod definitions;
 mod details;
 mod draft;
 mod error;

@@ -51,7 +51,7 @@ ALTER TABLE blobs DROP COLUMN used_at;
 ALTER TABLE records DROP COLUMN used_at; ALTER TABLE records DROP COLUMN uses;
 ALTER TABLE mounts DROP COLUMN used_at; ALTER TABLE mounts DROP COLUMN uses; ALTER TABLE mounts DROP COLUMN size_bytes;
 ALTER TABLE mounts DROP COLUMN measured_at; ALTER TABLE mounts DROP COLUMN settled;
-DROP TABLE record_details; DROP TABLE removed; DROP TABLE builds;
+DROP TABLE record_details; DROP TABLE removed; DROP TABLE builds; DROP TABLE definitions;
 ALTER TABLE records ADD COLUMN log BLOB NOT NULL DEFAULT x'6f6c64206c6f67';
 PRAGMA user_version = 2;";
 
@@ -71,5 +71,7 @@ fn a_store_of_the_format_before_is_taken_over_with_its_records_and_logs() {
         assert_eq!(store.details(&key("a")).unwrap().unwrap().log, b"old log");
     }
     run_step(&opened[0], "b");
+    opened[0].define(&key("definition"), &key("b")).unwrap();
+    assert_eq!(opened[1].defined(&key("definition")).unwrap(), Some(key("b")));
     assert_sound(&opened[1]);
 }

@@ -124,6 +124,23 @@ pub enum PastOutcome {
     None,
 }
 
+impl PastStep {
+    /// How its command ended: 128 and the signal's number if by one. `None` for what is no command, or was not run.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self.outcome {
+            PastOutcome::Failed(code) => code,
+            PastOutcome::Cached | PastOutcome::Ran if self.is_command() => Some(0),
+            _ => None,
+        }
+    }
+
+    fn is_command(&self) -> bool {
+        let words = self.name.split_once("] ").map_or("", |(_, words)| words);
+        self.has_result
+            && words.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("RUN"))
+    }
+}
+
 impl PastBuild {
     /// How many of its steps were found, and how many there were that were found or run.
     pub fn hits(&self) -> (usize, usize) {
@@ -155,6 +172,11 @@ impl PastBuild {
                 }
             })
             .collect()
+    }
+
+    /// The exit code of the command that made it fail.
+    pub fn exit_code(&self) -> Option<i32> {
+        self.steps.iter().find_map(|step| step.exit_code().filter(|code| *code != 0))
     }
 
     pub(crate) fn step(&self, number: u32) -> Option<&PastStep> {
@@ -297,6 +319,17 @@ mod tests {
         assert_eq!(found("run make"), [3, 4]);
         assert_eq!(found("/src"), [2]);
         assert_eq!(found("9/9"), [0; 0]);
+    }
+
+    #[test]
+    fn a_command_that_was_found_or_ran_ended_well_and_a_copy_has_no_exit_code() {
+        let mut build = build();
+        let codes = |build: &PastBuild| build.steps.iter().map(PastStep::exit_code).collect::<Vec<_>>();
+        assert_eq!(codes(&build), [None, None, Some(0), None]);
+        assert_eq!(build.exit_code(), None);
+        build.steps[3].outcome = PastOutcome::Failed(Some(137));
+        assert_eq!(codes(&build), [None, None, Some(0), Some(137)]);
+        assert_eq!(build.exit_code(), Some(137));
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn list(builds: &[PastBuild], now: jiff::Timestamp) -> String {
             vec![
                 build.id.clone(),
                 name(build),
-                result(build).to_owned(),
+                ended(build),
                 human::ago(Some(&started(build)), now),
                 human::seconds(build.millis),
                 hits(build),
@@ -89,6 +89,14 @@ fn result(build: &PastBuild) -> &'static str {
         PastResult::Completed => "completed",
         PastResult::Failed => "failed",
         _ => "canceled",
+    }
+}
+
+/// The result, with the exit code where a command failed.
+fn ended(build: &PastBuild) -> String {
+    match (build.result, build.exit_code()) {
+        (PastResult::Failed, Some(code)) => format!("failed ({code})"),
+        _ => result(build).to_owned(),
     }
 }
 
@@ -129,7 +137,7 @@ fn inspect(build: &PastBuild, steps: &[(&PastStep, Option<Details>)]) -> String 
     line("Target:", build.target.as_deref().unwrap_or_default());
     line("Started:", &started(build));
     line("Duration:", &human::seconds(build.millis));
-    line("Result:", result(build));
+    line("Result:", &ended(build));
     line("Image:", build.image.as_deref().unwrap_or_default());
     line("Error:", build.error.as_deref().unwrap_or_default());
     line("Cached:", &hits(build));
@@ -169,6 +177,7 @@ struct BuildDocument<'a> {
     started: String,
     seconds: f64,
     result: PastResult,
+    exit_code: Option<i32>,
     context: &'a str,
     dockerfile: &'a str,
     target: Option<&'a str>,
@@ -187,6 +196,7 @@ impl<'a> BuildDocument<'a> {
             started: started(build),
             seconds: build.millis as f64 / 1000.0,
             result: build.result,
+            exit_code: build.exit_code(),
             context: &build.context,
             dockerfile: &build.dockerfile,
             target: build.target.as_deref(),
@@ -213,6 +223,7 @@ struct StepDocument<'a> {
     name: &'a str,
     line: Option<u32>,
     outcome: PastOutcome,
+    exit_code: Option<i32>,
     seconds: f64,
     cpu_seconds: Option<f64>,
     peak_memory_bytes: Option<u64>,
@@ -230,6 +241,7 @@ impl<'a> InspectDocument<'a> {
                 name: &step.name,
                 line: step.line,
                 outcome: step.outcome,
+                exit_code: step.exit_code(),
                 seconds: step.millis as f64 / 1000.0,
                 cpu_seconds: cost.map(|cost| cost.cpu.as_secs_f64()),
                 peak_memory_bytes: cost.map(|cost| cost.peak_memory_bytes),

@@ -37,18 +37,24 @@ fn show(history: &History, build: &PastBuild, step: &PastStep, has_head: bool) -
     if has_head {
         // Steps without a word are passed over.
         match &log {
-            Some(log) if log.is_empty() => return Ok(()),
+            Some(log) if log.is_empty() && !matches!(step.outcome, PastOutcome::Failed(_)) => return Ok(()),
             _ if step.outcome == PastOutcome::None => return Ok(()),
             _ => super::print(&format!("#{} {}\n", step.number, printable(&step.name)))?,
         }
     }
     match log {
-        Some(log) => print_log(&log),
-        None => {
-            let _ = writeln!(std::io::stderr(), "the log of {} is no longer there", printable(&step.name));
-            Ok(())
-        }
+        Some(log) => print_log(&log)?,
+        None => say(&format!("the log of {} is no longer there", printable(&step.name))),
     }
+    if let Some(code) = step.exit_code().filter(|code| *code != 0) {
+        say(&format!("exit code: {code}"));
+    }
+    Ok(())
+}
+
+/// What the step did not print itself.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// As it was printed; on a terminal harmless.

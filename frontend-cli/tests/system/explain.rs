@@ -405,7 +405,7 @@ fn past_builds_are_listed_and_their_logs_shown() {
         (rows[0][1].as_str(), rows[0][2].as_str(), rows[0][5].as_str()),
         ("named (one)", "completed", "1/2 (50%)")
     );
-    assert_eq!((rows[1][2].as_str(), rows[1][5].as_str()), ("failed", "0/2 (0%)"));
+    assert_eq!((rows[1][2].as_str(), rows[1][5].as_str()), ("failed (7)", "0/2 (0%)"));
     // The first step was cached in the second build; it says what it printed when it ran.
     assert_eq!(project.kiln.ok(here, &["logs", "echo printed"]).stdout, "printed\n");
     insta::assert_snapshot!(project.kiln.ok(here, &["logs", "^0"]).stdout, @r"
@@ -414,12 +414,14 @@ fn past_builds_are_listed_and_their_logs_shown() {
     #5 [3/3] RUN echo failing; exit 0
     failing
     ");
-    insta::assert_snapshot!(project.kiln.ok(here, &["logs", &rows[1][0]]).stdout, @r"
+    let of_failed = project.kiln.ok(here, &["logs", &rows[1][0]]);
+    insta::assert_snapshot!(of_failed.stdout, @r"
     #4 [2/3] RUN echo printed
     printed
     #5 [3/3] RUN echo failing; exit 7
     failing
     ");
+    assert_eq!(of_failed.stderr, "exit code: 7\n");
     let json: serde_json::Value =
         serde_json::from_str(&project.kiln.ok(here, &["builds", "inspect", "^1", "--format=json"]).stdout)
             .unwrap();
@@ -428,6 +430,9 @@ fn past_builds_are_listed_and_their_logs_shown() {
         json["steps"].as_array().unwrap().iter().filter(|step| step["outcome"]["failed"] == 7).count(),
         1
     );
+    assert_eq!(json["exitCode"], 7);
+    let codes: Vec<_> = json["steps"].as_array().unwrap().iter().map(|step| &step["exitCode"]).collect();
+    assert!(codes.contains(&&serde_json::json!(0)) && codes.contains(&&serde_json::json!(7)), "{codes:?}");
     let cost = json["steps"].as_array().unwrap().iter().find(|step| step["outcome"] == "ran").unwrap();
     assert!(cost["peakMemoryBytes"].as_u64().unwrap() > 0, "{cost}");
     project.kiln.ok(here, &["builds", "inspect"]).says("named");

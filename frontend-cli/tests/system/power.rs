@@ -85,14 +85,18 @@ fn after_a_power_cut_nothing_is_wrong_and_nobody_is_needed() {
         let told = disk.told();
         for cut in 0..CUTS.min(rounds - recording * CUTS) {
             let count = formatted + random.below(told.len() - formatted + 1);
-            let image = scratch.path().join("image");
+            // A file of its own for each cut: a loop device may outlive its mount.
+            let image = scratch.path().join(format!("image-{recording}-{cut}"));
             disk.after_cut(&told, count, &mut random, &image);
             // Where the file system itself is lost nothing can be said about the store.
             if !Mounted::is_sound(&image) {
                 broken += 1;
+                std::fs::remove_file(&image).unwrap();
                 continue;
             }
             let mounted = Mounted::new(&image);
+            // Gone with its mount.
+            std::fs::remove_file(&image).unwrap();
             let root = mounted.path().join("store");
             let place = format!("recording {recording}, cut {cut} after {count} of {}", told.len());
             let second = boot(1 + recording * CUTS + cut);

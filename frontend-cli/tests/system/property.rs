@@ -18,6 +18,8 @@ use crate::random::{Random, from_env};
 const PAIRS: u64 = 96;
 /// A project is edited so often before the next one.
 const EDITS: u64 = 24;
+/// A long run says after so many that it goes on.
+const REPORT: u64 = 200;
 
 #[test]
 fn a_cached_build_gives_what_a_build_from_nothing_gives() {
@@ -59,6 +61,9 @@ fn a_cached_build_gives_what_a_build_from_nothing_gives() {
                 cached.err(),
                 fresh.err()
             ),
+        }
+        if pair % REPORT == REPORT - 1 {
+            eprintln!("{} pairs", pair + 1);
         }
     }
     eprintln!("{pairs} pairs: {hits} steps found, {runs} run, {failures} Dockerfiles that fail");
@@ -274,7 +279,7 @@ fn instruction(random: &mut Random, stage: usize) -> String {
     let word = random.below(4);
     let source = random.pick(&["a.txt", "*.txt", "d", "d/one", "d/", ".", "run.sh", "lib", "?.txt"]);
     let flags = random.pick(&["", "", "", "--chmod=750 ", "--chown=1000:1000 ", "--link ", "--chmod=u+x "]);
-    match random.below(20) {
+    match random.below(22) {
         0..=3 => format!("COPY {flags}{source} {target}"),
         4 => format!("ADD {flags}{source} {target}"),
         5..=6 if stage > 0 => {
@@ -300,7 +305,16 @@ fn instruction(random: &mut Random, stage: usize) -> String {
         15 => format!("RUN cat {dir}/* > /tmp/all{word} 2>/dev/null || true"),
         16 => format!("RUN rm -rf {dir}/one {dir}/e || true"),
         17 => format!("RUN mkdir -p {dir}/new{word} && ln -sf ../a.txt {dir}/new{word}/link || true"),
-        18 => format!(
+        18..=19 if stage > 0 => {
+            let from = random.below(stage);
+            let source = random.pick(&["/d", "/tmp", "/bin/sh", "/etc"]);
+            format!(
+                "RUN --mount=type=bind,from=s{from},source={source},target=/m \
+                 find /m -type f -exec stat -c '%n %a %u:%g %s' {{}} + -exec cksum {{}} + | sort | head -40 > /tmp/part{word}"
+            )
+        }
+        18..=19 => format!("RUN cp {dir}/a.txt /tmp/kept{word} 2>/dev/null || true"),
+        20 => format!(
             "RUN find / -xdev -path /proc -prune -o -perm -100 -type f -print 2>/dev/null | sort | tail -5 > /tmp/x{word} || true"
         ),
         _ => format!("RUN echo $A $E0 $E1 $TOP $(id -u) $(pwd) > /tmp/env{word} || true"),

@@ -1,4 +1,8 @@
 //! RUN: a process on the input's root file system, whose changes are the new layer.
+//!
+//! Its key has of each bind mount what is at the mounted path, be it in a context or in a stage: a stage that changed
+//! elsewhere, or was made another way, changes nothing. A stage is looked into only where it is new: the store knows
+//! which key a step came to whose stages have the same layers.
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -9,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use kiln_cache::{
-    CacheMount, CacheMountRequest, Claim, Entry, LayerDraft, LayerTree, MountSharing, SourceTree as _,
+    CacheMount, CacheMountRequest, Claim, Entry, LayerDraft, LayerTree, MountSharing, SourceTree,
 };
 use kiln_image::{Digest, Platform};
 use kiln_parser::CacheSharing;
@@ -20,6 +24,7 @@ use kiln_sandbox::{
 use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
 
+use super::file::Part;
 use super::log::{Clip, Log};
 use super::secrets::{Leak, Masked, Shown};
 use super::{Made, Step, file};
@@ -73,44 +78,109 @@ impl Executor for Sandbox {
 /// Runs an exec vertex.
 pub(super) fn run(step: &Step<'_>, exec: &Exec) -> Result<Output, SolveError> {
     let root = step.snapshot(InputIndex(0))?;
-    let mounted = mounted_contents(step, exec)?;
-    let key = exec_key(exec, &step.vertex.platform, &root, &mounted);
-    step.find_or_make(key, None, &root, &|| facts(step, exec, &root), |claim| make(step, exec, &root, claim))
+    let mut contents = contents_of_mounts(step, exec)?;
+    let mut parts = Vec::new();
+    let mut key = exec_key(exec, &step.vertex.platform, &root, &contents);
+    let mut definition = None;
+    if mounts_of_inputs(exec).any(|mount| mount.stage_part(step).is_some()) {
+        definition = Some(key);
+        key = match step.solver.store.defined(&key)? {
+            Some(known) => known,
+            None => {
+                if !file::is_at_hand(step, &Snapshot::default())?
+                    && let Some(output) = step.import(&key, &root)
+                {
+                    return Ok(output);
+                }
+                parts = look_at_parts(step, exec)?;
+                for (contents, part) in contents.iter_mut().zip(&parts) {
+                    if let Some(part) = part {
+                        *contents = MountContents::Selection(part.contents);
+                    }
+                }
+                let found = exec_key(exec, &step.vertex.platform, &root, &contents);
+                if step.forecast.is_none() {
+                    step.solver.store.define(&key, &found)?;
+                }
+                found
+            }
+        };
+    }
+    let facts = || facts(step, exec, &root, &parts);
+    step.find_or_make(key, definition, &root, &facts, |claim| make(step, exec, &root, claim))
 }
 
-/// What the key is made of, for explanations.
-fn facts(step: &Step<'_>, exec: &Exec, root: &Snapshot) -> Facts {
-    let mut facts = Facts::of_exec(exec, &step.vertex.platform, root);
-    for mount in &exec.mounts {
-        let (input, source) = match &mount.kind {
-            ExecMountKind::Bind { input, source, .. } => (input, source),
-            ExecMountKind::Cache { seed: Some((input, source)), .. } => (input, source),
-            _ => continue,
-        };
-        match step.inputs.get(input.0) {
-            Some(Output::Snapshot(snapshot)) => facts.add_mounted_root(&mount.target, snapshot),
-            Some(Output::Tree(tree)) => {
-                facts.add_mounted_files(&mount.target, file::facts_at(tree, source).unwrap_or_default());
+/// A mount that shows an input, or begins as one.
+struct InputMount<'a> {
+    target: &'a str,
+    input: InputIndex,
+    source: &'a str,
+}
+
+/// In the order of `exec.mounts`.
+fn mounts_of_inputs(exec: &Exec) -> impl Iterator<Item = InputMount<'_>> {
+    exec.mounts.iter().filter_map(|mount| match &mount.kind {
+        ExecMountKind::Bind { input, source, .. }
+        | ExecMountKind::Cache { seed: Some((input, source)), .. } => {
+            Some(InputMount { target: &mount.target, input: *input, source })
+        }
+        _ => None,
+    })
+}
+
+impl InputMount<'_> {
+    /// The stage, if it shows a part of one. All of a stage is known by its layers well enough.
+    fn stage_part<'s>(&self, step: &'s Step<'_>) -> Option<&'s Snapshot> {
+        match step.inputs.get(self.input.0) {
+            Some(Output::Snapshot(snapshot)) if !file::clean(self.source).as_os_str().is_empty() => {
+                Some(snapshot)
             }
-            None => {}
+            _ => None,
+        }
+    }
+}
+
+/// What is at the paths of stages that are mounted, in the order of [`mounts_of_inputs`]; `None` for other mounts, and
+/// where there is nothing (which is said when it is mounted).
+fn look_at_parts(step: &Step<'_>, exec: &Exec) -> Result<Vec<Option<Part>>, SolveError> {
+    let look = |mount: InputMount<'_>| {
+        let Some(stage) = mount.stage_part(step) else { return Ok(None) };
+        let tree: Arc<dyn SourceTree> = Arc::new(layers::tree(step.solver, stage)?);
+        file::part_at(&tree, mount.source)
+    };
+    mounts_of_inputs(exec).map(look).collect()
+}
+
+/// What the key is made of, for explanations. `parts` are those that were looked at, if any.
+fn facts(step: &Step<'_>, exec: &Exec, root: &Snapshot, parts: &[Option<Part>]) -> Facts {
+    let mut facts = Facts::of_exec(exec, &step.vertex.platform, root);
+    let looked;
+    let parts = if parts.is_empty() {
+        looked = look_at_parts(step, exec).unwrap_or_default();
+        &looked
+    } else {
+        parts
+    };
+    for (index, mount) in mounts_of_inputs(exec).enumerate() {
+        match (step.inputs.get(mount.input.0), parts.get(index)) {
+            (_, Some(Some(part))) => facts.add_mounted_files(mount.target, part.files.clone()),
+            (Some(Output::Snapshot(snapshot)), _) => facts.add_mounted_root(mount.target, snapshot),
+            (Some(Output::Tree(tree)), _) => {
+                facts.add_mounted_files(mount.target, file::facts_at(tree, mount.source).unwrap_or_default());
+            }
+            (None, _) => {}
         }
     }
     facts
 }
 
-/// What the key says of mounted inputs: of a context only the part that is mounted.
-fn mounted_contents(step: &Step<'_>, exec: &Exec) -> Result<Vec<MountContents>, SolveError> {
-    exec.mounts
-        .iter()
-        .filter_map(|mount| match &mount.kind {
-            ExecMountKind::Bind { input, source, .. } => Some((input, source)),
-            ExecMountKind::Cache { seed: Some((input, source)), .. } => Some((input, source)),
-            _ => None,
-        })
-        .map(|(input, source)| match step.inputs.get(input.0) {
+/// What is mounted: of a context the part that is mounted, of a stage its layers.
+fn contents_of_mounts(step: &Step<'_>, exec: &Exec) -> Result<Vec<MountContents>, SolveError> {
+    mounts_of_inputs(exec)
+        .map(|mount| match step.inputs.get(mount.input.0) {
             Some(Output::Snapshot(snapshot)) => Ok(MountContents::Snapshot(snapshot.clone())),
-            Some(Output::Tree(tree)) => Ok(MountContents::Selection(file::contents_at(tree, source)?)),
-            None => Err(SolveError::MissingInput { what: "input", name: input.0.to_string() }),
+            Some(Output::Tree(tree)) => Ok(MountContents::Selection(file::contents_at(tree, mount.source)?)),
+            None => Err(SolveError::MissingInput { what: "input", name: mount.input.0.to_string() }),
         })
         .collect()
 }
@@ -380,8 +450,7 @@ impl Prepared {
         match step.inputs.get(input.0) {
             Some(Output::Snapshot(snapshot)) => {
                 step.solver.ensure_layers(snapshot)?;
-                let subpath = source.trim_start_matches('/').into();
-                Ok((layers::paths(step.solver, snapshot), subpath))
+                Ok((layers::paths(step.solver, snapshot), file::clean(source)))
             }
             // The process must see the filtered tree, and must not reach the user's own files: it sees a layer.
             Some(Output::Tree(tree)) => {

@@ -51,13 +51,13 @@ pub(super) fn key(step: &Step<'_>, file: &File, parent: &Snapshot) -> Result<Opt
         let mut planner = Planner { view: None, sources: &sources, archives: Archives::Named(Vec::new()) };
         // What is wrong with it is said where it is done.
         let Ok(plan) = planner.plan(&of_trees) else { return Ok(None) };
-        key.digest(&key_of(&plan, &Digests::of(&plan)?, &planner.archives, parent).0);
+        key.digest(&key_of(&Digests::of(&plan)?, &planner.archives, parent).0);
     }
     Ok(Some(key.finish()))
 }
 
 /// Whether all images that the operation would look into are unpacked here.
-pub(super) fn is_at_hand(step: &Step<'_>, parent: &Snapshot) -> Result<bool, SolveError> {
+pub(in crate::solve::op) fn is_at_hand(step: &Step<'_>, parent: &Snapshot) -> Result<bool, SolveError> {
     let inputs = (1..step.inputs.len()).map(InputIndex).filter_map(|index| step.snapshot(index).ok());
     let mut seen = HashSet::new();
     for layer in inputs.flat_map(|snapshot| snapshot.layers).chain(parent.layers.iter().copied()) {

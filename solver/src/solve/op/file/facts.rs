@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_cache::{EntryKind, SourceTree};
-use kiln_image::Digest;
+use kiln_image::{ContentsDigest, Digest};
 
 use super::place::{self, Data, LayerPlan};
-use super::{Archives, Digests, plan_materialized};
+use super::{Archives, Digests, plan_materialized, select};
 use crate::explain::{self, Facts, FileFact};
 use crate::solve::op::Step;
 use crate::solve::{Snapshot, SolveError};
@@ -21,6 +21,26 @@ pub(in crate::solve::op) fn facts_at(
     plan_materialized(&mut plan, tree, path, None)?;
     let digests = Digests::of(&plan)?;
     Ok(file_facts(&plan, &digests))
+}
+
+/// What a process sees at a path of a tree.
+pub(in crate::solve::op) struct Part {
+    pub(in crate::solve::op) contents: ContentsDigest,
+    pub(in crate::solve::op) files: Vec<FileFact>,
+}
+
+/// What is at `path` in `tree`, links followed; `None` if there is nothing.
+pub(in crate::solve::op) fn part_at(
+    tree: &Arc<dyn SourceTree>,
+    path: &str,
+) -> Result<Option<Part>, SolveError> {
+    if tree.entry(&tree.resolve(&select::clean(path))?)?.is_none() {
+        return Ok(None);
+    }
+    let mut plan = LayerPlan::new(None);
+    plan_materialized(&mut plan, tree, path, None)?;
+    let digests = Digests::of(&plan)?;
+    Ok(Some(Part { contents: digests.contents, files: file_facts(&plan, &digests) }))
 }
 
 /// What the key is made of, for explanations.

@@ -34,8 +34,10 @@ use kiln_image::ContentsDigest;
 use kiln_image::layer::{self, ExtractOptions};
 use kiln_sandbox::Usage;
 
+pub(super) use definition::is_at_hand;
 pub use error::CopyError;
-pub(super) use facts::facts_at;
+pub(super) use facts::{Part, facts_at, part_at};
+pub(super) use select::clean;
 
 use self::earlier::Earlier;
 use self::follow::Follower;
@@ -69,21 +71,45 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
         Planner { view: view.as_ref(), sources: &sources, archives: Archives::Named(Vec::new()) };
     let plan = planner.plan(file)?;
     let digests = Digests::of(&plan)?;
-    let key = key_of(&plan, &digests, &planner.archives, &parent);
+    let key = key_of(&digests, &planner.archives, &parent);
     let facts = || facts::facts(step, &plan, &digests, &planner.archives, &parent);
-    step.find_or_make(key, definition, &parent, &facts, |_| {
-        let archives = match &planner.archives {
-            Archives::Named(named) if !named.is_empty() => named,
-            _ => return make(step, &plan, Some((&digests, format!("{:?}", file.actions)))),
-        };
-        // What is in the archives decides what they replace, so the plan is made again with them.
+    let archives = match &planner.archives {
+        Archives::Named(named) if !named.is_empty() => named,
+        _ => {
+            return step.find_or_make(key, definition, &parent, &facts, |_| {
+                make(step, &plan, Some((&digests, format!("{:?}", file.actions))))
+            });
+        }
+    };
+    // What is in the archives decides what they replace, so the plan is made again with them; on which parents it comes
+    // to the same is remembered.
+    let extract = || -> Result<_, SolveError> {
         let unpacked = unpack(step, archives)?;
-        let mut planner = Planner {
-            view: view.as_ref(),
-            sources: &sources,
-            archives: Archives::Unpacked(unpacked.iter().map(|archive| Arc::clone(&archive.tree)).collect()),
+        let trees = unpacked.iter().map(|archive| Arc::clone(&archive.tree)).collect();
+        let mut planner =
+            Planner { view: view.as_ref(), sources: &sources, archives: Archives::Unpacked(trees) };
+        let plan = planner.plan(file)?;
+        let digests = Digests::of(&plan)?;
+        Ok((unpacked, plan, digests))
+    };
+    let (key, extracted) = match step.solver.store.defined(&key)? {
+        Some(known) => (known, None),
+        // Nothing is written then.
+        None if step.forecast.is_some() => (key, None),
+        None => {
+            let extracted = extract()?;
+            let found = key_of(&extracted.2, &Archives::Named(Vec::new()), &Snapshot::default());
+            step.solver.store.define(&key, &found)?;
+            (found, Some(extracted))
+        }
+    };
+    step.find_or_make(key, definition, &parent, &facts, |_| {
+        let (_unpacked, plan, digests) = match extracted {
+            Some(extracted) => extracted,
+            None => extract()?,
         };
-        make(step, &planner.plan(file)?, None)
+        let made = make(step, &plan, None)?;
+        Ok(Made { contents: Some(digests.contents), ..made })
     })
 }
 
@@ -98,7 +124,7 @@ pub(super) fn materialize(
     let inside = plan_materialized(&mut plan, tree, path, None)?;
     plan.finish()?;
     let digests = Digests::of(&plan)?;
-    let key = key_of(&plan, &digests, &Archives::Named(Vec::new()), &Snapshot::default());
+    let key = key_of(&digests, &Archives::Named(Vec::new()), &Snapshot::default());
     let mut on_wait = |_: kiln_cache::Wait<'_>| {};
     let record = match step.solver.store.find_or_claim(&key, &mut on_wait, &step.solver.cancel)? {
         Lookup::Found(record) => record,
@@ -207,19 +233,9 @@ fn space_of(plan: &LayerPlan<'_>, earlier: Option<&Earlier>) -> Space {
     space
 }
 
-fn key_of(plan: &LayerPlan<'_>, digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey {
+fn key_of(digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey {
     let mut key = KeyHasher::new("file");
     key.contents(&digests.contents);
-    // Which files are one file is not in the contents digest of a selection. A file with names elsewhere is like any.
-    let mut first_of_group: HashMap<usize, &Path> = HashMap::new();
-    for (path, node) in plan.nodes() {
-        if let Some(group) = node.link_group() {
-            let first = *first_of_group.entry(group).or_insert(path);
-            if first != path {
-                key.bytes(path.as_os_str().as_encoded_bytes()).bytes(first.as_os_str().as_encoded_bytes());
-            }
-        }
-    }
     if let Archives::Named(named) = archives
         && !named.is_empty()
     {
@@ -509,8 +525,8 @@ impl Digests {
         }
         let mut contents = SelectionDigest::new();
         for ((path, node), digest) in plan.nodes().zip(&files) {
-            // Names of inodes are not contents.
-            contents.add(path, &node.entry, digest.as_ref());
+            // Inodes' numbers are not contents; which files are one file is. A file with names elsewhere is like any.
+            contents.add(path, &node.entry, node.link_group(), digest.as_ref());
         }
         Ok(Self { contents: contents.finish(), files })
     }

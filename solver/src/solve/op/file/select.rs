@@ -28,7 +28,7 @@ pub(super) struct WithParents {
 }
 
 /// A path as seen from the root of its tree: relative, without `.`; `..` stops at the root (FEATURES CP4).
-pub(super) fn clean(path: &str) -> PathBuf {
+pub(in crate::solve::op) fn clean(path: &str) -> PathBuf {
     let mut clean = PathBuf::new();
     for component in Path::new(path).components() {
         match component {
