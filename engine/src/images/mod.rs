@@ -1,6 +1,7 @@
 //! The commands on images: pull, push, list, inspect, history, tag, remove, save, load.
 
 mod archive;
+mod attested;
 mod inspect;
 mod layers;
 mod pull;

@@ -201,4 +201,4 @@ pub(crate) fn is_symbolic_mode(text: &str) -> bool {
 }
 
 pub use layers::{LayerBlob, Pulls};
-pub use schedule::needed;
+pub use schedule::{inputs_of, needed};

@@ -18,7 +18,7 @@ use kiln_cache::{Claim, ContextTree, Cost, Lookup, NewRecord, Record, StepKey};
 
 use super::Step;
 use super::source::timed;
-use crate::git_url::is_commit;
+use crate::git_url::{is_commit, redacted};
 use crate::graph::{GitSource, GitTimes};
 use crate::solve::key::KeyHasher;
 use crate::solve::{Download, Outcome, Output, SolveError};
@@ -48,7 +48,7 @@ pub(super) fn fetch(step: &Step<'_>, source: &GitSource) -> Result<Output, Solve
         return Err(SolveError::MissingInput { what: "git tree", name: remote.shown });
     };
     step.solver.journal.downloaded(Download::Git {
-        remote: remote.shown.clone(),
+        remote: redacted(&source.remote),
         reference: source.reference.clone(),
         object: wanted.object,
     });

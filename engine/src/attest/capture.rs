@@ -1,0 +1,219 @@
+//! What a build took in: what its provenance tells. Addresses are without passwords, secrets without values.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::path::Path;
+use std::time::SystemTime;
+
+use kiln_image::{Digest, ImageRef, Platform};
+use kiln_solver::git_url::redacted;
+use kiln_solver::graph::{ExecMountKind, GitSource, NetworkMode, Op, Source};
+use kiln_solver::plan::{Plan, PlanRequest};
+use kiln_solver::solve::Download;
+
+use super::purl;
+use crate::bases::ResolvedBase;
+use crate::build::ContextSource;
+use crate::context::{Origin, Prepared};
+use crate::session::Session;
+use crate::{Error, ErrorKind};
+
+/// What is noted of a build before its first step.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(super) started: SystemTime,
+    /// The request's arguments by BuildKit's names, such as `build-arg:NAME`.
+    pub(super) arguments: BTreeMap<String, String>,
+    pub(super) dockerfile: Vec<u8>,
+    /// Without the directories before it.
+    pub(super) dockerfile_name: String,
+    /// Of a context that was fetched.
+    context: Option<Origin>,
+    /// The contexts that were fetched.
+    origins: HashMap<String, Origin>,
+    pub(crate) bases: Vec<ResolvedBase>,
+}
+
+impl Request {
+    pub(crate) fn of(session: &Session<'_>, prepared: &Prepared, plan: &PlanRequest) -> Self {
+        let build = session.build;
+        let mut arguments = BTreeMap::new();
+        for (name, value) in &plan.build_args {
+            arguments.insert(format!("build-arg:{name}"), redacted(value));
+        }
+        for (name, value) in &plan.labels {
+            arguments.insert(format!("label:{name}"), redacted(value));
+        }
+        let mut add = |name: &str, value: Option<String>| {
+            arguments.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        add("target", plan.target.clone());
+        let stages = plan.no_cache_stages.join(",");
+        add("no-cache", (plan.no_cache || !stages.is_empty()).then_some(stages));
+        add(
+            "force-network-mode",
+            match plan.network {
+                NetworkMode::Default => None,
+                NetworkMode::Host => Some("host".to_owned()),
+                NetworkMode::None => Some("none".to_owned()),
+            },
+        );
+        add("shm-size", plan.shm_bytes.map(|bytes| bytes.to_string()));
+        let name = Path::new(&prepared.dockerfile_name).file_name();
+        Self {
+            started: SystemTime::now(),
+            arguments,
+            dockerfile: prepared.dockerfile.clone(),
+            dockerfile_name: name
+                .map_or_else(|| "Dockerfile".into(), |name| name.to_string_lossy().into_owned()),
+            context: match &build.context {
+                ContextSource::Url(_) => prepared.origins.get(MAIN).cloned(),
+                _ => None,
+            },
+            origins: prepared.origins.clone(),
+            bases: Vec::new(),
+        }
+    }
+}
+
+/// A thing that went into an image, by its address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Material {
+    pub(super) uri: String,
+    /// Algorithm and value in hex.
+    pub(super) digest: (&'static str, String),
+}
+
+/// What went into one image.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Capture {
+    /// Images, then repositories, then files, each sorted.
+    pub(super) materials: Vec<Material>,
+    /// Where the Dockerfile came from, if that was fetched.
+    pub(super) config_source: Option<Material>,
+    /// Contexts of the machine's own.
+    pub(super) locals: BTreeSet<String>,
+    /// Ids, and whether a step fails without.
+    pub(super) secrets: BTreeMap<String, bool>,
+    pub(super) ssh: BTreeMap<String, bool>,
+    /// A step could reach the network.
+    pub(super) has_network: bool,
+}
+
+impl Capture {
+    pub(super) fn of(request: &Request, plan: &Plan, downloads: &[Download]) -> Result<Self, Error> {
+        let mut capture = Self::default();
+        let fetched = Fetched(downloads);
+        let (mut images, mut git, mut http) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        match &request.context {
+            Some(origin) => {
+                let material = fetched.origin(origin)?;
+                capture.config_source = Some(material.clone());
+                if matches!(origin, Origin::Git(_)) { &mut git } else { &mut http }.insert(material);
+            }
+            None => _ = capture.locals.insert("dockerfile".to_owned()),
+        }
+        for vertex in plan.graph.node_weights() {
+            match &vertex.op {
+                Op::Source(Source::Image { reference, manifest }) => {
+                    images.insert(image(request, reference, manifest, &vertex.platform));
+                }
+                Op::Source(Source::Http { url, checksum }) => {
+                    http.insert(fetched.file(url, checksum.as_ref())?);
+                }
+                Op::Source(Source::Git(source)) => _ = git.insert(fetched.git(source)?),
+                Op::Source(Source::Context { name }) => match request.origins.get(name) {
+                    Some(Origin::Git(source)) => _ = git.insert(fetched.git(source)?),
+                    Some(Origin::Url(url)) => _ = http.insert(fetched.file(url, None)?),
+                    None => _ = capture.locals.insert(name.clone()),
+                },
+                Op::Exec(exec) => {
+                    capture.has_network |= exec.network != NetworkMode::None;
+                    for mount in &exec.mounts {
+                        let (known, id, required) = match &mount.kind {
+                            ExecMountKind::Secret { id, required, .. } => {
+                                (&mut capture.secrets, id, required)
+                            }
+                            ExecMountKind::Ssh { id, required, .. } => (&mut capture.ssh, id, required),
+                            _ => continue,
+                        };
+                        *known.entry(id.clone()).or_default() |= required;
+                    }
+                }
+                _ => {}
+            }
+        }
+        capture.materials = images.into_iter().chain(git).chain(http).collect();
+        Ok(capture)
+    }
+
+    /// Whether everything that went in is known by a digest.
+    pub(super) fn is_complete(&self) -> bool {
+        self.locals.is_empty()
+    }
+}
+
+/// An image by the digest of what its name stood for.
+fn image(request: &Request, reference: &ImageRef, manifest: &Digest, platform: &Platform) -> Material {
+    let is_it = |base: &&ResolvedBase| base.manifest == *manifest && base.image == *reference;
+    let found = request.bases.iter().find(is_it);
+    let kind = if found.is_some_and(|base| base.is_layout) { "oci" } else { "docker" };
+    let platform = found.map_or(platform, |base| &base.platform);
+    let digest = found.map_or(manifest, |base| &base.digest);
+    Material { uri: purl::of_image(kind, reference, platform), digest: ("sha256", digest.hex()) }
+}
+
+/// What the build fetched by address.
+struct Fetched<'a>(&'a [Download]);
+
+impl Fetched<'_> {
+    fn origin(&self, origin: &Origin) -> Result<Material, Error> {
+        match origin {
+            Origin::Git(source) => self.git(source),
+            Origin::Url(url) => self.file(url, None),
+        }
+    }
+
+    fn git(&self, source: &GitSource) -> Result<Material, Error> {
+        let wanted = redacted(&source.remote);
+        let object = self.0.iter().find_map(|download| match download {
+            Download::Git { remote, reference, object }
+                if *remote == wanted && *reference == source.reference =>
+            {
+                Some(object.clone())
+            }
+            _ => None,
+        });
+        let object = object.ok_or_else(|| lost(&wanted))?;
+        let uri = match source.reference.as_str() {
+            "" => wanted,
+            reference => format!("{wanted}#{reference}"),
+        };
+        let algorithm = if object.len() == 64 { "sha256" } else { "sha1" };
+        Ok(Material { uri, digest: (algorithm, object) })
+    }
+
+    fn file(&self, url: &str, checksum: Option<&Digest>) -> Result<Material, Error> {
+        let uri = redacted(url);
+        let digest = match checksum {
+            Some(checksum) => *checksum,
+            None => {
+                let path = self.0.iter().find_map(|download| match download {
+                    Download::File { url, path } if *url == uri => Some(path),
+                    _ => None,
+                });
+                let path = path.ok_or_else(|| lost(&uri))?;
+                let hashed = File::open(path).and_then(|mut file| Digest::of_reader(&mut file));
+                hashed.map_err(|error| Error::io(path, error))?
+            }
+        };
+        Ok(Material { uri, digest: ("sha256", digest.hex()) })
+    }
+}
+
+fn lost(address: &str) -> Error {
+    Error::new(ErrorKind::Environment, format!("internal: it is not known what {address} was"))
+}
+
+/// The name of the build context among the contexts.
+const MAIN: &str = "context";
