@@ -217,3 +217,38 @@ fn lost(address: &str) -> Error {
 
 /// The name of the build context among the contexts.
 const MAIN: &str = "context";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_is_known_by_its_commit_and_without_its_password() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let remote = "https://me:CANARY@host/r.git";
+        let fetched = [Download::Git {
+            remote: redacted(remote),
+            reference: "main".to_owned(),
+            object: commit.to_owned(),
+        }];
+        let source = GitSource { remote: remote.into(), reference: "main".into(), ..GitSource::default() };
+        let material = Fetched(&fetched).git(&source).unwrap();
+        assert_eq!(material.uri, "https://xxxxx:xxxxx@host/r.git#main");
+        assert_eq!(material.digest, ("sha1", commit.to_owned()));
+        assert!(Fetched(&[]).git(&source).is_err());
+    }
+
+    #[test]
+    fn a_download_is_known_by_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "bytes").unwrap();
+        let url = "https://CANARY@host/f";
+        let fetched = [Download::File { url: redacted(url), path }];
+        let material = Fetched(&fetched).file(url, None).unwrap();
+        assert_eq!(material.uri, "https://xxxxx@host/f");
+        assert_eq!(material.digest.1, Digest::of(b"bytes").hex());
+        let other = Digest::of(b"other");
+        assert_eq!(Fetched(&[]).file(url, Some(&other)).unwrap().digest.1, other.hex());
+    }
+}

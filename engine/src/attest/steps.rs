@@ -178,3 +178,63 @@ fn platform(platform: &Platform) -> Value {
     }
     json
 }
+
+#[cfg(test)]
+mod tests {
+    use kiln_parser::Span;
+    use kiln_solver::graph::{CacheUse, InputIndex, Vertex};
+
+    use super::*;
+
+    fn vertex(op: Op, line: u32) -> Vertex {
+        let span = Span { line, end_line: line, ..Span::default() };
+        let (name, created_by) = (String::new(), String::new());
+        Vertex { op, name, span: Some(span), created_by, cache: CacheUse::Any, platform: Platform::host() }
+    }
+
+    fn run(words: &[&str]) -> Exec {
+        let texts = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        Exec {
+            argv: texts(words),
+            env: texts(&["A=b"]),
+            build_args: Vec::new(),
+            unkeyed_env: texts(&["HTTPS_PROXY=http://me:CANARY@proxy"]),
+            cwd: "/".to_owned(),
+            user: String::new(),
+            mounts: vec![ExecMount {
+                target: String::new(),
+                kind: ExecMountKind::Secret {
+                    id: "token".to_owned(),
+                    env: Some("TOKEN".to_owned()),
+                    required: true,
+                    mode: 0o400,
+                    uid: 0,
+                    gid: 0,
+                },
+            }],
+            network: NetworkMode::None,
+            insecure: false,
+            hostname: String::new(),
+            extra_hosts: Vec::new(),
+            shm_bytes: None,
+            ulimits: Vec::new(),
+            scripts: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn steps_stand_behind_what_they_start_from_and_show_no_password() {
+        let mut graph = Graph::new();
+        let step = run(&["curl", "https://me:CANARY@host/f"]);
+        let step = graph.add_node(vertex(Op::Exec(Box::new(step)), 2));
+        let base = graph.add_node(vertex(Op::Source(Source::Scratch), 1));
+        graph.add_edge(step, base, InputIndex(0));
+        let steps = Steps::of(&graph, step);
+        assert_eq!(steps.definition[1]["inputs"], json!(["step0:0"]));
+        let exec = &steps.definition[1]["op"]["Op"]["exec"];
+        assert_eq!(exec["secretenv"], json!([{"ID": "token", "name": "TOKEN", "optional": false}]));
+        assert_eq!((&exec["network"], &exec["mounts"][0]["dest"]), (&json!(2), &json!("/")));
+        assert_eq!(steps.locations["step1"]["locations"][0]["ranges"][0]["start"]["line"], 2);
+        assert!(!Value::from(steps.definition).to_string().contains("CANARY"));
+    }
+}
