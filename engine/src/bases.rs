@@ -28,8 +28,6 @@ pub(crate) struct ResolvedBase {
     pub(crate) manifest: Digest,
     /// Of what the name pointed at.
     pub(crate) digest: Digest,
-    /// It is of a layout on this machine, and the name is made up.
-    pub(crate) is_layout: bool,
 }
 
 type Resolved = Result<(BaseImage, ImageOrigin), Arc<Error>>;
@@ -79,15 +77,8 @@ impl<'a> Bases<'a> {
             .iter()
             .filter_map(|((image, platform), resolved)| {
                 let (base, _) = resolved.as_ref().ok()?;
-                let is_layout = self.layouts.contains_key(image);
                 let (image, platform) = (image.clone(), platform.clone());
-                Some(ResolvedBase {
-                    image,
-                    platform,
-                    manifest: base.manifest,
-                    digest: base.digest,
-                    is_layout,
-                })
+                Some(ResolvedBase { image, platform, manifest: base.manifest, digest: base.digest })
             })
             .collect();
         found.sort_by_key(|base| (base.image.to_string(), base.platform.clone()));

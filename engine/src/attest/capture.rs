@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::git_url::redacted;
 use kiln_solver::graph::{ExecMountKind, GitSource, NetworkMode, Op, Source};
-use kiln_solver::plan::{Plan, PlanRequest};
+use kiln_solver::plan::{NamedContext, Plan, PlanRequest};
 use kiln_solver::solve::Download;
 
 use super::purl;
@@ -19,9 +19,9 @@ use crate::session::Session;
 use crate::{Error, ErrorKind};
 
 /// What is noted of a build before its first step.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Request {
-    pub(super) started: SystemTime,
+    pub(super) started: Option<SystemTime>,
     /// The request's arguments by BuildKit's names, such as `build-arg:NAME`.
     pub(super) arguments: BTreeMap<String, String>,
     pub(super) dockerfile: Vec<u8>,
@@ -31,6 +31,8 @@ pub(crate) struct Request {
     context: Option<Origin>,
     /// The contexts that were fetched.
     origins: HashMap<String, Origin>,
+    /// The contexts that are images of layouts, by the names that were made up for these.
+    layouts: HashMap<ImageRef, String>,
     pub(crate) bases: Vec<ResolvedBase>,
 }
 
@@ -59,9 +61,13 @@ impl Request {
             },
         );
         add("shm-size", plan.shm_bytes.map(|bytes| bytes.to_string()));
+        let layouts = prepared.named.iter().filter_map(|(name, context)| match context {
+            NamedContext::Layout(image) => Some((image.clone(), name.clone())),
+            _ => None,
+        });
         let name = Path::new(&prepared.dockerfile_name).file_name();
         Self {
-            started: SystemTime::now(),
+            started: Some(SystemTime::now()),
             arguments,
             dockerfile: prepared.dockerfile.clone(),
             dockerfile_name: name
@@ -71,8 +77,34 @@ impl Request {
                 _ => None,
             },
             origins: prepared.origins.clone(),
+            layouts: layouts.collect(),
             bases: Vec::new(),
         }
+    }
+
+    /// What an image's name stood for. `manifest` is the image's own.
+    fn base(&self, image: &ImageRef, manifest: &Digest) -> Option<&ResolvedBase> {
+        self.bases.iter().find(|base| base.manifest == *manifest && base.image == *image)
+    }
+
+    /// An image as BuildKit's sources name it.
+    pub(super) fn identifier(&self, image: &ImageRef, manifest: &Digest) -> String {
+        let digest = self.base(image, manifest).map_or(manifest, |base| &base.digest);
+        match self.layouts.get(image) {
+            Some(context) => format!("oci-layout://{context}@{digest}"),
+            None => format!("docker-image://{}", image.with_digest(*digest)),
+        }
+    }
+
+    /// An image by the digest of what its name stood for. One of a layout is in no registry.
+    fn image(&self, image: &ImageRef, manifest: &Digest, platform: &Platform) -> Material {
+        let base = self.base(image, manifest);
+        let platform = base.map_or(platform, |base| &base.platform);
+        let uri = match self.layouts.get(image) {
+            Some(context) => purl::of_layout(context, platform),
+            None => purl::of_image(image, platform),
+        };
+        Material { uri, digest: ("sha256", base.map_or(manifest, |base| &base.digest).hex()) }
     }
 }
 
@@ -116,7 +148,7 @@ impl Capture {
         for vertex in plan.graph.node_weights() {
             match &vertex.op {
                 Op::Source(Source::Image { reference, manifest }) => {
-                    images.insert(image(request, reference, manifest, &vertex.platform));
+                    images.insert(request.image(reference, manifest, &vertex.platform));
                 }
                 Op::Source(Source::Http { url, checksum }) => {
                     http.insert(fetched.file(url, checksum.as_ref())?);
@@ -151,16 +183,6 @@ impl Capture {
     pub(super) fn is_complete(&self) -> bool {
         self.locals.is_empty()
     }
-}
-
-/// An image by the digest of what its name stood for.
-fn image(request: &Request, reference: &ImageRef, manifest: &Digest, platform: &Platform) -> Material {
-    let is_it = |base: &&ResolvedBase| base.manifest == *manifest && base.image == *reference;
-    let found = request.bases.iter().find(is_it);
-    let kind = if found.is_some_and(|base| base.is_layout) { "oci" } else { "docker" };
-    let platform = found.map_or(platform, |base| &base.platform);
-    let digest = found.map_or(manifest, |base| &base.digest);
-    Material { uri: purl::of_image(kind, reference, platform), digest: ("sha256", digest.hex()) }
 }
 
 /// What the build fetched by address.
@@ -236,6 +258,34 @@ mod tests {
         assert_eq!(material.uri, "https://xxxxx:xxxxx@host/r.git#main");
         assert_eq!(material.digest, ("sha1", commit.to_owned()));
         assert!(Fetched(&[]).git(&source).is_err());
+    }
+
+    #[test]
+    fn an_image_is_known_by_what_its_name_stood_for() {
+        let (image, made_up): (ImageRef, ImageRef) =
+            ("debian:12".parse().unwrap(), "layout.invalid/context-0:latest".parse().unwrap());
+        let (manifest, digest) = (Digest::of(b"manifest"), Digest::of(b"index"));
+        let platform = Platform::host();
+        let base = |image: &ImageRef| ResolvedBase {
+            image: image.clone(),
+            platform: platform.clone(),
+            manifest,
+            digest,
+        };
+        let request = Request {
+            layouts: HashMap::from([(made_up.clone(), "base".to_owned())]),
+            bases: vec![base(&image), base(&made_up)],
+            ..Request::default()
+        };
+        let shown = |image: &ImageRef| {
+            let material = request.image(image, &manifest, &platform);
+            assert_eq!(material.digest, ("sha256", digest.hex()));
+            let uri = material.uri.split('?').next().unwrap_or_default().to_owned();
+            (uri, request.identifier(image, &manifest))
+        };
+        let of_registry = format!("docker-image://docker.io/library/debian:12@{digest}");
+        assert_eq!(shown(&image), ("pkg:docker/debian@12".to_owned(), of_registry));
+        assert_eq!(shown(&made_up), ("pkg:oci/base".to_owned(), format!("oci-layout://base@{digest}")));
     }
 
     #[test]

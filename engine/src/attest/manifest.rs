@@ -8,7 +8,7 @@ use kiln_image::oci::{Descriptor, PlatformSpec, media_type};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Predicate;
+use super::{MAX_STATEMENT_BYTES, Predicate};
 use crate::Error;
 use crate::assemble::to_json;
 
@@ -59,6 +59,12 @@ pub(super) fn attach(
     let mut statements = Vec::with_capacity(predicates.len());
     for predicate in predicates {
         let bytes = to_json(&statement(&predicate, &subjects))?;
+        if bytes.len() as u64 > MAX_STATEMENT_BYTES {
+            let what = predicate.kind;
+            return Err(Error::user(format!(
+                "the attestation {what} is larger than {MAX_STATEMENT_BYTES} bytes"
+            )));
+        }
         let mut descriptor = describe(STATEMENT_TYPE, &bytes);
         descriptor.annotations.insert(PREDICATE_ANNOTATION.to_owned(), predicate.kind.to_owned());
         statements.push((descriptor, bytes));

@@ -37,7 +37,7 @@ use capture::Capture;
 use packages::Inventory;
 use provenance::Making;
 
-/// Larger statements are not read (BuildKit's limit for what it takes from scanners).
+/// Larger statements are neither made nor read (BuildKit's limit for what it takes from scanners).
 pub(crate) const MAX_STATEMENT_BYTES: u64 = 40 << 20;
 
 /// Where an attestation goes.
@@ -104,8 +104,8 @@ impl<'a> Attestor<'a> {
         image: &Assembled,
         packed: &Subject<'_>,
     ) -> Result<Attached, Error> {
-        let names = packed.names.iter().map(|name| purl::of_image("docker", name, &image.platform));
-        let predicates = self.predicates(index, image, packed.layers, packed.place)?;
+        let names = packed.names.iter().map(|name| purl::of_image(name, &image.platform));
+        let predicates = self.predicates(index, image, packed.names, packed.layers, packed.place)?;
         manifest::attach(packed.manifest, &names.collect::<Vec<_>>(), predicates, packed.form)
     }
 
@@ -120,7 +120,7 @@ impl<'a> Attestor<'a> {
             |(name, digest): &(String, Digest)| json!({"name": name, "digest": {"sha256": digest.hex()}});
         let subjects: Vec<Value> = subjects.iter().map(subject).collect();
         let mut files = Vec::new();
-        for predicate in self.predicates(index, image, &[], Place::Separate)? {
+        for predicate in self.predicates(index, image, &[], &[], Place::Separate)? {
             let bytes = to_json(&manifest::statement(&predicate, &subjects))?;
             files.push((predicate.file_name, bytes));
         }
@@ -135,6 +135,7 @@ impl<'a> Attestor<'a> {
         &self,
         index: usize,
         image: &Assembled,
+        names: &[ImageRef],
         layers: &[Digest],
         place: Place,
     ) -> Result<Vec<Predicate>, Error> {
@@ -143,8 +144,8 @@ impl<'a> Attestor<'a> {
             let created =
                 image.config.created.as_deref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
             let created = created.map_or(0, jiff::Timestamp::as_second);
-            let about =
-                spdx::About { name: "image", created: timestamp(created).unwrap_or_default(), layers };
+            let name = names.first().map_or_else(|| "image".to_owned(), ImageRef::familiar);
+            let about = spdx::About { name: &name, created: timestamp(created).unwrap_or_default(), layers };
             predicates.push(Predicate {
                 kind: spdx::PREDICATE_TYPE,
                 file_name: "sbom.spdx.json".to_owned(),
@@ -162,13 +163,13 @@ impl<'a> Attestor<'a> {
                 ))
                 .hinted("build from the address of a repository, or leave out complete-materials"));
             }
-            let seconds = |time: SystemTime| {
-                let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let seconds = |time: Option<SystemTime>| {
+                let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
                 i64::try_from(since.as_secs()).unwrap_or_default()
             };
             let (started, finished) = match image.epoch {
                 Some(epoch) => (epoch, epoch),
-                None => (seconds(request.started), seconds(SystemTime::now())),
+                None => (seconds(request.started), seconds(Some(SystemTime::now()))),
             };
             let making = Making {
                 request,

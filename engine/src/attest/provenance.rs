@@ -40,7 +40,7 @@ impl Making<'_> {
         let request = self.request(asked.mode);
         let steps = match asked.mode {
             ProvenanceMode::Min => None,
-            ProvenanceMode::Max => Some(Steps::of(&self.plan.graph, self.plan.result)),
+            ProvenanceMode::Max => Some(Steps::of(&self.plan.graph, self.plan.result, self.request)),
         };
         let config = steps.as_ref().map(|steps| json!({"llbDefinition": steps.definition}));
         let metadata = self.metadata(steps);

@@ -50,8 +50,14 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// An image's, `kind` being `docker`, or `oci` for one that is in no registry.
-pub(super) fn of_image(kind: &str, image: &ImageRef, platform: &Platform) -> String {
+/// An image's of a layout on this machine, by the name of its context.
+pub(super) fn of_layout(context: &str, platform: &Platform) -> String {
+    let qualifiers = Qualifiers::from([("platform", platform.to_string())]);
+    Purl { kind: "oci", namespace: "", name: context, version: "", qualifiers }.to_string()
+}
+
+/// An image's of a registry.
+pub(super) fn of_image(image: &ImageRef, platform: &Platform) -> String {
     let name = image.familiar_name();
     let (namespace, name) = name.rsplit_once('/').unwrap_or(("", &name));
     let mut qualifiers = Qualifiers::from([("platform", platform.to_string())]);
@@ -63,7 +69,7 @@ pub(super) fn of_image(kind: &str, image: &ImageRef, platform: &Platform) -> Str
         (None, Some(_)) => "",
         (None, None) => "latest",
     };
-    Purl { kind, namespace, name, version, qualifiers }.to_string()
+    Purl { kind: "docker", namespace, name, version, qualifiers }.to_string()
 }
 
 #[cfg(test)]
@@ -72,7 +78,7 @@ mod tests {
 
     #[test]
     fn images_are_called_as_buildkit_calls_them() {
-        let of = |name: &str| of_image("docker", &name.parse().unwrap(), &"linux/amd64".parse().unwrap());
+        let of = |name: &str| of_image(&name.parse().unwrap(), &"linux/amd64".parse().unwrap());
         assert_eq!(of("alpine:3.17"), "pkg:docker/alpine@3.17?platform=linux%2Famd64");
         assert_eq!(of("127.0.0.1:5000/a/b"), "pkg:docker/127.0.0.1:5000/a/b@latest?platform=linux%2Famd64");
         let digest = format!("sha256:{}", "0".repeat(64));

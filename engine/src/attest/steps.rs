@@ -11,6 +11,8 @@ use kiln_solver::graph::{
 use kiln_solver::solve::{inputs_of, needed};
 use serde_json::{Map, Value, json};
 
+use super::capture::Request;
+
 /// The steps and where in the Dockerfile they stand.
 pub(super) struct Steps {
     /// `id`, `op`, `inputs` of each; inputs before those that need them.
@@ -21,7 +23,7 @@ pub(super) struct Steps {
 
 impl Steps {
     /// All that `result` needs.
-    pub(super) fn of(graph: &Graph, result: VertexId) -> Self {
+    pub(super) fn of(graph: &Graph, result: VertexId, request: &Request) -> Self {
         let order = needed(graph, &[result]);
         let ids: HashMap<VertexId, String> =
             order.iter().enumerate().map(|(index, vertex)| (*vertex, format!("step{index}"))).collect();
@@ -35,7 +37,8 @@ impl Steps {
                 let range = json!({"start": {"line": span.line}, "end": {"line": span.end_line}});
                 steps.locations.insert(id.clone(), json!({"locations": [{"ranges": [range]}]}));
             }
-            let op = json!({"Op": op(&step.op), "platform": platform(&step.platform), "constraints": {}});
+            let op =
+                json!({"Op": op(&step.op, request), "platform": platform(&step.platform), "constraints": {}});
             let mut json = json!({"id": id, "op": op});
             if !inputs.is_empty() {
                 json["inputs"] = inputs.into();
@@ -46,9 +49,9 @@ impl Steps {
     }
 }
 
-fn op(op: &Op) -> Value {
+fn op(op: &Op, request: &Request) -> Value {
     match op {
-        Op::Source(source) => json!({"source": {"identifier": identifier(source)}}),
+        Op::Source(source) => json!({"source": {"identifier": identifier(source, request)}}),
         Op::Exec(exec) => json!({"exec": self::exec(exec)}),
         Op::File(file) => json!({"file": {"actions": file.actions.iter().map(action).collect::<Vec<_>>()}}),
         Op::Merge => json!({"merge": {}}),
@@ -56,14 +59,10 @@ fn op(op: &Op) -> Value {
     }
 }
 
-fn identifier(source: &Source) -> String {
+fn identifier(source: &Source, request: &Request) -> String {
     match source {
         Source::Scratch => "scratch".to_owned(),
-        Source::Image { reference, manifest } => {
-            let name = reference.to_string();
-            let pinned = if reference.digest().is_some() { name } else { format!("{name}@{manifest}") };
-            format!("docker-image://{pinned}")
-        }
+        Source::Image { reference, manifest } => request.identifier(reference, manifest),
         Source::Context { name } => format!("local://{name}"),
         Source::Http { url, .. } => redacted(url),
         Source::Git(git) => {
@@ -229,7 +228,7 @@ mod tests {
         let step = graph.add_node(vertex(Op::Exec(Box::new(step)), 2));
         let base = graph.add_node(vertex(Op::Source(Source::Scratch), 1));
         graph.add_edge(step, base, InputIndex(0));
-        let steps = Steps::of(&graph, step);
+        let steps = Steps::of(&graph, step, &Request::default());
         assert_eq!(steps.definition[1]["inputs"], json!(["step0:0"]));
         let exec = &steps.definition[1]["op"]["Op"]["exec"];
         assert_eq!(exec["secretenv"], json!([{"ID": "token", "name": "TOKEN", "optional": false}]));

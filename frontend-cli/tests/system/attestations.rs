@@ -179,6 +179,16 @@ fn attestations_go_to_registries_and_archives_with_their_image() {
     assert_eq!(skopeo.raw("third:1"), index);
     assert_eq!(second.run(&[&third, "cat", "/made"]), "made\n");
 
+    // docker's archives are read by what knows nothing of it.
+    let docker = out.path().join("docker.tar");
+    let output = format!("type=docker,dest={}", docker.display());
+    kiln.build(context.path(), &["--provenance", "-t", "app:2", "-o", &output, "."]);
+    let copied = Command::new("skopeo")
+        .args(["copy", "-q", &format!("docker-archive:{}", docker.display())])
+        .arg(format!("dir:{}", out.path().join("copied").display()))
+        .status();
+    assert!(copied.unwrap().success());
+
     // An older registry's form, and an image of two platforms.
     let output = "type=image,push=true,registry.insecure=true,oci-artifact=false";
     let both =
