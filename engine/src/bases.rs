@@ -19,6 +19,17 @@ use crate::session::Session;
 /// Manifests and configs in the store are read up to this size.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
 
+/// What an image's name stood for.
+#[derive(Clone, Debug)]
+pub(crate) struct ResolvedBase {
+    pub(crate) image: ImageRef,
+    pub(crate) platform: Platform,
+    /// Of the platform's manifest.
+    pub(crate) manifest: Digest,
+    /// Of what the name pointed at.
+    pub(crate) digest: Digest,
+}
+
 type Resolved = Result<(BaseImage, ImageOrigin), Arc<Error>>;
 
 /// The base images of one build, each looked up once.
@@ -57,6 +68,21 @@ impl<'a> Bases<'a> {
             Ok((base, _)) => Ok(base),
             Err(error) => Err(Box::new(Unresolved(error))),
         }
+    }
+
+    /// All that was found so far, in the order of names and platforms.
+    pub(crate) fn resolved(&self) -> Vec<ResolvedBase> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found: Vec<_> = known
+            .iter()
+            .filter_map(|((image, platform), resolved)| {
+                let (base, _) = resolved.as_ref().ok()?;
+                let (image, platform) = (image.clone(), platform.clone());
+                Some(ResolvedBase { image, platform, manifest: base.manifest, digest: base.digest })
+            })
+            .collect();
+        found.sort_by_key(|base| (base.image.to_string(), base.platform.clone()));
+        found
     }
 
     /// What the solver wants to know.

@@ -16,6 +16,7 @@ use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
 use kiln_solver::solve::{ExecSettings, Isolation};
 
+use crate::attest::Attestations;
 use crate::differences::StepDifference;
 use crate::output::{Annotation, ImageOptions, TreeOptions};
 use crate::session::Session;
@@ -179,6 +180,7 @@ pub struct Build {
     pub(crate) cache_from: Vec<CacheSpec>,
     pub(crate) cache_to: Vec<CacheSpec>,
     pub(crate) annotations: Vec<Annotation>,
+    pub(crate) attestations: Attestations,
     pub(crate) rewrite_timestamp: bool,
     pub(crate) verify_reproducible: bool,
     pub(crate) registry: Option<RegistryConfig>,
@@ -264,6 +266,7 @@ impl Build {
             cache_from: Vec::new(),
             cache_to: Vec::new(),
             annotations: Vec::new(),
+            attestations: Attestations::default(),
             rewrite_timestamp: false,
             verify_reproducible: false,
             registry: None,
@@ -486,6 +489,12 @@ impl Build {
     /// A note on the image's manifest or index, in every output that has one.
     pub fn annotation(mut self, annotation: Annotation) -> Self {
         self.annotations.push(annotation);
+        self
+    }
+
+    /// What is said of the images in their outputs; an index is made then, even of one image.
+    pub fn attestations(mut self, asked: Attestations) -> Self {
+        self.attestations = asked;
         self
     }
 

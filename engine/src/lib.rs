@@ -19,6 +19,7 @@
 #![allow(clippy::result_large_err)]
 
 mod assemble;
+mod attest;
 mod bases;
 mod build;
 mod cache_mounts;
@@ -43,6 +44,7 @@ mod ssh;
 pub mod storage;
 mod timeout;
 
+pub use attest::{Attestations, Provenance, ProvenanceMode, Sbom, SlsaVersion};
 pub use build::{
     Build, BuildResult, CancelHandle, ContextSource, DockerTarget, DockerfileSource, OutputSpec,
     SecretSource, default_root,

@@ -19,6 +19,7 @@ use kiln_solver::solve::{
     self, Inputs, Journal, LogLimits, Networks, Output, Pulls, Sandbox, Secret, SolveError, Solver,
 };
 
+use crate::attest::{Attestations, Attestor, Request};
 use crate::bases::Bases;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
 use crate::caches::Caches;
@@ -51,17 +52,29 @@ impl Session<'_> {
 
     fn build(&self, account: &mut Account) -> Result<BuildResult, Error> {
         let tags = self.tags()?;
-        output::check(&self.build.outputs, &tags)?;
+        let asked = self.build.attestations.with_arguments(&self.build.args)?;
+        output::check(&self.build.outputs, &tags, &asked)?;
+        for key in asked.sbom.iter().flat_map(|sbom| &sbom.ignored) {
+            let message =
+                format!("the key {key} of the SBOM is ignored: kiln reads the package databases itself");
+            self.reporter.send(Event::Warning { rule: None, message, span: None });
+        }
         let prepared = context::prepare(self)?;
         let name = prepared.dockerfile_name.clone();
         account.dockerfile.clone_from(&prepared.dockerfile);
-        self.build_prepared(prepared, &tags).map_err(|error| error.in_dockerfile(&name, &account.dockerfile))
+        self.build_prepared(prepared, &tags, &asked)
+            .map_err(|error| error.in_dockerfile(&name, &account.dockerfile))
     }
 
-    fn build_prepared(&self, prepared: context::Prepared, tags: &[ImageRef]) -> Result<BuildResult, Error> {
+    fn build_prepared(
+        &self,
+        prepared: context::Prepared,
+        tags: &[ImageRef],
+        asked: &Attestations,
+    ) -> Result<BuildResult, Error> {
         let caches = Caches::open(self)?;
         let set = self.image_set(&self.platforms()?)?;
-        let planned = self.planned(prepared)?;
+        let planned = self.planned_for(prepared, asked)?;
         let mut solver = self.solver(planned.inputs);
         solver.remote = caches.remote();
         let (graph, results) = joined(&planned.plans);
@@ -80,6 +93,8 @@ impl Session<'_> {
             tags,
             epoch: planned.epoch,
             hidden: planned.hidden.as_deref(),
+            asked,
+            request: planned.request.as_ref(),
         };
         let (images, exported) = caches.retry(&solver, || self.solve_and_export(&solver, &caches, &work))?;
         solver.keep_imports()?;
@@ -99,12 +114,18 @@ impl Session<'_> {
 
     /// Says what is to be done; bases are looked up, and nothing is made yet.
     pub(crate) fn planned(&self, prepared: context::Prepared) -> Result<Planned, Error> {
+        self.planned_for(prepared, &Attestations::default())
+    }
+
+    /// As [`Session::planned`]; notes what the attestations asked for need to know.
+    fn planned_for(&self, prepared: context::Prepared, asked: &Attestations) -> Result<Planned, Error> {
         frontend::check(self.build, &prepared.dockerfile)?;
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
         let checks = self.checks(&dockerfile)?;
         let mut request = self.plan_request(&prepared)?;
         let pins = Pins::of(self.build, &prepared)?;
         let epoch = epoch::resolve(self, &dockerfile, &prepared.origins, &mut request)?;
+        let mut attested = asked.provenance.is_some().then(|| Request::of(self, &prepared, &request));
         let platforms = self.platforms()?;
         let bases = Bases::new(self, prepared.layouts, pins.as_ref());
         let mut names = Vec::new();
@@ -139,6 +160,9 @@ impl Session<'_> {
         }
         planned?;
         check::refuse(&checks, &found)?;
+        if let Some(attested) = &mut attested {
+            attested.bases = bases.resolved();
+        }
         let agents = self.agents()?;
         let inputs = Inputs {
             contexts: prepared.contexts,
@@ -147,7 +171,14 @@ impl Session<'_> {
             allow_secret_in_layer: self.build.allow_secret_in_layer,
             ssh: sockets(&agents),
         };
-        Ok(Planned { plans, inputs, epoch, hidden: prepared.hidden, _guards: (agents, prepared.scratch) })
+        Ok(Planned {
+            plans,
+            inputs,
+            epoch,
+            hidden: prepared.hidden,
+            request: attested,
+            _guards: (agents, prepared.scratch),
+        })
     }
 
     /// Solves, and then once more beside all records; returns how the steps' results differ.
@@ -196,7 +227,8 @@ impl Session<'_> {
             };
             images.push(caches.complete(solver, assemble::assemble(solver, plan, snapshot, work.epoch)?)?);
         }
-        let exported = output::export(self, solver, &images, work.set, work.tags)?;
+        let attestor = Attestor::new(solver, work.asked, self.build.id(), work.request, work.plans);
+        let exported = output::export(self, solver, &images, work.set, work.tags, &attestor)?;
         Ok((images, exported))
     }
 
@@ -363,6 +395,9 @@ struct Work<'a> {
     epoch: Option<i64>,
     /// What the ignore file hides, for explanations.
     hidden: Option<&'a context::Hidden>,
+    /// What is to be attested.
+    asked: &'a Attestations,
+    request: Option<&'a Request>,
 }
 
 /// A build before its first step.
@@ -373,6 +408,8 @@ pub(crate) struct Planned {
     epoch: Option<i64>,
     /// What the ignore file hides.
     hidden: Option<Arc<context::Hidden>>,
+    /// What a provenance says of it, if that is asked for.
+    request: Option<Request>,
     /// Agents, and where contexts that were fetched are: they live as long as the build.
     _guards: (Vec<(String, Agent)>, Vec<LayerDraft>),
 }

@@ -11,6 +11,7 @@
 //! locks/               step keys and others (see `locks`)
 //! ```
 
+mod attestations;
 mod blobs;
 mod builds;
 mod check;

@@ -15,7 +15,7 @@ use super::layers::LayerId;
 use super::lease;
 use super::locks::{FileLock, Kind, Mode};
 use super::records::StepKey;
-use super::{Store, blobs, mounts};
+use super::{Store, attestations, blobs, mounts};
 
 /// Something in the store that takes disk space of its own.
 #[derive(Clone, Debug)]
@@ -342,10 +342,11 @@ impl Inventory {
     fn read_blobs(&mut self, connection: &Connection) -> Result<HashMap<Digest, usize>, TxError> {
         let mut by_digest = HashMap::new();
         let mut statement = connection.prepare_cached(
-            "SELECT b.digest, b.size_bytes, b.used_at, (SELECT max(how) FROM compressed c WHERE c.blob = b.digest)
+            "SELECT b.digest, b.size_bytes, b.used_at, (SELECT max(how) FROM compressed c WHERE c.blob = b.digest
+                 AND c.how <> ?1)
              FROM blobs b",
         )?;
-        let mut rows = statement.query([])?;
+        let mut rows = statement.query([attestations::HOW])?;
         while let Some(row) = rows.next()? {
             let digest = Digest::from_bytes(row.get(0)?);
             let used_at = row.get(2)?;
@@ -413,6 +414,7 @@ impl Inventory {
         let mut of_image =
             connection.prepare_cached("SELECT layer FROM image_layers WHERE image = ?1 ORDER BY position")?;
         let mut parts: HashMap<Digest, Vec<Digest>> = HashMap::new();
+        let attested = attestations::all(connection)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let seq: i64 = row.get(0)?;
@@ -431,7 +433,9 @@ impl Inventory {
             if let Some(index) = top.and_then(|top| layers.get(top.as_bytes())) {
                 used_at = used_at.max(self.items[*index].usage.used_at);
             }
-            let documents = [Some(config), digest(row.get(3)?), digest(row.get(4)?)];
+            let manifest = digest(row.get(3)?);
+            let attestations = manifest.and_then(|manifest| attested.get(&manifest)).copied();
+            let documents = [Some(config), manifest, digest(row.get(4)?), attestations];
             for document in documents.into_iter().flatten() {
                 if let Entry::Vacant(unknown) = parts.entry(document) {
                     let mut found = HashSet::new();

@@ -81,6 +81,34 @@ fn a_manifests_parts_are_needed_as_it_is() {
 }
 
 #[test]
+fn what_is_attested_of_an_image_is_needed_as_it_is() {
+    let (_dir, store) = store();
+    let config = store.put_blob(b"config").unwrap();
+    let manifest = store.put_blob(format!(r#"{{"config":{{"digest":"{config}"}}}}"#).as_bytes()).unwrap();
+    let statement = store.put_blob(b"statement").unwrap();
+    let attested =
+        format!(r#"{{"layers":[{{"digest":"{statement}"}}],"subject":{{"digest":"{manifest}"}}}}"#);
+    let attested = store.put_blob(attested.as_bytes()).unwrap();
+    store.attest(&manifest, attested).unwrap();
+    let put = kiln_cache::ImageRecord {
+        config,
+        manifest: Some(manifest),
+        layers: Vec::new(),
+        ..image(&store, Some("a"), "one")
+    };
+    store.put_image(&put).unwrap();
+    let store = reopened(store);
+    prune_all(&store);
+    assert!([statement, attested].iter().all(|blob| store.has_blob(blob)));
+    assert_eq!(store.attestations(&manifest).unwrap(), Some(attested));
+    store.remove_image(put.name.as_ref(), &config).unwrap();
+    let store = reopened(store);
+    prune_all(&store);
+    assert!(![statement, attested].iter().any(|blob| store.has_blob(blob)));
+    assert_eq!(store.attestations(&manifest).unwrap(), None);
+}
+
+#[test]
 fn what_another_handle_uses_stays_until_it_is_closed() {
     let (_dir, store) = store();
     let other = Store::open(store.root()).unwrap();

@@ -16,10 +16,12 @@ use kiln_image::layout::{
 use kiln_image::oci::{Descriptor, ImageConfig, Index, Manifest, PlatformSpec};
 use kiln_image::{DiffId, Digest, ImageRef, Platform};
 
+use super::attested;
 use super::layers::{self, blob_of};
 use super::pull::record;
 use super::read_blob;
 use crate::assemble::to_json;
+use crate::attest::Attached;
 use crate::error::layout_error;
 use crate::{Error, ErrorKind};
 
@@ -41,6 +43,9 @@ pub(super) fn save(
     let mut docker: Vec<(Digest, DockerImage)> = Vec::new();
     for (image, config) in images {
         let (mut entry, layers) = blobs.add_image(image, config)?;
+        if let Some(attached) = attested::of(store, &entry.digest)? {
+            entry = blobs.add_attested(entry, attached)?;
+        }
         let tag = image.name.as_ref().and_then(|name| Some((name, name.tag()?)));
         if let Some((name, tag)) = tag {
             entry.annotations.insert(CONTAINERD_NAME_ANNOTATION.into(), name.to_string());
@@ -105,6 +110,19 @@ impl Blobs<'_> {
         entry.platform = Some(PlatformSpec::from(&image.platform));
         self.list(entry.digest, Blob::Bytes(bytes));
         Ok((entry, digests))
+    }
+
+    /// Lists what is attested of an image; returns the entry of both.
+    fn add_attested(&mut self, image: Descriptor, attached: Attached) -> Result<Descriptor, Error> {
+        for (descriptor, bytes) in attached.blobs {
+            self.list(descriptor.digest, Blob::Bytes(bytes));
+        }
+        self.list(attached.manifest.digest, Blob::Bytes(attached.manifest_bytes));
+        // Whoever loads the entry knows by this for which machine the image is.
+        let platform = image.platform.clone();
+        let (entry, bytes) = attested::index(vec![image, attached.manifest])?;
+        self.list(entry.digest, Blob::Bytes(bytes));
+        Ok(Descriptor { platform, ..entry })
     }
 
     /// The manifest that the image came with, if the archive's layers are those it names: so it keeps its digest.
@@ -204,6 +222,7 @@ pub(super) fn load(store: &Store, reader: &mut (dyn Read + Send)) -> Result<Vec<
             let open = || archive.blob(blob).map_err(layout_error);
             layers::fetch(store, blob, *diff_id, &cancel, open, &mut |_| {})?;
         }
+        attested::load(store, &archive, entry, &image)?;
         let record = record(store, name.as_ref(), &image, None)?;
         loaded.push(name.map_or_else(|| record.config.to_string(), |name| name.familiar()));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{ImageRecord, LayerId, LayerTree, Store};
-use kiln_image::layer::{Times, decompress};
+use kiln_image::layer::decompress;
 use kiln_image::oci::{History, ImageConfig};
 use kiln_image::{DiffId, ImageRef, Platform};
 use kiln_parser::InstructionKind;
@@ -15,7 +15,7 @@ use kiln_solver::graph::NetworkMode;
 use kiln_solver::plan::{self, PlanRequest};
 
 use super::{layers, now};
-use crate::output::{write_tar, write_to};
+use crate::output::{Tree, write_tar, write_to};
 use crate::{Error, ErrorKind};
 
 /// What an imported file system becomes.
@@ -72,8 +72,8 @@ impl super::Images {
     /// # Errors
     /// I/O. Nothing half-written stays.
     pub fn export(&self, image: &ImageRecord, dest: Option<&Path>) -> Result<(), Error> {
-        let tree = self.tree(image)?;
-        write_to(dest, |out| write_tar(out, std::iter::once((&tree as _, Path::new(""), Times::Kept))))
+        let tree = Tree::whole(Arc::new(self.tree(image)?));
+        write_to(dest, |out| write_tar(out, &[tree]))
     }
 
     /// An image's files, its layers unpacked if they are not yet.

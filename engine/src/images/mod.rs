@@ -1,6 +1,7 @@
 //! The commands on images: pull, push, list, inspect, history, tag, remove, save, load, import, export, diff.
 
 mod archive;
+mod attested;
 mod compare;
 mod import;
 mod inspect;

@@ -8,13 +8,13 @@ use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{ImageRecord, LayerId, Store};
 use kiln_image::layer::{self, Compression};
-use kiln_image::oci::{Descriptor, ImageConfig, Index, Manifest, PlatformSpec, media_type};
+use kiln_image::oci::{Descriptor, ImageConfig, Manifest, PlatformSpec, media_type};
 use kiln_image::registry::{Push, Pushed, Registry};
 use kiln_image::{DiffId, Digest, ImageRef, Platform};
 use kiln_solver::event::{EventSink, Reporter};
 
 use super::pull::told;
-use super::{Images, layers, read_blob};
+use super::{Images, attested, layers, read_blob};
 use crate::assemble::to_json;
 use crate::push::{self, Blob, Lenders, SentBlob, Shipment, Shipper, Source, Tagging, Transport};
 use crate::{Error, ErrorKind};
@@ -67,8 +67,9 @@ pub(super) fn push(
         for image in &chosen {
             diff_ids.extend(loader.add(image, &images.config(image)?, &mut shipment)?);
         }
-        if shipment.manifests.len() > 1 {
-            shipment.manifests.push(index(&shipment, &chosen)?);
+        let entries = add_attested(&images.store, &mut shipment, &chosen)?;
+        if entries.len() > 1 {
+            shipment.manifests.push(attested::index(entries)?);
         }
         let (store, transport, tagging) = (&images.store, Transport::AsConfigured, Tagging::Tagged);
         let shipper = Shipper { store, registry, reporter: &reporter, step, transport, tagging, cancel };
@@ -88,19 +89,26 @@ pub(super) fn push(
     })
 }
 
-/// The index of several platforms' images.
-fn index(shipment: &Shipment, images: &[&ImageRecord]) -> Result<(Descriptor, Vec<u8>), Error> {
+/// Adds what is attested of the images of a shipment; returns the entries of their index, images first.
+fn add_attested(
+    store: &Store,
+    shipment: &mut Shipment,
+    images: &[&ImageRecord],
+) -> Result<Vec<Descriptor>, Error> {
     let of_platform = |((manifest, _), image): (&(Descriptor, Vec<u8>), &&ImageRecord)| Descriptor {
         platform: Some(PlatformSpec::from(&image.platform)),
         ..manifest.clone()
     };
-    let bytes = to_json(&Index {
-        schema_version: 2,
-        media_type: Some(media_type::OCI_INDEX.to_owned()),
-        manifests: shipment.manifests.iter().zip(images).map(of_platform).collect(),
-        annotations: BTreeMap::new(),
-    })?;
-    Ok((describe(media_type::OCI_INDEX, &bytes), bytes))
+    let mut entries: Vec<_> = shipment.manifests.iter().zip(images).map(of_platform).collect();
+    for index in 0..entries.len() {
+        let Some(attached) = attested::of(store, &entries[index].digest)? else { continue };
+        for (descriptor, bytes) in attached.blobs {
+            shipment.add(Blob { descriptor, source: Source::Bytes(bytes.into()), lenders: Vec::new() });
+        }
+        entries.push(attached.manifest.clone());
+        shipment.manifests.push((attached.manifest, attached.manifest_bytes));
+    }
+    Ok(entries)
 }
 
 /// Makes images of the store ready to go.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use kiln_image::Digest;
 use kiln_image::oci::{Descriptor, Index, Manifest, PlatformSpec};
+use kiln_image::{Digest, ImageRef};
 use kiln_solver::event::Event;
 use kiln_solver::solve::Solver;
 
@@ -12,6 +12,7 @@ use super::blobs::{self, PackedLayer, Purpose};
 use super::options::{AnnotationTarget, ImageOptions};
 use crate::Error;
 use crate::assemble::{Assembled, to_json};
+use crate::attest::{Attached, Attestor, Form, Subject};
 use crate::push::{Blob, Lenders, Shipment, Source};
 
 /// One image: its documents, and layers that are blobs of the store.
@@ -25,6 +26,14 @@ pub(super) struct Packed {
     pub(super) layers: Vec<PackedLayer>,
     pub(super) created: Option<String>,
     pub(super) platform: kiln_image::Platform,
+    /// What is attested of it.
+    pub(super) attached: Option<Attached>,
+}
+
+/// Who attests, and of images of which names.
+pub(super) struct Attests<'a> {
+    pub(super) attestor: &'a Attestor<'a>,
+    pub(super) names: &'a [ImageRef],
 }
 
 /// Images under one name.
@@ -44,19 +53,13 @@ impl Content {
         images: &[Assembled],
         set: ImageSet,
         options: &ImageOptions,
-    ) -> Result<Self, Error> {
-        Self::pack_for(solver, images, set, options, Purpose::Store)
-    }
-
-    /// As [`Content::pack`], for what is done with them.
-    pub(super) fn pack_for(
-        solver: &Solver<'_>,
-        images: &[Assembled],
-        set: ImageSet,
-        options: &ImageOptions,
         purpose: Purpose<'_>,
+        attests: &Attests<'_>,
     ) -> Result<Self, Error> {
         options.check()?;
+        // What is attested of an image stands beside it in an index.
+        let is_attested = attests.attestor.is_asked(options.place());
+        let set = if is_attested { ImageSet::Index } else { set };
         let notes = Notes { options, set };
         notes.check(images)?;
         let (media_types, because) = options.media_types();
@@ -68,8 +71,15 @@ impl Content {
             let message = "rewrite-timestamp does nothing without SOURCE_DATE_EPOCH".to_owned();
             solver.reporter.send(Event::Warning { rule: None, message, span: None });
         }
-        let images: Vec<Packed> =
-            images.iter().map(|image| pack_one(solver, image, &notes, purpose)).collect::<Result<_, _>>()?;
+        let mut packed = Vec::with_capacity(images.len());
+        for (index, image) in images.iter().enumerate() {
+            let mut one = pack_one(solver, image, &notes, purpose)?;
+            if is_attested {
+                one.attached = Some(attests.attach(index, image, &one, options)?);
+            }
+            packed.push(one);
+        }
+        let images = packed;
         let described = |image: &Packed| Descriptor {
             platform: Some(PlatformSpec::from(&image.platform)),
             annotations: notes.of(AnnotationTarget::ManifestDescriptor, Some(&image.platform)),
@@ -81,7 +91,7 @@ impl Content {
         let index = to_json(&Index {
             schema_version: 2,
             media_type: Some(media_types.index().to_owned()),
-            manifests: images.iter().map(described).collect(),
+            manifests: images.iter().map(described).chain(attached(&images).cloned()).collect(),
             annotations: notes.of(AnnotationTarget::Index, None),
         })?;
         let annotations = notes.of(AnnotationTarget::IndexDescriptor, None);
@@ -109,6 +119,13 @@ impl Content {
                 });
             }
             shipment.manifests.push((image.manifest.clone(), image.manifest_bytes.clone()));
+            if let Some(attached) = &image.attached {
+                for (descriptor, bytes) in &attached.blobs {
+                    let source = Source::Bytes(bytes.as_slice().into());
+                    shipment.add(Blob { descriptor: descriptor.clone(), source, lenders: Vec::new() });
+                }
+                shipment.manifests.push((attached.manifest.clone(), attached.manifest_bytes.clone()));
+            }
         }
         shipment.manifests.extend(self.index.clone().map(|index| (self.top.clone(), index)));
         shipment
@@ -117,7 +134,13 @@ impl Content {
     /// The documents, those that others name before those that name them.
     pub(super) fn documents(&self) -> impl Iterator<Item = (&Descriptor, &[u8])> {
         let of_images = self.images.iter().flat_map(|image| {
+            let attached = image.attached.iter().flat_map(|attached| {
+                let blobs = attached.blobs.iter().map(|(descriptor, bytes)| (descriptor, bytes.as_slice()));
+                blobs.chain([(&attached.manifest, attached.manifest_bytes.as_slice())])
+            });
             [(&image.config, image.config_bytes.as_slice()), (&image.manifest, &image.manifest_bytes)]
+                .into_iter()
+                .chain(attached)
         });
         of_images.chain(self.index.iter().map(|bytes| (&self.top, bytes.as_slice())))
     }
@@ -160,7 +183,29 @@ fn pack_one(
         layers,
         created: image.config.created.clone(),
         platform: image.platform.clone(),
+        attached: None,
     })
+}
+
+impl Attests<'_> {
+    fn attach(
+        &self,
+        index: usize,
+        image: &Assembled,
+        packed: &Packed,
+        options: &ImageOptions,
+    ) -> Result<Attached, Error> {
+        let layers: Vec<Digest> = packed.layers.iter().map(|layer| layer.descriptor.digest).collect();
+        let form = if options.attestations_as_images { Form::Image } else { Form::Artifact };
+        let (manifest, place) = (&packed.manifest, options.place());
+        let subject = Subject { manifest, layers: &layers, names: self.names, place, form };
+        self.attestor.attach(index, image, &subject)
+    }
+}
+
+/// The entries of an index that attest something of the images in it.
+fn attached(images: &[Packed]) -> impl Iterator<Item = &Descriptor> {
+    images.iter().filter_map(|image| Some(&image.attached.as_ref()?.manifest))
 }
 
 /// The annotations asked for.

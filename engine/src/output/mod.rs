@@ -17,15 +17,17 @@ use kiln_image::{Digest, ImageRef, InvalidReference};
 use kiln_solver::event::{Event, StepId};
 use kiln_solver::solve::Solver;
 
+pub(crate) use options::boolean;
 pub use options::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};
 
 use crate::Error;
 use crate::assemble::Assembled;
+use crate::attest::{Attestations, Attestor};
 use crate::build::{DockerTarget, OutputSpec};
 use crate::push::{self, Lenders, Shipper, Tagging, Transport};
 use crate::session::Session;
 use content::Content;
-pub(crate) use tree::write_tar;
+pub(crate) use tree::{Tree, write_tar};
 
 /// Whether images are told apart by platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,7 @@ pub(crate) fn export(
     images: &[Assembled],
     set: ImageSet,
     tags: &[ImageRef],
+    attestor: &Attestor<'_>,
 ) -> Result<Exported, Error> {
     let default = [OutputSpec::Image { options: ImageOptions::default() }];
     let outputs = match session.build.outputs.as_slice() {
@@ -65,7 +68,7 @@ pub(crate) fn export(
         let Some(name) = step_name(output) else { continue };
         let step = session.reporter.step(name, Vec::new());
         session.reporter.started(step);
-        let mut exporter = Exporter { session, solver, images, set, tags, step, exported };
+        let mut exporter = Exporter { session, solver, images, set, tags, attestor, step, exported };
         let made = exporter.export(output);
         exported = exporter.exported;
         match made {
@@ -80,7 +83,17 @@ pub(crate) fn export(
 }
 
 /// Refuses, before anything is built, what would only turn out after it.
-pub(crate) fn check(outputs: &[OutputSpec], tags: &[ImageRef]) -> Result<(), Error> {
+pub(crate) fn check(outputs: &[OutputSpec], tags: &[ImageRef], asked: &Attestations) -> Result<(), Error> {
+    let has_dockers_types = |output: &OutputSpec| match output {
+        OutputSpec::Image { options }
+        | OutputSpec::Oci { options, .. }
+        | OutputSpec::Docker { options, .. } => options.media_types().0 == MediaTypes::Docker,
+        _ => false,
+    };
+    if !asked.is_empty() && outputs.iter().any(has_dockers_types) {
+        return Err(Error::user("cannot export attestations with \"oci-mediatypes=false\"")
+            .hinted("leave out oci-mediatypes, or --attest, --provenance and --sbom"));
+    }
     let goes_nowhere = |output: &OutputSpec| match output {
         OutputSpec::Image { options } => options.push && options.names.is_empty(),
         _ => false,
@@ -113,6 +126,7 @@ struct Exporter<'a> {
     images: &'a [Assembled],
     set: ImageSet,
     tags: &'a [ImageRef],
+    attestor: &'a Attestor<'a>,
     /// Of the output that is being made.
     step: StepId,
     exported: Exported,
@@ -125,10 +139,11 @@ impl Exporter<'_> {
             OutputSpec::Oci { dest, tar, options } => self.oci(dest.as_deref(), *tar, options),
             OutputSpec::Docker { to, options } => self.docker(to, options),
             OutputSpec::Local { dest, options } => {
-                tree::export_dir(self.session, self.solver, self.images, self.set, dest, *options)
+                let source = self.tree_source(options);
+                tree::export_dir(self.session, &source, dest)
             }
             OutputSpec::Tar { dest, options } => {
-                tree::export_tar(self.solver, self.images, self.set, dest.as_deref(), *options)
+                tree::export_tar(&self.tree_source(options), dest.as_deref())
             }
             OutputSpec::CacheOnly => Ok(()),
         }
@@ -139,8 +154,8 @@ impl Exporter<'_> {
         if options.push {
             return self.push(&options);
         }
-        let images = self.dated(&options)?;
-        if !options.wants_manifest() {
+        if !options.wants_manifest() && !self.attestor.is_asked(options.place()) {
+            let images = self.dated(&options)?;
             let names = self.names(&options, None)?;
             if !options.no_store {
                 for image in images.iter() {
@@ -150,16 +165,48 @@ impl Exporter<'_> {
             }
             return Ok(());
         }
-        let content = Content::pack(self.solver, &images, self.set, &options)?;
+        let (images, content) = self.pack(&options, blobs::Purpose::Store)?;
         let names = self.names(&options, Some(&content.top.digest))?;
-        if !options.no_store {
-            for (image, packed) in images.iter().zip(&content.images) {
-                store::export(self.solver, image, Some(packed), &names, None)?;
-            }
-            self.exported.names.extend(names);
-        }
+        self.keep(&options, &images, &content, names, None)?;
         self.note(&content);
         Ok(())
+    }
+
+    /// The images, and as what they are shipped.
+    fn pack(
+        &self,
+        options: &ImageOptions,
+        purpose: blobs::Purpose<'_>,
+    ) -> Result<(Vec<Assembled>, Content), Error> {
+        let images = self.dated(options)?;
+        let names = self.names(options, None)?;
+        let attests = content::Attests { attestor: self.attestor, names: &names };
+        let content = Content::pack(self.solver, &images, self.set, options, purpose, &attests)?;
+        Ok((images, content))
+    }
+
+    /// Into the store, as it was shipped.
+    fn keep(
+        &mut self,
+        options: &ImageOptions,
+        images: &[Assembled],
+        content: &Content,
+        names: Vec<ImageRef>,
+        pushed: Option<Digest>,
+    ) -> Result<(), Error> {
+        if options.no_store {
+            return Ok(());
+        }
+        for (image, packed) in images.iter().zip(&content.images) {
+            store::export(self.solver, image, Some(packed), &names, pushed)?;
+        }
+        self.exported.names.extend(names);
+        Ok(())
+    }
+
+    fn tree_source<'s>(&'s self, options: &'s TreeOptions) -> tree::Origin<'s> {
+        let Self { solver, images, set, attestor, .. } = *self;
+        tree::Origin { solver, images, set, attestor, options }
     }
 
     /// Compresses and sends at once. What of the bases the registry has, or can have from elsewhere, never comes here.
@@ -169,28 +216,21 @@ impl Exporter<'_> {
         let first = targets.first().ok_or_else(no_target)?;
         let transport = if options.registry_insecure { Transport::Insecure } else { Transport::AsConfigured };
         let tagging = if options.push_by_digest { Tagging::ByDigest } else { Tagging::Tagged };
-        let images = self.dated(options)?;
         let push = push::target(registry, first, transport, cancel)?;
-        let content =
-            Content::pack_for(self.solver, &images, self.set, options, blobs::Purpose::Push(&push))?;
+        let (images, content) = self.pack(options, blobs::Purpose::Push(&push))?;
         let (store, step) = (self.session.store, self.step);
         let shipper = Shipper { store, registry, reporter, step, transport, tagging, cancel };
         let lenders = Lenders::of(store.images()?);
         shipper.ship(&content.shipment(self.solver, &lenders), &targets)?;
-        if !options.no_store {
-            let names = self.names(options, Some(&content.top.digest))?;
-            for (image, packed) in images.iter().zip(&content.images) {
-                store::export(self.solver, image, Some(packed), &names, Some(content.top.digest))?;
-            }
-            self.exported.names.extend(names);
-        }
+        let names = self.names(options, Some(&content.top.digest))?;
+        self.keep(options, &images, &content, names, Some(content.top.digest))?;
         self.note(&content);
         Ok(())
     }
 
     fn oci(&mut self, dest: Option<&Path>, tar: bool, options: &ImageOptions) -> Result<(), Error> {
         let options = self.with_annotations(options);
-        let content = Content::pack(self.solver, &self.dated(&options)?, self.set, &options)?;
+        let (_, content) = self.pack(&options, blobs::Purpose::Store)?;
         let names = self.names(&options, Some(&content.top.digest))?;
         let store = self.session.store;
         if tar {
@@ -227,7 +267,7 @@ impl Exporter<'_> {
             _ => None,
         };
         let options = self.with_annotations(options);
-        let content = Content::pack(self.solver, &self.dated(&options)?, self.set, &options)?;
+        let (_, content) = self.pack(&options, blobs::Purpose::Store)?;
         let names = self.names(&options, Some(&content.top.digest))?;
         let (store, kind) = (self.session.store, layout::Kind::Docker);
         let write = |out: &mut dyn Write| layout::write_archive(store, &content, &names, kind, out);

@@ -3,6 +3,7 @@
 use kiln_image::{Platform, oci::media_type};
 
 use crate::Error;
+use crate::attest::Place;
 
 /// How an image is written: what the types image, oci and docker have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,10 @@ pub struct ImageOptions {
     pub push_by_digest: bool,
     /// That registry has no TLS.
     pub registry_insecure: bool,
+    /// Attestations without the form of an artifact.
+    pub attestations_as_images: bool,
+    /// Without attestations that are to be inline only (`attestation-inline=false`).
+    pub no_inline_attestations: bool,
     /// Something was asked for that a manifest must say.
     pub(crate) wants_manifest: bool,
 }
@@ -269,8 +274,10 @@ impl ImageOptions {
             "push" => self.push = flag()?,
             "push-by-digest" => self.push_by_digest = flag()?,
             "registry.insecure" => self.registry_insecure = flag()?,
-            // An image of the store is always unpacked. Foreign layers are Windows'; the rest is about attestations.
-            "unpack" | "prefer-nondist-layers" | "oci-artifact" | "attestation-inline" => _ = flag()?,
+            "oci-artifact" => self.attestations_as_images = !flag()?,
+            "attestation-inline" => self.no_inline_attestations = !flag()?,
+            // An image of the store is always unpacked. Foreign layers are Windows'.
+            "unpack" | "prefer-nondist-layers" => _ = flag()?,
             _ => match Annotation::of_attribute(key, value)? {
                 Some(annotation) => self.annotations.push(annotation),
                 None => return Ok(false),
@@ -294,6 +301,11 @@ impl ImageOptions {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Which attestations its images may have.
+    pub(crate) fn place(&self) -> Place {
+        if self.no_inline_attestations { Place::Separate } else { Place::Inline }
     }
 
     /// Whether an image of the store needs a manifest, and with it compressed layers.
@@ -321,13 +333,15 @@ impl ImageOptions {
 }
 
 /// How a file tree is written: the types local and tar.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TreeOptions {
     /// A directory for each platform; as several platforms have it if `None`.
     pub platform_split: Option<bool>,
     /// Remove what is in the directory and not in the result (`mode=delete`).
     pub delete: bool,
+    /// What the names of attestations begin with.
+    pub attestation_prefix: String,
 }
 
 impl TreeOptions {
@@ -345,7 +359,11 @@ impl TreeOptions {
                     Error::user(format!("unknown mode `{value}`")).hinted("there are copy and delete")
                 );
             }
-            ("attestation-prefix" | "source-date-epoch", _) => {}
+            ("attestation-prefix", _) if value.contains('/') => {
+                return Err(Error::user(format!("{key}: `{value}` leads to another directory")));
+            }
+            ("attestation-prefix", _) => self.attestation_prefix = value.to_owned(),
+            ("source-date-epoch", _) => {}
             _ => return Ok(false),
         }
         Ok(true)
@@ -353,7 +371,7 @@ impl TreeOptions {
 }
 
 /// As Go reads it; a bare key is true.
-fn boolean(key: &str, value: &str) -> Result<bool, Error> {
+pub(crate) fn boolean(key: &str, value: &str) -> Result<bool, Error> {
     match value {
         "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

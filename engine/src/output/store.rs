@@ -29,6 +29,12 @@ pub(super) fn export(
     let (config, manifest, layers) = match packed {
         Some(packed) => {
             let manifest = store.put_blob(&packed.manifest_bytes)?;
+            if let Some(attached) = &packed.attached {
+                for (_, bytes) in &attached.blobs {
+                    store.put_blob(bytes)?;
+                }
+                store.attest(&manifest, store.put_blob(&attached.manifest_bytes)?)?;
+            }
             (store.put_blob(&packed.config_bytes)?, Some(manifest), layers_of(solver, image, packed)?)
         }
         None => {

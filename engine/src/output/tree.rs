@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_cache::{Entry, EntryKind, LayerTree, SourceTree};
+use kiln_image::Digest;
 use kiln_image::layer::{LayerError, TarEntry, TarWriter, Times, write_tar_of};
 use kiln_solver::solve::{Solver, copy_out};
 use tar::EntryType;
@@ -17,25 +18,28 @@ use super::options::TreeOptions;
 use super::{ImageSet, write_to};
 use crate::Error;
 use crate::assemble::Assembled;
+use crate::attest::{Attestor, Place};
 use crate::session::Session;
 
 /// The permission to remove files anywhere (buildx' name for it).
 pub(crate) const DELETE_ENTITLEMENT: &str = "buildx.local.delete";
 
+/// The images whose files are written, and how.
+pub(super) struct Origin<'a> {
+    pub(super) solver: &'a Solver<'a>,
+    pub(super) images: &'a [Assembled],
+    pub(super) set: ImageSet,
+    pub(super) attestor: &'a Attestor<'a>,
+    pub(super) options: &'a TreeOptions,
+}
+
 /// Writes the merged tree into `dest`, over what is there, as this user's; several platforms' each into a directory.
-pub(super) fn export_dir(
-    session: &Session<'_>,
-    solver: &Solver<'_>,
-    images: &[Assembled],
-    set: ImageSet,
-    dest: &Path,
-    options: TreeOptions,
-) -> Result<(), Error> {
-    if options.delete {
+pub(super) fn export_dir(session: &Session<'_>, origin: &Origin<'_>, dest: &Path) -> Result<(), Error> {
+    if origin.options.delete {
         guard_delete(dest, &session.build.allow)?;
     }
     fs::create_dir_all(dest).map_err(|error| Error::io(dest, error))?;
-    let trees = trees(solver, images, set, options)?;
+    let trees = origin.trees()?;
     let is_empty = fs::read_dir(dest).map_err(|error| Error::io(dest, error))?.next().is_none();
     if let ([only], true) = (trees.as_slice(), is_empty) {
         return write_tree(only, dest);
@@ -46,7 +50,7 @@ pub(super) fn export_dir(
     for (index, tree) in trees.iter().enumerate() {
         write_tree(tree, &staging.0.join(index.to_string()))?;
     }
-    if options.delete {
+    if origin.options.delete {
         let kept = trees.iter().enumerate().map(|(index, _)| staging.0.join(index.to_string())).collect();
         remove_others(kept, dest, &staging.0)?;
     }
@@ -57,34 +61,29 @@ pub(super) fn export_dir(
 }
 
 /// Writes the merged trees as one tar, as [`export_dir`] does. No file is copied on the way.
-pub(super) fn export_tar(
-    solver: &Solver<'_>,
-    images: &[Assembled],
-    set: ImageSet,
-    dest: Option<&Path>,
-    options: TreeOptions,
-) -> Result<(), Error> {
-    let trees = trees(solver, images, set, options)?;
-    write_to(dest, |out| {
-        write_tar(out, trees.iter().map(|tree| (tree.tree.as_ref(), tree.within.as_path(), tree.times)))
-    })
+pub(super) fn export_tar(origin: &Origin<'_>, dest: Option<&Path>) -> Result<(), Error> {
+    let trees = origin.trees()?;
+    write_to(dest, |out| write_tar(out, &trees))
 }
 
-/// Writes trees as one tar, each below a directory.
-pub(crate) fn write_tar<'t>(
-    out: &mut dyn Write,
-    mut trees: impl Iterator<Item = (&'t dyn SourceTree, &'t Path, Times)>,
-) -> Result<(), Error> {
+/// Writes trees as one tar, each below its directory.
+pub(crate) fn write_tar(out: &mut dyn Write, trees: &[Tree]) -> Result<(), Error> {
     let mut failed = None;
     let written = write_tar_of(out, |writer| {
-        trees.try_for_each(|(tree, within, times)| {
-            pack_tree(writer, tree, within, times).map_err(|error| match error {
+        trees.iter().try_for_each(|tree| {
+            let packed = pack_tree(writer, tree.tree.as_ref(), &tree.within, tree.times);
+            packed.map_err(|error| match error {
                 PackError::Layer(error) => error,
                 PackError::Other(error) => {
                     let source = std::io::Error::other(error.message.clone());
                     failed = Some(error);
                     LayerError::Io { path: "tree".to_owned(), source }
                 }
+            })?;
+            tree.attested.iter().try_for_each(|(name, bytes)| {
+                let path = tree.within.join(name).into_os_string().into_encoded_bytes();
+                let entry = TarEntry { mode: ATTESTED_MODE, mtime: tree.times.of(0), ..TarEntry::new(path) };
+                writer.bytes(entry, bytes)
             })
         })
     });
@@ -95,39 +94,80 @@ pub(crate) fn write_tar<'t>(
 }
 
 /// One image's files and where they go.
-struct Tree {
+pub(crate) struct Tree {
     tree: Arc<dyn SourceTree>,
     /// `linux_arm_v7`, or nothing.
     within: PathBuf,
     times: Times,
+    /// Names and bytes of files that say something of these.
+    attested: Vec<(String, Vec<u8>)>,
 }
 
-fn trees(
-    solver: &Solver<'_>,
-    images: &[Assembled],
-    set: ImageSet,
-    options: TreeOptions,
-) -> Result<Vec<Tree>, Error> {
-    let is_split = options.platform_split.unwrap_or(set == ImageSet::Index);
-    let mut trees = Vec::with_capacity(images.len());
-    for image in images {
-        solver.ensure_layers(&image.snapshot)?;
-        let paths: Vec<PathBuf> =
-            image.snapshot.layers.iter().map(|layer| solver.store.layer_path(layer.id)).collect();
-        trees.push(Tree {
-            tree: Arc::new(LayerTree::open(&paths)?),
-            within: if is_split {
-                image.platform.to_string().replace('/', "_").into()
-            } else {
-                PathBuf::new()
-            },
-            times: image.epoch.map_or(Times::Kept, Times::Exactly),
-        });
+impl Tree {
+    /// A tree as it is.
+    pub(crate) fn whole(tree: Arc<dyn SourceTree>) -> Self {
+        Self { tree, within: PathBuf::new(), times: Times::Kept, attested: Vec::new() }
     }
-    if !is_split && images.len() > 1 {
-        refuse_collisions(&trees, images)?;
+}
+
+impl Origin<'_> {
+    fn trees(&self) -> Result<Vec<Tree>, Error> {
+        let Self { solver, images, set, options, .. } = *self;
+        let is_split = options.platform_split.unwrap_or(set == ImageSet::Index);
+        let mut trees = Vec::with_capacity(images.len());
+        for (index, image) in images.iter().enumerate() {
+            solver.ensure_layers(&image.snapshot)?;
+            let paths: Vec<PathBuf> =
+                image.snapshot.layers.iter().map(|layer| solver.store.layer_path(layer.id)).collect();
+            let tree = LayerTree::open(&paths)?;
+            let platform = image.platform.to_string().replace('/', "_");
+            let mark = (!is_split && images.len() > 1).then_some(platform.as_str());
+            trees.push(Tree {
+                attested: self.attested(index, image, &tree, mark)?,
+                tree: Arc::new(tree),
+                within: if is_split { platform.into() } else { PathBuf::new() },
+                times: image.epoch.map_or(Times::Kept, Times::Exactly),
+            });
+        }
+        if !is_split && images.len() > 1 {
+            refuse_collisions(&trees, images)?;
+        }
+        Ok(trees)
     }
-    Ok(trees)
+
+    /// What is attested of a tree's files (FEATURES EX15); with `mark` in the names where several trees are one.
+    fn attested(
+        &self,
+        index: usize,
+        image: &Assembled,
+        tree: &LayerTree,
+        mark: Option<&str>,
+    ) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        if !self.attestor.is_asked(Place::Separate) {
+            return Ok(Vec::new());
+        }
+        let entries = tree.walk(Path::new(""))?;
+        let mut subjects = Vec::new();
+        for entry in entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File { .. })) {
+            let digest = Digest::of_reader(&mut tree.open_entry(entry)?);
+            let digest = digest.map_err(|error| Error::io(&entry.path, error))?;
+            subjects.push((entry.path.to_string_lossy().into_owned(), digest));
+        }
+        let mut files = self.attestor.files(index, image, &subjects)?;
+        for (name, _) in &mut files {
+            *name = format!("{}{name}", self.options.attestation_prefix);
+            if let (Some(mark), Some((stem, extension))) = (mark, name.rsplit_once('.')) {
+                *name = format!("{stem}.{mark}.{extension}");
+            }
+            if tree.entry(Path::new(name))?.is_some() {
+                return Err(Error::user(format!(
+                    "the image has a file /{name}, as its attestation is called"
+                ))
+                .hinted("call it otherwise with `attestation-prefix=`"));
+            }
+        }
+        Ok(files)
+    }
 }
 
 /// Two platforms' files of one name cannot both be written (FEATURES EX9).
@@ -155,11 +195,26 @@ fn write_tree(tree: &Tree, dest: &Path) -> Result<(), Error> {
     // As BuildKit's client has it: who builds owns the files.
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     copy_out(&tree.tree, "", &dest, Some(own))?;
+    for (name, bytes) in &tree.attested {
+        write_private(&dest.join(name), bytes)?;
+    }
     match tree.times {
         Times::Exactly(seconds) => set_times(&dest, seconds),
         _ => Ok(()),
     }
 }
+
+/// Writes a new file. The mode is BuildKit's.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // Only a merge replaces what is there, and no link is followed.
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(ATTESTED_MODE).open(path);
+    file.and_then(|mut file| file.write_all(bytes)).map_err(|error| Error::io(path, error))
+}
+
+/// Of a file that attests something.
+const ATTESTED_MODE: u32 = 0o600;
 
 /// Sets the times of all below and of `dir` itself.
 fn set_times(dir: &Path, seconds: i64) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 //! Values are checked for their shape here and nowhere else; what they mean is the commands' and the engine's business.
 //! Docker's flag parser takes whatever word follows as a flag's value, so `allow_hyphen_values` stands on all of them.
 
+pub(crate) mod attest;
 mod builds;
 pub(crate) mod cache;
 pub(crate) mod call;
@@ -206,6 +207,15 @@ pub(crate) struct BuildArgs {
     /// Add an annotation (`[TYPE[,TYPE]:]KEY=VALUE`; types: manifest, index, manifest-descriptor, index-descriptor)
     #[arg(long = "annotation", value_name = "ANNOTATION", allow_hyphen_values = true)]
     pub annotations: Vec<String>,
+    /// Attach an attestation to the image (`type=provenance|sbom[,KEY=VALUE]`); may be repeated
+    #[arg(long, value_name = "ATTESTATION", allow_hyphen_values = true)]
+    pub attest: Vec<String>,
+    /// Attach how the image was made: true, false or keys (`mode=min|max`, `version=v0.2|v1`, …)
+    #[arg(long, value_name = "KEYS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub provenance: Option<String>,
+    /// Attach a list of the packages in the image (SPDX): true or false
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub sbom: Option<String>,
     /// Date the image and what is later in it (as the build argument SOURCE_DATE_EPOCH)
     #[arg(long, value_name = "SECONDS", conflicts_with = "timestamp")]
     pub source_date_epoch: Option<i64>,
@@ -290,24 +300,15 @@ pub(crate) struct LegacyArgs {
     pub security_opt: Vec<String>,
     #[arg(long, hide = true)]
     pub builder: Option<String>,
-    /// Attestations are not made yet; `false` is what scripts pass to be without.
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub provenance: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub sbom: Option<String>,
 }
 
 impl LegacyArgs {
     /// The flags that were given and change nothing although a user may think that they do.
     pub(crate) fn ignored(&self) -> Vec<&'static str> {
-        let wanted =
-            |value: &Option<String>| value.as_deref().is_some_and(|value| parse_bool(value) != Ok(false));
         [
             ("--squash", self.squash),
             ("--isolation", self.isolation.as_deref().is_some_and(|value| value != "default")),
             ("--security-opt", !self.security_opt.is_empty()),
-            ("--provenance", wanted(&self.provenance)),
-            ("--sbom", wanted(&self.sbom)),
         ]
         .into_iter()
         .filter_map(|(flag, given)| given.then_some(flag))

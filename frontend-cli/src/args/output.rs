@@ -169,7 +169,10 @@ mod tests {
 
     #[test]
     fn a_path_is_a_directory_and_a_dash_a_tar_on_standard_output() {
-        assert_eq!(read("out"), "local out TreeOptions { platform_split: None, delete: false }");
+        assert_eq!(
+            read("out"),
+            "local out TreeOptions { platform_split: None, delete: false, attestation_prefix: \"\" }"
+        );
         assert!(read("dest=out").starts_with("local dest=out "));
         assert_eq!(read("-"), "tar None");
     }
@@ -187,7 +190,7 @@ mod tests {
         assert_eq!(read(r#"type=image,"name=a,b""#), r#"image ["a", "b"]"#);
         assert_eq!(
             read("type=local,dest=x,mode=delete,platform-split"),
-            "local x TreeOptions { platform_split: Some(true), delete: true }"
+            "local x TreeOptions { platform_split: Some(true), delete: true, attestation_prefix: \"\" }"
         );
         assert_eq!(read("type=cacheonly"), "CacheOnly");
     }

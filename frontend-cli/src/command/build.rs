@@ -11,7 +11,7 @@ use kiln::{
 
 use crate::args::call::{self, Method};
 use crate::args::ssh::Ssh;
-use crate::args::{BuildArgs, cache, host, output, pair, resource, secret, ssh};
+use crate::args::{BuildArgs, attest, cache, host, output, pair, resource, secret, ssh};
 use crate::printable::printable;
 use crate::progress::{Mode, Progress};
 use crate::report::Failure;
@@ -199,6 +199,7 @@ pub(super) fn request(
             build = build.annotation(annotation);
         }
     }
+    build = build.attestations(attest::asked(args)?);
     if let Some(seconds) = args.source_date_epoch.or(args.timestamp) {
         build = build.arg("SOURCE_DATE_EPOCH", seconds.to_string());
     }

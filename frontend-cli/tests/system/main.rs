@@ -1,6 +1,7 @@
 //! The `kiln` binary against real base images, registries, kernels and other tools.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
+mod attestations;
 mod bad_input;
 mod commands;
 mod conformance;

@@ -67,6 +67,16 @@ impl TarWriter<'_> {
         self.contents(data, size, &path, &mut |_| Ok(size))
     }
 
+    /// Writes a file: the entry, whose size is that of `data`, and these bytes.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn bytes(&mut self, entry: TarEntry, data: &[u8]) -> Result<(), LayerError> {
+        self.entry(TarEntry { size: data.len() as u64, ..entry })?;
+        self.write(data)?;
+        self.pad(data.len() as u64)
+    }
+
     /// The bytes of the file whose entry came last, exactly as many as that says. `in_place` says how far the file is
     /// written.
     pub(super) fn contents(

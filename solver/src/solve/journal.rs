@@ -1,5 +1,6 @@
 //! What became of each step of a build: for the history, and for explanations.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,29 @@ use crate::graph::{CacheUse, Op, Source, Vertex};
 #[derive(Debug, Default)]
 pub struct Journal {
     steps: Mutex<Vec<StepNote>>,
+    downloads: Mutex<Vec<Download>>,
+}
+
+/// What an address stood for when a build asked. No password or secret is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Download {
+    /// A file of a web server.
+    File {
+        /// Its address.
+        url: String,
+        /// Where the store has it.
+        path: PathBuf,
+    },
+    /// A git tree.
+    Git {
+        /// The repository's address.
+        remote: String,
+        /// Branch, tag or commit as it was asked for; empty is the default branch.
+        reference: String,
+        /// The hash of a commit or of an annotated tag.
+        object: String,
+    },
 }
 
 /// What became of a step.
@@ -92,6 +116,18 @@ impl Journal {
         let mut steps = std::mem::take(&mut *self.lock());
         steps.sort_by_key(|step| step.id);
         steps
+    }
+
+    /// What the build fetched so far by address, in no order; images are not among it.
+    pub fn downloads(&self) -> Vec<Download> {
+        self.downloads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn downloaded(&self, download: Download) {
+        let mut known = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains(&download) {
+            known.push(download);
+        }
     }
 
     pub(super) fn add(&self, id: StepId, vertex: &Vertex, inputs: Vec<StepId>) {

@@ -27,7 +27,7 @@ use kiln_sandbox::{Dns, Resources};
 
 pub use error::{Shortage, SolveError};
 pub use forecast::{Forecast, Foreseen, Verdict};
-pub use journal::{Journal, Outcome, StepNote};
+pub use journal::{Download, Journal, Outcome, StepNote};
 pub(crate) use key::VERSION as KEY_VERSION;
 pub use network::{Isolation, Networks};
 pub use op::exec::{Executor, Sandbox};
@@ -201,4 +201,4 @@ pub(crate) fn is_symbolic_mode(text: &str) -> bool {
 }
 
 pub use layers::{LayerBlob, Pulls};
-pub use schedule::needed;
+pub use schedule::{inputs_of, needed};

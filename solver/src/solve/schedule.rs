@@ -182,7 +182,7 @@ fn is_instant(op: &Op) -> bool {
 }
 
 /// The inputs of a vertex in its own order.
-pub(super) fn inputs_of(graph: &Graph, id: VertexId) -> Vec<VertexId> {
+pub fn inputs_of(graph: &Graph, id: VertexId) -> Vec<VertexId> {
     let mut inputs: Vec<_> = graph.edges(id).map(|edge| (*edge.weight(), edge.target())).collect();
     inputs.sort();
     inputs.into_iter().map(|(_, input)| input).collect()

@@ -18,10 +18,10 @@ use kiln_cache::{Claim, ContextTree, Cost, Lookup, NewRecord, Record, StepKey};
 
 use super::Step;
 use super::source::timed;
-use crate::git_url::is_commit;
+use crate::git_url::{is_commit, redacted};
 use crate::graph::{GitSource, GitTimes};
 use crate::solve::key::KeyHasher;
-use crate::solve::{Outcome, Output, SolveError};
+use crate::solve::{Download, Outcome, Output, SolveError};
 use command::Git;
 use remote::Remote;
 
@@ -47,6 +47,11 @@ pub(super) fn fetch(step: &Step<'_>, source: &GitSource) -> Result<Output, Solve
     let Some(layer) = record.layers.first() else {
         return Err(SolveError::MissingInput { what: "git tree", name: remote.shown });
     };
+    step.solver.journal.downloaded(Download::Git {
+        remote: redacted(&source.remote),
+        reference: source.reference.clone(),
+        object: wanted.object,
+    });
     let root = step.solver.store.layer_path(layer.id);
     let dir = files::directory(&root, &source.subdir).map_err(|problem| SolveError::GitDirectory {
         remote: remote.shown.clone(),

@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::Step;
 use crate::git_url::redacted;
+use crate::solve::journal;
 use crate::solve::key::KeyHasher;
 use crate::solve::{Outcome, Output, SolveError};
 
@@ -43,7 +44,11 @@ pub(super) fn fetch(step: &Step<'_>, url: &str, checksum: Option<&Digest>) -> Re
     let Some(layer) = record.layers.first() else {
         return Err(SolveError::MissingInput { what: "download", name: redacted(url) });
     };
-    Ok(Output::Tree(Arc::new(ContextTree::open(&step.solver.store.layer_path(layer.id), None, None)?)))
+    let root = step.solver.store.layer_path(layer.id);
+    step.solver
+        .journal
+        .downloaded(journal::Download::File { url: redacted(url), path: root.join(&download.name) });
+    Ok(Output::Tree(Arc::new(ContextTree::open(&root, None, None)?)))
 }
 
 struct Source<'a> {
