@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Resources, Swap};
+use crate::{ExitStatus, Resources, Swap, userns};
 
 /// The groups of one sandbox; removed on drop, when its processes are gone.
 #[derive(Debug, Default)]
@@ -19,23 +19,42 @@ pub(crate) struct ControlGroup {
     pub(crate) joins: Vec<OwnedFd>,
     /// Says how many processes were killed for memory.
     oom_events: Option<PathBuf>,
+    /// Of a group whose processes a runtime puts into one below: its path from the hierarchy's root.
+    above_runtimes: Option<PathBuf>,
 }
+
+/// Who puts the processes into the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// The sandbox's own child, which joins it.
+    Sandbox,
+    /// An OCI runtime, which makes a group of its own in it, removes that, and so cannot lift the limits.
+    Runtime,
+}
+
+/// The runtime's group in kiln's.
+const RUNTIMES_OWN: &str = "step";
 
 impl ControlGroup {
     /// Makes what `resources` ask for; nothing where they ask for nothing. Where no hierarchy is writable, an error: a
     /// limit that does not hold is worse than none.
-    pub(crate) fn create(resources: &Resources) -> io::Result<ControlGroup> {
+    pub(crate) fn create(resources: &Resources, holder: Holder) -> io::Result<ControlGroup> {
         let mut group = ControlGroup::default();
+        let name = group_name();
         if *resources == Resources::default() {
+            // Runtimes make one anyway; an ordinary user's goes without.
+            if holder == Holder::Runtime && userns::is_initial() {
+                group.above_runtimes = Some(name.into());
+            }
             return Ok(group);
         }
         let settings = Setting::all(resources);
         let mut controllers: Vec<&'static str> = settings.iter().map(|setting| setting.controller).collect();
         controllers.dedup();
-        let parent = resources.parent.as_deref().map(parent_path).transpose()?;
+        let mut parent = resources.parent.as_deref().map(parent_path).transpose()?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
         if let Some(directory) = version_2(&own, &controllers, parent.as_deref()) {
-            let directory = group.make(&directory)?;
+            let directory = group.make(&directory, &name, holder)?;
             if controllers.contains(&"memory") {
                 group.oom_events = Some(directory.join("memory.events"));
             }
@@ -47,8 +66,12 @@ impl ControlGroup {
         if controllers.is_empty() {
             controllers.push("pids");
         }
+        if holder == Holder::Runtime {
+            // A runtime takes one path for all hierarchies, and the engine's own differ.
+            parent.get_or_insert_default();
+        }
         for controller in controllers {
-            let directory = group.make(&version_1(&own, controller, parent.as_deref())?)?;
+            let directory = group.make(&version_1(&own, controller, parent.as_deref())?, &name, holder)?;
             match controller {
                 "memory" => group.oom_events = Some(directory.join("memory.oom_control")),
                 // Nothing may enter a group that has no processors or no memory nodes.
@@ -62,9 +85,7 @@ impl ControlGroup {
         Ok(group)
     }
 
-    fn make(&mut self, parent: &Path) -> io::Result<PathBuf> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("kiln-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    fn make(&mut self, parent: &Path, name: &str, holder: Holder) -> io::Result<PathBuf> {
         let directory = parent.join(name);
         match fs::create_dir(&directory) {
             // Left by a killed engine that had this process id.
@@ -72,19 +93,40 @@ impl ControlGroup {
             other => other.map_err(|error| at(&directory, error))?,
         }
         self.directories.push(directory.clone());
+        if holder == Holder::Runtime {
+            let roots = hierarchies();
+            let inner = roots.iter().find_map(|root| directory.strip_prefix(root).ok());
+            self.above_runtimes = inner.map(Path::to_owned);
+            return Ok(directory);
+        }
         let join = fs::OpenOptions::new().write(true).open(directory.join("cgroup.procs"));
         self.joins.push(join.map_err(|error| at(&directory, error))?.into());
         Ok(directory)
     }
 
-    /// Whether a process was killed for memory.
-    pub(crate) fn oom_killed(&self) -> bool {
-        let text = self.oom_events.as_ref().and_then(|path| fs::read_to_string(path).ok());
-        text.is_some_and(|text| {
-            text.lines().any(|line| {
-                line.strip_prefix("oom_kill ").is_some_and(|count| count.trim().parse() != Ok(0_u64))
-            })
-        })
+    /// Where an OCI runtime makes its group, from the hierarchy's root; `None` where it is to choose.
+    pub(crate) fn runtimes_path(&self) -> Option<String> {
+        let above = self.above_runtimes.as_ref()?;
+        Some(format!("/{}", above.join(RUNTIMES_OWN).display()))
+    }
+
+    /// Whether a process was killed for memory, of a command that ended with `status`.
+    pub(crate) fn oom_killed(&self, status: ExitStatus) -> bool {
+        let count = |path: &Path, name: &str| -> u64 {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let counts = text.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+            counts.max().unwrap_or_default()
+        };
+        let Some(events) = &self.oom_events else { return false };
+        if count(events, "oom_kill ") > 0 {
+            return true;
+        }
+        // Version 1 counts the kill in the runtime's group alone, which is gone: what is left is that somebody was killed
+        // and that there was no memory.
+        let was_killed = matches!(status, ExitStatus::Signal(libc::SIGKILL) | ExitStatus::Code(137));
+        self.above_runtimes.is_some()
+            && was_killed
+            && count(&events.with_file_name("memory.failcnt"), "") > 0
     }
 
     /// The most memory that all processes had at once; `None` without a group, or where the kernel does not say.
@@ -97,10 +139,33 @@ impl ControlGroup {
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
+        // What a runtime that was killed has left, in hierarchies without a limit as well.
+        if let Some(above) = &self.above_runtimes {
+            for root in hierarchies() {
+                let _ = fs::remove_dir(root.join(above).join(RUNTIMES_OWN));
+                let _ = fs::remove_dir(root.join(above));
+            }
+        }
         for directory in &self.directories {
             let _ = fs::remove_dir(directory);
         }
     }
+}
+
+/// A name that no other sandbox has.
+fn group_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("kiln-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Roots of all hierarchies: that of version 2 alone, or those of version 1 and what lies beside them.
+fn hierarchies() -> Vec<PathBuf> {
+    let root = PathBuf::from(MOUNT);
+    if root.join("cgroup.controllers").exists() {
+        return vec![root];
+    }
+    let entries = fs::read_dir(&root).into_iter().flatten().filter_map(Result::ok);
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
 /// A file of a controller and what is written to it (cgroup-v1/, cgroup-v2.rst of the kernel).
@@ -331,7 +396,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_no_group_is_made() {
-        let group = ControlGroup::create(&Resources::default()).unwrap();
+        let group = ControlGroup::create(&Resources::default(), Holder::Sandbox).unwrap();
         assert!(group.joins.is_empty() && group.directories.is_empty());
     }
 }

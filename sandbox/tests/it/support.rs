@@ -145,14 +145,15 @@ pub fn go(spec: &Spec) -> Result<Ran, SandboxError> {
     let _ = fs::remove_dir_all(&spec.rootfs.work);
     fs::create_dir_all(&spec.rootfs.work).unwrap();
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let exit = run(
-        spec,
-        &mut |stream, bytes| match stream {
-            Output::Stdout => stdout.extend_from_slice(bytes),
-            Output::Stderr => stderr.extend_from_slice(bytes),
-        },
-        &AtomicBool::new(false),
-    )?;
+    let mut output = |stream, bytes: &[u8]| match stream {
+        Output::Stdout => stdout.extend_from_slice(bytes),
+        Output::Stderr => stderr.extend_from_slice(bytes),
+    };
+    let cancel = AtomicBool::new(false);
+    let exit = match std::env::var_os("KILN_TEST_RUNTIME") {
+        Some(runtime) => kiln_sandbox::OciRuntime::new(runtime)?.run(spec, &mut output, &cancel)?,
+        None => run(spec, &mut output, &cancel)?,
+    };
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     Ok(Ran { exit, stdout: text(&stdout), stderr: text(&stderr) })
 }
