@@ -9,7 +9,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{ExitStatus, Resources, Swap, userns};
+use crate::enter::DEVICES;
+use crate::{Resources, Security, Swap, userns};
 
 /// The groups of one sandbox; removed on drop, when its processes are gone.
 #[derive(Debug, Default)]
@@ -19,7 +20,7 @@ pub(crate) struct ControlGroup {
     pub(crate) joins: Vec<OwnedFd>,
     /// Says how many processes were killed for memory.
     oom_events: Option<PathBuf>,
-    /// Of a group whose processes a runtime puts into one below: its path from the hierarchy's root.
+    /// In which a runtime makes its own, a path from the root of version 2.
     above_runtimes: Option<PathBuf>,
 }
 
@@ -28,8 +29,9 @@ pub(crate) struct ControlGroup {
 pub(crate) enum Holder {
     /// The sandbox's own child, which joins it.
     Sandbox,
-    /// An OCI runtime, which makes a group of its own in it, removes that, and so cannot lift the limits.
-    Runtime,
+    /// An OCI runtime, which is shown version 2 alone: there it makes a group of its own, in kiln's if that has the limits;
+    /// those of version 1 are joined before it starts.
+    Runtime(Security),
 }
 
 /// The runtime's group in kiln's.
@@ -41,20 +43,30 @@ impl ControlGroup {
     pub(crate) fn create(resources: &Resources, holder: Holder) -> io::Result<ControlGroup> {
         let mut group = ControlGroup::default();
         let name = group_name();
-        if *resources == Resources::default() {
-            // Runtimes make one anyway; an ordinary user's goes without.
-            if holder == Holder::Runtime && userns::is_initial() {
-                group.above_runtimes = Some(name.into());
+        // Runtimes make one in any case; an ordinary user's may go without.
+        if let Holder::Runtime(security) = holder
+            && userns::is_initial()
+        {
+            group.above_runtimes = Some(PathBuf::from(&name));
+            if security == Security::Sandbox && !is_version_2_only() {
+                group.restrict_devices(&name)?;
             }
+        }
+        if *resources == Resources::default() {
             return Ok(group);
         }
         let settings = Setting::all(resources);
         let mut controllers: Vec<&'static str> = settings.iter().map(|setting| setting.controller).collect();
         controllers.dedup();
-        let mut parent = resources.parent.as_deref().map(parent_path).transpose()?;
+        let parent = resources.parent.as_deref().map(parent_path).transpose()?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
         if let Some(directory) = version_2(&own, &controllers, parent.as_deref()) {
-            let directory = group.make(&directory, &name, holder)?;
+            let directory = group.make(&directory, &name)?;
+            if holder != Holder::Sandbox {
+                // A group with processes could hand no controllers to the one that the runtime makes in it.
+                group.joins.clear();
+                group.above_runtimes = directory.strip_prefix(version_2_root()).map(Path::to_owned).ok();
+            }
             if controllers.contains(&"memory") {
                 group.oom_events = Some(directory.join("memory.events"));
             }
@@ -66,12 +78,8 @@ impl ControlGroup {
         if controllers.is_empty() {
             controllers.push("pids");
         }
-        if holder == Holder::Runtime {
-            // A runtime takes one path for all hierarchies, and the engine's own differ.
-            parent.get_or_insert_default();
-        }
         for controller in controllers {
-            let directory = group.make(&version_1(&own, controller, parent.as_deref())?, &name, holder)?;
+            let directory = group.make(&version_1(&own, controller, parent.as_deref())?, &name)?;
             match controller {
                 "memory" => group.oom_events = Some(directory.join("memory.oom_control")),
                 // Nothing may enter a group that has no processors or no memory nodes.
@@ -85,7 +93,25 @@ impl ControlGroup {
         Ok(group)
     }
 
-    fn make(&mut self, parent: &Path, name: &str, holder: Holder) -> io::Result<PathBuf> {
+    /// Lets the processes make every device node and open none but those that each sandbox has. kiln's own sandbox needs no
+    /// such rule, since it keeps nodes from working by `nodev`, which runtimes lift. In version 2 the runtime loads it.
+    fn restrict_devices(&mut self, name: &str) -> io::Result<()> {
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let directory = self.make(&version_1(&own, "devices", None)?, name)?;
+        let write = |file: &str, rule: &str| {
+            let path = directory.join(file);
+            fs::write(&path, rule).map_err(|error| at(&path, error))
+        };
+        write("devices.deny", "a")?;
+        for rule in ["c *:* m", "b *:* m", "c 136:* rwm", "c 5:2 rwm"] {
+            write("devices.allow", rule)?;
+        }
+        DEVICES
+            .iter()
+            .try_for_each(|device| write("devices.allow", &format!("c {}:{} rwm", device.major, device.minor)))
+    }
+
+    fn make(&mut self, parent: &Path, name: &str) -> io::Result<PathBuf> {
         let directory = parent.join(name);
         match fs::create_dir(&directory) {
             // Left by a killed engine that had this process id.
@@ -93,12 +119,6 @@ impl ControlGroup {
             other => other.map_err(|error| at(&directory, error))?,
         }
         self.directories.push(directory.clone());
-        if holder == Holder::Runtime {
-            let roots = hierarchies();
-            let inner = roots.iter().find_map(|root| directory.strip_prefix(root).ok());
-            self.above_runtimes = inner.map(Path::to_owned);
-            return Ok(directory);
-        }
         let join = fs::OpenOptions::new().write(true).open(directory.join("cgroup.procs"));
         self.joins.push(join.map_err(|error| at(&directory, error))?.into());
         Ok(directory)
@@ -110,23 +130,14 @@ impl ControlGroup {
         Some(format!("/{}", above.join(RUNTIMES_OWN).display()))
     }
 
-    /// Whether a process was killed for memory, of a command that ended with `status`.
-    pub(crate) fn oom_killed(&self, status: ExitStatus) -> bool {
-        let count = |path: &Path, name: &str| -> u64 {
-            let text = fs::read_to_string(path).unwrap_or_default();
-            let counts = text.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-            counts.max().unwrap_or_default()
-        };
-        let Some(events) = &self.oom_events else { return false };
-        if count(events, "oom_kill ") > 0 {
-            return true;
-        }
-        // Version 1 counts the kill in the runtime's group alone, which is gone: what is left is that somebody was killed
-        // and that there was no memory.
-        let was_killed = matches!(status, ExitStatus::Signal(libc::SIGKILL) | ExitStatus::Code(137));
-        self.above_runtimes.is_some()
-            && was_killed
-            && count(&events.with_file_name("memory.failcnt"), "") > 0
+    /// Whether a process was killed for memory.
+    pub(crate) fn oom_killed(&self) -> bool {
+        let text = self.oom_events.as_ref().and_then(|path| fs::read_to_string(path).ok());
+        text.is_some_and(|text| {
+            text.lines().any(|line| {
+                line.strip_prefix("oom_kill ").is_some_and(|count| count.trim().parse() != Ok(0_u64))
+            })
+        })
     }
 
     /// The most memory that all processes had at once; `None` without a group, or where the kernel does not say.
@@ -139,12 +150,11 @@ impl ControlGroup {
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
-        // What a runtime that was killed has left, in hierarchies without a limit as well.
+        // What a runtime leaves, above all one that was killed.
         if let Some(above) = &self.above_runtimes {
-            for root in hierarchies() {
-                let _ = fs::remove_dir(root.join(above).join(RUNTIMES_OWN));
-                let _ = fs::remove_dir(root.join(above));
-            }
+            let above = version_2_root().join(above);
+            let _ = fs::remove_dir(above.join(RUNTIMES_OWN));
+            let _ = fs::remove_dir(above);
         }
         for directory in &self.directories {
             let _ = fs::remove_dir(directory);
@@ -158,14 +168,15 @@ fn group_name() -> String {
     format!("kiln-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Roots of all hierarchies: that of version 2 alone, or those of version 1 and what lies beside them.
-fn hierarchies() -> Vec<PathBuf> {
+/// Whether version 2 has all controllers here.
+pub(crate) fn is_version_2_only() -> bool {
+    Path::new(MOUNT).join("cgroup.controllers").exists()
+}
+
+/// Where version 2 is mounted: alone, or beside version 1 as systemd's hybrid mode has it.
+fn version_2_root() -> PathBuf {
     let root = PathBuf::from(MOUNT);
-    if root.join("cgroup.controllers").exists() {
-        return vec![root];
-    }
-    let entries = fs::read_dir(&root).into_iter().flatten().filter_map(Result::ok);
-    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    if is_version_2_only() { root } else { root.join("unified") }
 }
 
 /// A file of a controller and what is written to it (cgroup-v1/, cgroup-v2.rst of the kernel).
@@ -259,8 +270,7 @@ fn version_2(own: &str, controllers: &[&str], parent: Option<&Path>) -> Option<P
     if let Some(parent) = parent {
         let directory = Path::new(MOUNT).join(parent);
         // Of version 1 here, or version 2 without these controllers.
-        let unified = Path::new(MOUNT).join("cgroup.controllers").exists();
-        if !unified {
+        if !is_version_2_only() {
             return None;
         }
         let _ = fs::create_dir_all(&directory);

@@ -143,8 +143,7 @@ pub(crate) fn private_files(plan: &Plan) -> Result<OwnedFd, Errno> {
         rustix::fs::fchown(&opened, Some(Uid::from_raw(file.uid)), Some(Gid::from_raw(file.gid)))?;
         rustix::fs::fchmod(&opened, Mode::from_raw_mode(file.mode))?;
     }
-    // A runtime makes its own.
-    for device in DEVICES.iter().filter(|_| plan.rights.device_nodes && plan.runtime.is_none()) {
+    for device in DEVICES.iter().filter(|_| plan.rights.device_nodes) {
         let id = rustix::fs::makedev(device.major, device.minor);
         let kind = rustix::fs::FileType::CharacterDevice;
         rustix::fs::mknodat(&files, device.name, kind, Mode::from_raw_mode(0o666), id)?;
@@ -152,17 +151,17 @@ pub(crate) fn private_files(plan: &Plan) -> Result<OwnedFd, Errno> {
     Ok(files)
 }
 
-struct Device {
-    name: &'static CStr,
-    host: &'static CStr,
-    major: u32,
-    minor: u32,
+pub(crate) struct Device {
+    pub(crate) name: &'static CStr,
+    pub(crate) host: &'static CStr,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
 }
 
 const NULL: Device = Device { name: c"null", host: c"/dev/null", major: 1, minor: 3 };
 
 /// Devices of every sandbox; the numbers are the kernel's (admin-guide/devices.txt).
-const DEVICES: &[Device] = &[
+pub(crate) const DEVICES: &[Device] = &[
     NULL,
     Device { name: c"zero", host: c"/dev/zero", major: 1, minor: 5 },
     Device { name: c"full", host: c"/dev/full", major: 1, minor: 7 },
@@ -181,7 +180,7 @@ pub(crate) fn plain_directory(maker: &Maker<'_>, name: &CStr) -> Result<OwnedFd,
     }
 }
 
-fn mount_proc(maker: &Maker<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn mount_proc(maker: &Maker<'_>) -> Result<OwnedFd, Errno> {
     let target = plain_directory(maker, c"proc")?;
     let proc = new_mount(c"proc", &[], NOTHING_SPECIAL)?;
     attach(proc.as_fd(), target.as_fd(), c"")?;
@@ -346,12 +345,18 @@ pub(crate) fn open_source(
 
 /// Mounts on a path inside, which is resolved once, to a descriptor.
 fn mount_on_target(maker: &Maker<'_>, source: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
-    let target = maker.open(target, target_kind(source)?)?;
+    let target = open_target(maker, target, target_kind(source)?)?;
+    attach(source, target.as_fd(), c"")
+}
+
+/// Opens a mount's target, making it where it is missing.
+pub(crate) fn open_target(maker: &Maker<'_>, target: &CStr, kind: TargetKind) -> Result<OwnedFd, Errno> {
+    let target = maker.open(target, kind)?;
     // Whatever links led there: what the runtime reads from procfs later must come from the kernel.
     if rustix::fs::fstatfs(&target)?.f_type == rustix::fs::PROC_SUPER_MAGIC {
         return Err(Errno::PERM);
     }
-    attach(source, target.as_fd(), c"")
+    Ok(target)
 }
 
 /// Opens the working directory, making it for the user where it is missing (it stays in the layer, as WORKDIR's does).

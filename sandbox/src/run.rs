@@ -55,7 +55,7 @@ pub(crate) fn run_by(
     if cancel.load(Ordering::Relaxed) {
         return Err(SandboxError::Canceled);
     }
-    let holder = if runtime.is_some() { Holder::Runtime } else { Holder::Sandbox };
+    let holder = runtime.map_or(Holder::Sandbox, |_| Holder::Runtime(spec.security));
     let group = ControlGroup::create(&spec.limits.resources, holder)
         .map_err(|error| setup("making a control group", error))?;
     let plan = Plan::new(spec, runtime, &group)?;
@@ -141,7 +141,7 @@ fn conclude(
     {
         return Err(failure);
     }
-    Ok(Exit { status, usage, oom_killed: group.oom_killed(status), timed_out: false })
+    Ok(Exit { status, usage, oom_killed: group.oom_killed(), timed_out: false })
 }
 
 fn not_executed(spec: &Spec, errno: i32, found: bool) -> SandboxError {

@@ -4,11 +4,11 @@ use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::path::Path;
 
-use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
 
 use super::source_name;
-use crate::control_group::ControlGroup;
+use crate::control_group::{self, ControlGroup};
+use crate::enter::DEVICES;
 use crate::masks::{MASKED_IN_PROC, READ_ONLY_IN_PROC};
 use crate::plan::{DEFAULT_SHM_BYTES, Plan, PlannedSource, setup};
 use crate::{Network, SandboxError, Security, Spec, capabilities, limits, seccomp, userns};
@@ -40,7 +40,10 @@ fn process(spec: &Spec, plan: &Plan) -> Result<Value, SandboxError> {
     let env = env.into_iter().map(|entry| text("the environment", entry)).collect::<Result<Vec<_>, _>>()?;
     let held = match spec.security {
         Security::Sandbox => capabilities::DEFAULT,
-        Security::Insecure => CapabilitySet::all(),
+        // All that there are to give.
+        Security::Insecure => rustix::thread::capabilities(None)
+            .map_err(|errno| setup("asking for own capabilities", errno.into()))?
+            .permitted,
     };
     let names: Vec<String> = held.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
     // A user other than root has none, as exec would have it anyway; none are ever inheritable or ambient.
@@ -79,9 +82,14 @@ fn mounts(spec: &Spec, plan: &Plan, bundle: &Path) -> Result<Value, SandboxError
     if plan.rights.terminal_group {
         pts.push("gid=5");
     }
+    // Without devices, but for the nodes mounted below: what a step makes there does not work.
+    let mut dev = vec!["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"];
+    if spec.security == Security::Sandbox {
+        dev.push("nodev");
+    }
     let mut mounts = vec![
         kernels("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-        kernels("/dev", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]),
+        kernels("/dev", "tmpfs", &dev),
         kernels("/dev/pts", "devpts", &pts),
         kernels("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
         kernels("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
@@ -96,6 +104,18 @@ fn mounts(spec: &Spec, plan: &Plan, bundle: &Path) -> Result<Value, SandboxError
     }
     if userns::is_initial() {
         mounts.push(kernels("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", access]));
+    }
+    for device in DEVICES {
+        let source = match plan.rights.device_nodes {
+            true => bundle.join(os(device.name)),
+            false => os(device.host).into(),
+        };
+        mounts.push(json!({
+            "destination": format!("/dev/{}", device.name.to_string_lossy()),
+            "type": "bind",
+            "source": text("a device", source.as_os_str())?,
+            "options": ["bind", "nosuid", "noexec"],
+        }));
     }
     for (index, mount) in plan.mounts.iter().enumerate() {
         let source = bundle.join(source_name(index));
@@ -137,12 +157,11 @@ fn linux(spec: &Spec, plan: &Plan, group: &ControlGroup) -> Value {
     if let Some(path) = group.runtimes_path() {
         linux["cgroupsPath"] = json!(path);
     }
-    let is_sandbox = spec.security == Security::Sandbox;
-    // Rules of devices are for the machine's root to load; elsewhere `nodev` alone keeps them from working.
-    if userns::is_initial() {
-        linux["resources"] = json!({ "devices": [{ "allow": !is_sandbox, "access": "rwm" }] });
-    }
-    if is_sandbox {
+    if spec.security == Security::Sandbox {
+        // In version 1 kiln's own group has the rule, and in a user namespace the kernel lets no node work.
+        if userns::is_initial() && control_group::is_version_2_only() {
+            linux["resources"] = json!({ "devices": devices() });
+        }
         let in_proc = |paths: &[&CStr]| -> Vec<String> {
             paths.iter().map(|path| format!("/proc/{}", path.to_string_lossy())).collect()
         };
@@ -153,6 +172,19 @@ fn linux(spec: &Spec, plan: &Plan, group: &ControlGroup) -> Value {
         linux["seccomp"] = seccomp::as_oci();
     }
     linux
+}
+
+/// Every node may be made and none opened but those of every sandbox; runtimes add their terminals.
+fn devices() -> Value {
+    let mut rules = vec![
+        json!({ "allow": false, "access": "rwm" }),
+        json!({ "allow": true, "type": "c", "access": "m" }),
+        json!({ "allow": true, "type": "b", "access": "m" }),
+    ];
+    rules.extend(DEVICES.iter().map(|device| {
+        json!({ "allow": true, "type": "c", "major": device.major, "minor": device.minor, "access": "rwm" })
+    }));
+    Value::Array(rules)
 }
 
 fn absolute(what: &str, path: &CStr) -> Result<String, SandboxError> {

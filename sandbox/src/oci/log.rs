@@ -20,7 +20,7 @@ pub(crate) fn failure(name: &str, log: &[u8], spec: &Spec) -> Option<SandboxErro
     if is_of_command && says(&["exec format error"]) {
         return Some(not_executable(libc::ENOEXEC));
     }
-    if is_of_command && says(&["permission denied", "is a directory", "not executable"]) {
+    if is_of_command && says(&["not permitted", "permission denied", "is a directory"]) {
         return Some(not_executable(libc::EACCES));
     }
     Some(SandboxError::Setup { step: name.to_owned(), source: io::Error::other(message) })

@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicBool;
 pub(crate) use log::failure;
 pub(crate) use start::{become_runtime, report_log};
 
-use crate::control_group::ControlGroup;
+use crate::control_group::{self, ControlGroup};
 use crate::plan::{Plan, PlannedMount, PrivateFile, c_string, setup};
 use crate::{Exit, Io, Output, SandboxError, Spec};
 
@@ -84,6 +84,8 @@ pub(crate) struct PlannedRuntime {
     makes_target: Vec<bool>,
     /// Whether the working directory is kiln's to make.
     makes_cwd: bool,
+    /// Whether version 1 of control groups is hidden from the runtime.
+    covers_control_groups: bool,
     /// Where the runtime writes what goes wrong.
     log: CString,
 }
@@ -156,6 +158,7 @@ impl PlannedRuntime {
                 .map(|index| is_of_root(&inner_path(&plan.mounts[index]), &plan.mounts[..index]))
                 .collect(),
             makes_cwd: is_of_root(&path_of(&plan.cwd), &plan.mounts),
+            covers_control_groups: !control_group::is_version_2_only(),
             log: inner(LOG)?,
         })
     }
@@ -175,8 +178,9 @@ fn inner_path(mount: &PlannedMount) -> PathBuf {
     path_of(&mount.target)
 }
 
-/// Whether `path` lies in the root of layers itself, and not in the kernel's file systems or in one of `mounts`.
+/// Whether `path` lies in the root of layers itself, and not in what is mounted there: the kernel's file systems (`/proc`
+/// is looked at to be refused) or one of `mounts`.
 fn is_of_root(path: &Path, mounts: &[PlannedMount]) -> bool {
-    !["proc", "sys", "dev"].iter().any(|kernels| path.starts_with(kernels))
+    !["sys", "dev"].iter().any(|kernels| path.starts_with(kernels))
         && !mounts.iter().any(|mount| path.starts_with(inner_path(mount)))
 }

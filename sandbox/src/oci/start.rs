@@ -11,12 +11,12 @@ use rustix::thread::LinkNameSpaceType;
 
 use super::PlannedRuntime;
 use crate::enter::{
-    CommandFailure, Execution, NOTHING_SPECIAL, arrange_streams, open_directory, open_source, plain_directory,
-    private_files, root_attributes, working_directory,
+    CommandFailure, Execution, NOTHING_SPECIAL, arrange_streams, mount_proc, open_directory, open_source,
+    open_target, plain_directory, private_files, root_attributes, working_directory,
 };
 use crate::plan::{ChildDescriptors, Plan};
 use crate::report::{At, Entered, Report, Step};
-use crate::rootfs::{Maker, StubReport, attach, mount_id, new_mount, target_kind};
+use crate::rootfs::{Maker, StubReport, attach, errno_of, mount_id, new_mount, target_kind};
 use crate::sys;
 
 /// Prepares the bundle and turns the process into the runtime; returns only when that fails.
@@ -37,6 +37,9 @@ pub(crate) fn become_runtime(
 }
 
 fn prepare(plan: &Plan, runtime: &PlannedRuntime, descriptors: &ChildDescriptors<'_>) -> Entered<()> {
+    for group in descriptors.control_groups {
+        rustix::io::write(group, b"0").at(Step::ControlGroup)?;
+    }
     if let Some(network) = &descriptors.network {
         rustix::thread::move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
             .at(Step::Network)?;
@@ -54,12 +57,16 @@ fn prepare(plan: &Plan, runtime: &PlannedRuntime, descriptors: &ChildDescriptors
     // The runtime asks procfs about itself, by the numbers of its own process namespace.
     let proc = new_mount(c"proc", &[], NOTHING_SPECIAL).at(Step::Proc)?;
     attach(proc.as_fd(), CWD, c"/proc").at(Step::Proc)?;
+    if runtime.covers_control_groups {
+        cover_control_groups().at(Step::ControlGroup)?;
+    }
 
     let stubs = StubReport { pipe: descriptors.report.as_fd(), root_mount, upper: upper.as_fd() };
     let maker = Maker { root: root.as_fd(), stubs: Some(stubs), uid: 0, gid: 0 };
-    for (name, step) in [(c"proc", Step::Proc), (c"sys", Step::Sys), (c"dev", Step::Dev)] {
-        plain_directory(&maker, name).at(step)?;
-    }
+    plain_directory(&maker, c"sys").at(Step::Sys)?;
+    plain_directory(&maker, c"dev").at(Step::Dev)?;
+    // Only until all targets are found, none of which may lie in it.
+    let inner_proc = mount_proc(&maker).at(Step::Proc)?;
     let of_runtime = runtime.sources.iter().zip(&runtime.makes_target);
     for (index, (mount, (name, makes_target))) in plan.mounts.iter().zip(of_runtime).enumerate() {
         let source = open_source(plan, &mount.source, files.as_fd(), descriptors)
@@ -70,13 +77,29 @@ fn prepare(plan: &Plan, runtime: &PlannedRuntime, descriptors: &ChildDescriptors
             .at_index(Step::MountSource, index)?;
         attach(source.as_fd(), place.as_fd(), c"").at_index(Step::MountSource, index)?;
         if *makes_target {
-            maker.open(&mount.target, kind).at_index(Step::MountTarget, index)?;
+            open_target(&maker, &mount.target, kind).at_index(Step::MountTarget, index)?;
         }
     }
+    rustix::process::fchdir(&inner_proc).at(Step::Proc)?;
+    sys::umount_here().at(Step::Proc)?;
     if runtime.makes_cwd {
         working_directory(plan, root.as_fd()).at(Step::WorkingDirectory)?;
     }
     rustix::process::chdir(c"/").at(Step::WorkingDirectory)
+}
+
+/// Shows the runtime version 2 of control groups alone: some refuse two at once, and none shall move the command out of
+/// the groups of version 1 whose limits it is under.
+fn cover_control_groups() -> Result<(), Errno> {
+    let mount = match new_mount(c"cgroup2", &[], NOTHING_SPECIAL) {
+        // An ordinary user's namespace has its own view only.
+        Err(Errno::PERM) => {
+            sys::unshare_control_groups().map_err(|error| errno_of(&error))?;
+            new_mount(c"cgroup2", &[], NOTHING_SPECIAL)?
+        }
+        other => other?,
+    };
+    attach(mount.as_fd(), CWD, c"/sys/fs/cgroup")
 }
 
 /// Bytes of a runtime's log that are read.
