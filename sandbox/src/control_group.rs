@@ -106,9 +106,9 @@ impl ControlGroup {
         for rule in ["c *:* m", "b *:* m", "c 136:* rwm", "c 5:2 rwm"] {
             write("devices.allow", rule)?;
         }
-        DEVICES
-            .iter()
-            .try_for_each(|device| write("devices.allow", &format!("c {}:{} rwm", device.major, device.minor)))
+        DEVICES.iter().try_for_each(|device| {
+            write("devices.allow", &format!("c {}:{} rwm", device.major, device.minor))
+        })
     }
 
     fn make(&mut self, parent: &Path, name: &str) -> io::Result<PathBuf> {

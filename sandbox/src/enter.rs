@@ -13,12 +13,12 @@ use rustix::mount::{MountAttrFlags as Attr, MountPropagationFlags, mount_change}
 use rustix::process::Signal;
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
 
-use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedNetwork, PlannedSource};
 use crate::masks::{MASKED_IN_PROC, hide, make_read_only};
+use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedNetwork, PlannedSource};
 use crate::report::{At, Entered, Failure, Step};
 use crate::rootfs::{
-    Maker, StubReport, TargetKind, attach, clone_mount, clone_tree, errno_of, mount_id, new_mount, open_in_root,
-    set_attributes, target_kind,
+    Maker, StubReport, TargetKind, attach, clone_mount, clone_tree, errno_of, mount_id, new_mount,
+    open_in_root, set_attributes, target_kind,
 };
 use crate::socket::send_descriptor;
 use crate::sys::{self, PointerList};

@@ -114,7 +114,8 @@ mod tests {
             std::fs::create_dir_all(counters(cpu)).unwrap();
         }
         let paths = throttle_counters("0-2,6\n", sys.path());
-        let cpus: Vec<_> = paths.iter().map(|path| path.to_str().unwrap().split('/').nth(3).unwrap()).collect();
+        let cpus: Vec<_> =
+            paths.iter().map(|path| path.to_str().unwrap().split('/').nth(3).unwrap()).collect();
         assert_eq!(cpus, ["cpu0", "cpu1", "cpu6"]);
         assert_eq!(throttle_counters("", sys.path()), [c""; 0]);
     }

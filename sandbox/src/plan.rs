@@ -17,7 +17,9 @@ use crate::masks::MASKED_IN_SYS;
 use crate::oci::PlannedRuntime;
 use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
 use crate::sys::{Instruction, StartStrings};
-use crate::{Mount, MountKind, Network, OciRuntime, SandboxError, Security, Spec, etc_files, seccomp, userns};
+use crate::{
+    Mount, MountKind, Network, OciRuntime, SandboxError, Security, Spec, etc_files, seccomp, userns,
+};
 
 /// What a `PATH` is when the environment has none; Docker's default.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -198,7 +198,8 @@ pub(crate) fn attach(mount: BorrowedFd<'_>, directory: BorrowedFd<'_>, path: &CS
 
 /// Adds attributes to a mount that nobody sees yet.
 pub(crate) fn set_attributes(mount: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), Errno> {
-    crate::sys::set_mount_attributes(mount, attributes.bits().into(), 0, false).map_err(|error| errno_of(&error))
+    crate::sys::set_mount_attributes(mount, attributes.bits().into(), 0, false)
+        .map_err(|error| errno_of(&error))
 }
 
 /// The kernel's number of an error.

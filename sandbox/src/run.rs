@@ -273,9 +273,8 @@ impl Sandbox {
             env: PointerList::new(env.iter().map(|entry| entry.as_c_str())),
         };
         let blocked = SignalsBlocked::new()?;
-        let process = sys::fork(supervise::namespaces(plan), || {
-            supervise::supervise(plan, &descriptors, &execution)
-        })?;
+        let process =
+            sys::fork(supervise::namespaces(plan), || supervise::supervise(plan, &descriptors, &execution))?;
         drop(blocked);
         let command = first_process(&process, &control);
         let supervisor = Supervisor { process, command, reaped: false };

@@ -66,9 +66,19 @@ fn conditional_rules() -> Vec<Rule> {
     };
     vec![
         // AF_ALG has reached page-cache bugs; AF_VSOCK is not namespaced and reaches the host of a VM.
-        rule("socket", libc::SYS_socket, u32::MAX, Verdict::AllowExcept(&[libc::AF_ALG as u32, libc::AF_VSOCK as u32])),
+        rule(
+            "socket",
+            libc::SYS_socket,
+            u32::MAX,
+            Verdict::AllowExcept(&[libc::AF_ALG as u32, libc::AF_VSOCK as u32]),
+        ),
         // Linux, UNAME26, PER_LINUX32, both, and "tell me"; others weaken the process, as ADDR_NO_RANDOMIZE does.
-        rule("personality", libc::SYS_personality, u32::MAX, Verdict::AllowOnly(&[0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff])),
+        rule(
+            "personality",
+            libc::SYS_personality,
+            u32::MAX,
+            Verdict::AllowOnly(&[0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff]),
+        ),
         // New namespaces would give a process full capabilities over new, less tested code.
         rule("clone", libc::SYS_clone, CLONE_NAMESPACES, Verdict::AllowOnly(&[0])),
         // Its flags are behind a pointer, which a filter cannot follow; ENOSYS makes C libraries use clone.
@@ -140,12 +150,8 @@ fn native(&(_, x86_64, aarch64): &(&str, u16, u16)) -> u16 {
 }
 
 fn allowed_numbers() -> Vec<u32> {
-    let mut numbers: Vec<u32> = ALLOWED
-        .iter()
-        .map(native)
-        .filter(|&number| number != ABSENT)
-        .map(u32::from)
-        .collect();
+    let mut numbers: Vec<u32> =
+        ALLOWED.iter().map(native).filter(|&number| number != ABSENT).map(u32::from).collect();
     numbers.sort_unstable();
     numbers
 }

@@ -5,6 +5,7 @@ mod bad_input;
 mod commands;
 mod conformance;
 mod crash;
+mod executors;
 mod explain;
 mod interop;
 mod kiln;

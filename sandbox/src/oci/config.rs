@@ -41,9 +41,11 @@ fn process(spec: &Spec, plan: &Plan) -> Result<Value, SandboxError> {
     let held = match spec.security {
         Security::Sandbox => capabilities::DEFAULT,
         // All that there are to give.
-        Security::Insecure => rustix::thread::capabilities(None)
-            .map_err(|errno| setup("asking for own capabilities", errno.into()))?
-            .permitted,
+        Security::Insecure => {
+            rustix::thread::capabilities(None)
+                .map_err(|errno| setup("asking for own capabilities", errno.into()))?
+                .permitted
+        }
     };
     let names: Vec<String> = held.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
     // A user other than root has none, as exec would have it anyway; none are ever inheritable or ambient.

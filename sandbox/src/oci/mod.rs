@@ -184,3 +184,20 @@ fn is_of_root(path: &Path, mounts: &[PlannedMount]) -> bool {
     !["sys", "dev"].iter().any(|kernels| path.starts_with(kernels))
         && !mounts.iter().any(|mount| path.starts_with(inner_path(mount)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_that_is_not_there_is_named() {
+        let error = OciRuntime::new("/nonexistent/crun").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "there is no OCI runtime at /nonexistent/crun: No such file or directory (os error 2)"
+        );
+        let error = OciRuntime::new("/etc").unwrap_err().to_string();
+        assert_eq!(error, "there is no OCI runtime at /etc: it is no program");
+        assert!(OciRuntime::new("crun").unwrap_err().to_string().ends_with("it is not an absolute path"));
+    }
+}

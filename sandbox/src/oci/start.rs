@@ -121,4 +121,3 @@ pub(crate) fn report_log(runtime: &PlannedRuntime, pipe: BorrowedFd<'_>) {
     }
     Report::RuntimeLog { text: &buffer[..length] }.send(pipe);
 }
-
