@@ -14,7 +14,7 @@ use kiln_remote::CacheSpec;
 use kiln_sandbox::{Dns, HostAddress, Resources};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
-use kiln_solver::solve::{ExecSettings, Isolation};
+use kiln_solver::solve::{ExecSettings, Executor, Isolation, Sandbox};
 
 use crate::attest::Attestations;
 use crate::differences::StepDifference;
@@ -171,6 +171,7 @@ pub struct Build {
     pub(crate) ulimits: Vec<(String, u64, u64)>,
     pub(crate) allow: Vec<String>,
     pub(crate) settings: ExecSettings,
+    pub(crate) executor: Arc<dyn Executor>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) contexts: Vec<(String, String)>,
     pub(crate) secrets: Vec<(String, SecretSource)>,
@@ -257,6 +258,7 @@ impl Build {
             ulimits: Vec::new(),
             allow: Vec::new(),
             settings: ExecSettings::default(),
+            executor: Arc::new(Sandbox),
             timeout: None,
             contexts: Vec::new(),
             secrets: Vec::new(),
@@ -417,6 +419,13 @@ impl Build {
     /// What the processes of each RUN step may use together; no part of the cache's keys.
     pub fn resources(mut self, resources: Resources) -> Self {
         self.settings.resources = resources;
+        self
+    }
+
+    /// What runs the processes of RUN steps in place of the embedded sandbox: an [`OciRuntime`](crate::OciRuntime) of the
+    /// host's, or one's own. No part of the cache's keys: who ran a step does not show in what it made.
+    pub fn executor(mut self, executor: impl Executor + 'static) -> Self {
+        self.executor = Arc::new(executor);
         self
     }
 

@@ -16,7 +16,7 @@ use kiln_solver::event::{Event, Reporter};
 use kiln_solver::graph::{Graph, VertexId};
 use kiln_solver::plan::{self, Plan, PlanRequest};
 use kiln_solver::solve::{
-    self, Inputs, Journal, LogLimits, Networks, Output, Pulls, Sandbox, Secret, SolveError, Solver,
+    self, Inputs, Journal, LogLimits, Networks, Output, Pulls, Secret, SolveError, Solver,
 };
 
 use crate::attest::{Attestations, Attestor, Request};
@@ -271,7 +271,7 @@ impl Session<'_> {
             store: self.store,
             registry: self.registry,
             http: self.http,
-            executor: &Sandbox,
+            executor: self.build.executor.as_ref(),
             inputs,
             reporter: Arc::clone(self.reporter),
             cancel: Arc::clone(self.cancel),

@@ -9,7 +9,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Resources, Swap};
+use crate::enter::DEVICES;
+use crate::{Resources, Security, Swap, userns};
 
 /// The groups of one sandbox; removed on drop, when its processes are gone.
 #[derive(Debug, Default)]
@@ -19,13 +20,38 @@ pub(crate) struct ControlGroup {
     pub(crate) joins: Vec<OwnedFd>,
     /// Says how many processes were killed for memory.
     oom_events: Option<PathBuf>,
+    /// In which a runtime makes its own, a path from the root of version 2.
+    above_runtimes: Option<PathBuf>,
 }
+
+/// Who puts the processes into the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// The sandbox's own child, which joins it.
+    Sandbox,
+    /// An OCI runtime, which is shown version 2 alone: there it makes a group of its own, in kiln's if that has the limits;
+    /// those of version 1 are joined before it starts.
+    Runtime(Security),
+}
+
+/// The runtime's group in kiln's.
+const RUNTIMES_OWN: &str = "step";
 
 impl ControlGroup {
     /// Makes what `resources` ask for; nothing where they ask for nothing. Where no hierarchy is writable, an error: a
     /// limit that does not hold is worse than none.
-    pub(crate) fn create(resources: &Resources) -> io::Result<ControlGroup> {
+    pub(crate) fn create(resources: &Resources, holder: Holder) -> io::Result<ControlGroup> {
         let mut group = ControlGroup::default();
+        let name = group_name();
+        // Runtimes make one in any case; an ordinary user's may go without.
+        if let Holder::Runtime(security) = holder
+            && userns::is_initial()
+        {
+            group.above_runtimes = Some(PathBuf::from(&name));
+            if security == Security::Sandbox && !is_version_2_only() {
+                group.restrict_devices(&name)?;
+            }
+        }
         if *resources == Resources::default() {
             return Ok(group);
         }
@@ -35,7 +61,12 @@ impl ControlGroup {
         let parent = resources.parent.as_deref().map(parent_path).transpose()?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
         if let Some(directory) = version_2(&own, &controllers, parent.as_deref()) {
-            let directory = group.make(&directory)?;
+            let directory = group.make(&directory, &name)?;
+            if holder != Holder::Sandbox {
+                // A group with processes could hand no controllers to the one that the runtime makes in it.
+                group.joins.clear();
+                group.above_runtimes = directory.strip_prefix(version_2_root()).map(Path::to_owned).ok();
+            }
             if controllers.contains(&"memory") {
                 group.oom_events = Some(directory.join("memory.events"));
             }
@@ -48,7 +79,7 @@ impl ControlGroup {
             controllers.push("pids");
         }
         for controller in controllers {
-            let directory = group.make(&version_1(&own, controller, parent.as_deref())?)?;
+            let directory = group.make(&version_1(&own, controller, parent.as_deref())?, &name)?;
             match controller {
                 "memory" => group.oom_events = Some(directory.join("memory.oom_control")),
                 // Nothing may enter a group that has no processors or no memory nodes.
@@ -62,9 +93,25 @@ impl ControlGroup {
         Ok(group)
     }
 
-    fn make(&mut self, parent: &Path) -> io::Result<PathBuf> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("kiln-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    /// Lets the processes make every device node and open none but those that each sandbox has. kiln's own sandbox needs no
+    /// such rule, since it keeps nodes from working by `nodev`, which runtimes lift. In version 2 the runtime loads it.
+    fn restrict_devices(&mut self, name: &str) -> io::Result<()> {
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let directory = self.make(&version_1(&own, "devices", None)?, name)?;
+        let write = |file: &str, rule: &str| {
+            let path = directory.join(file);
+            fs::write(&path, rule).map_err(|error| at(&path, error))
+        };
+        write("devices.deny", "a")?;
+        for rule in ["c *:* m", "b *:* m", "c 136:* rwm", "c 5:2 rwm"] {
+            write("devices.allow", rule)?;
+        }
+        DEVICES.iter().try_for_each(|device| {
+            write("devices.allow", &format!("c {}:{} rwm", device.major, device.minor))
+        })
+    }
+
+    fn make(&mut self, parent: &Path, name: &str) -> io::Result<PathBuf> {
         let directory = parent.join(name);
         match fs::create_dir(&directory) {
             // Left by a killed engine that had this process id.
@@ -75,6 +122,12 @@ impl ControlGroup {
         let join = fs::OpenOptions::new().write(true).open(directory.join("cgroup.procs"));
         self.joins.push(join.map_err(|error| at(&directory, error))?.into());
         Ok(directory)
+    }
+
+    /// Where an OCI runtime makes its group, from the hierarchy's root; `None` where it is to choose.
+    pub(crate) fn runtimes_path(&self) -> Option<String> {
+        let above = self.above_runtimes.as_ref()?;
+        Some(format!("/{}", above.join(RUNTIMES_OWN).display()))
     }
 
     /// Whether a process was killed for memory.
@@ -97,10 +150,33 @@ impl ControlGroup {
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
+        // What a runtime leaves, above all one that was killed.
+        if let Some(above) = &self.above_runtimes {
+            let above = version_2_root().join(above);
+            let _ = fs::remove_dir(above.join(RUNTIMES_OWN));
+            let _ = fs::remove_dir(above);
+        }
         for directory in &self.directories {
             let _ = fs::remove_dir(directory);
         }
     }
+}
+
+/// A name that no other sandbox has.
+fn group_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("kiln-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Whether version 2 has all controllers here.
+pub(crate) fn is_version_2_only() -> bool {
+    Path::new(MOUNT).join("cgroup.controllers").exists()
+}
+
+/// Where version 2 is mounted: alone, or beside version 1 as systemd's hybrid mode has it.
+fn version_2_root() -> PathBuf {
+    let root = PathBuf::from(MOUNT);
+    if is_version_2_only() { root } else { root.join("unified") }
 }
 
 /// A file of a controller and what is written to it (cgroup-v1/, cgroup-v2.rst of the kernel).
@@ -194,8 +270,7 @@ fn version_2(own: &str, controllers: &[&str], parent: Option<&Path>) -> Option<P
     if let Some(parent) = parent {
         let directory = Path::new(MOUNT).join(parent);
         // Of version 1 here, or version 2 without these controllers.
-        let unified = Path::new(MOUNT).join("cgroup.controllers").exists();
-        if !unified {
+        if !is_version_2_only() {
             return None;
         }
         let _ = fs::create_dir_all(&directory);
@@ -331,7 +406,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_no_group_is_made() {
-        let group = ControlGroup::create(&Resources::default()).unwrap();
+        let group = ControlGroup::create(&Resources::default(), Holder::Sandbox).unwrap();
         assert!(group.joins.is_empty() && group.directories.is_empty());
     }
 }

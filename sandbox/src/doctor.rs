@@ -8,7 +8,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags as Attr;
 
-use crate::control_group::ControlGroup;
+use crate::control_group::{ControlGroup, Holder};
 use crate::rootfs::{Marks, attach, clone_tree, new_mount, open_in_root};
 use crate::sys;
 use crate::userns::{self, Privileges, UserNamespaceError};
@@ -224,7 +224,7 @@ fn sys() -> Finding {
 fn limits() -> Finding {
     const LIMITS: &str = "control groups";
     let wanted = Resources { memory_bytes: Some(1 << 30), pids: Some(1000), ..Resources::default() };
-    match ControlGroup::create(&wanted) {
+    match ControlGroup::create(&wanted, Holder::Sandbox) {
         Ok(_) => Finding::new(LIMITS, State::Works, "memory and process limits"),
         Err(error) => {
             let detail = format!("--memory and process limits are refused: {error}");

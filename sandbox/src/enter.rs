@@ -4,7 +4,7 @@
 //! What fails is reported as a [`Failure`], and worded by the parent.
 
 use std::convert::Infallible;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
@@ -13,11 +13,12 @@ use rustix::mount::{MountAttrFlags as Attr, MountPropagationFlags, mount_change}
 use rustix::process::Signal;
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
 
+use crate::masks::{MASKED_IN_PROC, hide, make_read_only};
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedNetwork, PlannedSource};
 use crate::report::{At, Entered, Failure, Step};
 use crate::rootfs::{
-    Maker, StubReport, TargetKind, attach, clone_mount, clone_tree, mount_id, new_mount, open_in_root,
-    target_kind,
+    Maker, StubReport, TargetKind, attach, clone_mount, clone_tree, errno_of, mount_id, new_mount,
+    open_in_root, set_attributes, target_kind,
 };
 use crate::socket::send_descriptor;
 use crate::sys::{self, PointerList};
@@ -74,8 +75,11 @@ pub(crate) fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>) -> Entered<
     }
     // After the user's mounts, so that none of them can uncover or redirect anything.
     if plan.security == Security::Sandbox {
-        mask(proc.as_fd(), MASKED_IN_PROC, READ_ONLY_IN_PROC, files.as_fd(), plan).at(Step::Mask)?;
-        mask(sys.as_fd(), MASKED_IN_SYS, &[], files.as_fd(), plan).at(Step::Mask)?;
+        let null = || device_mount(files.as_fd(), &NULL, plan);
+        let in_sys = plan.masked_in_sys.iter().map(CString::as_c_str);
+        hide(proc.as_fd(), MASKED_IN_PROC.iter().copied(), files.as_fd(), null).at(Step::Mask)?;
+        hide(sys.as_fd(), in_sys, files.as_fd(), null).at(Step::Mask)?;
+        make_read_only(proc.as_fd()).at(Step::Mask)?;
     }
 
     let cwd = working_directory(plan, root.as_fd()).at(Step::WorkingDirectory)?;
@@ -97,35 +101,31 @@ fn unshare_control_groups() -> Result<(), Errno> {
     sys::unshare_control_groups().map_err(|error| errno_of(&error))
 }
 
-fn errno_of(error: &std::io::Error) -> Errno {
-    Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
-}
-
 pub(crate) fn loopback_up() -> Result<(), Errno> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     sys::bring_loopback_up(socket.as_fd()).map_err(|error| errno_of(&error))
 }
 
-fn open_directory(path: &CStr) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_directory(path: &CStr) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Device nodes of an image must not work: without a device controller a step could otherwise open the host's disks
 /// by a node it makes itself (Docker's set of capabilities has CAP_MKNOD).
-fn root_attributes(security: Security) -> Attr {
+pub(crate) fn root_attributes(security: Security) -> Attr {
     match security {
         Security::Sandbox => Attr::MOUNT_ATTR_NODEV,
         Security::Insecure => Attr::empty(),
     }
 }
 
-const NOTHING_SPECIAL: Attr =
+pub(crate) const NOTHING_SPECIAL: Attr =
     Attr::MOUNT_ATTR_NOSUID.union(Attr::MOUNT_ATTR_NODEV).union(Attr::MOUNT_ATTR_NOEXEC);
 
 /// The tmpfs for files, sockets and device nodes that are then mounted one by one; covers a directory of the host in
 /// this mount namespace, since only attached mounts can be cloned.
-fn private_files(plan: &Plan) -> Result<OwnedFd, Errno> {
+pub(crate) fn private_files(plan: &Plan) -> Result<OwnedFd, Errno> {
     let files = new_mount(c"tmpfs", &[(c"mode", c"700")], Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NOEXEC)?;
     attach(files.as_fd(), CWD, &plan.covered)?;
     for file in &plan.files {
@@ -151,17 +151,17 @@ fn private_files(plan: &Plan) -> Result<OwnedFd, Errno> {
     Ok(files)
 }
 
-struct Device {
-    name: &'static CStr,
-    host: &'static CStr,
-    major: u32,
-    minor: u32,
+pub(crate) struct Device {
+    pub(crate) name: &'static CStr,
+    pub(crate) host: &'static CStr,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
 }
 
 const NULL: Device = Device { name: c"null", host: c"/dev/null", major: 1, minor: 3 };
 
 /// Devices of every sandbox; the numbers are the kernel's (admin-guide/devices.txt).
-const DEVICES: &[Device] = &[
+pub(crate) const DEVICES: &[Device] = &[
     NULL,
     Device { name: c"zero", host: c"/dev/zero", major: 1, minor: 5 },
     Device { name: c"full", host: c"/dev/full", major: 1, minor: 7 },
@@ -172,7 +172,7 @@ const DEVICES: &[Device] = &[
 
 /// Opens or makes a directory of the root that must not be a link: an image's `/proc -> elsewhere` would make later
 /// steps act on files it chose.
-fn plain_directory(maker: &Maker<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+pub(crate) fn plain_directory(maker: &Maker<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     match open_in_root(maker.root, name, flags) {
         Err(Errno::NOENT) => maker.open(name, TargetKind::Directory),
@@ -180,7 +180,7 @@ fn plain_directory(maker: &Maker<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     }
 }
 
-fn mount_proc(maker: &Maker<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn mount_proc(maker: &Maker<'_>) -> Result<OwnedFd, Errno> {
     let target = plain_directory(maker, c"proc")?;
     let proc = new_mount(c"proc", &[], NOTHING_SPECIAL)?;
     attach(proc.as_fd(), target.as_fd(), c"")?;
@@ -279,7 +279,7 @@ fn new_file(directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
 }
 
 /// Makes the detached mount of a source.
-fn open_source(
+pub(crate) fn open_source(
     plan: &Plan,
     source: &PlannedSource,
     files: BorrowedFd<'_>,
@@ -343,72 +343,24 @@ fn open_source(
     }
 }
 
-fn set_attributes(mount: BorrowedFd<'_>, attributes: Attr) -> Result<(), Errno> {
-    sys::set_mount_attributes(mount, attributes.bits().into(), 0, false).map_err(|error| errno_of(&error))
-}
-
 /// Mounts on a path inside, which is resolved once, to a descriptor.
 fn mount_on_target(maker: &Maker<'_>, source: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
-    let target = maker.open(target, target_kind(source)?)?;
-    // Whatever links led there: what the runtime reads from procfs later must come from the kernel.
-    if rustix::fs::fstatfs(&target)?.f_type == libc::PROC_SUPER_MAGIC as _ {
-        return Err(Errno::PERM);
-    }
+    let target = open_target(maker, target, target_kind(source)?)?;
     attach(source, target.as_fd(), c"")
 }
 
-/// Docker's masked and read-only paths: what tells of the host, or changes it, without being namespaced.
-const MASKED_IN_PROC: &[&CStr] = &[
-    c"acpi",
-    c"asound",
-    c"interrupts",
-    c"kcore",
-    c"keys",
-    c"latency_stats",
-    c"sched_debug",
-    c"scsi",
-    c"timer_list",
-    c"timer_stats",
-];
-const MASKED_IN_SYS: &[&CStr] = &[c"firmware", c"devices/virtual/powercap"];
-const READ_ONLY_IN_PROC: &[&CStr] = &[c"bus", c"fs", c"irq", c"sys", c"sysrq-trigger"];
-
-fn mask(
-    base: BorrowedFd<'_>,
-    masked: &[&CStr],
-    read_only: &[&CStr],
-    files: BorrowedFd<'_>,
-    plan: &Plan,
-) -> Result<(), Errno> {
-    let read_only_mount = NOTHING_SPECIAL | Attr::MOUNT_ATTR_RDONLY;
-    for path in masked {
-        let target = match open_in_root(base, path, OFlags::PATH | OFlags::NOFOLLOW) {
-            Err(Errno::NOENT) => continue,
-            other => other?,
-        };
-        let cover = match target_kind(target.as_fd())? {
-            TargetKind::Directory => {
-                new_mount(c"tmpfs", &[(c"mode", c"555"), (c"size", c"4k")], read_only_mount)?
-            }
-            // kiln's own node, never the image's /dev/null, which may be a link to anything.
-            TargetKind::File => device_mount(files, &NULL, plan)?,
-        };
-        attach(cover.as_fd(), target.as_fd(), c"")?;
+/// Opens a mount's target, making it where it is missing.
+pub(crate) fn open_target(maker: &Maker<'_>, target: &CStr, kind: TargetKind) -> Result<OwnedFd, Errno> {
+    let target = maker.open(target, kind)?;
+    // Whatever links led there: what the runtime reads from procfs later must come from the kernel.
+    if rustix::fs::fstatfs(&target)?.f_type == rustix::fs::PROC_SUPER_MAGIC {
+        return Err(Errno::PERM);
     }
-    for path in read_only {
-        let target = match open_in_root(base, path, OFlags::PATH | OFlags::NOFOLLOW) {
-            Err(Errno::NOENT) => continue,
-            other => other?,
-        };
-        let cover = clone_mount(target.as_fd(), c"")?;
-        set_attributes(cover.as_fd(), read_only_mount)?;
-        attach(cover.as_fd(), target.as_fd(), c"")?;
-    }
-    Ok(())
+    Ok(target)
 }
 
 /// Opens the working directory, making it for the user where it is missing (it stays in the layer, as WORKDIR's does).
-fn working_directory(plan: &Plan, root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn working_directory(plan: &Plan, root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let maker = Maker { root, stubs: None, uid: plan.uid, gid: plan.gid };
     let directory = maker.open(&plan.cwd, TargetKind::Directory)?;
     match target_kind(directory.as_fd())? {
@@ -461,24 +413,7 @@ pub(crate) fn become_command(
     terminal: Option<&OwnedFd>,
 ) -> Result<Infallible, CommandFailure> {
     rustix::process::setsid().at(Step::Descriptors)?;
-    let streams = match (&descriptors.stdio, terminal) {
-        (ChildStdio::Given { stdin, stdout, stderr }, _) => {
-            [stdin.as_ref().unwrap_or(&descriptors.null), stdout, stderr]
-        }
-        (ChildStdio::Terminal, Some(terminal)) => {
-            rustix::process::ioctl_tiocsctty(terminal).at(Step::Terminal)?;
-            let owner = Some(Uid::from_raw(plan.uid));
-            rustix::fs::fchown(terminal, owner, None).at(Step::Terminal)?;
-            [terminal; 3]
-        }
-        (ChildStdio::Terminal, None) => [&descriptors.null; 3],
-    };
-    for stream in streams {
-        give_pipe(stream.as_fd(), plan.uid).at(Step::Descriptors)?;
-    }
-    rustix::stdio::dup2_stdin(streams[0]).at(Step::Descriptors)?;
-    rustix::stdio::dup2_stdout(streams[1]).at(Step::Descriptors)?;
-    rustix::stdio::dup2_stderr(streams[2]).at(Step::Descriptors)?;
+    arrange_streams(descriptors, terminal, plan.uid)?;
     // All others are close-on-exec; the report pipe must live until then.
     match sys::new_session_keyring() {
         // Refused inside another container; the filter then keeps the keys out of reach.
@@ -527,6 +462,32 @@ pub(crate) fn become_command(
     execute(plan, execution)
 }
 
+/// Gives the process its three streams, and those to `uid`.
+pub(crate) fn arrange_streams(
+    descriptors: &ChildDescriptors<'_>,
+    terminal: Option<&OwnedFd>,
+    uid: u32,
+) -> Entered<()> {
+    let streams = match (&descriptors.stdio, terminal) {
+        (ChildStdio::Given { stdin, stdout, stderr }, _) => {
+            [stdin.as_ref().unwrap_or(&descriptors.null), stdout, stderr]
+        }
+        (ChildStdio::Terminal, Some(terminal)) => {
+            rustix::process::ioctl_tiocsctty(terminal).at(Step::Terminal)?;
+            let owner = Some(Uid::from_raw(uid));
+            rustix::fs::fchown(terminal, owner, None).at(Step::Terminal)?;
+            [terminal; 3]
+        }
+        (ChildStdio::Terminal, None) => [&descriptors.null; 3],
+    };
+    for stream in streams {
+        give_pipe(stream.as_fd(), uid).at(Step::Descriptors)?;
+    }
+    rustix::stdio::dup2_stdin(streams[0]).at(Step::Descriptors)?;
+    rustix::stdio::dup2_stdout(streams[1]).at(Step::Descriptors)?;
+    rustix::stdio::dup2_stderr(streams[2]).at(Step::Descriptors)
+}
+
 /// Enters a user namespace with the same ids and registers an emulator in its table of formats, which only the kernel
 /// reads from then on.
 fn register_emulator(rule: &[u8], namespace: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -545,7 +506,7 @@ fn register_emulator(rule: &[u8], namespace: BorrowedFd<'_>) -> Result<(), Errno
 }
 
 /// Makes a pipe the user's: `/dev/stdout` opens it by its inode, whose owner is the engine's user.
-fn give_pipe(stream: BorrowedFd<'_>, uid: u32) -> Result<(), Errno> {
+pub(crate) fn give_pipe(stream: BorrowedFd<'_>, uid: u32) -> Result<(), Errno> {
     let mode = rustix::fs::fstat(stream)?.st_mode;
     if rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::Fifo {
         match rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), None) {

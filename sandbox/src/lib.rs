@@ -1,4 +1,4 @@
-//! The embedded runtime: one process tree in namespaces of its own on a root file system made of layers.
+//! One process tree in namespaces of its own on a root file system made of layers: by kiln itself, or by an OCI runtime.
 //!
 //! Here: overlayfs, namespaces, mounts, capabilities, seccomp, limits, network, signals, terminals; users of an image.
 //! Not here: what to run and why (`kiln-solver`), where layers are kept (`kiln-cache`).
@@ -18,7 +18,9 @@ mod enter;
 mod etc_files;
 mod identity;
 mod limits;
+mod masks;
 mod network;
+mod oci;
 mod plan;
 mod report;
 mod rootfs;
@@ -38,6 +40,7 @@ pub use doctor::{Finding, State, examine};
 pub use emulate::OWNER_ATTRIBUTE;
 pub use identity::{Identity, IdentityError, resolve_user};
 pub use network::{HostAccess, IsolatedNetwork, NetworkError};
+pub use oci::OciRuntime;
 pub use run::run;
 pub use spec::{
     Dns, Exit, ExitStatus, HostAddress, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Resources,

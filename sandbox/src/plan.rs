@@ -10,16 +10,21 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::thread::Gid;
 
+use crate::control_group::ControlGroup;
 use crate::emulate::{self, Credentials};
 use crate::limits::{self, Rlimit};
+use crate::masks::MASKED_IN_SYS;
+use crate::oci::PlannedRuntime;
 use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
 use crate::sys::{Instruction, StartStrings};
-use crate::{Mount, MountKind, Network, SandboxError, Security, Spec, etc_files, seccomp, userns};
+use crate::{
+    Mount, MountKind, Network, OciRuntime, SandboxError, Security, Spec, etc_files, seccomp, userns,
+};
 
 /// What a `PATH` is when the environment has none; Docker's default.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Docker's size of `/dev/shm`.
-const DEFAULT_SHM_BYTES: u64 = 64 * 1024 * 1024;
+pub(crate) const DEFAULT_SHM_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Everything the child needs.
 #[derive(Debug)]
@@ -46,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) groups: Vec<Gid>,
     pub(crate) rlimits: Vec<Rlimit>,
     pub(crate) filter: Option<&'static [Instruction]>,
+    /// Hidden paths below `/sys`.
+    pub(crate) masked_in_sys: &'static [CString],
     /// Files to try, in the order of `PATH`.
     pub(crate) candidates: Vec<CString>,
     pub(crate) argv: Vec<CString>,
@@ -60,6 +67,8 @@ pub(crate) struct Plan {
     pub(crate) emulator: Option<Vec<u8>>,
     /// Who the command believes to be where there is one id only; the ids above are that one then.
     pub(crate) emulated: Option<Emulated>,
+    /// The program that makes the sandbox in kiln's place.
+    pub(crate) runtime: Option<PlannedRuntime>,
 }
 
 /// Owners and users that the engine answers for.
@@ -167,8 +176,12 @@ pub(crate) enum PlannedSource {
 }
 
 impl Plan {
-    /// Prepares `spec`.
-    pub(crate) fn new(spec: &Spec) -> Result<Plan, SandboxError> {
+    /// Prepares `spec`, to be run in `group` by `runtime`, or by kiln itself.
+    pub(crate) fn new(
+        spec: &Spec,
+        runtime: Option<&OciRuntime>,
+        group: &ControlGroup,
+    ) -> Result<Plan, SandboxError> {
         let argv = c_strings("the command", &spec.argv)?;
         let command = spec.argv.first().filter(|command| !command.is_empty());
         let Some(command) = command else {
@@ -224,7 +237,7 @@ impl Plan {
                 }
             }
         }
-        Ok(Plan {
+        let mut plan = Plan {
             root: overlay(&root.layers, Some((&root.upper, &root.work)))?,
             upper: path("the upper directory", &root.upper)?,
             covered: path("the work directory", &root.work)?,
@@ -245,6 +258,7 @@ impl Plan {
                 Security::Sandbox => Some(&seccomp::DEFAULT_FILTER),
                 Security::Insecure => None,
             },
+            masked_in_sys: &MASKED_IN_SYS,
             candidates: candidates(command, &spec.env)?,
             argv,
             env,
@@ -253,7 +267,12 @@ impl Plan {
             rights,
             emulated,
             emulator: spec.binfmt.rule(),
-        })
+            runtime: None,
+        };
+        if let Some(runtime) = runtime {
+            plan.runtime = Some(PlannedRuntime::new(runtime, spec, &mut plan, group)?);
+        }
+        Ok(plan)
     }
 
     /// Words a step's place in its list for an error.
@@ -296,6 +315,10 @@ impl Plan {
             Step::Capabilities => "dropping capabilities".into(),
             Step::User => format!("becoming user {}:{}", self.uid, self.gid),
             Step::Seccomp => "loading the system-call filter".into(),
+            Step::Runtime => {
+                let name = self.runtime.as_ref().map(|runtime| runtime.name.as_str());
+                format!("starting {}", name.unwrap_or_default())
+            }
             Step::Owners => "handing calls about owners to kiln (another such filter may be in force)".into(),
         }
     }
@@ -484,7 +507,7 @@ fn c_strings(what: &str, strings: &[std::ffi::OsString]) -> Result<Vec<CString>,
     strings.iter().map(|string| c_string(what, string.as_bytes())).collect()
 }
 
-fn c_string(what: &str, bytes: impl Into<Vec<u8>>) -> Result<CString, SandboxError> {
+pub(crate) fn c_string(what: &str, bytes: impl Into<Vec<u8>>) -> Result<CString, SandboxError> {
     CString::new(bytes).map_err(|_| invalid(what, "it contains a NUL byte"))
 }
 

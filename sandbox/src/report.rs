@@ -38,10 +38,11 @@ pub(crate) enum Step {
     Seccomp,
     Emulator,
     Owners,
+    Runtime,
 }
 
 impl Step {
-    const ALL: [Step; 28] = [
+    const ALL: [Step; 29] = [
         Step::Descriptors,
         Step::ControlGroup,
         Step::Namespaces,
@@ -70,6 +71,7 @@ impl Step {
         Step::Seccomp,
         Step::Emulator,
         Step::Owners,
+        Step::Runtime,
     ];
 }
 
@@ -122,6 +124,8 @@ pub(crate) enum Report<'a> {
     Stub { inode: u64, directory: bool, path: &'a [u8] },
     /// The command ended.
     Ended { wait_status: i32, usage: RawUsage },
+    /// What an OCI runtime has logged.
+    RuntimeLog { text: &'a [u8] },
 }
 
 /// Words before a record's bytes: kind, five values, number of bytes.
@@ -137,6 +141,7 @@ impl Report<'_> {
             }
             Report::NotExecuted { errno, found } => ([2, errno as u64, found.into(), 0, 0, 0], &[]),
             Report::Stub { inode, directory, path } => ([3, inode, directory.into(), 0, 0, 0], path),
+            Report::RuntimeLog { text } => ([5, 0, 0, 0, 0, 0], text),
             Report::Ended { wait_status, usage } => {
                 let RawUsage { cpu_micros, max_rss_bytes, read_bytes, written_bytes } = usage;
                 ([4, wait_status as u64, cpu_micros, max_rss_bytes, read_bytes, written_bytes], &[])
@@ -172,6 +177,7 @@ impl Report<'_> {
                     let usage = RawUsage { cpu_micros: b, max_rss_bytes: c, read_bytes: d, written_bytes: e };
                     Report::Ended { wait_status: a as i32, usage }
                 }
+                5 => Report::RuntimeLog { text: payload },
                 _ => break,
             });
         }

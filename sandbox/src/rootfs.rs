@@ -196,6 +196,17 @@ pub(crate) fn attach(mount: BorrowedFd<'_>, directory: BorrowedFd<'_>, path: &CS
     move_mount(mount, c"", directory, path, flags)
 }
 
+/// Adds attributes to a mount that nobody sees yet.
+pub(crate) fn set_attributes(mount: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), Errno> {
+    crate::sys::set_mount_attributes(mount, attributes.bits().into(), 0, false)
+        .map_err(|error| errno_of(&error))
+}
+
+/// The kernel's number of an error.
+pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
 /// Opens `path` with `root` as `/`; links lead nowhere else, procfs' magic ones nowhere at all.
 pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     // `..` during somebody else's rename gives EAGAIN.

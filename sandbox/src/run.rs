@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::binfmt;
-use crate::control_group::ControlGroup;
+use crate::control_group::{ControlGroup, Holder};
 use crate::emulate::Emulation;
 use crate::enter::Execution;
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, setup};
@@ -21,7 +21,7 @@ use crate::socket::{Relay, above_stdio, control_pair, receive_descriptor};
 use crate::stubs::{self, Stub};
 use crate::sys::{self, Forked, PointerList, SignalsBlocked};
 use crate::terminal::Session;
-use crate::{Exit, ExitStatus, Io, Network, Output, SandboxError, Spec, Usage, supervise};
+use crate::{Exit, ExitStatus, Io, Network, OciRuntime, Output, SandboxError, Spec, Usage, oci, supervise};
 
 /// How often the cancel flag is looked at.
 const CANCEL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 25_000_000 };
@@ -42,12 +42,23 @@ pub fn run(
     output: &mut dyn FnMut(Output, &[u8]),
     cancel: &AtomicBool,
 ) -> Result<Exit, SandboxError> {
+    run_by(None, spec, output, cancel)
+}
+
+/// The same by an OCI runtime, where there is one.
+pub(crate) fn run_by(
+    runtime: Option<&OciRuntime>,
+    spec: &Spec,
+    output: &mut dyn FnMut(Output, &[u8]),
+    cancel: &AtomicBool,
+) -> Result<Exit, SandboxError> {
     if cancel.load(Ordering::Relaxed) {
         return Err(SandboxError::Canceled);
     }
-    let plan = Plan::new(spec)?;
-    let group = ControlGroup::create(&spec.limits.resources)
+    let holder = runtime.map_or(Holder::Sandbox, |_| Holder::Runtime(spec.security));
+    let group = ControlGroup::create(&spec.limits.resources, holder)
         .map_err(|error| setup("making a control group", error))?;
+    let plan = Plan::new(spec, runtime, &group)?;
     let mut sandbox =
         Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
     let streamed = sandbox.stream(spec, &plan, output, cancel);
@@ -88,6 +99,7 @@ fn conclude(
     group: &ControlGroup,
 ) -> Result<Exit, SandboxError> {
     let mut ended = None;
+    let mut logged: &[u8] = &[];
     for report in reports {
         match *report {
             Report::Failed { step: step @ Step::User, index, errno: libc::EINVAL } => {
@@ -111,6 +123,7 @@ fn conclude(
                 };
                 ended = Some((wait_status, usage));
             }
+            Report::RuntimeLog { text } => logged = text,
             Report::Stub { .. } => {}
         }
     }
@@ -123,6 +136,11 @@ fn conclude(
         }
         None => (ExitStatus::Signal(libc::SIGKILL), Usage::default()),
     };
+    if let Some(runtime) = plan.runtime.as_ref().filter(|_| status != ExitStatus::Code(0))
+        && let Some(failure) = oci::failure(&runtime.name, logged, spec)
+    {
+        return Err(failure);
+    }
     Ok(Exit { status, usage, oom_killed: group.oom_killed(), timed_out: false })
 }
 
@@ -246,14 +264,17 @@ impl Sandbox {
                 Network::None | Network::Host => None,
             },
         };
+        let (argv, env) = match &plan.runtime {
+            Some(runtime) => (&runtime.argv, &runtime.env),
+            None => (&plan.argv, &plan.env),
+        };
         let execution = Execution {
-            argv: PointerList::new(plan.argv.iter().map(|argument| argument.as_c_str())),
-            env: PointerList::new(plan.env.iter().map(|entry| entry.as_c_str())),
+            argv: PointerList::new(argv.iter().map(|argument| argument.as_c_str())),
+            env: PointerList::new(env.iter().map(|entry| entry.as_c_str())),
         };
         let blocked = SignalsBlocked::new()?;
-        let process = sys::fork(supervise::namespaces(plan.network), || {
-            supervise::supervise(plan, &descriptors, &execution)
-        })?;
+        let process =
+            sys::fork(supervise::namespaces(plan), || supervise::supervise(plan, &descriptors, &execution))?;
         drop(blocked);
         let command = first_process(&process, &control);
         let supervisor = Supervisor { process, command, reaped: false };

@@ -5,6 +5,8 @@
 
 use std::sync::LazyLock;
 
+use serde_json::{Value, json};
+
 use crate::seccomp_table::{ABSENT, ALLOWED, HIGHEST_KNOWN};
 use crate::sys::Instruction;
 
@@ -38,6 +40,7 @@ fn compile() -> Vec<Instruction> {
 /// Only the low half is looked at: the kernel takes these arguments as 32 bits, and a filter that compares all 64 lets
 /// a set high bit turn a refused value into an allowed one.
 struct Rule {
+    name: &'static str,
     number: u32,
     argument: u32,
     mask: u32,
@@ -54,17 +57,32 @@ enum Verdict {
 }
 
 fn conditional_rules() -> Vec<Rule> {
-    let rule =
-        |number: libc::c_long, mask, verdict| Rule { number: number as u32, argument: 0, mask, verdict };
+    let rule = |name, number: libc::c_long, mask, verdict| Rule {
+        name,
+        number: number as u32,
+        argument: 0,
+        mask,
+        verdict,
+    };
     vec![
         // AF_ALG has reached page-cache bugs; AF_VSOCK is not namespaced and reaches the host of a VM.
-        rule(libc::SYS_socket, u32::MAX, Verdict::AllowExcept(&[libc::AF_ALG as u32, libc::AF_VSOCK as u32])),
+        rule(
+            "socket",
+            libc::SYS_socket,
+            u32::MAX,
+            Verdict::AllowExcept(&[libc::AF_ALG as u32, libc::AF_VSOCK as u32]),
+        ),
         // Linux, UNAME26, PER_LINUX32, both, and "tell me"; others weaken the process, as ADDR_NO_RANDOMIZE does.
-        rule(libc::SYS_personality, u32::MAX, Verdict::AllowOnly(&[0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff])),
+        rule(
+            "personality",
+            libc::SYS_personality,
+            u32::MAX,
+            Verdict::AllowOnly(&[0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff]),
+        ),
         // New namespaces would give a process full capabilities over new, less tested code.
-        rule(libc::SYS_clone, CLONE_NAMESPACES, Verdict::AllowOnly(&[0])),
+        rule("clone", libc::SYS_clone, CLONE_NAMESPACES, Verdict::AllowOnly(&[0])),
         // Its flags are behind a pointer, which a filter cannot follow; ENOSYS makes C libraries use clone.
-        rule(libc::SYS_clone3, 0, Verdict::Deny(libc::ENOSYS)),
+        rule("clone3", libc::SYS_clone3, 0, Verdict::Deny(libc::ENOSYS)),
     ]
 }
 
@@ -92,13 +110,48 @@ impl Rule {
     }
 }
 
+/// Values that rules of an OCI profile name where all but some are allowed: more address families than there are.
+const LISTED_VALUES: u32 = 64;
+
+/// The same profile in the words of the OCI runtime specification (`config-linux.md`, Seccomp).
+///
+/// Arguments are compared by their low half here too. A foreign ABI is refused by its absence: runtimes kill for it.
+pub(crate) fn as_oci() -> Value {
+    const ALLOW: &str = "SCMP_ACT_ALLOW";
+    let names: Vec<&str> = ALLOWED.iter().filter(|call| native(call) != ABSENT).map(|call| call.0).collect();
+    let mut calls = vec![json!({ "names": names, "action": ALLOW })];
+    for rule in conditional_rules() {
+        let mut allow = |value: u32| {
+            calls.push(json!({ "names": [rule.name], "action": ALLOW, "args": [{
+                "index": rule.argument, "value": rule.mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ",
+            }] }));
+        };
+        match rule.verdict {
+            Verdict::AllowOnly(values) => values.iter().copied().for_each(allow),
+            Verdict::AllowExcept(values) => {
+                (0..LISTED_VALUES).filter(|value| !values.contains(value)).for_each(&mut allow);
+            }
+            Verdict::Deny(errno) => calls.push(json!({
+                "names": [rule.name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno,
+            })),
+        }
+    }
+    json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": libc::EPERM,
+        "architectures": [if cfg!(target_arch = "aarch64") { "SCMP_ARCH_AARCH64" } else { "SCMP_ARCH_X86_64" }],
+        "syscalls": calls,
+    })
+}
+
+/// A row's number on this machine.
+fn native(&(_, x86_64, aarch64): &(&str, u16, u16)) -> u16 {
+    if cfg!(target_arch = "aarch64") { aarch64 } else { x86_64 }
+}
+
 fn allowed_numbers() -> Vec<u32> {
-    let mut numbers: Vec<u32> = ALLOWED
-        .iter()
-        .map(|&(_, x86_64, aarch64)| if cfg!(target_arch = "aarch64") { aarch64 } else { x86_64 })
-        .filter(|&number| number != ABSENT)
-        .map(u32::from)
-        .collect();
+    let mut numbers: Vec<u32> =
+        ALLOWED.iter().map(native).filter(|&number| number != ABSENT).map(u32::from).collect();
     numbers.sort_unstable();
     numbers
 }
@@ -187,7 +240,7 @@ mod tests {
         }
     }
 
-    fn native(number: libc::c_long, argument: u64) -> u32 {
+    fn answer_to(number: libc::c_long, argument: u64) -> u32 {
         answer(NATIVE_ARCH, number as u32, argument)
     }
 
@@ -229,23 +282,23 @@ mod tests {
             libc::SYS_init_module,
             libc::SYS_reboot,
         ] {
-            assert_eq!(native(number, 0), EPERM, "call {number}");
+            assert_eq!(answer_to(number, 0), EPERM, "call {number}");
         }
     }
 
     #[test]
     fn a_socket_family_is_judged_by_the_bits_the_kernel_reads() {
-        assert_eq!(native(libc::SYS_socket, libc::AF_INET as u64), YES);
-        assert_eq!(native(libc::SYS_socket, libc::AF_ALG as u64), EPERM);
-        assert_eq!(native(libc::SYS_socket, 1 << 32 | libc::AF_ALG as u64), EPERM);
-        assert_eq!(native(libc::SYS_socket, libc::AF_VSOCK as u64), EPERM);
+        assert_eq!(answer_to(libc::SYS_socket, libc::AF_INET as u64), YES);
+        assert_eq!(answer_to(libc::SYS_socket, libc::AF_ALG as u64), EPERM);
+        assert_eq!(answer_to(libc::SYS_socket, 1 << 32 | libc::AF_ALG as u64), EPERM);
+        assert_eq!(answer_to(libc::SYS_socket, libc::AF_VSOCK as u64), EPERM);
     }
 
     #[test]
     fn clone_makes_threads_but_no_namespaces() {
-        assert_eq!(native(libc::SYS_clone, libc::CLONE_VM as u64), YES);
-        assert_eq!(native(libc::SYS_clone, libc::CLONE_NEWUSER as u64), EPERM);
-        assert_eq!(native(libc::SYS_clone3, 0), ENOSYS);
+        assert_eq!(answer_to(libc::SYS_clone, libc::CLONE_VM as u64), YES);
+        assert_eq!(answer_to(libc::SYS_clone, libc::CLONE_NEWUSER as u64), EPERM);
+        assert_eq!(answer_to(libc::SYS_clone3, 0), ENOSYS);
     }
 
     #[test]

@@ -304,6 +304,14 @@ pub enum SandboxError {
         /// Why.
         source: std::io::Error,
     },
+    /// There is no such OCI runtime.
+    #[error("there is no OCI runtime at {}: {source}", program.display())]
+    NoRuntime {
+        /// Its path, as it was given.
+        program: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The cancel flag went up.
     #[error("canceled")]
     Canceled,

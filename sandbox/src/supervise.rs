@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::enter::{CommandFailure, Execution, become_command, enter};
+use crate::oci::{become_runtime, report_log};
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedNetwork};
 use crate::report::{At, Entered, Failure, Report, Step};
 use crate::socket::send_descriptor;
@@ -17,9 +18,13 @@ use crate::sys::{self, Forked, StartStrings};
 
 /// Namespaces that every sandbox has of its own and its supervisor shares; that of processes is the command's alone.
 /// That of control groups comes after joining one, since its root is where the process is when it is made.
-pub(crate) fn namespaces(network: PlannedNetwork) -> i32 {
+pub(crate) fn namespaces(plan: &Plan) -> i32 {
+    // A runtime makes the others itself; this one is for what is mounted for it.
+    if plan.runtime.is_some() {
+        return libc::CLONE_NEWNS;
+    }
     let standard = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    match network {
+    match plan.network {
         PlannedNetwork::None => standard | libc::CLONE_NEWNET,
         PlannedNetwork::Host | PlannedNetwork::Joined => standard,
     }
@@ -29,7 +34,7 @@ pub(crate) fn namespaces(network: PlannedNetwork) -> i32 {
 /// grace periods of RCU.
 pub(crate) fn supervise(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<'_>) -> i32 {
     match start(plan, descriptors, execution) {
-        Ok(command) => watch(&command, descriptors),
+        Ok(command) => watch(plan, &command, descriptors),
         Err(failure) => {
             report_failure(failure, descriptors);
             1
@@ -72,6 +77,9 @@ fn first_process(
     let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).at(Step::Descriptors)?;
     send_descriptor(descriptors.control.as_fd(), own.as_fd()).at(Step::Descriptors)?;
     drop(own);
+    if let Some(runtime) = &plan.runtime {
+        return become_runtime(plan, runtime, descriptors, execution);
+    }
     let terminal = enter(plan, descriptors)?;
     become_command(plan, descriptors, execution, terminal.as_ref())
 }
@@ -95,7 +103,7 @@ fn report_failure(failure: Failure, descriptors: &ChildDescriptors<'_>) {
 
 /// Waits for the command, reports its end, and kills it when the engine is gone; with it the kernel kills everything in
 /// the process namespace, and only then its end is seen.
-fn watch(command: &Forked, descriptors: &ChildDescriptors<'_>) -> i32 {
+fn watch(plan: &Plan, command: &Forked, descriptors: &ChildDescriptors<'_>) -> i32 {
     use rustix::event::{PollFd, PollFlags, poll};
     // By a descriptor of its process and not by PR_SET_PDEATHSIG, which fires when the starting *thread* ends.
     let mut events =
@@ -106,6 +114,9 @@ fn watch(command: &Forked, descriptors: &ChildDescriptors<'_>) -> i32 {
         let _ = pidfd_send_signal(&command.pidfd, Signal::KILL);
     }
     let Ok(status) = sys::wait_for(command.pid) else { return 1 };
+    if let Some(runtime) = &plan.runtime {
+        report_log(runtime, descriptors.report.as_fd());
+    }
     Report::Ended { wait_status: status, usage: sys::children_usage() }.send(descriptors.report.as_fd());
     0
 }

@@ -8,6 +8,7 @@ mod conformance;
 mod crash;
 mod cutoff;
 mod daemons;
+mod executors;
 mod explain;
 mod images;
 mod interop;

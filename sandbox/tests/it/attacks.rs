@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use kiln_sandbox::{MountKind, SandboxError};
 
-use crate::support::{Store, go, mount, own_program, store};
+use crate::support::{Store, go, mount, own_program, runtime, store};
 
 /// A file outside whose bytes and existence must not change.
 fn sentinel(store: &Store) -> std::path::PathBuf {
@@ -50,7 +50,13 @@ fn the_engines_program_cannot_be_executed_inside() {
         fs::set_permissions(store.path("base/bin").join(name), mode).unwrap();
     }
     for command in ["evil", "/bin/evil", "script", "nested"] {
-        let error = go(&store.command(&[command])).unwrap_err();
+        let ended = go(&store.command(&[command]));
+        if runtime().is_some() {
+            // Runtimes have ways of their own against it: what is executed is not there, or a copy that fails.
+            assert!(!ended.is_ok_and(|ran| ran.code() == 0), "{command}");
+            continue;
+        }
+        let error = ended.unwrap_err();
         assert!(matches!(error, SandboxError::NotExecutable { .. }), "{command}: {error}");
     }
 }
@@ -179,7 +185,8 @@ fn the_filter_refuses_mounts_namespaces_and_device_nodes_do_not_work() {
         assert_ne!(ran.code(), 0, "{script}");
     }
     for place in ["/tmp", "/dev"] {
-        let ran = go(&store.shell(&format!("mknod {place}/x c 1 5 && head -c 1 {place}/x"))).unwrap();
+        // The first loop device: without a rule it would open, or say that it has no such driver.
+        let ran = go(&store.shell(&format!("mknod {place}/x b 7 0 && head -c 1 {place}/x"))).unwrap();
         // In a user namespace the kernel refuses to make the node at all.
         let refused = ["Permission denied", "Operation not permitted"];
         assert!(refused.iter().any(|words| ran.stderr.contains(words)), "{ran:?}");

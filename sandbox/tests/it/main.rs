@@ -5,6 +5,7 @@ mod support;
 
 mod attacks;
 mod commands;
+mod inspection;
 mod limits;
 mod mounts;
 mod network;

@@ -4,9 +4,9 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kiln_sandbox::{SandboxError, run};
+use kiln_sandbox::SandboxError;
 
-use crate::support::{go, store};
+use crate::support::{go, run, store};
 
 /// Processes of this machine whose command line has `mark`.
 fn processes_with(mark: &str) -> usize {

@@ -8,8 +8,8 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
-    Binfmt, Dns, Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, Output, Rootfs,
-    SandboxError, Security, Spec, run,
+    Binfmt, Dns, Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, OciRuntime, Output,
+    Rootfs, SandboxError, Security, Spec,
 };
 
 /// Directories of one test's store.
@@ -145,16 +145,30 @@ pub fn go(spec: &Spec) -> Result<Ran, SandboxError> {
     let _ = fs::remove_dir_all(&spec.rootfs.work);
     fs::create_dir_all(&spec.rootfs.work).unwrap();
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let exit = run(
-        spec,
-        &mut |stream, bytes| match stream {
-            Output::Stdout => stdout.extend_from_slice(bytes),
-            Output::Stderr => stderr.extend_from_slice(bytes),
-        },
-        &AtomicBool::new(false),
-    )?;
+    let mut output = |stream, bytes: &[u8]| match stream {
+        Output::Stdout => stdout.extend_from_slice(bytes),
+        Output::Stderr => stderr.extend_from_slice(bytes),
+    };
+    let exit = run(spec, &mut output, &AtomicBool::new(false))?;
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     Ok(Ran { exit, stdout: text(&stdout), stderr: text(&stderr) })
+}
+
+/// Runs by the embedded sandbox, or by the OCI runtime that `KILN_TEST_RUNTIME` names: `.ci/run` does both.
+pub fn run(
+    spec: &Spec,
+    output: &mut dyn FnMut(Output, &[u8]),
+    cancel: &AtomicBool,
+) -> Result<Exit, SandboxError> {
+    match runtime() {
+        Some(runtime) => runtime.run(spec, output, cancel),
+        None => kiln_sandbox::run(spec, output, cancel),
+    }
+}
+
+/// The runtime that the tests are for.
+pub fn runtime() -> Option<OciRuntime> {
+    std::env::var_os("KILN_TEST_RUNTIME").map(|program| OciRuntime::new(program).unwrap())
 }
 
 /// Lets a shell script run a test of this very binary as a program inside: the mounts that it needs, and its command.

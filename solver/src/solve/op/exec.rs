@@ -18,7 +18,7 @@ use kiln_cache::{
 use kiln_image::{Digest, Platform};
 use kiln_parser::CacheSharing;
 use kiln_sandbox::{
-    Binfmt, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs,
+    Binfmt, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, OciRuntime, Rootfs,
     SandboxError, Security, Spec, resolve_user,
 };
 use rustix::fs::{AtFlags, CWD, Mode};
@@ -46,7 +46,7 @@ const SCRIPT_MODE: u32 = 0o755;
 /// Mode of a tmpfs mount, as `/tmp` has it.
 const TMPFS_MODE: u32 = 0o1777;
 
-/// Runs a prepared process: the embedded sandbox, and later others.
+/// Runs a prepared process: the embedded sandbox, an OCI runtime, or what an embedder brings. No part of any key.
 pub trait Executor: Send + Sync + std::fmt::Debug {
     /// Runs `spec` to its end; see [`kiln_sandbox::run`].
     ///
@@ -72,6 +72,17 @@ impl Executor for Sandbox {
         cancel: &AtomicBool,
     ) -> Result<Exit, SandboxError> {
         kiln_sandbox::run(spec, output, cancel)
+    }
+}
+
+impl Executor for OciRuntime {
+    fn run(
+        &self,
+        spec: &Spec,
+        output: &mut dyn FnMut(kiln_sandbox::Output, &[u8]),
+        cancel: &AtomicBool,
+    ) -> Result<Exit, SandboxError> {
+        OciRuntime::run(self, spec, output, cancel)
     }
 }
 
