@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use crate::expand::ExpandError;
 use crate::heredoc;
 use crate::instruction::mount;
 use crate::{MountProblem, Span, Spanned, Warning};
@@ -242,10 +241,10 @@ impl Mount {
     ///
     /// # Errors
     /// What `expand` returns, and what is wrong with the values it made.
-    pub fn expanded(
+    pub fn expanded<E: From<MountProblem>>(
         &self,
-        mut expand: impl FnMut(&str) -> Result<String, ExpandError>,
-    ) -> Result<Self, MountProblem> {
+        mut expand: impl FnMut(&str) -> Result<String, E>,
+    ) -> Result<Self, E> {
         mount::parse_expanded(&self.written, &mut expand)
     }
 }

@@ -42,19 +42,29 @@ struct Rules {
 /// BuildKit's rules only, so that a file is judged alike by both.
 const OWN_RULES: &str = "kiln";
 
+/// So many options there are; BuildKit cuts the text into no more parts.
+const MAX_OPTIONS: usize = 3;
+
 impl Checks {
     /// Parses `skip=Rule,Rule;error=true;experimental=all`. Rule names are case-sensitive; unknown ones do nothing.
+    /// Of two lists for one option the later counts, as in BuildKit, unless one of them is `all`.
     ///
     /// # Errors
     /// [`BadCheck`] names the first wrong option.
     pub fn parse(text: &str) -> Result<Self, BadCheck> {
         let mut checks = Self::default();
-        for option in text.split(';').filter(|option| !option.trim().is_empty()) {
-            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(checks);
+        }
+        for option in text.splitn(MAX_OPTIONS, ';') {
+            let Some((key, value)) = option.split_once('=') else {
+                return Err(BadCheck { option: option.to_owned() });
+            };
             let (key, value) = (key.trim(), value.trim());
             match (key, value) {
-                ("skip", value) => checks.skip.add(value),
-                ("experimental", value) => checks.experimental.add(value),
+                ("skip", value) => checks.skip.set(value),
+                ("experimental", value) => checks.experimental.set(value),
                 ("error", "1" | "t" | "T" | "TRUE" | "true" | "True") => checks.is_error = true,
                 ("error", "0" | "f" | "F" | "FALSE" | "false" | "False") => checks.is_error = false,
                 _ => return Err(BadCheck { option: key.to_owned() }),
@@ -69,7 +79,9 @@ impl Checks {
     /// [`ParseError::InvalidCheck`]. It is no mistake of the file's where a build argument takes the directive's place.
     pub fn of(file: &Dockerfile) -> Result<Self, ParseError> {
         let Some(check) = &file.directives.check else { return Ok(Self::default()) };
-        Self::parse(&check.value).map_err(|problem| ParseError::InvalidCheck { problem, span: check.span })
+        // BuildKit takes the value up to a space.
+        let value = check.value.split(' ').next().unwrap_or_default();
+        Self::parse(value).map_err(|problem| ParseError::InvalidCheck { problem, span: check.span })
     }
 
     /// Asks for an experimental rule beside what the file asks for; `own` and `kiln` are all of kiln's own.
@@ -135,6 +147,14 @@ impl Checks {
 }
 
 impl Rules {
+    /// Replaces the names by those of `value`.
+    fn set(&mut self, value: &str) {
+        if value != "all" {
+            self.names.clear();
+        }
+        self.add(value);
+    }
+
     fn add(&mut self, value: &str) {
         match value {
             "all" => self.all = true,
@@ -184,7 +204,7 @@ impl Dockerfile {
             if rule.scope == Scope::File {
                 return checks.wants(rule);
             }
-            let comment = self.comment_at(warning.span.line);
+            let comment = self.comment_at(warning.judged_by.unwrap_or(warning.span).line);
             if !std::ptr::eq(comment, last.0) {
                 last = (comment, checks.with_comment(comment));
             }
@@ -296,6 +316,24 @@ mod tests {
         assert!(checks.wants(lint::rule("SudoInRun").unwrap()));
         let error = checks.enable("SudoInRnu").unwrap_err();
         assert_eq!(error.closest, Some("SudoInRun"));
+    }
+
+    #[test]
+    fn of_two_lists_the_later_counts() {
+        let text = "FROM scratch AS A\nMAINTAINER me\n";
+        let lists = "skip=StageNameCasing;skip=MaintainerDeprecated";
+        assert_eq!(wanted(&format!("# check={lists}\n{text}")), ["StageNameCasing"]);
+        assert!(wanted(&format!("# check=skip=all;skip=MaintainerDeprecated\n{text}")).is_empty());
+    }
+
+    #[test]
+    fn the_directive_ends_at_a_space() {
+        for (value, option) in [("skip=all; error=true", ""), ("skip = all", "skip"), ("skip", "skip")] {
+            let file = crate::parse(format!("# check={value}\nFROM scratch\n").as_bytes()).unwrap();
+            let error = Checks::of(&file).unwrap_err();
+            assert!(error.to_string().ends_with(&format!("invalid check option \"{option}\"")), "{error}");
+        }
+        assert!(Checks::parse(" skip = all; error = true ").unwrap().is_error());
     }
 
     #[test]

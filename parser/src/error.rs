@@ -398,9 +398,6 @@ pub enum MountProblem {
     /// A secret with both `id` and `source`.
     #[error("both source and id can't be set")]
     SecretIdTwice,
-    /// A value's variables cannot be expanded.
-    #[error(transparent)]
-    Expand(#[from] crate::expand::ExpandError),
 }
 
 impl ParseError {
@@ -547,4 +544,6 @@ pub struct Warning {
     pub message: String,
     /// Where.
     pub span: Span,
+    /// The instruction whose comment silences it, where that is another one than stands at `span`.
+    pub judged_by: Option<Span>,
 }

@@ -128,6 +128,11 @@ impl<'a> Text<'a> {
         self.slice(start..start.max(text.trim_end().len()))
     }
 
+    /// Takes in the blanks that follow to the end of the instruction's line.
+    pub(crate) fn untrimmed_end(&self) -> Self {
+        Self { line: self.line, range: self.range.start..self.line.text.len() }
+    }
+
     /// Cuts at the first white space: the first word, and what follows the white space.
     pub(crate) fn split_word(&self) -> (Self, Self) {
         let text = self.as_str();

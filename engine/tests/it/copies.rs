@@ -24,6 +24,19 @@ fn a_directory_gives_its_contents_and_made_directories_are_0755() {
         top(&bench, "COPY --chmod=751 --chown=5:6 d /out/x"),
         "d0751 5:6 out\nd0751 5:6 out/x\n-0751 5:6 out/x/a\nd0751 5:6 out/x/s\n-0751 5:6 out/x/s/b\n"
     );
+    // What is made by mkdir has no more than permissions.
+    assert_eq!(
+        top(&bench, "COPY --chmod=1751 d /out/x"),
+        "d0751 0:0 out\nd0751 0:0 out/x\n-1751 0:0 out/x/a\nd1751 0:0 out/x/s\n-1751 0:0 out/x/s/b\n"
+    );
+}
+
+#[test]
+fn root_is_no_name_that_is_looked_up() {
+    let bench = Bench::new();
+    bench.write("a", "");
+    assert_eq!(top(&bench, "COPY --chown=5:root a /x"), "-0644 5:0 x\n");
+    assert_eq!(top(&bench, "COPY --chown=5: a /y"), "-0644 5:0 y\n");
 }
 
 #[test]

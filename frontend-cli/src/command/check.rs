@@ -304,7 +304,8 @@ impl<'a> OutlineDocument<'a> {
         let args = outline.args.iter().map(|arg| ArgDocument {
             name: &arg.name,
             description: arg.description.as_deref(),
-            value: arg.value.as_deref(),
+            // BuildKit leaves an empty one out.
+            value: arg.value.as_deref().filter(|value| !value.is_empty()),
             location: Location::of(Some(arg.span)),
         });
         let cache = outline

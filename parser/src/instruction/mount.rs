@@ -8,7 +8,6 @@ use nom::multi::{fold_many0, separated_list1};
 use nom::sequence::delimited;
 use nom::{IResult, Parser};
 
-use crate::expand::ExpandError;
 use crate::suggest::closest;
 use crate::{CacheSharing, Mount, MountKind, MountProblem};
 
@@ -37,17 +36,15 @@ const KINDS: [&str; 5] = ["bind", "cache", "secret", "ssh", "tmpfs"];
 
 /// Parses a mount as it is written. A value with a variable in it is checked no further than the text allows.
 pub(crate) fn parse(text: &str) -> Result<Mount, MountProblem> {
-    Options::read(text, &mut |value| Ok(value.to_owned()))?.mount(text)
+    Options::default().read::<MountProblem>(text, &mut |value| Ok(value.to_owned()))?.mount(text)
 }
 
 /// Parses a mount after expanding each value.
-pub(crate) fn parse_expanded(
+pub(crate) fn parse_expanded<E: From<MountProblem>>(
     text: &str,
-    expand: &mut dyn FnMut(&str) -> Result<String, ExpandError>,
-) -> Result<Mount, MountProblem> {
-    let mut options = Options::read(text, expand)?;
-    options.is_expanded = true;
-    options.mount(text)
+    expand: &mut dyn FnMut(&str) -> Result<String, E>,
+) -> Result<Mount, E> {
+    Ok(Options { is_expanded: true, ..Options::default() }.read(text, expand)?.mount(text)?)
 }
 
 /// The fields as read, before they are judged together.
@@ -70,25 +67,25 @@ struct Options {
 }
 
 impl Options {
-    fn read(
+    fn read<E: From<MountProblem>>(
+        mut self,
         text: &str,
-        expand: &mut dyn FnMut(&str) -> Result<String, ExpandError>,
-    ) -> Result<Self, MountProblem> {
+        expand: &mut dyn FnMut(&str) -> Result<String, E>,
+    ) -> Result<Self, E> {
         let (_, fields) =
             all_consuming(fields).parse(text).map_err(|_| MountProblem::NotCsv { text: text.to_owned() })?;
-        let mut options = Self::default();
         for field in &fields {
             match field.split_once('=') {
-                None => options.switch(field)?,
+                None => self.switch(field)?,
                 Some((key, "")) if key.eq_ignore_ascii_case("from") => {}
                 // Stages are found before anything is expanded (FEATURES VX16).
                 Some((key, from)) if key.eq_ignore_ascii_case("from") && from.contains('$') => {
-                    return Err(MountProblem::FromVariable);
+                    return Err(MountProblem::FromVariable.into());
                 }
-                Some((key, value)) => options.set(key, expand(value)?, field)?,
+                Some((key, value)) => self.set(key, expand(value)?, field)?,
             }
         }
-        Ok(options)
+        Ok(self)
     }
 
     /// Takes a field without a value.
@@ -342,7 +339,7 @@ mod tests {
         let text = "type=cache,id=${ID},target=$T,mode=$M,sharing=${S},ro=$R";
         let open = parse(text).unwrap();
         assert_eq!(open.target.as_deref(), Some("$T"));
-        let values = |word: &str| -> Result<String, ExpandError> {
+        let values = |word: &str| -> Result<String, MountProblem> {
             Ok(match word {
                 "${ID}" => "pip",
                 "$T" => "/t",

@@ -9,7 +9,8 @@ pub(super) fn parse(mut request: Request<'_>) -> Result<InstructionKind, ParseEr
     }
     let span = request.args.span();
     request.checked_flags(&[])?;
-    let mut trigger = request.args.as_str().to_owned();
+    // BuildKit stores the blanks at the line's end as well.
+    let mut trigger = request.args.untrimmed_end().as_str().to_owned();
     for heredoc in &request.heredocs {
         trigger.push('\n');
         trigger.push_str(&heredoc.raw);

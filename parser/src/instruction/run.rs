@@ -26,7 +26,7 @@ pub(super) fn parse(mut request: Request<'_>) -> Result<InstructionKind, ParseEr
 }
 
 fn network(flags: &Flags) -> Result<Option<Spanned<RunNetwork>>, ParseError> {
-    let Some(Spanned { value, span }) = flags.one("network") else { return Ok(None) };
+    let Some(Spanned { value, span }) = flags.values("network").next() else { return Ok(None) };
     let value = match value.as_str() {
         "default" => RunNetwork::Default,
         "none" => RunNetwork::None,
@@ -37,7 +37,7 @@ fn network(flags: &Flags) -> Result<Option<Spanned<RunNetwork>>, ParseError> {
 }
 
 fn security(flags: &Flags) -> Result<Option<Spanned<RunSecurity>>, ParseError> {
-    let Some(Spanned { value, span }) = flags.one("security") else { return Ok(None) };
+    let Some(Spanned { value, span }) = flags.values("security").next() else { return Ok(None) };
     let value = match value.as_str() {
         "sandbox" => RunSecurity::Sandbox,
         "insecure" => RunSecurity::Insecure,

@@ -32,7 +32,7 @@ pub(crate) struct Findings {
 
 impl Findings {
     fn add(&mut self, message: impl Into<String>, span: Span) {
-        self.list.push(Warning { rule: self.rule, message: message.into(), span });
+        self.list.push(Warning { rule: self.rule, message: message.into(), span, judged_by: None });
     }
 }
 

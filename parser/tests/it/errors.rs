@@ -33,6 +33,14 @@ fn a_file_without_stages_says_what_it_lacks() {
 }
 
 #[test]
+fn an_empty_network_or_security_is_no_mode() {
+    insta::assert_snapshot!(each(&["RUN --network= x", "RUN --security= x"]), @r#"
+    2: invalid network mode "" [--network=] -- the modes are default, none and host
+    2: security "" is not valid [--security=] -- the modes are sandbox and insecure
+    "#);
+}
+
+#[test]
 fn directives_that_make_no_sense_are_refused() {
     let all = [mistakes("# escape=\\\n# escape=`\nFROM scratch\n"), mistakes("# escape=x\nFROM scratch\n")];
     insta::assert_snapshot!(all.concat(), @r#"

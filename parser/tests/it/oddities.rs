@@ -46,6 +46,14 @@ fn value(word: &str) -> String {
 
 // LX3
 #[test]
+fn a_trigger_keeps_the_blanks_at_its_end() {
+    for (line, trigger) in [("ONBUILD  RUN x  \t", "RUN x  \t"), ("ONBUILD RUN a \\\n b  ", "RUN a  b  ")] {
+        let InstructionKind::Onbuild(onbuild) = first(line) else { unreachable!() };
+        assert_eq!(onbuild.trigger, trigger);
+    }
+}
+
+#[test]
 fn the_longest_line_has_65535_bytes_and_a_line_feed() {
     let line = |length: usize| format!("FROM scratch\nRUN {}\n", "x".repeat(length - 4));
     assert!(parse(line(65_535).as_bytes()).is_ok());

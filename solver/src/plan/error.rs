@@ -2,7 +2,7 @@
 
 use kiln_image::InvalidReference;
 use kiln_parser::expand::ExpandError;
-use kiln_parser::{ParseErrors, Span};
+use kiln_parser::{MountProblem, ParseErrors, Span};
 
 use super::BaseError;
 
@@ -157,6 +157,20 @@ pub enum PlanError {
         from: String,
         /// The mount's target.
         target: String,
+        /// Where.
+        span: Span,
+    },
+    /// A mount's variables have values that it cannot have.
+    #[error("{problem}")]
+    InvalidMount {
+        /// What is wrong.
+        problem: MountProblem,
+        /// Where.
+        span: Span,
+    },
+    /// RUN has an empty JSON array.
+    #[error("RUN has no command: arguments are required")]
+    NoCommand {
         /// Where.
         span: Span,
     },
@@ -324,8 +338,10 @@ impl PlanError {
             | Self::CopyFromLaterStage { span, .. }
             | Self::MountFromLaterStage { span, .. }
             | Self::UnusableEpochStage { span, .. }
+            | Self::InvalidMount { span, .. }
             | Self::InvalidMountTarget { span, .. }
             | Self::SecretWithoutId { span }
+            | Self::NoCommand { span }
             | Self::InvalidMode { span, .. }
             | Self::MisplacedChecksum { span, .. }
             | Self::InvalidChecksum { span, .. }

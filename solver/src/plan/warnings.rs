@@ -34,8 +34,12 @@ impl Warnings {
     }
 
     fn add(&mut self, rule: &'static str, message: String, span: Span) {
-        if self.known.insert((rule, span.line, message.clone())) {
-            self.warnings.push(Warning { rule, message, span });
+        self.push(Warning { rule, message, span, judged_by: None });
+    }
+
+    fn push(&mut self, warning: Warning) {
+        if self.known.insert((warning.rule, warning.span.line, warning.message.clone())) {
+            self.warnings.push(warning);
         }
     }
 
@@ -115,12 +119,13 @@ impl Warnings {
         self.add("JSONArgsRecommended", message, span);
     }
 
-    /// `span` is the instruction that has no effect.
-    pub(super) fn given_again(&mut self, keyword: &str, span: Span) {
+    /// `span` is the instruction that has no effect, `by` the one that takes its effect away.
+    pub(super) fn given_again(&mut self, keyword: &str, span: Span, by: Span) {
         let message = format!(
             "Multiple {keyword} instructions should not be used in the same stage because only the last one will be used"
         );
-        self.add("MultipleInstructionsDisallowed", message, span);
+        let rule = "MultipleInstructionsDisallowed";
+        self.push(Warning { rule, message, span, judged_by: Some(by) });
     }
 
     pub(super) fn protocol_casing(&mut self, port: &str, span: Span) {

@@ -11,7 +11,7 @@ use crate::plan::history::{self, Made};
 pub(super) fn cmd(step: &mut Step<'_, '_>, command: &Command) -> Result<(), PlanError> {
     let span = step.span();
     if let Some(before) = step.state.last.cmd.replace(span) {
-        step.planner.warnings.given_again("CMD", before);
+        step.planner.warnings.given_again("CMD", before, span);
     }
     let argv = argv(step, command, "CMD");
     let text = format!("CMD {}", history::quoted(&argv));
@@ -26,7 +26,7 @@ pub(super) fn cmd(step: &mut Step<'_, '_>, command: &Command) -> Result<(), Plan
 pub(super) fn entrypoint(step: &mut Step<'_, '_>, command: &Command) -> Result<(), PlanError> {
     let span = step.span();
     if let Some(before) = step.state.last.entrypoint.replace(span) {
-        step.planner.warnings.given_again("ENTRYPOINT", before);
+        step.planner.warnings.given_again("ENTRYPOINT", before, span);
     }
     let argv = argv(step, command, "ENTRYPOINT");
     let text = format!("ENTRYPOINT {}", history::quoted(&argv));
@@ -56,7 +56,7 @@ fn argv(step: &mut Step<'_, '_>, command: &Command, keyword: &str) -> Vec<String
 pub(super) fn healthcheck(step: &mut Step<'_, '_>, check: &Healthcheck) -> Result<(), PlanError> {
     let span = step.span();
     if let Some(before) = step.state.last.healthcheck.replace(span) {
-        step.planner.warnings.given_again("HEALTHCHECK", before);
+        step.planner.warnings.given_again("HEALTHCHECK", before, span);
     }
     let check = match check {
         Healthcheck::None => oci::Healthcheck { test: vec!["NONE".into()], ..oci::Healthcheck::default() },

@@ -1,6 +1,8 @@
 //! `RUN --mount` (FEATURES RN16–RN31).
 
-use kiln_parser::{Mount, MountKind, Span, Spanned};
+use std::borrow::Cow;
+
+use kiln_parser::{Mount, MountKind, MountProblem, Span, Spanned};
 
 use super::Step;
 use crate::graph::{ExecMount, ExecMountKind, InputIndex, VertexId};
@@ -44,27 +46,25 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
     let mut agents = 0;
     for mount in given {
         let span = step.place(mount.span);
-        let target = match &mount.target {
-            Some(target) => step.expand_text(target, span)?,
-            None => String::new(),
-        };
+        let mount = expanded(step, &mount.value, span)?;
+        let target = mount.target.clone().unwrap_or_default();
         let mount = match &mount.kind {
             MountKind::Bind { from, source, writable } => {
                 let target = absolute(step, &target, span)?;
                 let input = mounts.input(step, from.as_deref(), &target, span)?;
-                let source = paths::join("/", &step.expand_text(source, span)?);
+                let source = paths::join("/", source);
                 ExecMount { target, kind: ExecMountKind::Bind { input, source, writable: *writable } }
             }
             MountKind::Cache { id, from, source, sharing, read_only, mode, uid, gid } => {
                 let id = match id.as_deref().filter(|id| !id.is_empty()) {
-                    Some(id) => step.expand_text(id, span)?,
+                    Some(id) => id.to_owned(),
                     None => paths::clean(&target),
                 };
                 step.planner.notes.cache(&id, span);
                 let namespace = step.planner.request.build_args.get(CACHE_NAMESPACE_ARG);
                 let mut id = format!("{}/{id}", namespace.map_or("", String::as_str));
                 let target = absolute(step, &target, span)?;
-                let source = paths::join("/", &step.expand_text(source, span)?);
+                let source = paths::join("/", source);
                 let is_shaped = source == "/" && (mode.is_some() || uid.is_some() || gid.is_some());
                 let from = from.as_deref().filter(|from| !from.is_empty());
                 let input = from.map(|from| mounts.input(step, Some(from), &target, span)).transpose()?;
@@ -92,16 +92,13 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
             },
             MountKind::Secret { id, env, required, mode, uid, gid } => {
                 let id = match id.as_deref().filter(|id| !id.is_empty()) {
-                    Some(id) => step.expand_text(id, span)?,
+                    Some(id) => id.to_owned(),
                     None if target.is_empty() => return Err(PlanError::SecretWithoutId { span }),
                     None => paths::base_name(&target).to_owned(),
                 };
                 refuse_unnamed(step, "secret", &id, span)?;
                 step.planner.notes.secret(&id, *required, span);
-                let env = match env.as_deref().filter(|name| !name.is_empty()) {
-                    Some(name) => Some(step.expand_text(name, span)?),
-                    None => None,
-                };
+                let env = env.clone().filter(|name| !name.is_empty());
                 let target = match (target.is_empty(), &env) {
                     (true, Some(_)) => String::new(),
                     (true, None) => paths::join(SECRETS, paths::base_name(&id)),
@@ -120,7 +117,7 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
             }
             MountKind::Ssh { id, required, mode, uid, gid } => {
                 let id = match id.as_deref().filter(|id| !id.is_empty()) {
-                    Some(id) => step.expand_text(id, span)?,
+                    Some(id) => id.to_owned(),
                     None => DEFAULT_AGENT.to_owned(),
                 };
                 refuse_unnamed(step, "ssh agent", &id, span)?;
@@ -144,6 +141,32 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
         mounts.mounts.push(mount);
     }
     Ok(mounts)
+}
+
+/// The mount with its variables replaced: any value may have some, `type` and `mode` as well.
+fn expanded<'m>(step: &mut Step<'_, '_>, mount: &'m Mount, span: Span) -> Result<Cow<'m, Mount>, PlanError> {
+    if !mount.written.contains(['$', '\'', '"', step.escape()]) {
+        return Ok(Cow::Borrowed(mount));
+    }
+    let mount = mount.expanded(|value| step.expand_text(value, span).map_err(Unusable::Value));
+    mount.map(Cow::Owned).map_err(|unusable| match unusable {
+        Unusable::Mount(problem) => PlanError::InvalidMount { problem, span },
+        Unusable::Value(error) => error,
+    })
+}
+
+/// Why a mount with variables is none.
+enum Unusable {
+    /// What the variables' values make of it.
+    Mount(MountProblem),
+    /// The variables cannot be replaced.
+    Value(PlanError),
+}
+
+impl From<MountProblem> for Unusable {
+    fn from(problem: MountProblem) -> Self {
+        Self::Mount(problem)
+    }
 }
 
 impl Mounts {

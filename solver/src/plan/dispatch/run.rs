@@ -29,6 +29,9 @@ pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
     let insecure = insecure(step, run)?;
     let mounts = mounts::mounts(step, &run.mounts)?;
     let Words { argv, scripts, shown } = words(step, run);
+    if argv.is_empty() {
+        return Err(PlanError::NoCommand { span });
+    }
 
     let environment = &step.state.environment;
     let mut created_by = String::from("RUN ");

@@ -17,3 +17,34 @@ fn a_cache_mount_with_a_shape_is_empty_and_a_cache_of_its_own() {
     }
     assert_eq!(caches, [("//c:700:0:0", false), ("//c:755:5:6", false), ("//c", true)]);
 }
+
+#[test]
+fn any_value_of_a_mount_may_come_from_a_variable() {
+    let text = "FROM base\nARG type=cache mode=locked readonly=true bits=0700\n\
+                RUN --mount=type=$type,target=/c,sharing=${mode},ro=$readonly,mode=$bits true\n";
+    let plan = planned(text);
+    let Op::Exec(exec) = &plan.graph[plan.result].op else { unreachable!() };
+    let ExecMountKind::Cache { sharing, read_only, mode, .. } = &exec.mounts[0].kind else {
+        panic!("{:?}", exec.mounts)
+    };
+    assert_eq!((*sharing, *read_only, *mode), (kiln_parser::CacheSharing::Locked, true, 0o700));
+}
+
+#[test]
+fn a_variable_that_makes_no_mount_is_refused() {
+    for (option, problem) in [
+        ("type=$x,target=/c", "unsupported mount type \"y\""),
+        ("type=cache,target=/c,sharing=$x", "unsupported sharing value \"y\""),
+        ("type=tmpfs,target=/c,size=${x}", "invalid value for size: y"),
+    ] {
+        let text = format!("FROM base\nARG x=y\nRUN --mount={option} true\n");
+        assert_eq!(plan_with(&text, &request()).unwrap_err().to_string(), problem);
+    }
+}
+
+#[test]
+fn a_run_without_a_command_is_refused() {
+    let error = plan_with("FROM base\nRUN []\n", &request()).unwrap_err();
+    assert_eq!(error.to_string(), "RUN has no command: arguments are required");
+    assert_eq!(error.span().unwrap().line, 2);
+}

@@ -85,3 +85,15 @@ fn a_check_looks_at_all_stages_and_tells_warnings_with_an_error() {
     assert_eq!(lines, [("UndefinedVar", 2), ("UndefinedVar", 4)]);
     assert!(matches!(error, Some(PlanError::InvalidSignal { .. })));
 }
+
+#[test]
+fn the_comment_above_the_last_of_several_judges_those_before_it() {
+    let told = |text: &str| {
+        let file = parse(text);
+        let plan = plan(&file, &request(), &mut |_, _| Err("none".into())).unwrap();
+        file.findings(&kiln_parser::Checks::default(), &plan.warnings).len()
+    };
+    let comment = "# check=skip=MultipleInstructionsDisallowed\n";
+    assert_eq!(told(&format!("FROM scratch\nCMD [\"a\"]\n{comment}CMD [\"b\"]\n")), 0);
+    assert_eq!(told(&format!("FROM scratch\n{comment}CMD [\"a\"]\nCMD [\"b\"]\n")), 1);
+}

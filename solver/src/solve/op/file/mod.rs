@@ -465,10 +465,11 @@ impl Meta {
         Ok(Self { owner, mode: options.mode.clone() })
     }
 
-    /// An octal `--chmod` is also the mode of directories made on the way (FEATURES CP8).
+    /// An octal `--chmod` is also the mode of directories made on the way (FEATURES CP8), but for the bits above the
+    /// permissions: BuildKit makes them by mkdir.
     fn created_dir_mode(&self) -> u32 {
         match self.mode {
-            Some(ModeChange::Octal(mode)) => mode,
+            Some(ModeChange::Octal(mode)) => mode & 0o777,
             _ => CREATED_DIR_MODE,
         }
     }

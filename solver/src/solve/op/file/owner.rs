@@ -27,7 +27,7 @@ impl<'a> Users<'a> {
     /// name nobody has is root (FEATURES CP14 and what BuildKit does about unknown names).
     pub(super) fn resolve(&mut self, owner: &Owner) -> Result<(u32, u32), SolveError> {
         let (user, group) = match owner.0.split_once(':') {
-            Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+            Some((user, group)) => (user, Some(group)),
             None => (owner.0.as_str(), None),
         };
         let (uid, own_gid) = match number(user, owner)? {
@@ -37,6 +37,8 @@ impl<'a> Users<'a> {
         };
         let gid = match group {
             None => own_gid,
+            // An empty group is root's, as for BuildKit.
+            Some("") => 0,
             Some(group) => match number(group, owner)? {
                 Some(gid) => gid,
                 None => ids(self.group(owner)?, group, 2, 2).map_or(0, |(gid, _)| gid),
@@ -72,8 +74,11 @@ fn read<'b>(
     Ok(cached.as_deref().unwrap_or_default())
 }
 
-/// A number, where it is one: numbers are never looked up as names.
+/// A number, where it is one: numbers are never looked up as names, and neither is `root`.
 fn number(text: &str, owner: &Owner) -> Result<Option<u32>, SolveError> {
+    if text == "root" {
+        return Ok(Some(0));
+    }
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(None);
     }
@@ -102,6 +107,13 @@ mod tests {
     fn a_number_is_also_the_group() {
         assert_eq!(Users::new(None).resolve(&Owner("123".into())).unwrap(), (123, 123));
         assert_eq!(Users::new(None).resolve(&Owner("5:6".into())).unwrap(), (5, 6));
+    }
+
+    #[test]
+    fn root_needs_no_passwd_and_an_empty_group_is_roots() {
+        for (owner, ids) in [("root", (0, 0)), ("7:root", (7, 0)), ("5:", (5, 0))] {
+            assert_eq!(Users::new(None).resolve(&Owner(owner.into())).unwrap(), ids, "{owner}");
+        }
     }
 
     #[test]
