@@ -125,7 +125,10 @@ impl Session<'_> {
         let mut request = self.plan_request(&prepared)?;
         let pins = Pins::of(self.build, &prepared)?;
         let epoch = epoch::resolve(self, &dockerfile, &prepared.origins, &mut request)?;
-        let mut attested = asked.provenance.is_some().then(|| Request::of(self, &prepared, &request));
+        let mut attested = match asked.provenance {
+            Some(_) => Some(Request::of(self, &prepared, &request)?),
+            None => None,
+        };
         let platforms = self.platforms()?;
         let bases = Bases::new(self, prepared.layouts, pins.as_ref());
         let mut names = Vec::new();

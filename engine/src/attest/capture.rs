@@ -11,10 +11,12 @@ use kiln_solver::graph::{ExecMountKind, GitSource, NetworkMode, Op, Source};
 use kiln_solver::plan::{NamedContext, Plan, PlanRequest};
 use kiln_solver::solve::Download;
 
+use super::checkout::Checkout;
 use super::purl;
 use crate::bases::ResolvedBase;
 use crate::build::ContextSource;
 use crate::context::{Origin, Prepared};
+use crate::output::boolean;
 use crate::session::Session;
 use crate::{Error, ErrorKind};
 
@@ -27,6 +29,8 @@ pub(crate) struct Request {
     pub(super) dockerfile: Vec<u8>,
     /// Without the directories before it.
     pub(super) dockerfile_name: String,
+    /// The repository that a context on this machine is of.
+    pub(super) checkout: Option<Checkout>,
     /// Of a context that was fetched.
     context: Option<Origin>,
     /// The contexts that were fetched.
@@ -37,7 +41,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn of(session: &Session<'_>, prepared: &Prepared, plan: &PlanRequest) -> Self {
+    pub(crate) fn of(session: &Session<'_>, prepared: &Prepared, plan: &PlanRequest) -> Result<Self, Error> {
         let build = session.build;
         let mut arguments = BTreeMap::new();
         for (name, value) in &plan.build_args {
@@ -66,12 +70,16 @@ impl Request {
             _ => None,
         });
         let name = Path::new(&prepared.dockerfile_name).file_name();
-        Self {
+        Ok(Self {
             started: Some(SystemTime::now()),
             arguments,
             dockerfile: prepared.dockerfile.clone(),
             dockerfile_name: name
                 .map_or_else(|| "Dockerfile".into(), |name| name.to_string_lossy().into_owned()),
+            checkout: match &build.context {
+                ContextSource::Directory(path) if wants_checkout()? => Checkout::of(path),
+                _ => None,
+            },
             context: match &build.context {
                 ContextSource::Url(_) => prepared.origins.get(MAIN).cloned(),
                 _ => None,
@@ -79,7 +87,7 @@ impl Request {
             origins: prepared.origins.clone(),
             layouts: layouts.collect(),
             bases: Vec::new(),
-        }
+        })
     }
 
     /// What an image's name stood for. `manifest` is the image's own.
@@ -106,6 +114,12 @@ impl Request {
         };
         Material { uri, digest: ("sha256", base.map_or(manifest, |base| &base.digest).hex()) }
     }
+}
+
+/// buildx' variable, without which repositories are told.
+fn wants_checkout() -> Result<bool, Error> {
+    const NAME: &str = "BUILDX_GIT_INFO";
+    std::env::var(NAME).map_or(Ok(true), |value| boolean(NAME, &value))
 }
 
 /// A thing that went into an image, by its address.

@@ -8,6 +8,7 @@
 //! digest each time. With `SOURCE_DATE_EPOCH` attestations are the same each time too.
 
 mod capture;
+mod checkout;
 mod manifest;
 mod options;
 mod packages;

@@ -173,7 +173,14 @@ impl Making<'_> {
     }
 
     fn metadata(&self, steps: Option<Steps>) -> Value {
-        let Some(steps) = steps else { return json!({}) };
+        let mut metadata = json!({});
+        if let Some(checkout) = &self.request.checkout {
+            metadata["vcs"] = json!({"revision": checkout.revision});
+            if let Some(source) = &checkout.source {
+                metadata["vcs"]["source"] = source.as_str().into();
+            }
+        }
+        let Some(steps) = steps else { return metadata };
         // A password in an address is none of the text's readers' business; lines stay where they are.
         let text = masked(&String::from_utf8_lossy(&self.request.dockerfile));
         let file = json!({
@@ -181,7 +188,8 @@ impl Making<'_> {
             "language": "Dockerfile",
             "data": STANDARD.encode(text),
         });
-        json!({"source": {"locations": steps.locations, "infos": [file]}})
+        metadata["source"] = json!({"locations": steps.locations, "infos": [file]});
+        metadata
     }
 }
 

@@ -78,6 +78,9 @@ fn packages(sbom: &Value) -> Vec<(String, String)> {
 fn an_image_carries_how_it_was_made_and_what_is_in_it() {
     let Some(kiln) = Kiln::new("attestations") else { return };
     let context = context();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    std::fs::create_dir(context.path().join(".git")).unwrap();
+    std::fs::write(context.path().join(".git/HEAD"), commit).unwrap();
     let out = tempfile::tempdir().unwrap();
     let archive = out.path().join("app.tar");
     std::fs::write(out.path().join("token"), "CANARY-secret").unwrap();
@@ -114,6 +117,7 @@ fn an_image_carries_how_it_was_made_and_what_is_in_it() {
     let steps = &provenance["buildDefinition"]["internalParameters"]["buildConfig"]["llbDefinition"];
     assert!(steps.to_string().contains("dist-info"), "{steps}");
     assert!(!provenance.to_string().contains("CANARY-secret"));
+    assert_eq!(provenance["runDetails"]["metadata"]["buildkit_metadata"]["vcs"]["revision"], commit);
 
     let sbom = predicate(&manifest, image, SBOM, &blob);
     let found = packages(&sbom);
