@@ -254,12 +254,15 @@ impl Seen {
     }
 }
 
+/// Path and contents.
+type Object = (String, Vec<u8>);
+
 /// Objects by their paths, for everybody; and GitHub's cache service in front of them.
 #[derive(Clone)]
 struct Server {
     address: String,
     /// In the order in which they were written.
-    objects: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    objects: Arc<Mutex<Vec<Object>>>,
     seen: Arc<Mutex<Vec<Seen>>>,
     refuses: bool,
 }
@@ -287,7 +290,7 @@ impl Server {
         server
     }
 
-    fn objects(&self) -> Vec<(String, Vec<u8>)> {
+    fn objects(&self) -> Vec<Object> {
         self.objects.lock().unwrap().clone()
     }
 
