@@ -304,6 +304,35 @@ fn a_result_that_was_not_to_be_used_or_is_gone_says_so() {
 }
 
 #[test]
+fn a_result_that_is_too_old_or_was_collected_says_so() {
+    let text = "FROM busybox\nRUN head -c 3000000 /dev/urandom > /a\n";
+    let Some(project) = Project::new("old results", text) else { return };
+    project.build(&[]);
+    // It takes a second to be older than one.
+    let old = loop {
+        let why = project.why(&["--cache-ttl", "1s"]);
+        if !why.starts_with("1 of 1") {
+            break why;
+        }
+    };
+    insta::assert_snapshot!(old, @r"
+    [2/2] RUN head -c 3000000 /dev/urandom > /a: the earlier result was older than 1s
+    0 of 1 steps were cached in build ID
+    ");
+    let config = tempfile::tempdir().unwrap();
+    std::fs::create_dir(config.path().join("kiln")).unwrap();
+    let limits = "[gc]\nreservedSpace = 0\nmaxUsedSpace = \"1MB\"\nminFreeSpace = 0\n";
+    std::fs::write(config.path().join("kiln/config.toml"), limits).unwrap();
+    let other = Context::with_dockerfile("FROM busybox\nRUN echo other\n");
+    let mut build = project.kiln.command(other.path(), &["build", "."]);
+    assert!(build.env("XDG_CONFIG_HOME", config.path()).output().unwrap().status.success());
+    insta::assert_snapshot!(project.why(&[]), @r"
+    [2/2] RUN head -c 3000000 /dev/urandom > /a: removed by garbage collection on DATE TIME UTC
+    0 of 1 steps were cached in build ID
+    ");
+}
+
+#[test]
 fn a_dry_run_says_what_would_run_and_does_nothing() {
     let text = "FROM debian:bookworm-slim AS base\nFROM busybox\nRUN sleep 0.3\nCOPY a /a\nRUN cat /a\nWORKDIR /w\n\
                 COPY --from=base /etc/hostname /h\n";
