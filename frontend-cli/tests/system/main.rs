@@ -5,7 +5,6 @@ mod bad_input;
 mod commands;
 mod conformance;
 mod crash;
-mod executors;
 mod explain;
 mod interop;
 mod kiln;
