@@ -49,11 +49,11 @@ impl OciRuntime {
         Ok(OciRuntime { program })
     }
 
-    /// Runs `spec` to its end as [`crate::run`] does. What the command prints and how it ends is the same; usage counts
+    /// Runs `spec` to its end as [`crate::run()`] does. What the command prints and how it ends is the same; usage counts
     /// the runtime in.
     ///
     /// # Errors
-    /// As [`crate::run`]. A terminal, an emulator that is registered for the one sandbox, and the emulation of owners
+    /// As [`crate::run()`]. A terminal, an emulator that is registered for the one sandbox, and the emulation of owners
     /// where there is one id only are the embedded sandbox's alone.
     pub fn run(
         &self,
