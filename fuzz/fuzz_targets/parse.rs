@@ -15,7 +15,7 @@ fuzz_target!(|text: &[u8]| {
                     // A trigger is parsed with the default escape character, and one at its end is a continuation.
                     InstructionKind::Onbuild(onbuild)
                         if file.directives.escape == '\\'
-                            && !onbuild.instruction.original.ends_with('\\') =>
+                            && onbuild.instruction.as_ref().is_some_and(|inner| !inner.original.ends_with('\\')) =>
                     {
                         assert!(parse_trigger(&onbuild.trigger).is_ok());
                     }
