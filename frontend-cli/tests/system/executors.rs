@@ -10,7 +10,7 @@ const RUNTIME: &str = "--executor=oci=/usr/bin/crun";
 
 /// Every kind of mount, users, a script, limits, and what a step leaves.
 const DOCKERFILE: &str = "FROM debian AS tools\n\
-    RUN echo tool >/tool && ln -s /tool /link\n\
+    RUN echo tool >/tool && ln -s tool /link\n\
     FROM debian\n\
     ENV A=1 B='x y'\n\
     RUN useradd -u 2000 -m worker && chown worker:nogroup /srv && chmod 2755 /srv\n\
