@@ -17,6 +17,7 @@ pub(crate) mod registry;
 pub(crate) mod resource;
 pub(crate) mod secret;
 pub(crate) mod ssh;
+mod storage;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -25,8 +26,12 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use builds::{BuildsArgs, BuildsCommand, ExplainArgs, LogsArgs};
-pub(crate) use images::{DiffArgs, ExportArgs, ImportArgs};
+pub(crate) use images::{
+    DiffArgs, ExportArgs, HistoryArgs, ImagePruneArgs, ImagesArgs, ImportArgs, InspectArgs, LoadArgs,
+    LoginArgs, LogoutArgs, PullArgs, PushArgs, RmiArgs, SaveArgs, TagArgs,
+};
 use limits::LimitArgs;
+pub(crate) use storage::{DoctorArgs, DuArgs, PruneArgs, SystemDfArgs, SystemPruneArgs};
 
 /// Builds container images from Dockerfiles; no daemon, no root.
 #[derive(Debug, Parser)]
@@ -316,83 +321,6 @@ impl LegacyArgs {
     }
 }
 
-/// `kiln login`.
-#[derive(Debug, Args)]
-pub(crate) struct LoginArgs {
-    /// User name
-    #[arg(short, long, value_name = "NAME", allow_hyphen_values = true)]
-    pub username: Option<String>,
-    /// Password or access token; others on this machine can read it here
-    #[arg(short, long, value_name = "PASSWORD", allow_hyphen_values = true)]
-    pub password: Option<String>,
-    /// Read the password from standard input
-    #[arg(long)]
-    pub password_stdin: bool,
-    /// Print the user name that is logged in
-    #[arg(long)]
-    pub get_login: bool,
-    #[command(flatten)]
-    pub registry: registry::RegistryArgs,
-    /// The registry (default: Docker Hub)
-    #[arg(value_name = "SERVER")]
-    pub server: Option<String>,
-}
-
-/// `kiln logout`.
-#[derive(Debug, Args)]
-pub(crate) struct LogoutArgs {
-    /// The file that logins are kept in (in place of docker's config.json)
-    #[arg(long, value_name = "FILE")]
-    pub authfile: Option<PathBuf>,
-    /// The registry (default: Docker Hub)
-    #[arg(value_name = "SERVER")]
-    pub server: Option<String>,
-}
-
-/// `kiln push`.
-#[derive(Debug, Args)]
-pub(crate) struct PushArgs {
-    /// Push all tags of the repository
-    #[arg(short, long)]
-    pub all_tags: bool,
-    /// Print only the name
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Push the image of one platform only
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
-    /// How progress is shown: auto, plain, tty, rawjson, quiet, none
-    #[arg(long, value_name = "MODE", default_value = "auto")]
-    pub progress: String,
-    #[command(flatten)]
-    pub registry: registry::RegistryArgs,
-    /// Name, with a tag
-    #[arg(value_name = "NAME[:TAG]")]
-    pub name: String,
-}
-
-/// `kiln pull`.
-#[derive(Debug, Args)]
-pub(crate) struct PullArgs {
-    /// Pull all tags of the repository
-    #[arg(short, long)]
-    pub all_tags: bool,
-    /// Print only the name
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// The platform wanted
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
-    /// How progress is shown: auto, plain, tty, rawjson, quiet, none
-    #[arg(long, value_name = "MODE", default_value = "auto")]
-    pub progress: String,
-    #[command(flatten)]
-    pub registry: registry::RegistryArgs,
-    /// Name, with a tag or digest
-    #[arg(value_name = "NAME[:TAG|@DIGEST]")]
-    pub name: String,
-}
-
 /// `kiln lock`: of a build's arguments those that decide what the sources are.
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
@@ -402,210 +330,6 @@ pub(crate) struct LockArgs {
     pub verify: bool,
     #[command(flatten)]
     pub build: BuildArgs,
-}
-
-/// `kiln images`.
-#[derive(Debug, Args)]
-pub(crate) struct ImagesArgs {
-    /// Show all images (kiln keeps no intermediate ones)
-    #[arg(short, long)]
-    pub all: bool,
-    /// Only print ids
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Print whole ids
-    #[arg(long)]
-    pub no_trunc: bool,
-    /// Print digests
-    #[arg(long)]
-    pub digests: bool,
-    /// `table`, `json` or a template (`{{.Repository}}`, `table {{.ID}}\t{{.Size}}`)
-    #[arg(long, value_name = "FORMAT", default_value = "table", allow_hyphen_values = true)]
-    pub format: String,
-    /// Only images that are so: dangling=, label=, before=, since=, reference=, until=
-    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
-    pub filters: Vec<String>,
-    /// Only this repository
-    #[arg(value_name = "REPOSITORY[:TAG]")]
-    pub name: Option<String>,
-}
-
-/// `kiln doctor`.
-#[derive(Debug, Args)]
-pub(crate) struct DoctorArgs {
-    /// Check every digest, reference and layer of the store
-    #[arg(long)]
-    pub check: bool,
-    /// Check the store and drop what is damaged
-    #[arg(long)]
-    pub repair: bool,
-}
-
-/// `kiln du`.
-#[derive(Debug, Args)]
-pub(crate) struct DuArgs {
-    /// Print all that is known of each
-    #[arg(short, long)]
-    pub verbose: bool,
-    /// `json` or a Go template
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
-    /// Only these (`until=24h`, `type=`, `id=`, `description~=`, `inuse`, `shared`, `private`, `mutable`, `immutable`)
-    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
-    pub filters: Vec<String>,
-}
-
-/// `kiln prune`.
-#[derive(Debug, Args)]
-pub(crate) struct PruneArgs {
-    /// Also steps' results that images hold (frees nothing until the images go)
-    #[arg(short, long)]
-    pub all: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    pub force: bool,
-    /// Only these (`until=24h`, `type=exec.cachemount`, `id=…`, as of `kiln du`)
-    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
-    pub filters: Vec<String>,
-    /// Only what was unused for longer (`until` as a flag)
-    #[arg(long, value_name = "DURATION")]
-    pub older_than: Option<String>,
-    /// Cache that stays in any case
-    #[arg(long, value_name = "SIZE", visible_alias = "keep-storage")]
-    pub reserved_space: Option<kiln::storage::Size>,
-    /// Cache that may stay
-    #[arg(long, value_name = "SIZE")]
-    pub max_used_space: Option<kiln::storage::Size>,
-    /// Remove only until so much of the disk is free
-    #[arg(long, value_name = "SIZE")]
-    pub min_free_space: Option<kiln::storage::Size>,
-    /// Print what would go and remove nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Print all that is known of each
-    #[arg(long)]
-    pub verbose: bool,
-}
-
-/// `kiln image prune`.
-#[derive(Debug, Args)]
-pub(crate) struct ImagePruneArgs {
-    /// Also images with names
-    #[arg(short, long)]
-    pub all: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    pub force: bool,
-    /// Only these (`until=24h`, `label=key[=value]`, `label!=…`)
-    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
-    pub filters: Vec<String>,
-}
-
-/// `kiln system df`.
-#[derive(Debug, Args)]
-pub(crate) struct SystemDfArgs {
-    /// List everything
-    #[arg(short, long)]
-    pub verbose: bool,
-    /// `json` or a Go template
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
-}
-
-/// `kiln system prune`.
-#[derive(Debug, Args)]
-pub(crate) struct SystemPruneArgs {
-    /// Also images with names
-    #[arg(short, long)]
-    pub all: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    pub force: bool,
-    /// Volumes (kiln has none)
-    #[arg(long)]
-    pub volumes: bool,
-    /// Only these (`until=24h`, `label=key[=value]`)
-    #[arg(long = "filter", value_name = "FILTER", allow_hyphen_values = true)]
-    pub filters: Vec<String>,
-}
-
-/// `kiln inspect`.
-#[derive(Debug, Args)]
-pub(crate) struct InspectArgs {
-    /// Show this of each, a template (`{{.Config.Env}}`) or `json`
-    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
-    pub format: Option<String>,
-    /// Names or ids
-    #[arg(value_name = "IMAGE", required = true)]
-    pub names: Vec<String>,
-}
-
-/// `kiln history`.
-#[derive(Debug, Args)]
-pub(crate) struct HistoryArgs {
-    /// Print whole instructions and ids
-    #[arg(long)]
-    pub no_trunc: bool,
-    /// Only print ids
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Sizes and dates for people
-    #[arg(short = 'H', long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "true", value_parser = parse_bool, hide_possible_values = true)]
-    pub human: bool,
-    /// `table`, `json` or a template
-    #[arg(long, value_name = "FORMAT", default_value = "table", allow_hyphen_values = true)]
-    pub format: String,
-    /// Name or id
-    #[arg(value_name = "IMAGE")]
-    pub name: String,
-}
-
-/// `kiln tag`.
-#[derive(Debug, Args)]
-pub(crate) struct TagArgs {
-    /// Name or id
-    #[arg(value_name = "SOURCE")]
-    pub source: String,
-    /// The new name
-    #[arg(value_name = "TARGET")]
-    pub target: String,
-}
-
-/// `kiln rmi`.
-#[derive(Debug, Args)]
-pub(crate) struct RmiArgs {
-    /// Remove an id with all its names
-    #[arg(short, long)]
-    pub force: bool,
-    /// Of no effect: layers stay until `kiln prune` removes what nothing needs
-    #[arg(long)]
-    pub no_prune: bool,
-    /// Names or ids
-    #[arg(value_name = "IMAGE", required = true)]
-    pub names: Vec<String>,
-}
-
-/// `kiln save`.
-#[derive(Debug, Args)]
-pub(crate) struct SaveArgs {
-    /// Write to a file and not to standard output
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Names or ids
-    #[arg(value_name = "IMAGE", required = true)]
-    pub names: Vec<String>,
-}
-
-/// `kiln load`.
-#[derive(Debug, Args)]
-pub(crate) struct LoadArgs {
-    /// Read a file and not standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub input: Option<PathBuf>,
-    /// Print nothing but what was loaded
-    #[arg(short, long)]
-    pub quiet: bool,
 }
 
 /// `kiln run`.
