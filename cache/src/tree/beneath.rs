@@ -7,14 +7,20 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use blake3::hazmat::{
+    ChainingValue, HasherExt as _, Mode as HashMode, left_subtree_len, merge_subtrees_non_root,
+    merge_subtrees_root,
+};
 use kiln_image::Digest;
 use kiln_image::layer::is_portable_xattr;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::{At as _, Entry, EntryKind, TreeError};
+use crate::spread;
 
 /// Opens a tree's root.
 pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, TreeError> {
@@ -135,18 +141,23 @@ pub fn bytes_digest(bytes: &[u8]) -> Digest {
     Digest::from_bytes(*blake3::hash(bytes).as_bytes())
 }
 
-/// The [`bytes_digest`] and size of what is left to read of a file.
+/// The [`bytes_digest`] and size of a file that was just opened. A large one is read and hashed on all processors.
 pub(crate) fn hash_file(file: &File) -> std::io::Result<(Digest, u64)> {
-    thread_local! {
-        // Asking for and clearing so much memory for each of thousands of small files costs more than hashing them.
-        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    let size = rustix::fs::fstat(file)?.st_size;
+    let size = u64::try_from(size).unwrap_or_default();
+    let in_parallel = || hash_in_parallel(file, size);
+    match spread(size >= PARALLEL_HASH_BYTES, || Ok(None), in_parallel)? {
+        Some(digest) => Ok((digest, size)),
+        None => hash_to_the_end(file),
     }
-    BUFFER.with_borrow_mut(|buffer| {
-        buffer.resize(HASH_BUFFER_BYTES, 0);
+}
+
+fn hash_to_the_end(mut file: &File) -> std::io::Result<(Digest, u64)> {
+    with_hash_buffer(|buffer| {
         let mut hash = blake3::Hasher::new();
         let mut size = 0;
         loop {
-            match (&mut &*file).read(buffer) {
+            match file.read(buffer) {
                 Ok(0) => return Ok((Digest::from_bytes(*hash.finalize().as_bytes()), size)),
                 Ok(length) => {
                     hash.update(&buffer[..length]);
@@ -156,6 +167,56 @@ pub(crate) fn hash_file(file: &File) -> std::io::Result<(Digest, u64)> {
                 Err(error) => return Err(error),
             }
         }
+    })
+}
+
+/// The digest of a file of `size` bytes; `None` if it has another size by now.
+fn hash_in_parallel(file: &File, size: u64) -> std::io::Result<Option<Digest>> {
+    let left = left_subtree_len(size);
+    let halves = rayon::join(|| hash_subtree(file, 0, left), || hash_subtree(file, left, size - left));
+    let digest = match halves {
+        (Ok(left), Ok(right)) => merge_subtrees_root(&left, &right, HashMode::Hash),
+        (Err(error), _) | (_, Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            return Ok(None);
+        }
+        (Err(error), _) | (_, Err(error)) => return Err(error),
+    };
+    let has_grown = file.read_at(&mut [0], size)? > 0;
+    Ok((!has_grown).then(|| Digest::from_bytes(*digest.as_bytes())))
+}
+
+/// The chaining value of the subtree of `length` bytes from `offset` on (BLAKE3, section 2.1).
+fn hash_subtree(file: &File, offset: u64, length: u64) -> std::io::Result<ChainingValue> {
+    if length > PARALLEL_HASH_BYTES {
+        let left = left_subtree_len(length);
+        let (left, right) = rayon::join(
+            || hash_subtree(file, offset, left),
+            || hash_subtree(file, offset + left, length - left),
+        );
+        return Ok(merge_subtrees_non_root(&left?, &right?, HashMode::Hash));
+    }
+    with_hash_buffer(|buffer| {
+        let mut hash = blake3::Hasher::new();
+        hash.set_input_offset(offset);
+        let mut done = 0;
+        while done < length {
+            let wanted = (length - done).min(buffer.len() as u64) as usize;
+            file.read_exact_at(&mut buffer[..wanted], offset + done)?;
+            hash.update(&buffer[..wanted]);
+            done += wanted as u64;
+        }
+        Ok(hash.finalize_non_root())
+    })
+}
+
+fn with_hash_buffer<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
+    thread_local! {
+        // Asking for and clearing so much memory for each of thousands of small files costs more than hashing them.
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(HASH_BUFFER_BYTES, 0);
+        read(buffer)
     })
 }
 
@@ -224,3 +285,34 @@ fn by_descriptor(dir: BorrowedFd<'_>, name: &OsStr) -> Result<CString, Errno> {
 /// The kernel's own limits for a list of names and for a value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const MAX_XATTR_BYTES: usize = 64 * 1024;
 const HASH_BUFFER_BYTES: usize = 128 * 1024;
+/// Files from this size on are hashed in parallel, and in pieces of at most this size.
+const PARALLEL_HASH_BYTES: u64 = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek as _, Write as _};
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_size_has_the_digest_of_its_bytes() {
+        let bytes: Vec<u8> = (0..3 * PARALLEL_HASH_BYTES + 5000).map(|i| ((i * i) >> 7) as u8).collect();
+        let pieces = PARALLEL_HASH_BYTES as usize;
+        for size in [0, 1, pieces - 1, pieces, pieces + 1, 2 * pieces, 2 * pieces + 1024, 3 * pieces + 4999] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes[..size]).unwrap();
+            file.rewind().unwrap();
+            assert_eq!(hash_file(&file).unwrap(), (bytes_digest(&bytes[..size]), size as u64), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_changes_its_size_meanwhile_is_hashed_to_its_end() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(2 * PARALLEL_HASH_BYTES).unwrap();
+        for size in [2 * PARALLEL_HASH_BYTES - 1, 2 * PARALLEL_HASH_BYTES + 1, 9 * PARALLEL_HASH_BYTES] {
+            assert_eq!(hash_in_parallel(&file, size).unwrap(), None, "{size}");
+        }
+        assert!(hash_in_parallel(&file, 2 * PARALLEL_HASH_BYTES).unwrap().is_some());
+    }
+}

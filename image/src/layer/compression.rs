@@ -86,9 +86,7 @@ pub fn compress<W: Write>(
 ) -> Result<Compressor<W>, LayerError> {
     Ok(match compression {
         Compression::None => Compressor::Plain(out),
-        Compression::Gzip => {
-            Compressor::Gzip(Box::new(GzipWriter::new(out, gzip_level(level)?).at(b"gzip")?))
-        }
+        Compression::Gzip => Compressor::Gzip(Box::new(GzipWriter::new(out, gzip_level(level)?))),
         Compression::Zstd => {
             let level = level.unwrap_or(ZSTD_LEVEL);
             if !(0..=22).contains(&level) {
@@ -222,7 +220,8 @@ pub const ARCHIVE_HEAD_BYTES: usize = 1 << 20;
 /// Enough of a stream to tell its format.
 pub(crate) const SNIFF_BYTES: usize = 8;
 const INPUT_BUFFER_BYTES: usize = 128 * 1024;
-const GZIP_LEVEL: i32 = 6;
+/// libdeflate's makes smaller layers than zlib's usual 6.
+const GZIP_LEVEL: i32 = 5;
 const ZSTD_LEVEL: i32 = 3;
 const MAX_WORKERS: usize = 8;
 

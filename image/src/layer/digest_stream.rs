@@ -89,6 +89,39 @@ pub(super) fn read_hashed<T: Send>(
     })
 }
 
+/// Runs `body` on what a thread of its own reads from `input`, which may read further than `body` does and stops soon after
+/// that has ended. Where reading costs something, verifying and keeping a copy, that no longer adds to what `body` costs.
+///
+/// # Errors
+/// Those of `body`, which meets those of `input` where it reads.
+pub fn read_ahead<T>(
+    input: &mut (impl Read + Send),
+    body: impl FnOnce(&mut dyn Read) -> Result<T, LayerError>,
+) -> Result<T, LayerError> {
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(QUEUE_CHUNKS);
+        std::thread::Builder::new()
+            .name("kiln-layer-input".to_owned())
+            .spawn_scoped(scope, move || {
+                loop {
+                    let mut buffer = Vec::with_capacity(CHUNK_BYTES);
+                    let read = input.take(CHUNK_BYTES as u64).read_to_end(&mut buffer);
+                    let is_end = buffer.is_empty() || read.is_err();
+                    // What came before an error is whole.
+                    let has_ended = !buffer.is_empty() && sender.send(Ok(Arc::new(buffer))).is_err();
+                    if let Err(error) = read {
+                        drop(sender.send(Err(error)));
+                    }
+                    if is_end || has_ended {
+                        return;
+                    }
+                }
+            })
+            .at(b"layer thread")?;
+        body(&mut ChunkReader { receiver, chunk: Arc::default(), position: 0 })
+    })
+}
+
 /// Hands all of `input` to the hasher and to `sender`, until one of them has gone.
 fn feed(
     mut input: impl Read,
@@ -264,6 +297,28 @@ mod tests {
         .unwrap();
         assert!(read == bytes);
         assert_eq!(digest, Digest::of(&bytes));
+    }
+
+    #[test]
+    fn reading_ahead_gives_all_bytes_and_the_error_behind_them() {
+        let bytes: Vec<u8> = (0..700_001_u32).map(|i| (i % 251) as u8).collect();
+        let mut all = Vec::new();
+        read_ahead(&mut &bytes[..], |reader| reader.read_to_end(&mut all).at(b"")).unwrap();
+        assert!(all == bytes);
+        struct Breaks;
+        impl Read for Breaks {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+        }
+        let mut before = Vec::new();
+        let result = read_ahead(&mut (&bytes[..]).chain(Breaks), |reader| {
+            Ok(reader.read_to_end(&mut before).unwrap_err().kind())
+        });
+        assert_eq!(result.unwrap(), io::ErrorKind::ConnectionReset);
+        assert!(before == bytes);
+        // Whoever stops early is not kept waiting.
+        read_ahead(&mut io::repeat(1), |reader| reader.read_exact(&mut [0; 10]).at(b"")).unwrap();
     }
 
     #[test]

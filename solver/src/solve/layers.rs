@@ -473,7 +473,9 @@ fn fetch(solver: &Solver<'_>, source: &PullSource, draft: &LayerDraft) -> Result
     };
     let fs = draft.fs();
     let target = File::open(&fs).map_err(|source| SolveError::Io { path: fs, source })?;
-    let unpacked = layer::unpack(&mut reader, target.as_fd(), OverlayXattrs::of_this_process())?;
+    let unpacked = layer::read_ahead(&mut reader, |blob| {
+        layer::unpack(blob, target.as_fd(), OverlayXattrs::of_this_process())
+    })?;
     // The reader verifies the blob's digest at its end.
     io::copy(&mut reader, &mut io::sink()).map_err(|source| SolveError::Io { path: draft.fs(), source })?;
     reader.tell();
