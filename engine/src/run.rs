@@ -79,9 +79,7 @@ impl RunRequest {
             RunNetwork::Isolated => {
                 let wants_host = self.extra_hosts.iter().any(|entry| entry.address == HostAddress::Gateway);
                 let access = if wants_host { HostAccess::Address } else { HostAccess::None };
-                let network = IsolatedNetwork::start(access).map_err(failed)?;
-                network.wait().map_err(failed)?;
-                Network::Isolated(Arc::new(network))
+                Network::Isolated(Arc::new(IsolatedNetwork::new(access).map_err(failed)?))
             }
         })
     }
@@ -254,7 +252,8 @@ fn sandbox_error(cause: SandboxError) -> Error {
         SandboxError::CommandNotFound(_) | SandboxError::NotExecutable { .. } => ErrorKind::User,
         _ => ErrorKind::Environment,
     };
-    because(kind, cause)
+    let hint = if let SandboxError::Network(error) = &cause { error.hint().map(str::to_owned) } else { None };
+    Error { hint, ..because(kind, cause) }
 }
 
 fn environment(cause: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -251,7 +251,7 @@ fn network() -> Finding {
             .remedy("sudo apt-get install passt (or your system's package with pasta)");
     }
     let connected =
-        network::IsolatedNetwork::start(network::HostAccess::None).and_then(|network| network.wait());
+        network::IsolatedNetwork::new(network::HostAccess::None).and_then(|network| network.wait());
     match connected {
         Ok(()) => Finding::new(NETWORK, State::Works, "RUN steps have one of their own, by pasta"),
         Err(error) => {

@@ -441,8 +441,13 @@ pub(crate) fn become_command(
     }
     let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
     rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::User)?;
-    if let Some(filter) = plan.filter {
-        sys::load_filter(filter).at(Step::Seccomp)?;
+    match plan.filter {
+        Some(filter) if plan.on_demand => {
+            let listener = sys::load_listened_filter(filter).at(Step::Seccomp)?;
+            send_descriptor(descriptors.control.as_fd(), listener.as_fd()).at(Step::Seccomp)?;
+        }
+        Some(filter) => sys::load_filter(filter).at(Step::Seccomp)?,
+        None => {}
     }
     rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::User)?;
     // After the last call about users, which would be answered, and before the right to load it is gone.

@@ -21,6 +21,7 @@ mod limits;
 mod masks;
 mod network;
 mod oci;
+mod on_demand;
 mod plan;
 mod report;
 mod rootfs;

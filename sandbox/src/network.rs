@@ -5,8 +5,9 @@
 //! abstract Unix sockets, and (unless the host's address was asked for) the host's own services, since the namespace has
 //! the same address as the host.
 //!
-//! Starting pasta takes some 30 ms, most of them for its own tables. They are not waited for: from the moment the
-//! namespace has its default routes the kernel keeps packets for pasta until it reads them, and that is after 5 ms.
+//! Starting pasta takes some 30 ms, most of them for its own tables, so it is started when it is first needed
+//! ([`crate::on_demand`]). Not all of it is waited for: from the moment the namespace has its default routes the kernel keeps
+//! packets for pasta until it reads them, and that is after 5 ms.
 //!
 //! Two processes belong to a network: pasta, and the init of its process namespace, which ends with the engine.
 
@@ -16,11 +17,11 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Access, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, mount_change};
 use rustix::net::netlink::SocketAddrNetlink;
@@ -36,6 +37,8 @@ use crate::{enter, userns};
 
 /// The program.
 const PASTA: &str = "pasta";
+/// What it talks to the namespace by.
+const TUN: &str = "/dev/net/tun";
 /// Queries to this address are passed on to the host's first name server where that listens on loopback; link-local, so
 /// that no network can have it for a machine of its own.
 ///
@@ -93,34 +96,61 @@ pub enum HostAccess {
 /// A network namespace and the processes that connect it; all are gone when this is dropped.
 #[derive(Debug)]
 pub struct IsolatedNetwork {
+    program: PathBuf,
+    access: HostAccess,
     namespace: OwnedFd,
     /// Tells of new routes in the namespace.
     routes: OwnedFd,
-    /// Init of pasta's process namespace.
-    init: Forked,
-    messages: OwnedFd,
     host_addresses: Vec<IpAddr>,
     name_server: Option<&'static str>,
+    connection: Mutex<Connection>,
+}
+
+/// How far it is.
+#[derive(Debug)]
+enum Connection {
+    /// The namespace has loopback only.
+    None,
+    Starting(Pasta),
+    Ready(#[expect(dead_code, reason = "its end is the network's")] Pasta),
+    Failed(String),
+}
+
+/// Its processes; they end when this is dropped.
+#[derive(Debug)]
+struct Pasta {
+    /// Init of its process namespace.
+    init: Forked,
+    messages: OwnedFd,
     started: Instant,
-    ready: OnceLock<()>,
 }
 
 impl IsolatedNetwork {
-    /// Starts one, and does not wait until it is connected.
+    /// Makes one that is connected when somebody [waits](Self::wait) for that.
     ///
     /// # Errors
     /// See [`NetworkError`].
-    pub fn start(access: HostAccess) -> Result<IsolatedNetwork, NetworkError> {
-        let program = userns::find_program(PASTA).ok_or(NetworkError::NoPasta)?;
-        Self::start_program(&program, access).map_err(NetworkError::Namespace)
+    pub fn new(access: HostAccess) -> Result<IsolatedNetwork, NetworkError> {
+        let program = find_pasta().ok_or(NetworkError::NoPasta)?;
+        // pasta's own word for it comes when a step is under way already.
+        if rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK).is_err() {
+            return Err(NetworkError::Pasta(format!("{TUN} cannot be opened")));
+        }
+        let (namespace, routes) = make_namespace().map_err(NetworkError::Namespace)?;
+        let host_addresses = match access {
+            HostAccess::None => Vec::new(),
+            HostAccess::Address => addresses_to_the_outside(),
+        };
+        let name_server = host_servers_are_local().then_some(NAME_SERVER);
+        let connection = Mutex::new(Connection::None);
+        Ok(IsolatedNetwork { program, access, namespace, routes, host_addresses, name_server, connection })
     }
 
-    fn start_program(program: &Path, access: HostAccess) -> io::Result<IsolatedNetwork> {
-        let (namespace, routes) = make_namespace()?;
+    fn start(&self) -> io::Result<Pasta> {
         let (messages, child_messages) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         rustix::fs::fcntl_setfl(&messages, OFlags::NONBLOCK)?;
-        let name_server = host_servers_are_local().then_some(NAME_SERVER);
-        let arrangement = Arrangement::new(program, access, name_server, &namespace, child_messages)?;
+        let arrangement =
+            Arrangement::new(&self.program, self.access, self.name_server, &self.namespace, child_messages)?;
         let arguments = PointerList::new(arrangement.arguments.iter().map(CString::as_c_str));
         let environment = PointerList::new(std::iter::empty());
         let blocked = SignalsBlocked::new()?;
@@ -130,33 +160,39 @@ impl IsolatedNetwork {
             Err(errno) => errno.raw_os_error(),
         })?;
         drop(blocked);
-        let host_addresses = match access {
-            HostAccess::None => Vec::new(),
-            HostAccess::Address => addresses_to_the_outside(),
-        };
-        let started = Instant::now();
-        Ok(IsolatedNetwork {
-            namespace,
-            routes,
-            init,
-            messages,
-            host_addresses,
-            name_server,
-            started,
-            ready: OnceLock::new(),
-        })
+        Ok(Pasta { init, messages, started: Instant::now() })
     }
 
-    /// Waits until it is connected; at once from then on.
+    /// Connects it if nobody has, and waits until it is; at once from then on.
     ///
     /// # Errors
-    /// [`NetworkError::Pasta`].
+    /// [`NetworkError::Pasta`], for good.
     pub fn wait(&self) -> Result<(), NetworkError> {
-        if self.ready.get().is_none() {
-            self.wait_for_routes().map_err(|error| NetworkError::Pasta(self.said(&error)))?;
-            let _ = self.ready.set(());
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Connection::None = *connection {
+            *connection = match self.start() {
+                Ok(pasta) => Connection::Starting(pasta),
+                Err(error) => Connection::Failed(error.to_string()),
+            };
         }
-        Ok(())
+        let starting = match &*connection {
+            Connection::Starting(pasta) => self.wait_for_routes(pasta).map_err(|error| pasta.said(&error)),
+            _ => Ok(()),
+        };
+        *connection = match (std::mem::replace(&mut *connection, Connection::None), starting) {
+            (Connection::Starting(pasta), Ok(())) => Connection::Ready(pasta),
+            (_, Err(said)) => Connection::Failed(said),
+            (settled, Ok(())) => settled,
+        };
+        match &*connection {
+            Connection::Failed(said) => Err(NetworkError::Pasta(said.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether nothing is left to wait for.
+    pub(crate) fn is_connected(&self) -> bool {
+        matches!(*self.connection.lock().unwrap_or_else(PoisonError::into_inner), Connection::Ready(_))
     }
 
     pub(crate) fn namespace(&self) -> &OwnedFd {
@@ -173,14 +209,14 @@ impl IsolatedNetwork {
         &self.host_addresses
     }
 
-    fn wait_for_routes(&self) -> io::Result<()> {
+    fn wait_for_routes(&self, pasta: &Pasta) -> io::Result<()> {
         let mut missing = DefaultRoutes::of_the_host();
-        let mut limit = self.started + START_LIMIT;
+        let mut limit = pasta.started + START_LIMIT;
         loop {
             let left = limit.saturating_duration_since(Instant::now());
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             let mut events =
-                [PollFd::new(&self.routes, PollFlags::IN), PollFd::new(&self.init.pidfd, PollFlags::IN)];
+                [PollFd::new(&self.routes, PollFlags::IN), PollFd::new(&pasta.init.pidfd, PollFlags::IN)];
             match poll(&mut events, Some(&timeout)) {
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(errno.into()),
@@ -205,8 +241,10 @@ impl IsolatedNetwork {
             }
         }
     }
+}
 
-    /// pasta's own words, or else those of `error`.
+impl Pasta {
+    /// Its own words, or else those of `error`.
     fn said(&self, error: &io::Error) -> String {
         let mut bytes = vec![0_u8; MESSAGE_LIMIT];
         let length = rustix::io::read(&self.messages, &mut bytes[..]).unwrap_or(0);
@@ -222,7 +260,7 @@ impl IsolatedNetwork {
     }
 }
 
-impl Drop for IsolatedNetwork {
+impl Drop for Pasta {
     fn drop(&mut self) {
         let _ = pidfd_send_signal(&self.init.pidfd, Signal::KILL);
         // Its end is not waited for: the kernel first takes namespaces apart.

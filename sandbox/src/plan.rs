@@ -51,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) groups: Vec<Gid>,
     pub(crate) rlimits: Vec<Rlimit>,
     pub(crate) filter: Option<&'static [Instruction]>,
+    /// The filter hands calls over that want the network.
+    pub(crate) on_demand: bool,
     /// Hidden paths below `/sys`.
     pub(crate) masked_in_sys: &'static [CString],
     /// Files to try, in the order of `PATH`.
@@ -227,6 +229,12 @@ impl Plan {
             first: Credentials::new(who.uid, who.gid, who.groups.clone()),
             filter: &emulate::FILTER,
         });
+        // Whoever has no filter, or one with a listener already, gets a network that is there.
+        let on_demand = matches!(&spec.network, Network::Isolated(network) if !network.is_connected())
+            && runtime.is_none()
+            && spec.security == Security::Sandbox
+            && emulated.is_none()
+            && crate::on_demand::is_possible();
         let (uid, gid, groups) =
             if rights.single_id { (0, 0, &[][..]) } else { (who.uid, who.gid, who.groups.as_slice()) };
         if rights.single_id {
@@ -254,10 +262,12 @@ impl Plan {
             gid,
             groups: groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
             rlimits: limits::rlimits(&spec.limits)?,
-            filter: match spec.security {
-                Security::Sandbox => Some(&seccomp::DEFAULT_FILTER),
-                Security::Insecure => None,
+            filter: match (spec.security, on_demand) {
+                (Security::Sandbox, true) => Some(&seccomp::ON_DEMAND_FILTER),
+                (Security::Sandbox, false) => Some(&seccomp::DEFAULT_FILTER),
+                (Security::Insecure, _) => None,
             },
+            on_demand,
             masked_in_sys: &MASKED_IN_SYS,
             candidates: candidates(command, &spec.env)?,
             argv,

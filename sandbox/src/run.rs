@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,17 @@ use crate::binfmt;
 use crate::control_group::{ControlGroup, Holder};
 use crate::emulate::Emulation;
 use crate::enter::Execution;
+use crate::on_demand::OnDemand;
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, setup};
 use crate::report::{Report, Step};
 use crate::socket::{Relay, above_stdio, control_pair, receive_descriptor};
 use crate::stubs::{self, Stub};
 use crate::sys::{self, Forked, PointerList, SignalsBlocked};
 use crate::terminal::Session;
-use crate::{Exit, ExitStatus, Io, Network, OciRuntime, Output, SandboxError, Spec, Usage, oci, supervise};
+use crate::{
+    Exit, ExitStatus, Io, Network, NetworkError, OciRuntime, Output, SandboxError, Spec, Usage, oci,
+    supervise,
+};
 
 /// How often the cancel flag is looked at.
 const CANCEL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 25_000_000 };
@@ -59,6 +64,11 @@ pub(crate) fn run_by(
     let group = ControlGroup::create(&spec.limits.resources, holder)
         .map_err(|error| setup("making a control group", error))?;
     let plan = Plan::new(spec, runtime, &group)?;
+    if let Network::Isolated(network) = &spec.network
+        && !plan.on_demand
+    {
+        network.wait().map_err(SandboxError::Network)?;
+    }
     let mut sandbox =
         Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
     let streamed = sandbox.stream(spec, &plan, output, cancel);
@@ -80,14 +90,16 @@ pub(crate) fn run_by(
         })
         .collect();
     let cleaned = stubs::remove(&spec.rootfs.upper, &spec.rootfs.layers, &made);
-    let streamed = streamed.map_err(|error| setup("reading the sandbox's output", error))?;
-    if streamed == Streamed::Canceled {
-        return Err(SandboxError::Canceled);
-    }
+    let timed_out = match streamed.map_err(|error| setup("reading the sandbox's output", error))? {
+        Streamed::Canceled => return Err(SandboxError::Canceled),
+        Streamed::NoNetwork(error) => return Err(SandboxError::Network(error)),
+        Streamed::TimedOut => true,
+        Streamed::ToTheEnd => false,
+    };
     ended.map_err(|error| setup("waiting for the sandbox", error))?;
     cleaned.map_err(|error| setup("removing mount points from the layer", error))?;
     let mut exit = conclude(spec, &plan, &reports, &group)?;
-    exit.timed_out = streamed == Streamed::TimedOut;
+    exit.timed_out = timed_out;
     Ok(exit)
 }
 
@@ -153,11 +165,12 @@ fn not_executed(spec: &Spec, errno: i32, found: bool) -> SandboxError {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Streamed {
     ToTheEnd,
     Canceled,
     TimedOut,
+    NoNetwork(NetworkError),
 }
 
 /// A started sandbox.
@@ -301,13 +314,20 @@ impl Sandbox {
         let mut session: Option<Session<'_>> = None;
         let mut relays: Vec<Relay> = Vec::new();
         let mut emulation = None;
+        let mut on_demand: Option<OnDemand> = None;
         loop {
-            let ready = self.wait(session.as_ref())?;
+            let ready = self.wait(session.as_ref(), on_demand.as_ref())?;
             if cancel.load(Ordering::Relaxed) {
                 return Ok(Streamed::Canceled);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Streamed::TimedOut);
+            }
+            if let Some(on_demand) = &mut on_demand {
+                on_demand.take_up(ready.asks);
+                if let Some(error) = on_demand.failure() {
+                    return Ok(Streamed::NoNetwork(error));
+                }
             }
             while let Some(descriptor) = self.control.as_ref().and_then(|fd| receive_descriptor(fd.as_fd())) {
                 // The sockets come first, in the order of the mounts; then a terminal's master, then the listener.
@@ -319,7 +339,13 @@ impl Sandbox {
                     (None, _, Some(emulated)) if emulation.is_none() => {
                         emulation = Some(Emulation::start(descriptor, emulated.first.clone())?);
                     }
-                    (None, ..) => {}
+                    (None, ..) => {
+                        if let Network::Isolated(network) = &spec.network
+                            && plan.on_demand
+                        {
+                            on_demand.get_or_insert_with(|| OnDemand::new(descriptor, Arc::clone(network)));
+                        }
+                    }
                 }
             }
             // A descriptor at its end is always ready: the loop would spin.
@@ -367,8 +393,8 @@ impl Sandbox {
         Report::parse_all(&self.reports).iter().any(|report| matches!(report, Report::Ended { .. }))
     }
 
-    fn wait(&self, session: Option<&Session<'_>>) -> io::Result<Ready> {
-        let mut events = Vec::with_capacity(7);
+    fn wait(&self, session: Option<&Session<'_>>, on_demand: Option<&OnDemand>) -> io::Result<Ready> {
+        let mut events = Vec::with_capacity(8);
         events.push(PollFd::new(&self.supervisor.process.pidfd, PollFlags::IN));
         let mut control_at = None;
         if let Some(control) = &self.control {
@@ -377,6 +403,11 @@ impl Sandbox {
         }
         for stream in [&self.report, &self.stdout, &self.stderr].into_iter().flatten() {
             events.push(PollFd::new(stream, PollFlags::IN));
+        }
+        let mut listener_at = None;
+        if let Some(listener) = on_demand.and_then(OnDemand::listener) {
+            listener_at = Some(events.len());
+            events.push(PollFd::from_borrowed_fd(listener, PollFlags::IN));
         }
         let mut input_at = None;
         if let Some(session) = session {
@@ -397,6 +428,7 @@ impl Sandbox {
             ended: !flags(0).is_empty(),
             control_closed: control_at.is_some_and(|at| flags(at).contains(PollFlags::HUP)),
             input: input_at.is_some_and(|at| !flags(at).is_empty()),
+            asks: listener_at.map_or(PollFlags::empty(), flags),
         })
     }
 }
@@ -406,6 +438,8 @@ struct Ready {
     ended: bool,
     control_closed: bool,
     input: bool,
+    /// Of the listener for calls that want the network.
+    asks: PollFlags,
 }
 
 /// Reads one stream once; `true` when there was something.

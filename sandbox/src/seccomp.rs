@@ -11,9 +11,18 @@ use crate::seccomp_table::{ABSENT, ALLOWED, HIGHEST_KNOWN};
 use crate::sys::Instruction;
 
 /// The compiled default profile.
-pub(crate) static DEFAULT_FILTER: LazyLock<Vec<Instruction>> = LazyLock::new(compile);
+pub(crate) static DEFAULT_FILTER: LazyLock<Vec<Instruction>> = LazyLock::new(|| compile(socket_rule()));
 
-fn compile() -> Vec<Instruction> {
+/// The same, but every socket that reaches a network is handed over ([`crate::on_demand`]).
+pub(crate) static ON_DEMAND_FILTER: LazyLock<Vec<Instruction>> = LazyLock::new(|| {
+    let local = &[libc::AF_UNIX as u32];
+    compile(Rule {
+        verdict: Verdict::HandOverExcept { allowed: local, denied: FORBIDDEN_FAMILIES },
+        ..socket_rule()
+    })
+});
+
+fn compile(socket: Rule) -> Vec<Instruction> {
     let mut program = vec![
         load(OFFSET_ARCH),
         jump(JEQ, NATIVE_ARCH, 1, 0),
@@ -25,7 +34,8 @@ fn compile() -> Vec<Instruction> {
         deny(libc::EPERM),
         deny(libc::ENOSYS),
     ];
-    for rule in conditional_rules() {
+    socket.emit(&mut program);
+    for rule in other_rules() {
         rule.emit(&mut program);
     }
     for (low, high) in ranges(allowed_numbers()) {
@@ -52,26 +62,28 @@ enum Verdict {
     AllowOnly(&'static [u32]),
     /// All but these.
     AllowExcept(&'static [u32]),
+    /// Those of the first kind are allowed, those of the second are not, all others are handed over.
+    HandOverExcept { allowed: &'static [u32], denied: &'static [u32] },
     /// Never, with this error.
     Deny(i32),
 }
 
+/// AF_ALG has reached page-cache bugs; AF_VSOCK is not namespaced and reaches the host of a VM.
+const FORBIDDEN_FAMILIES: &[u32] = &[libc::AF_ALG as u32, libc::AF_VSOCK as u32];
+
+fn socket_rule() -> Rule {
+    Rule::new("socket", libc::SYS_socket, u32::MAX, Verdict::AllowExcept(FORBIDDEN_FAMILIES))
+}
+
 fn conditional_rules() -> Vec<Rule> {
-    let rule = |name, number: libc::c_long, mask, verdict| Rule {
-        name,
-        number: number as u32,
-        argument: 0,
-        mask,
-        verdict,
-    };
+    let mut rules = vec![socket_rule()];
+    rules.extend(other_rules());
+    rules
+}
+
+fn other_rules() -> Vec<Rule> {
+    let rule = Rule::new;
     vec![
-        // AF_ALG has reached page-cache bugs; AF_VSOCK is not namespaced and reaches the host of a VM.
-        rule(
-            "socket",
-            libc::SYS_socket,
-            u32::MAX,
-            Verdict::AllowExcept(&[libc::AF_ALG as u32, libc::AF_VSOCK as u32]),
-        ),
         // Linux, UNAME26, PER_LINUX32, both, and "tell me"; others weaken the process, as ADDR_NO_RANDOMIZE does.
         rule(
             "personality",
@@ -87,6 +99,10 @@ fn conditional_rules() -> Vec<Rule> {
 }
 
 impl Rule {
+    fn new(name: &'static str, number: libc::c_long, mask: u32, verdict: Verdict) -> Rule {
+        Rule { name, number: number as u32, argument: 0, mask, verdict }
+    }
+
     fn emit(&self, program: &mut Vec<Instruction>) {
         let mut body = Vec::new();
         match self.verdict {
@@ -103,6 +119,18 @@ impl Rule {
                     _ => (ALLOW, deny(libc::EPERM)),
                 };
                 body.extend([no_match, matched]);
+            }
+            Verdict::HandOverExcept { allowed, denied } => {
+                body.push(load(OFFSET_ARGUMENTS + self.argument * 8));
+                body.push(Instruction { code: AND, jump_true: 0, jump_false: 0, operand: self.mask });
+                // The three answers stand behind the comparisons.
+                let comparisons = allowed.len() + denied.len();
+                let to_answer = |index: usize, answer: usize| (comparisons - index - 1 + answer) as u8;
+                for (index, &value) in allowed.iter().chain(denied).enumerate() {
+                    let answer = if index < allowed.len() { 1 } else { 2 };
+                    body.push(jump(JEQ, value, to_answer(index, answer), 0));
+                }
+                body.extend([HAND_OVER, ALLOW, deny(libc::EPERM)]);
             }
         }
         program.push(jump(JEQ, self.number, 0, body.len() as u8));
@@ -131,6 +159,8 @@ pub(crate) fn as_oci() -> Value {
             Verdict::AllowExcept(values) => {
                 (0..LISTED_VALUES).filter(|value| !values.contains(value)).for_each(&mut allow);
             }
+            // Not of the rules that a runtime is given.
+            Verdict::HandOverExcept { .. } => {}
             Verdict::Deny(errno) => calls.push(json!({
                 "names": [rule.name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno,
             })),
@@ -193,6 +223,8 @@ const JEQ: u16 = 0x15;
 const JGT: u16 = 0x25;
 const JGE: u16 = 0x35;
 const AND: u16 = 0x54;
+const HAND_OVER: Instruction =
+    Instruction { code: 0x06, jump_true: 0, jump_false: 0, operand: libc::SECCOMP_RET_USER_NOTIF };
 const ALLOW: Instruction =
     Instruction { code: 0x06, jump_true: 0, jump_false: 0, operand: libc::SECCOMP_RET_ALLOW };
 
@@ -214,10 +246,14 @@ mod tests {
 
     /// Runs the program as the kernel would.
     fn answer(arch: u32, number: u32, argument: u64) -> u32 {
+        run(&DEFAULT_FILTER, arch, number, argument)
+    }
+
+    fn run(filter: &[Instruction], arch: u32, number: u32, argument: u64) -> u32 {
         let mut accumulator = 0_u32;
         let mut at = 0;
         loop {
-            let instruction = DEFAULT_FILTER[at];
+            let instruction = filter[at];
             at += 1;
             let skip =
                 |holds: bool| usize::from(if holds { instruction.jump_true } else { instruction.jump_false });
@@ -292,6 +328,27 @@ mod tests {
         assert_eq!(answer_to(libc::SYS_socket, libc::AF_ALG as u64), EPERM);
         assert_eq!(answer_to(libc::SYS_socket, 1 << 32 | libc::AF_ALG as u64), EPERM);
         assert_eq!(answer_to(libc::SYS_socket, libc::AF_VSOCK as u64), EPERM);
+    }
+
+    #[test]
+    fn sockets_that_reach_a_network_are_handed_over_where_it_is_made_on_demand() {
+        let socket = |family: u64| run(&ON_DEMAND_FILTER, NATIVE_ARCH, libc::SYS_socket as u32, family);
+        for family in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET, 0, 63, 1 << 20] {
+            assert_eq!(socket(family as u64), libc::SECCOMP_RET_USER_NOTIF, "{family}");
+        }
+        assert_eq!(socket(libc::AF_UNIX as u64), YES);
+        assert_eq!(socket(1 << 32 | libc::AF_UNIX as u64), YES);
+        assert_eq!(socket(libc::AF_ALG as u64), EPERM);
+        assert_eq!(socket(libc::AF_VSOCK as u64), EPERM);
+        for number in (0..=HIGHEST_KNOWN + 1).filter(|&number| number != libc::SYS_socket as u32) {
+            for argument in [0, u64::MAX] {
+                let (own, usual) = (
+                    run(&ON_DEMAND_FILTER, NATIVE_ARCH, number, argument),
+                    answer(NATIVE_ARCH, number, argument),
+                );
+                assert_eq!(own, usual, "call {number}");
+            }
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Binfmt, Identity, IsolatedNetwork};
+use crate::{Binfmt, Identity, IsolatedNetwork, NetworkError};
 
 /// What to run, where, as whom.
 #[derive(Debug)]
@@ -312,6 +312,9 @@ pub enum SandboxError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The step's own network could not be connected.
+    #[error(transparent)]
+    Network(NetworkError),
     /// The cancel flag went up.
     #[error("canceled")]
     Canceled,

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
-use crate::kiln::Kiln;
+use crate::kiln::{Ended, Kiln};
 
 /// A kiln and a folder with this Dockerfile.
 fn kiln(test: &str, dockerfile: &str) -> Option<(Kiln, tempfile::TempDir)> {
@@ -60,6 +60,33 @@ fn steps_resolve_the_names_that_the_host_resolves() {
     let dockerfile = format!("FROM debian\nRUN getent hosts {name}\n");
     let Some((kiln, folder)) = kiln("resolving", &dockerfile) else { return };
     kiln.build(folder.path(), &["."]).says(name);
+}
+
+#[test]
+fn a_network_that_fails_is_no_matter_to_who_never_uses_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dockerfile =
+        "FROM busybox\nRUN echo alone\nRUN ip route > /routes && echo asked\nRUN ip route > /again\n";
+    let Some((kiln, folder)) = kiln("network_fails", dockerfile) else { return };
+    let programs = folder.path().join("bin");
+    std::fs::create_dir(&programs).unwrap();
+    let pasta = programs.join("pasta");
+    std::fs::write(&pasta, "#!/bin/sh\necho no such luck >&2\nexit 1\n").unwrap();
+    std::fs::set_permissions(&pasta, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let build = |network: &str| -> Ended {
+        let mut command = kiln.command(folder.path(), &["build", "--progress=plain", network, "."]);
+        command.env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()));
+        command.output().unwrap().into()
+    };
+    let required = build("--network=isolated");
+    required.says("DONE");
+    required.says("alone");
+    required.says("`pasta` failed: no such luck");
+    assert_ne!(required.status, 0);
+    // Said once, and the step that asked begins anew.
+    let ended = build("--network=default");
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches("no such luck").count(), 1, "{}", ended.stderr);
 }
 
 #[test]

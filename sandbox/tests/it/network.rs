@@ -15,7 +15,7 @@ use crate::support::{Store, go, is_root_in_ci, own_program, store};
 
 /// An isolated network; `None`, with a word why, without pasta.
 fn isolated(access: HostAccess) -> Option<Network> {
-    match IsolatedNetwork::start(access).and_then(|network| network.wait().map(|()| network)) {
+    match IsolatedNetwork::new(access).and_then(|network| network.wait().map(|()| network)) {
         Ok(network) => Some(Network::Isolated(Arc::new(network))),
         Err(error) if is_root_in_ci() => panic!("{error}"),
         Err(error) => {
@@ -206,4 +206,30 @@ fn names_are_asked_for_through_a_server_on_the_hosts_loopback() {
     let conf = store.sh_on(&network, "cat /etc/resolv.conf");
     assert!(conf.contains("nameserver "), "{conf}");
     assert!(!conf.contains("nameserver 127."), "{conf}");
+}
+
+#[test]
+fn a_network_is_connected_when_a_step_asks_for_a_socket_and_no_sooner() {
+    let Some(store) = store() else { return };
+    if isolated(HostAccess::None).is_none() {
+        return;
+    }
+    let network = Network::Isolated(Arc::new(IsolatedNetwork::new(HostAccess::None).unwrap()));
+    let by_runtime = std::env::var_os("KILN_TEST_RUNTIME").is_some();
+    let look = "ls /sys/class/net";
+    let before = store.sh_on(&network, look);
+    let first = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    if !by_runtime && !has_single_id(&first) {
+        assert_eq!(before, "lo\n");
+    }
+    // Whoever asks first waits for it, and so does a second one at the same time.
+    let ask = "ip route | grep -c ^default";
+    let both = store.sh_on(&network, &format!("({ask}) & {ask}; wait; ls /sys/class/net"));
+    assert_eq!(both, "1\n1\neth0\nlo\n");
+    assert_eq!(store.sh_on(&network, look), "eth0\nlo\n");
+}
+
+/// By the words of `/proc/self/uid_map`.
+fn has_single_id(map: &str) -> bool {
+    map.lines().count() == 1 && map.trim_end().ends_with(" 1")
 }

@@ -228,6 +228,7 @@ impl From<SandboxError> for SolveError {
     fn from(error: SandboxError) -> Self {
         match error {
             SandboxError::Canceled => Self::Canceled,
+            SandboxError::Network(error) => Self::Network(error),
             SandboxError::CommandNotFound(program) if program.contains('/') => {
                 Self::NoSuchProgram { program }
             }

@@ -39,7 +39,7 @@ pub(super) struct Lease<'a> {
 }
 
 impl Networks {
-    /// Takes one for `exec`, or starts one and does not wait for it; nothing for others who have the host's already.
+    /// Takes one for `exec`, which may not be connected yet; nothing for others who have the host's already.
     pub(super) fn lease(
         &self,
         exec: &Exec,
@@ -56,7 +56,7 @@ impl Networks {
             Some(network) => Some(network),
             None => {
                 let access = if gateway { HostAccess::Address } else { HostAccess::None };
-                match IsolatedNetwork::start(access) {
+                match IsolatedNetwork::new(access) {
                     Ok(network) => Some(Arc::new(network)),
                     Err(error) => self.without(error, isolation, reporter)?,
                 }
@@ -66,7 +66,7 @@ impl Networks {
     }
 
     /// Says once that there are none.
-    fn without<T>(
+    pub(super) fn without<T>(
         &self,
         error: NetworkError,
         isolation: Isolation,
@@ -90,24 +90,14 @@ impl Networks {
 }
 
 impl Lease<'_> {
-    /// Waits until it is connected.
-    pub(super) fn network(
-        &mut self,
-        isolation: Isolation,
-        reporter: &Reporter,
-    ) -> Result<Network, SolveError> {
-        let Some(network) = &self.network else { return Ok(Network::Host) };
-        match network.wait() {
-            Ok(()) => Ok(Network::Isolated(Arc::clone(network))),
-            Err(error) => {
-                self.network = None;
-                self.networks.without::<()>(error, isolation, reporter)?;
-                Ok(Network::Host)
-            }
+    pub(super) fn network(&self) -> Network {
+        match &self.network {
+            Some(network) => Network::Isolated(Arc::clone(network)),
+            None => Network::Host,
         }
     }
 
-    /// Ends it with the step, which may have changed it.
+    /// Ends it with the step: that may have changed it, or it cannot be connected.
     pub(super) fn discard(mut self) {
         self.network = None;
     }

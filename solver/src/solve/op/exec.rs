@@ -118,7 +118,17 @@ pub(super) fn run(step: &Step<'_>, exec: &Exec) -> Result<Output, SolveError> {
         };
     }
     let facts = || facts(step, exec, &root, &parts);
-    step.find_or_make(key, definition, &root, &facts, |claim| make(step, exec, &root, claim))
+    step.find_or_make(key, definition, &root, &facts, |claim| {
+        match make(step, exec, &root, claim) {
+            // It ran until it asked for the network. Those who come now get the host's, if that is allowed.
+            Err(SolveError::Network(error)) => {
+                let solver = step.solver;
+                solver.networks.without::<()>(error, solver.settings.isolation, &solver.reporter)?;
+                make(step, exec, &root, claim)
+            }
+            made => made,
+        }
+    })
 }
 
 /// A mount that shows an input, or begins as one.
@@ -199,7 +209,6 @@ fn contents_of_mounts(step: &Step<'_>, exec: &Exec) -> Result<Vec<MountContents>
 fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Result<Made, SolveError> {
     let solver = step.solver;
     let settings = &solver.settings;
-    // First of all: it connects while the rest is prepared.
     let mut lease = match exec.network {
         NetworkMode::Default => Some(solver.networks.lease(exec, settings.isolation, &solver.reporter)?),
         NetworkMode::None | NetworkMode::Host => None,
@@ -209,8 +218,8 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
     give_root(&draft, tree.entry(Path::new(""))?)?;
     let identity = identity(&tree, &exec.user)?;
     let prepared = Prepared::of(step, exec)?;
-    let network = match (&mut lease, exec.network) {
-        (Some(lease), _) => lease.network(settings.isolation, &solver.reporter)?,
+    let network = match (&lease, exec.network) {
+        (Some(lease), _) => lease.network(),
         (None, NetworkMode::None) => Network::None,
         (None, _) => Network::Host,
     };
@@ -259,14 +268,20 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
         kiln_sandbox::Output::Stdout => tell(LogStream::Stdout, &masked[0].push(bytes)),
         kiln_sandbox::Output::Stderr => tell(LogStream::Stderr, &masked[1].push(bytes)),
     };
-    let exit = match (solver.executor.run(&spec, &mut output, &solver.cancel), &spec.binfmt) {
+    let ended = match (solver.executor.run(&spec, &mut output, &solver.cancel), &spec.binfmt) {
         (Err(SandboxError::NotExecutable { command, source }), Binfmt::Missing { architecture })
             if source.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) =>
         {
             return Err(SolveError::ForeignProgram { command, architecture: architecture.clone() });
         }
-        (ended, _) => ended?,
+        (ended, _) => ended,
     };
+    // What has every right may have changed its network, and one that could not be connected is of no use.
+    let is_spoilt = exec.insecure || matches!(ended, Err(SandboxError::Network(_)));
+    if let Some(lease) = lease.take_if(|_| is_spoilt) {
+        lease.discard();
+    }
+    let exit = ended?;
     for (stream, masked) in [LogStream::Stdout, LogStream::Stderr].into_iter().zip(&mut masked) {
         let rest = masked.end();
         if !rest.is_empty() {
@@ -274,10 +289,6 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
         }
     }
     drop(spec);
-    // What has every right may have changed its network.
-    if let Some(lease) = lease.take_if(|_| exec.insecure) {
-        lease.discard();
-    }
     let code = match exit.status {
         ExitStatus::Code(code) => code,
         ExitStatus::Signal(signal) => 128 + signal,
