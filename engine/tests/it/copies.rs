@@ -244,3 +244,64 @@ fn a_large_layer_is_what_its_diff_id_says() {
     assert_eq!(layer["x/d/again"].bytes.len(), 10 << 20);
     assert_eq!(layer["x/d/many/39"].bytes.len(), 39 * 20_000);
 }
+
+/// Hashing of the second and later layers begins behind what they have in common with the one before, and again the image
+/// must be the one that is exported.
+#[test]
+fn a_large_layer_after_an_edit_is_what_its_diff_id_says() {
+    let bench = Bench::new();
+    let text = |number: usize, edit: &str| format!("{edit}{number} ").repeat(16_000);
+    for number in 0..300 {
+        bench.write(&format!("d/s{}/f{number:03}", number / 50), &text(number, ""));
+    }
+    let dockerfile = "FROM scratch\nCOPY d /src/\n";
+    let builds_what_it_says = || {
+        let built = bench.build(dockerfile).run().unwrap();
+        let (_, image) = bench.image(dockerfile).unwrap();
+        assert_eq!(built.config_digest, image.config_digest);
+        image
+    };
+    let first = builds_what_it_says();
+    let states = || {
+        let files = std::fs::read_dir(bench.dir().join("store/contexts")).unwrap();
+        let files = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
+        files.filter(|bytes| bytes.starts_with(b"kilntar1")).collect::<Vec<_>>()
+    };
+    let [before] = &states()[..] else { panic!("one layer is remembered") };
+
+    bench.write("d/s4/f230", &text(230, "edited "));
+    let edited = builds_what_it_says();
+    assert_ne!(edited.config_digest, first.config_digest);
+    assert_eq!(edited.text("src/s4/f230"), text(230, "edited "));
+    let [after] = &states()[..] else { panic!("one layer is remembered") };
+    let (head, common) = (8 + 64, before.iter().zip(after).skip(8 + 64).take_while(|(a, b)| a == b).count());
+    assert!(common > (before.len() - head) / 2, "{common} of {} bytes", before.len());
+
+    // In front of everything, a change of rights only, a file that goes, one that comes, a name that changes.
+    bench.write("d/s0/f000", &text(0, "edited "));
+    builds_what_it_says();
+    let rights = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(bench.context().join("d/s3/f170"), rights).unwrap();
+    let image = builds_what_it_says();
+    assert_eq!(image.layers[0]["src/s3/f170"].line, "-0600 0:0");
+    std::fs::remove_file(bench.context().join("d/s3/f160")).unwrap();
+    builds_what_it_says();
+    bench.write("d/s3/f160x", "new");
+    builds_what_it_says();
+    std::fs::rename(bench.context().join("d/s5"), bench.context().join("d/s6")).unwrap();
+    let last = builds_what_it_says();
+    assert_eq!(last.text("src/s6/f299"), text(299, ""));
+
+    // A file with other words is as good as none.
+    for file in std::fs::read_dir(bench.dir().join("store/contexts")).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if bytes.starts_with(b"kilntar1") {
+            *bytes.last_mut().unwrap() ^= 1;
+            bytes[200] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    bench.write("d/s6/f299", "last");
+    assert_eq!(builds_what_it_says().text("src/s6/f299"), "last");
+}

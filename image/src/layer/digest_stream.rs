@@ -15,38 +15,71 @@ use crate::Digest;
 pub(super) fn with_hasher<T>(
     body: impl FnOnce(HashQueue) -> Result<T, LayerError>,
 ) -> Result<(T, Digest), LayerError> {
+    let (result, hashed) = with_hasher_from(Sha256::new(), body)?;
+    Ok((result, hashed.digest))
+}
+
+/// What came of a stream.
+pub(super) struct Hashed {
+    pub(super) digest: Digest,
+    /// The state at each [mark](HashQueue::mark).
+    pub(super) marks: Vec<Sha256>,
+}
+
+/// As [`with_hasher`], behind what `hash` has seen already.
+pub(super) fn with_hasher_from<T>(
+    hash: Sha256,
+    body: impl FnOnce(HashQueue) -> Result<T, LayerError>,
+) -> Result<(T, Hashed), LayerError> {
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(QUEUE_CHUNKS);
         let hasher = std::thread::Builder::new()
             .name("kiln-layer-digest".to_owned())
-            .spawn_scoped(scope, move || hash_all(&receiver))
+            .spawn_scoped(scope, move || hash_all(hash, &receiver))
             .at(b"hashing thread")?;
         // The queue is dropped at the end of `body`, also when it fails, which ends the thread.
         let result = body(HashQueue { sender, spare: VecDeque::new() })?;
-        let digest =
+        let hashed =
             hasher.join().map_err(|_| io::Error::other("the hashing thread died")).at(b"hashing thread")?;
-        Ok((result, digest))
+        Ok((result, hashed))
     })
 }
 
-fn hash_all(receiver: &Receiver<Arc<Vec<u8>>>) -> Digest {
-    let mut hash = Sha256::new();
-    for chunk in receiver {
-        hash.update(chunk.as_slice());
+enum Queued {
+    Chunk(Arc<Vec<u8>>),
+    Mark,
+}
+
+fn hash_all(mut hash: Sha256, receiver: &Receiver<Queued>) -> Hashed {
+    let mut marks = Vec::new();
+    for queued in receiver {
+        match queued {
+            Queued::Chunk(chunk) => hash.update(chunk.as_slice()),
+            Queued::Mark => marks.push(hash.clone()),
+        }
     }
-    Digest::from_bytes(hash.finalize().into())
+    Hashed { digest: Digest::from_bytes(hash.finalize().into()), marks }
 }
 
 /// The way to the hashing thread, with the buffers that came back from it.
 pub(super) struct HashQueue {
-    sender: SyncSender<Arc<Vec<u8>>>,
+    sender: SyncSender<Queued>,
     spare: VecDeque<Arc<Vec<u8>>>,
 }
 
 impl HashQueue {
     /// Hands a chunk to the hasher; the caller may go on reading it.
     fn push(&mut self, chunk: Arc<Vec<u8>>) -> io::Result<()> {
-        self.sender.send(chunk).map_err(|_| io::Error::other("the hashing thread died"))
+        self.send(Queued::Chunk(chunk))
+    }
+
+    /// Has the state kept behind what was handed over so far.
+    fn mark(&mut self) -> io::Result<()> {
+        self.send(Queued::Mark)
+    }
+
+    fn send(&mut self, queued: Queued) -> io::Result<()> {
+        self.sender.send(queued).map_err(|_| io::Error::other("the hashing thread died"))
     }
 
     /// Gives a chunk back that the caller has done with.
@@ -238,6 +271,13 @@ impl<'a> HashingWriter<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Has the hash's state kept behind all that was written so far; returns how many bytes that were.
+    pub(super) fn mark(&mut self) -> io::Result<u64> {
+        self.pass_on()?;
+        self.queue.mark()?;
+        Ok(self.written)
     }
 
     /// Passes on what is buffered and returns how many bytes there were in all.

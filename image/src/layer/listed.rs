@@ -5,9 +5,11 @@ use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
+use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
-use super::tar_writer::{TarEntry, write_tar_of};
+use super::tar_writer::{TarEntry, write_rest_of_tar};
 use super::{At as _, LayerError, Packed, WHITEOUT_PREFIX, shown};
 
 /// One entry of a layer. There are no extended attributes: what has some is to be [packed](super::pack).
@@ -55,17 +57,62 @@ pub trait ListedFiles {
     fn in_place(&mut self, number: usize, read: u64) -> io::Result<u64>;
 }
 
+/// The first part of a list's tar: how many entries and bytes it has, and SHA-256 of it, not finished.
+#[derive(Clone)]
+pub struct TarPrefix {
+    /// How many of the list's entries.
+    pub entries: usize,
+    /// Bytes of them in the tar.
+    pub bytes: u64,
+    hash: Sha256,
+}
+
+/// Bytes of [`TarPrefix::hash_state`].
+pub const HASH_STATE_BYTES: usize = size_of::<SerializedState<Sha256>>();
+
+impl TarPrefix {
+    /// The hash's state.
+    pub fn hash_state(&self) -> [u8; HASH_STATE_BYTES] {
+        let mut state = [0; HASH_STATE_BYTES];
+        state.copy_from_slice(&self.hash.serialize());
+        state
+    }
+
+    /// From what was kept of one; `None` if that is no state of a hash.
+    pub fn new(entries: usize, bytes: u64, hash_state: &[u8; HASH_STATE_BYTES]) -> Option<Self> {
+        let state: SerializedState<Sha256> = (*hash_state).into();
+        Some(Self { entries, bytes, hash: Sha256::deserialize(&state).ok()? })
+    }
+}
+
+impl std::fmt::Debug for TarPrefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TarPrefix")
+            .field("entries", &self.entries)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The DiffId and size of the tar that [`pack`](super::pack) would write of these entries, which come in its order: sorted
-/// by their paths' components.
+/// by their paths' components. Of the entries that `known` has, nothing is read. Returned are also the parts of the tar, about
+/// [`MARK_BYTES`] apart, that another list may begin with.
 ///
 /// # Errors
 /// Those of `files` and of reading; a name that is reserved for whiteouts.
 pub fn digest_listed(
-    entries: impl IntoIterator<Item = ListedEntry>,
+    entries: &[ListedEntry],
+    known: Option<&TarPrefix>,
     files: &mut dyn ListedFiles,
-) -> Result<Packed, LayerError> {
-    write_tar_of(&mut io::sink(), |tar| {
-        for (number, entry) in entries.into_iter().enumerate() {
+) -> Result<(Packed, Vec<TarPrefix>), LayerError> {
+    let (first, before, hash) = match known {
+        Some(known) => (known.entries, known.bytes, known.hash.clone()),
+        None => (0, 0, Sha256::new()),
+    };
+    let mut places: Vec<(usize, u64)> = Vec::new();
+    let (rest, states) = write_rest_of_tar(hash, &mut io::sink(), |tar| {
+        let mut since = 0;
+        for (number, entry) in entries.iter().enumerate().skip(first) {
             let path = entry.path.clone().into_os_string().into_vec();
             let name = entry.path.file_name().unwrap_or_default();
             if name.as_encoded_bytes().starts_with(WHITEOUT_PREFIX) {
@@ -99,10 +146,73 @@ pub fn digest_listed(
             tar.entry(record)?;
             if size > 0 {
                 let path = entry.path.as_os_str().as_encoded_bytes();
-                let file = files.open(number, &entry).at(path)?;
+                let file = files.open(number, entry).at(path)?;
                 tar.contents(&file, size, path, &mut |read| files.in_place(number, read))?;
+            }
+            since += HEADER_BYTES + size;
+            if since >= MARK_BYTES && places.len() < MAX_MARKS {
+                since = 0;
+                places.push((number + 1, before + tar.mark()?));
             }
         }
         Ok(())
-    })
+    })?;
+    let prefixes = places.into_iter().zip(states);
+    let prefixes = prefixes.map(|((entries, bytes), hash)| TarPrefix { entries, bytes, hash }).collect();
+    Ok((Packed { size_bytes: before + rest.size_bytes, ..rest }, prefixes))
+}
+
+/// How far the parts of a tar that are kept are apart, in bytes.
+pub const MARK_BYTES: u64 = 4 << 20;
+/// More are not kept: by then reading takes longer than anything.
+const MAX_MARKS: usize = 4096;
+/// Of an entry, at least.
+const HEADER_BYTES: u64 = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Seek as _, Write as _};
+
+    /// Every file has bytes of its number; those below `from` must not be asked for.
+    struct Numbered {
+        from: usize,
+    }
+
+    impl ListedFiles for Numbered {
+        fn open(&mut self, number: usize, entry: &ListedEntry) -> io::Result<File> {
+            assert!(number >= self.from, "{number}");
+            let ListedKind::File(size) = entry.kind else { panic!("{entry:?}") };
+            let mut file = tempfile::tempfile()?;
+            file.write_all(&vec![number as u8; size as usize])?;
+            file.rewind()?;
+            Ok(file)
+        }
+
+        fn in_place(&mut self, _: usize, _: u64) -> io::Result<u64> {
+            Ok(u64::MAX)
+        }
+    }
+
+    #[test]
+    fn hashing_begins_again_behind_any_part_that_is_known() {
+        let entry = |number: u64| ListedEntry {
+            path: format!("f{number:03}").into(),
+            kind: if number % 7 == 0 { ListedKind::Dir } else { ListedKind::File(number * 9000) },
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: 1,
+        };
+        let entries: Vec<ListedEntry> = (0..60).map(entry).collect();
+        let (whole, prefixes) = digest_listed(&entries, None, &mut Numbered { from: 0 }).unwrap();
+        assert!(prefixes.len() >= 2, "{prefixes:?}");
+        for prefix in &prefixes {
+            let kept = TarPrefix::new(prefix.entries, prefix.bytes, &prefix.hash_state()).unwrap();
+            let (again, later) =
+                digest_listed(&entries, Some(&kept), &mut Numbered { from: prefix.entries }).unwrap();
+            assert_eq!((again.diff_id, again.size_bytes), (whole.diff_id, whole.size_bytes));
+            assert!(later.iter().all(|later| later.entries > prefix.entries));
+        }
+    }
 }

@@ -29,7 +29,9 @@ pub(crate) use compression::{SNIFF_BYTES, is_compressed};
 pub use digest_stream::read_ahead;
 pub use estargz::{Stargz, StargzWriter, TOC_DIGEST_ANNOTATION, UNCOMPRESSED_SIZE_ANNOTATION};
 pub use gzip::GzipWriter;
-pub use listed::{ListedEntry, ListedFiles, ListedKind, digest_listed};
+pub use listed::{
+    HASH_STATE_BYTES, ListedEntry, ListedFiles, ListedKind, MARK_BYTES, TarPrefix, digest_listed,
+};
 pub use pack::{PackOptions, Times, pack, pack_with};
 pub use tar_reader::{MAX_ENTRIES, MAX_EXTENSION_BYTES, MAX_FILE_BYTES, MAX_PATH_BYTES, MAX_SPARSE_SEGMENTS};
 pub use tar_writer::{TarEntry, TarWriter, write_tar_of};

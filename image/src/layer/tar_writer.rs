@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt as _;
 
+use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 
-use super::digest_stream::{HashingWriter, with_hasher};
+use super::digest_stream::{HashingWriter, with_hasher_from};
 use super::{At as _, LayerError, Packed, owner};
 use crate::DiffId;
 
@@ -19,13 +20,23 @@ pub fn write_tar_of(
     out: &mut dyn Write,
     body: impl FnOnce(&mut TarWriter<'_>) -> Result<(), LayerError>,
 ) -> Result<Packed, LayerError> {
-    let (size_bytes, digest) = with_hasher(|queue| {
+    Ok(write_rest_of_tar(Sha256::new(), out, body)?.0)
+}
+
+/// As [`write_tar_of`], behind the part of the tar that `hash` has seen. Returns the states at the
+/// [marks](TarWriter::mark) too. The size is that of the rest.
+pub(super) fn write_rest_of_tar(
+    hash: Sha256,
+    out: &mut dyn Write,
+    body: impl FnOnce(&mut TarWriter<'_>) -> Result<(), LayerError>,
+) -> Result<(Packed, Vec<Sha256>), LayerError> {
+    let (size_bytes, hashed) = with_hasher_from(hash, |queue| {
         let mut writer = TarWriter { out: HashingWriter::new(out, queue) };
         body(&mut writer)?;
         writer.write(&[0; 2 * BLOCK])?;
         writer.out.finish().at(b"tar")
     })?;
-    Ok(Packed { diff_id: DiffId(digest), size_bytes })
+    Ok((Packed { diff_id: DiffId(hashed.digest), size_bytes }, hashed.marks))
 }
 
 /// A tar being written, see [`write_tar_of`].
@@ -88,6 +99,11 @@ impl TarWriter<'_> {
     ) -> Result<(), LayerError> {
         self.out.copy_exactly(source, size, in_place).at(path)?;
         self.pad(size)
+    }
+
+    /// Has the hash's state kept behind the last entry; returns how many bytes were written so far.
+    pub(super) fn mark(&mut self) -> Result<u64, LayerError> {
+        self.out.mark().at(b"tar")
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), LayerError> {

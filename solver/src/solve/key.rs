@@ -16,6 +16,7 @@ use crate::graph::{Exec, ExecMount, ExecMountKind, NetworkMode};
 pub(crate) const VERSION: u32 = 1;
 
 /// Writes the canonical encoding into SHA-256.
+#[derive(Clone)]
 pub(super) struct KeyHasher(Sha256);
 
 impl KeyHasher {

@@ -110,6 +110,11 @@ pub(super) fn remember(memory: &Path, layer: LayerId, plan: &LayerPlan<'_>, dige
     }
     let sum = Digest::of(&bytes);
     bytes.extend(sum.as_bytes());
+    keep(memory, layer, &bytes);
+}
+
+/// Puts `bytes` about `layer` at `memory`, all or nothing.
+pub(super) fn keep(memory: &Path, layer: LayerId, bytes: &[u8]) {
     let mut temporary = memory.as_os_str().to_owned();
     temporary.push(format!(".{layer}.tmp"));
     let temporary = PathBuf::from(temporary);

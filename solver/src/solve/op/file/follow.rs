@@ -16,7 +16,9 @@ use kiln_cache::EntryKind;
 use kiln_image::layer::{ListedEntry, ListedFiles, ListedKind, digest_listed};
 use rustix::fs::{self as sys, Mode, OFlags};
 
+use super::Digests;
 use super::place::LayerPlan;
+use super::resume::{Listed, Resume};
 use crate::solve::layers::JoinFollower;
 
 /// Below so many bytes the DiffId is there soon enough.
@@ -36,8 +38,13 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Starts a thread for a plan that is about to be written below `root`; `None` where that is not worth it, or where the
-    /// file system might keep something else than the plan says.
-    pub(super) fn start(plan: &LayerPlan<'_>, root: &Path) -> Option<Self> {
+    /// file system might keep something else than the plan says. `resume` looks for what is known of the tar.
+    pub(super) fn start(
+        plan: &LayerPlan<'_>,
+        digests: Option<&Digests>,
+        root: &Path,
+        resume: impl FnOnce(&Listed) -> Option<Resume>,
+    ) -> Option<Self> {
         let bytes = plan.nodes().map(|(_, node)| match node.entry.kind {
             EntryKind::File { size } => size,
             _ => 0,
@@ -45,14 +52,21 @@ impl Follower {
         if bytes.sum::<u64>() < WORTH_BYTES {
             return None;
         }
-        let (entries, numbers) = list(plan)?;
+        let listed = list(plan, digests)?;
+        let resume = resume(&listed);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = sys::open(root, flags, Mode::empty()).ok()?;
         let progress = Arc::new(Progress::new(plan.len()));
-        let mut files = Files { root, numbers, progress: Arc::clone(&progress) };
-        let thread = thread::Builder::new()
-            .name("kiln-diff-id".into())
-            .spawn(move || digest_listed(entries, &mut files).ok().map(|packed| packed.diff_id));
+        let follower = Arc::clone(&progress);
+        let thread = thread::Builder::new().name("kiln-diff-id".into()).spawn(move || {
+            let mut files = Files { root, numbers: &listed.numbers, progress: follower };
+            let known = resume.as_ref().and_then(Resume::last);
+            let (packed, prefixes) = digest_listed(&listed.entries, known, &mut files).ok()?;
+            if let Some(resume) = &resume {
+                resume.remember(&listed, &prefixes);
+            }
+            Some(packed.diff_id)
+        });
         Some(Self { progress, thread: Some(thread.ok()?) })
     }
 
@@ -76,10 +90,11 @@ impl Drop for Follower {
     }
 }
 
-/// The plan as a list, and for each entry its number among the plan's nodes; `None` for a plan that cannot be followed.
-fn list(plan: &LayerPlan<'_>) -> Option<(Vec<ListedEntry>, Vec<usize>)> {
+/// The plan as a list; `None` for a plan that cannot be followed.
+fn list(plan: &LayerPlan<'_>, digests: Option<&Digests>) -> Option<Listed> {
     let mut entries = Vec::with_capacity(plan.len());
     let mut numbers = Vec::with_capacity(plan.len());
+    let mut digests_of_entries = Vec::with_capacity(plan.len());
     let mut first_of_group: std::collections::HashMap<usize, &PathBuf> = std::collections::HashMap::new();
     for (number, (path, node)) in plan.nodes().enumerate() {
         if path.as_os_str().is_empty() {
@@ -103,19 +118,20 @@ fn list(plan: &LayerPlan<'_>) -> Option<(Vec<ListedEntry>, Vec<usize>)> {
         let (mode, uid, gid) = (entry.mode, entry.uid, entry.gid);
         entries.push(ListedEntry { path: path.clone(), kind, mode, uid, gid, mtime });
         numbers.push(number);
+        digests_of_entries.push(digests.and_then(|digests| *digests.files.get(number)?));
     }
-    Some((entries, numbers))
+    Some(Listed { entries, numbers, digests: digests_of_entries })
 }
 
 /// The layer's files as the writers make them.
-struct Files {
+struct Files<'a> {
     root: OwnedFd,
     /// Of the list's entries among the plan's nodes.
-    numbers: Vec<usize>,
+    numbers: &'a [usize],
     progress: Arc<Progress>,
 }
 
-impl ListedFiles for Files {
+impl ListedFiles for Files<'_> {
     fn open(&mut self, number: usize, entry: &ListedEntry) -> io::Result<File> {
         self.in_place(number, 0)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -6,7 +6,7 @@
 //! written, straight into what becomes the layer.
 //!
 //! `select` chooses source entries, `place` says where they go, `write` writes, `earlier` spares
-//! writing what the same copy wrote before, `follow` hashes what is being written, `owner` and `chmod` read flags.
+//! writing what the same copy wrote before, `follow` hashes what is being written, `resume` begins that behind what is known, `owner` and `chmod` read flags.
 
 pub(crate) mod chmod;
 mod definition;
@@ -16,6 +16,7 @@ mod facts;
 mod follow;
 mod owner;
 mod place;
+mod resume;
 mod select;
 mod write;
 
@@ -43,6 +44,7 @@ use self::earlier::Earlier;
 use self::follow::Follower;
 use self::owner::Users;
 use self::place::{Data, LayerPlan, Meta};
+use self::resume::{Listed, Resume};
 use self::select::Selected;
 use super::{Made, Step};
 use crate::graph::{CopyOptions, File, FileAction, InputIndex, ModeChange, Op, Source};
@@ -193,9 +195,11 @@ fn make(
     let digests = known.as_ref().map(|(digests, _)| *digests);
     let memory = known.and_then(|(digests, what)| Some((digests, earlier::memory_path(store, plan, &what)?)));
     let earlier = memory.as_ref().and_then(|(digests, memory)| Earlier::find(store, memory, plan, digests));
-    // An earlier layer's files were hashed once; that their tar is another does not make it worth a second reader.
-    let is_followed = step.is_in_result && earlier.is_none();
-    let follower = if is_followed { Follower::start(plan, &draft.fs()) } else { None };
+    let resume = |listed: &Listed| {
+        let path = resume::states_path(store, &memory.as_ref()?.1);
+        Some(Resume::find(path, draft.id(), earlier.as_ref(), listed))
+    };
+    let follower = if step.is_in_result { Follower::start(plan, digests, &draft.fs(), resume) } else { None };
     write::write(plan, &draft.fs(), earlier.as_ref(), follower.as_ref().map(Follower::progress))?;
     if let Some((digests, memory)) = &memory {
         earlier::remember(memory, draft.id(), plan, digests);

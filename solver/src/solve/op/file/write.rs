@@ -99,6 +99,7 @@ impl Writer<'_> {
         if let (Some(earlier), Some(path)) = (self.earlier, known)
             && earlier.link(path, target)
         {
+            self.tell(*index, u64::MAX);
             return Ok(());
         }
         match node.entry.kind {
