@@ -9,7 +9,7 @@ mod rawjson;
 mod tty;
 
 use std::collections::HashMap;
-use std::io::IsTerminal as _;
+use std::io::{BufWriter, IsTerminal as _};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -59,6 +59,8 @@ trait Display: Send {
     fn event(&mut self, event: &Event);
     /// Time has passed. Called often enough for a display that redraws.
     fn tick(&mut self, now: Duration);
+    /// No event waits: what was written has to be seen now.
+    fn pause(&mut self) {}
     /// Nothing more comes.
     fn finish(&mut self, now: Duration);
 }
@@ -102,9 +104,12 @@ impl Progress {
             }
             Mode::Auto | Mode::Tty | Mode::Plain => {
                 let cut = env("PROGRESS_NO_TRUNC").as_deref() == Some("0");
-                Box::new(plain::Plain::new(std::io::stderr(), cut))
+                Box::new(plain::Plain::new(BufWriter::new(std::io::stderr()), cut))
             }
-            Mode::RawJson => Box::new(rawjson::RawJson::new(std::io::stderr(), jiff::Timestamp::now())),
+            Mode::RawJson => {
+                let out = BufWriter::new(std::io::stderr());
+                Box::new(rawjson::RawJson::new(out, jiff::Timestamp::now()))
+            }
             Mode::Quiet => Box::new(quiet::Quiet),
         };
         let (sender, receiver) = sync_channel(QUEUE);
@@ -139,8 +144,12 @@ fn show(
     let mut summary = Summary::default();
     let mut last_tick = Duration::ZERO;
     loop {
-        let now = start.elapsed();
-        match receiver.recv_timeout((last_tick + every).saturating_sub(now)) {
+        // What comes at once is written at once, and not piece by piece.
+        let next = receiver.try_recv().or_else(|_| {
+            display.pause();
+            receiver.recv_timeout((last_tick + every).saturating_sub(start.elapsed()))
+        });
+        match next {
             Ok(Message::Event(event)) => {
                 match &event {
                     Event::Step { id, name, .. } => {

@@ -135,7 +135,6 @@ impl<W: Write + Send> Plain<W> {
             };
             let _ = writeln!(self.out, "#{} {name}", next.0);
         }
-        let _ = self.out.flush();
     }
 
     /// Whether another step gets the stage while the one shown goes on.
@@ -201,6 +200,10 @@ impl<W: Write + Send> Display for Plain<W> {
     fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now);
         self.flush();
+    }
+
+    fn pause(&mut self) {
+        let _ = self.out.flush();
     }
 
     fn finish(&mut self, _: Duration) {

@@ -196,6 +196,10 @@ impl<W: Write + Send> Display for RawJson<W> {
         self.now = self.now.max(now);
     }
 
+    fn pause(&mut self) {
+        let _ = self.out.flush();
+    }
+
     fn finish(&mut self, _: Duration) {
         let _ = self.out.flush();
     }
