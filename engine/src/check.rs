@@ -39,8 +39,10 @@ pub struct Finding {
     pub rule: &'static Rule,
     /// What is wrong here.
     pub message: String,
-    /// Where.
+    /// Where: the instruction.
     pub span: Span,
+    /// The word of it that is meant, as written, where it is one; [`Span::narrowed`] finds it.
+    pub word: Option<String>,
 }
 
 /// What `--call=outline` tells.
@@ -157,10 +159,10 @@ impl Session<'_> {
     fn check_plan(
         &self,
         dockerfile: &Dockerfile,
-        prepared: context::Prepared,
+        mut prepared: context::Prepared,
     ) -> Result<(Vec<Warning>, Option<Error>), Error> {
-        let request = self.plan_request(&prepared)?;
-        let bases = Bases::new(self, prepared.layouts, None);
+        let request = self.plan_request(&mut prepared, dockerfile)?;
+        let bases = Bases::new(self, prepared.local_images, None);
         let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
         let (warnings, error) = plan::check(dockerfile, &request, &mut resolve);
         Ok((warnings, error.map(Error::from)))
@@ -173,10 +175,10 @@ impl Session<'_> {
         Ok(OutlineReport { dockerfile: text, outline })
     }
 
-    fn outline_prepared(&self, prepared: context::Prepared) -> Result<Outline, Error> {
+    fn outline_prepared(&self, mut prepared: context::Prepared) -> Result<Outline, Error> {
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
-        let request = self.plan_request(&prepared)?;
-        let bases = Bases::new(self, prepared.layouts, None);
+        let request = self.plan_request(&mut prepared, &dockerfile)?;
+        let bases = Bases::new(self, prepared.local_images, None);
         let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
         Ok(plan::outline(&dockerfile, &request, &mut resolve)?)
     }
@@ -206,7 +208,7 @@ impl Session<'_> {
 impl Finding {
     fn new(warning: Warning) -> Option<Self> {
         let rule = lint::rule(warning.rule)?;
-        Some(Self { rule, message: warning.message, span: warning.span })
+        Some(Self { rule, message: warning.message, span: warning.span, word: warning.word })
     }
 }
 
