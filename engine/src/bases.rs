@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kiln_cache::{ImageRecord, LayerId, StoreError};
 use kiln_image::oci::{ImageConfig, Manifest, parse_config};
-use kiln_image::registry::RemoteImage;
+use kiln_image::registry::{RegistryError, RemoteImage};
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::plan::{BaseError, BaseImage};
 use kiln_solver::solve::ImageOrigin;
@@ -67,6 +67,26 @@ impl<'a> Bases<'a> {
         match self.look_up(image, platform) {
             Ok((base, _)) => Ok(base),
             Err(error) => Err(Box::new(Unresolved(error))),
+        }
+    }
+
+    /// The same; `None` where the registry cannot be reached.
+    pub(crate) fn resolve_if_in_reach(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+    ) -> Result<Option<BaseImage>, BaseError> {
+        match self.look_up(image, platform) {
+            Ok((base, _)) => Ok(Some(base)),
+            Err(error) => {
+                let cause = error.source.as_ref().and_then(|cause| cause.downcast_ref());
+                match cause {
+                    Some(RegistryError::Unreachable { .. } | RegistryError::TooManyRequests { .. }) => {
+                        Ok(None)
+                    }
+                    _ => Err(Box::new(Unresolved(error))),
+                }
+            }
         }
     }
 

@@ -243,7 +243,6 @@ impl Plan {
         let mut mounts = Vec::new();
         let own = [
             ("etc/hosts", etc_files::hosts(&spec.hostname, &spec.extra_hosts, &spec.network)),
-            ("etc/hostname", format!("{}\n", spec.hostname).into_bytes()),
             ("etc/resolv.conf", etc_files::resolv_conf(&spec.network, &spec.dns)),
         ];
         for (target, contents) in own {

@@ -85,6 +85,16 @@ fn the_word_that_is_meant_is_underlined_on_whatever_line_it_stands() {
 }
 
 #[test]
+fn a_check_goes_on_without_a_registry_and_leaves_out_what_hangs_on_the_base() {
+    // Nothing listens there.
+    let text = "FROM 127.0.0.1:1/app\nWORKDIR x\nENV A=$OF_BASE\nCMD run\n";
+    let (out, err, status) = told(&Context::with_dockerfile(text), &["--check", "--progress=plain"]);
+    assert_eq!(status, Some(1));
+    assert!(out.contains("1 warning has been found") && out.contains("JSONArgsRecommended"), "{out}");
+    assert!(err.contains("127.0.0.1:1/app:latest cannot be looked up"), "{err}");
+}
+
+#[test]
 fn findings_are_shown_with_their_lines() {
     let (out, err, status) = told(&untidy(), &["--check"]);
     assert_eq!((err.as_str(), status), ("", Some(1)));

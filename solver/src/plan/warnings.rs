@@ -5,9 +5,6 @@ use std::collections::HashSet;
 use kiln_image::Platform;
 use kiln_parser::{Span, Warning};
 
-/// The base is for another platform than was asked for.
-pub(super) const BASE_IMAGE_PLATFORM: &str = "InvalidBaseImagePlatform";
-
 /// Words that make a variable's name look like a secret's (FEATURES AS24).
 const SECRET_WORDS: [&str; 10] =
     ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
@@ -92,7 +89,7 @@ impl Warnings {
         let message = format!(
             "Base image {image} was pulled with platform \"{actual}\", expected \"{expected}\" for current build"
         );
-        self.add(BASE_IMAGE_PLATFORM, message, span, image);
+        self.add("InvalidBaseImagePlatform", message, span, image);
     }
 
     /// `keyword` is `ENV` or `LABEL`.
