@@ -6,13 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kiln_cache::{ImageRecord, LayerId, StoreError};
 use kiln_image::oci::{ImageConfig, Manifest, parse_config};
-use kiln_image::registry::RemoteImage;
+use kiln_image::registry::{RegistryError, RemoteImage};
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::plan::{BaseError, BaseImage};
 use kiln_solver::solve::ImageOrigin;
 
 use crate::Error;
-use crate::context::Layout;
+use crate::context::LocalImage;
 use crate::lock::Pins;
 use crate::session::Session;
 
@@ -35,7 +35,7 @@ type Resolved = Result<(BaseImage, ImageOrigin), Arc<Error>>;
 /// The base images of one build, each looked up once.
 pub(crate) struct Bases<'a> {
     session: &'a Session<'a>,
-    layouts: HashMap<ImageRef, Layout>,
+    local_images: HashMap<ImageRef, LocalImage>,
     /// What the images were, for a build that keeps to that.
     pins: Option<&'a Pins>,
     known: Mutex<HashMap<(ImageRef, Platform), Resolved>>,
@@ -44,10 +44,10 @@ pub(crate) struct Bases<'a> {
 impl<'a> Bases<'a> {
     pub(crate) fn new(
         session: &'a Session<'a>,
-        layouts: HashMap<ImageRef, Layout>,
+        local_images: HashMap<ImageRef, LocalImage>,
         pins: Option<&'a Pins>,
     ) -> Self {
-        Self { session, layouts, pins, known: Mutex::default() }
+        Self { session, local_images, pins, known: Mutex::default() }
     }
 
     /// Looks all of `names` up at once; errors are told when the plan asks.
@@ -67,6 +67,26 @@ impl<'a> Bases<'a> {
         match self.look_up(image, platform) {
             Ok((base, _)) => Ok(base),
             Err(error) => Err(Box::new(Unresolved(error))),
+        }
+    }
+
+    /// The same; `None` where the registry cannot be reached.
+    pub(crate) fn resolve_if_in_reach(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+    ) -> Result<Option<BaseImage>, BaseError> {
+        match self.look_up(image, platform) {
+            Ok((base, _)) => Ok(Some(base)),
+            Err(error) => {
+                let cause = error.source.as_ref().and_then(|cause| cause.downcast_ref());
+                match cause {
+                    Some(RegistryError::Unreachable { .. } | RegistryError::TooManyRequests { .. }) => {
+                        Ok(None)
+                    }
+                    _ => Err(Box::new(Unresolved(error))),
+                }
+            }
         }
     }
 
@@ -98,7 +118,11 @@ impl<'a> Bases<'a> {
             return known.clone();
         }
         let reporter = self.session.reporter;
-        let step = reporter.step(format!("[internal] load metadata for {image}"), Vec::new());
+        let step = match self.local_images.get(image) {
+            Some(local) => format!("[internal] load metadata for {}", local.written()),
+            None => format!("[internal] load metadata for {image}"),
+        };
+        let step = reporter.step(step, Vec::new());
         reporter.started(step);
         let resolved = self.find(image, platform).map_err(Arc::new);
         match &resolved {
@@ -110,8 +134,8 @@ impl<'a> Bases<'a> {
     }
 
     fn find(&self, image: &ImageRef, platform: &Platform) -> Result<(BaseImage, ImageOrigin), Error> {
-        if let Some(layout) = self.layouts.get(image) {
-            return layout.resolve(image, platform);
+        if let Some(local) = self.local_images.get(image) {
+            return local.resolve(self.session.store, image, platform, self.session.cancel);
         }
         if let Some(digest) = self.pins.map(|pins| pins.image(image)).transpose()?.flatten() {
             return self.pinned(image, platform, digest);

@@ -170,6 +170,8 @@ pub struct Build {
     pub(crate) shm_bytes: Option<u64>,
     pub(crate) ulimits: Vec<(String, u64, u64)>,
     pub(crate) allow: Vec<String>,
+    /// Where the host's devices are described, if not in the usual places.
+    pub(crate) device_spec_dirs: Vec<PathBuf>,
     pub(crate) settings: ExecSettings,
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) timeout: Option<Duration>,
@@ -257,6 +259,7 @@ impl Build {
             shm_bytes: None,
             ulimits: Vec::new(),
             allow: Vec::new(),
+            device_spec_dirs: Vec::new(),
             settings: ExecSettings::default(),
             executor: Arc::new(Sandbox),
             timeout: None,
@@ -441,13 +444,21 @@ impl Build {
         self
     }
 
-    /// A permission: `network.host`, `security.insecure`.
+    /// A permission: `network.host`, `security.insecure`, `device` for all that `RUN --device` may ask for, or
+    /// `device=vendor/class=name` for one.
     pub fn allow(mut self, entitlement: impl Into<String>) -> Self {
         self.allow.push(entitlement.into());
         self
     }
 
-    /// A named context: a directory, `docker-image://…`, `oci-layout://…`, a URL.
+    /// A directory with specifications of devices (CDI) for `RUN --device`, in place of `/etc/cdi` and `/var/run/cdi`;
+    /// what a later one says comes before.
+    pub fn device_spec_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.device_spec_dirs.push(directory.into());
+        self
+    }
+
+    /// A named context: a directory, `docker-image://…`, `oci-layout://…`, `oci-archive:…`, a URL.
     pub fn named_context(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.contexts.push((name.into(), value.into()));
         self

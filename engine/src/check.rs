@@ -7,7 +7,8 @@
 use kiln_image::{ImageRef, Platform};
 use kiln_parser::lint::{self, Rule};
 use kiln_parser::{Checks, Dockerfile, ParseErrors, Span, Warning};
-use kiln_solver::plan::{self, Outline};
+use kiln_solver::event::Event;
+use kiln_solver::plan::{self, BaseImage, Outline};
 
 use crate::bases::Bases;
 use crate::build::Build;
@@ -16,6 +17,9 @@ use crate::{Error, context};
 
 /// The build argument that takes the place of `# check=` (FEATURES LX18).
 const CHECK_ARG: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
+/// Rules that a base's variables and working directory decide.
+const OF_BASES: [&str; 3] = ["UndefinedVar", "WorkdirRelativePath", "InvalidBaseImagePlatform"];
 
 /// What `--check` tells.
 #[derive(Debug)]
@@ -39,8 +43,10 @@ pub struct Finding {
     pub rule: &'static Rule,
     /// What is wrong here.
     pub message: String,
-    /// Where.
+    /// Where: the instruction.
     pub span: Span,
+    /// The word of it that is meant, as written, where it is one; [`Span::narrowed`] finds it.
+    pub word: Option<String>,
 }
 
 /// What `--call=outline` tells.
@@ -157,12 +163,27 @@ impl Session<'_> {
     fn check_plan(
         &self,
         dockerfile: &Dockerfile,
-        prepared: context::Prepared,
+        mut prepared: context::Prepared,
     ) -> Result<(Vec<Warning>, Option<Error>), Error> {
-        let request = self.plan_request(&prepared)?;
-        let bases = Bases::new(self, prepared.layouts, None);
-        let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
-        let (warnings, error) = plan::check(dockerfile, &request, &mut resolve);
+        let request = self.plan_request(&mut prepared, dockerfile)?;
+        let bases = Bases::new(self, prepared.local_images, None);
+        let mut out_of_reach = Vec::new();
+        let mut resolve =
+            |image: &ImageRef, platform: &Platform| match bases.resolve_if_in_reach(image, platform)? {
+                Some(base) => Ok(base),
+                None => {
+                    out_of_reach.push(image.clone());
+                    Ok(BaseImage::stand_in(&image.to_string(), platform))
+                }
+            };
+        let (mut warnings, error) = plan::check(dockerfile, &request, &mut resolve);
+        for image in &out_of_reach {
+            let message = format!("{image} cannot be looked up: what depends on it is not checked");
+            self.reporter.send(Event::Warning { rule: None, message, span: None });
+        }
+        if !out_of_reach.is_empty() {
+            warnings.retain(|warning| !OF_BASES.contains(&warning.rule));
+        }
         Ok((warnings, error.map(Error::from)))
     }
 
@@ -173,10 +194,10 @@ impl Session<'_> {
         Ok(OutlineReport { dockerfile: text, outline })
     }
 
-    fn outline_prepared(&self, prepared: context::Prepared) -> Result<Outline, Error> {
+    fn outline_prepared(&self, mut prepared: context::Prepared) -> Result<Outline, Error> {
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
-        let request = self.plan_request(&prepared)?;
-        let bases = Bases::new(self, prepared.layouts, None);
+        let request = self.plan_request(&mut prepared, &dockerfile)?;
+        let bases = Bases::new(self, prepared.local_images, None);
         let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
         Ok(plan::outline(&dockerfile, &request, &mut resolve)?)
     }
@@ -206,7 +227,7 @@ impl Session<'_> {
 impl Finding {
     fn new(warning: Warning) -> Option<Self> {
         let rule = lint::rule(warning.rule)?;
-        Some(Self { rule, message: warning.message, span: warning.span })
+        Some(Self { rule, message: warning.message, span: warning.span, word: warning.word })
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Error {
 pub struct ErrorLabel {
     /// Where.
     pub span: Span,
+    /// The word there that is meant, as written, where it is one; [`Span::narrowed`] finds it.
+    pub word: Option<String>,
     /// What.
     pub message: String,
     /// What can be done.
@@ -130,9 +132,11 @@ impl Error {
         result
     }
 
-    fn label(&mut self, span: Option<Span>, message: String) {
+    /// Says where its cause stands; `word` is what is meant there.
+    pub(crate) fn label(&mut self, span: Option<Span>, word: Option<&str>) {
         if let Some(span) = span {
-            self.labels.push(ErrorLabel { span, message, hint: None });
+            let (message, word) = (self.message.clone(), word.map(str::to_owned));
+            self.labels.push(ErrorLabel { span, word, message, hint: None });
         }
     }
 }
@@ -147,7 +151,12 @@ impl From<ParseErrors> for Error {
         result.labels = errors
             .0
             .iter()
-            .map(|error| ErrorLabel { span: error.span(), message: error.to_string(), hint: error.hint() })
+            .map(|error| ErrorLabel {
+                span: error.span(),
+                word: None,
+                message: error.to_string(),
+                hint: error.hint(),
+            })
             .collect();
         result.source = Some(Box::new(errors));
         result
@@ -157,6 +166,7 @@ impl From<ParseErrors> for Error {
 impl From<PlanError> for Error {
     fn from(error: PlanError) -> Self {
         let (span, hint) = (error.span(), error.hint());
+        let word = error.word().map(str::to_owned);
         let look_up = match &error {
             PlanError::Base { cause, .. } => cause.downcast_ref::<Unresolved>().cloned(),
             _ => None,
@@ -167,8 +177,7 @@ impl From<PlanError> for Error {
             None => Self::from_cause(ErrorKind::User, error),
         };
         result.hint = hint.or(result.hint);
-        let message = result.message.clone();
-        result.label(span, message);
+        result.label(span, word.as_deref());
         result
     }
 }
@@ -176,6 +185,7 @@ impl From<PlanError> for Error {
 impl From<SolveError> for Error {
     fn from(error: SolveError) -> Self {
         let (span, hint) = (error.span(), error.hint());
+        let word = error.word().map(str::to_owned);
         let kind = match error.root() {
             SolveError::Canceled => ErrorKind::Canceled,
             SolveError::StepFailed { .. } | SolveError::NoSuchProgram { .. } => ErrorKind::Step,
@@ -184,6 +194,7 @@ impl From<SolveError> for Error {
             | SolveError::MissingSsh { .. }
             | SolveError::SecretInLayer { .. }
             | SolveError::Identity(_)
+            | SolveError::Device(_)
             | SolveError::Checksum { .. }
             | SolveError::GitChecksum { .. }
             | SolveError::GitDirectory { .. }
@@ -201,8 +212,7 @@ impl From<SolveError> for Error {
         let mut result = Self::from_cause(kind, error);
         result.hint = hint;
         result.log_tail = log_tail;
-        let message = result.message.clone();
-        result.label(span, message);
+        result.label(span, word.as_deref());
         result
     }
 }

@@ -238,18 +238,18 @@ impl Session<'_> {
         Ok(LockReport { path, lock, before })
     }
 
-    fn sources_of(&self, prepared: Prepared) -> Result<Lock, Error> {
+    fn sources_of(&self, mut prepared: Prepared) -> Result<Lock, Error> {
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
-        let mut request = self.plan_request(&prepared)?;
+        let mut request = self.plan_request(&mut prepared, &dockerfile)?;
         let mut lock = Lock::default();
-        let layouts: Vec<ImageRef> = prepared.layouts.keys().cloned().collect();
-        let bases = Bases::new(self, prepared.layouts, None);
+        let local: Vec<ImageRef> = prepared.local_images.keys().cloned().collect();
+        let bases = Bases::new(self, prepared.local_images, None);
         let mut remote = Remote { session: self, seen: HashMap::new() };
         for platform in self.platforms()? {
             request.platform = platform;
             let (images, graph) = self.planned_sources(&dockerfile, &request, &bases)?;
             for (image, digest) in images {
-                if image.digest().is_none() && !layouts.contains(&image) {
+                if image.digest().is_none() && !local.contains(&image) {
                     lock.sources.insert(LockedSource::image(&image), digest.to_string());
                 }
             }

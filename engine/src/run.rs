@@ -110,6 +110,11 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
     let user = request.user.as_deref().unwrap_or(&config.config.user);
     let identity = identity(&tree, user)?;
     let hostname = request.hostname.clone().unwrap_or_else(random_name);
+    // Docker's containers have it; the user may mount another one.
+    let contents = format!("{hostname}\n").into_bytes();
+    let kind = MountKind::File { contents, mode: 0o644, uid: 0, gid: 0 };
+    let mut mounts = vec![Mount { target: "/etc/hostname".into(), kind }];
+    mounts.extend(request.volumes.iter().map(volume));
     let spec = Spec {
         rootfs: Rootfs { layers, upper: draft.fs(), work: draft.work() },
         argv: argv(&request, &config.config)?.into_iter().map(OsString::from).collect(),
@@ -117,7 +122,7 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
         cwd: workdir(request.workdir.as_deref().unwrap_or(&config.config.working_dir)),
         identity,
         hostname,
-        mounts: request.volumes.iter().map(volume).collect(),
+        mounts,
         network: request.network()?,
         extra_hosts: request.extra_hosts.clone(),
         dns: request.dns.clone(),

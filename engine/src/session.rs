@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use kiln_cache::{LayerDraft, Store};
 use kiln_image::registry::Registry;
 use kiln_image::{Digest, ImageRef, InvalidPlatform, InvalidReference, Platform, http};
-use kiln_parser::Warning;
+use kiln_parser::{Dockerfile, Warning};
 use kiln_sandbox::Binfmt;
 use kiln_solver::event::{Event, Reporter};
 use kiln_solver::graph::{Graph, VertexId};
@@ -118,11 +118,11 @@ impl Session<'_> {
     }
 
     /// As [`Session::planned`]; notes what the attestations asked for need to know.
-    fn planned_for(&self, prepared: context::Prepared, asked: &Attestations) -> Result<Planned, Error> {
+    fn planned_for(&self, mut prepared: context::Prepared, asked: &Attestations) -> Result<Planned, Error> {
         frontend::check(self.build, &prepared.dockerfile)?;
         let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
         let checks = self.checks(&dockerfile)?;
-        let mut request = self.plan_request(&prepared)?;
+        let mut request = self.plan_request(&mut prepared, &dockerfile)?;
         let pins = Pins::of(self.build, &prepared)?;
         let epoch = epoch::resolve(self, &dockerfile, &prepared.origins, &mut request)?;
         let mut attested = match asked.provenance {
@@ -130,7 +130,7 @@ impl Session<'_> {
             None => None,
         };
         let platforms = self.platforms()?;
-        let bases = Bases::new(self, prepared.layouts, pins.as_ref());
+        let bases = Bases::new(self, prepared.local_images, pins.as_ref());
         let mut names = Vec::new();
         for platform in &platforms {
             request.platform.clone_from(platform);
@@ -166,6 +166,7 @@ impl Session<'_> {
         if let Some(attested) = &mut attested {
             attested.bases = bases.resolved();
         }
+        let devices = self.find_devices(&mut plans)?;
         let agents = self.agents()?;
         let inputs = Inputs {
             contexts: prepared.contexts,
@@ -173,6 +174,7 @@ impl Session<'_> {
             secrets: self.secrets()?,
             allow_secret_in_layer: self.build.allow_secret_in_layer,
             ssh: sockets(&agents),
+            devices,
         };
         Ok(Planned {
             plans,
@@ -304,14 +306,18 @@ impl Session<'_> {
             .collect()
     }
 
-    pub(crate) fn plan_request(&self, prepared: &context::Prepared) -> Result<PlanRequest, Error> {
+    pub(crate) fn plan_request(
+        &self,
+        prepared: &mut context::Prepared,
+        dockerfile: &Dockerfile,
+    ) -> Result<PlanRequest, Error> {
         let build = self.build;
         let mut build_args: BTreeMap<String, String> = build.args.iter().cloned().collect();
         // As buildx has it: this variable of the environment is an argument that need not be given.
         if let Some(epoch) = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|epoch| !epoch.is_empty()) {
             build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
         }
-        Ok(PlanRequest {
+        let mut request = PlanRequest {
             build_args,
             target: build.target.clone(),
             platform: None,
@@ -328,7 +334,9 @@ impl Session<'_> {
             allow: build.allow.clone(),
             contexts: prepared.named.clone(),
             ignore: prepared.ignore_rules(),
-        })
+        };
+        context::take_in(prepared, dockerfile, &mut request)?;
+        Ok(request)
     }
 
     /// The secrets' values.

@@ -128,7 +128,7 @@ pub(crate) fn draw(failure: &Failure, paint: Paint) -> String {
 pub(crate) fn draw_finding(finding: &Finding, name: &str, source: &str, paint: Paint) -> String {
     let word = paint.warning("warning");
     let mut text = format!("{word}: {}: {}\n", finding.rule.name, printable(&finding.message));
-    excerpt(&mut text, name, source, finding.span, None, paint);
+    excerpt(&mut text, name, source, finding.span, finding.word.as_deref(), None, paint);
     if let Some(url) = finding.rule.url() {
         let _ = writeln!(text, "{}: {url}", paint.dim("see"));
     }
@@ -146,7 +146,7 @@ fn draw_engine(error: &kiln::Error, step: Option<&str>, paint: Paint) -> String 
         }
         if let Some((name, source)) = &error.dockerfile {
             let note = (index == 0 && !repeats).then_some(label.message.as_str());
-            excerpt(&mut text, name, source, label.span, note, paint);
+            excerpt(&mut text, name, source, label.span, label.word.as_deref(), note, paint);
         }
         let repeated_hint = label.hint == error.hint;
         push_hint(&mut text, label.hint.as_deref().filter(|_| !repeated_hint), paint);
@@ -197,13 +197,27 @@ fn log_tail(bytes: &[u8], step: Option<&str>) -> String {
     text + "------\n"
 }
 
-/// The lines of the Dockerfile that `span` covers, the first underlined.
-fn excerpt(text: &mut String, name: &str, source: &str, span: Span, note: Option<&str>, paint: Paint) {
-    let start = floor(source, span.start);
+/// The lines of the Dockerfile that `span` covers; `word` in it is underlined, or the first line.
+fn excerpt(
+    text: &mut String,
+    name: &str,
+    source: &str,
+    span: Span,
+    word: Option<&str>,
+    note: Option<&str>,
+    paint: Paint,
+) {
+    let (start, end) = (floor(source, span.start), floor(source, span.end));
     let line_start = source[..start].rfind('\n').map_or(0, |end| end + 1);
-    let column = source[line_start..start].chars().count() + 1;
     let last = span.end_line.max(span.line);
     let shown = last.min(span.line.saturating_add(MOST_SOURCE_LINES - 1));
+    let narrowed = word.map(|word| Span { start, end: end.max(start), ..span }.narrowed(source, word));
+    let marked = narrowed.filter(|marked| marked.line <= shown).unwrap_or(span);
+    let marked_start = floor(source, marked.start);
+    let marked_line = source[..marked_start].rfind('\n').map_or(0, |end| end + 1);
+    // Whoever looks a place up by its line means the instruction's first.
+    let column_start = if marked.line == span.line { marked_start } else { start };
+    let column = source[line_start..column_start].chars().count() + 1;
     let gutter = shown.to_string().len();
     let margin = " ".repeat(gutter);
     let _ = writeln!(text, "{margin}{} {}:{}:{column}", paint.place("-->"), printable(name), span.line);
@@ -214,11 +228,11 @@ fn excerpt(text: &mut String, name: &str, source: &str, span: Span, note: Option
             paint.place(&format!("{number:>gutter$} |")),
             printable(&line.replace('\t', " "))
         );
-        if number == span.line {
-            let end = floor(source, span.end).max(start);
-            let rest = source[start..end].lines().next().unwrap_or_default();
+        if number == marked.line {
+            let end = floor(source, marked.end).max(marked_start);
+            let rest = source[marked_start..end].lines().next().unwrap_or_default();
             // What stands before the caret is as wide as it was printed.
-            let before = printable(&source[line_start..start].replace('\t', " ")).chars().count();
+            let before = printable(&source[marked_line..marked_start].replace('\t', " ")).chars().count();
             let carets = printable(rest.trim_end()).chars().count().max(1);
             let note = note.map(|note| format!(" {}", printable(note))).unwrap_or_default();
             let _ = writeln!(
@@ -315,8 +329,12 @@ mod tests {
     }
 
     fn at(text: &str, part: &str, message: &str, hint: Option<&str>) -> Error {
-        let label =
-            ErrorLabel { span: span(text, part), message: message.into(), hint: hint.map(Into::into) };
+        let label = ErrorLabel {
+            span: span(text, part),
+            word: None,
+            message: message.into(),
+            hint: hint.map(Into::into),
+        };
         Error {
             dockerfile: Some(("Dockerfile.dev".into(), text.into())),
             labels: vec![label],
@@ -364,6 +382,7 @@ mod tests {
         let text = "FRO a\nCOPPY b c\n";
         let mut error = at(text, "FRO", "unknown instruction: FRO", Some("did you mean `FROM`?"));
         error.labels.push(ErrorLabel {
+            word: None,
             span: span(text, "COPPY"),
             message: "unknown instruction: COPPY".into(),
             hint: Some("did you mean `COPY`?".into()),

@@ -4,7 +4,9 @@
 //! (unpack) and out (pack).
 //! Not here: where images are kept (`kiln-cache`), how they are made (`kiln-solver`, `kiln`).
 //!
-//! Start at [`registry::Registry::resolve`], [`registry::Registry::push_to`], [`layout::Layout`], [`archive::Archive`], [`layer::unpack`], [`layer::pack`].
+//! Start at [`registry::Registry::resolve`], [`registry::Registry::push_to`], [`layout::Layout`],
+//! [`archive::Archive`], [`local::LocalName`],
+//! [`layer::unpack`], [`layer::pack`].
 
 pub mod archive;
 mod digest;
@@ -13,6 +15,7 @@ pub mod fuzzing;
 pub mod http;
 pub mod layer;
 pub mod layout;
+pub mod local;
 pub mod oci;
 mod platform;
 mod reference;

@@ -166,10 +166,19 @@ pub struct Run {
     pub network: Option<Spanned<RunNetwork>>,
     /// `--security`.
     pub security: Option<Spanned<RunSecurity>>,
-    /// `--device`, as written.
-    pub devices: Vec<Spanned<String>>,
+    /// `--device`, in order.
+    pub devices: Vec<Spanned<Device>>,
     /// The flags as written (for the step's name).
     pub flags: Vec<String>,
+}
+
+/// `RUN --device=`: a device that the host describes (FEATURES RN35).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Device {
+    /// `vendor/class`, `vendor/class=name`, `vendor/class=*` or the word that devices have as their class.
+    pub name: String,
+    /// The step fails without it.
+    pub required: bool,
 }
 
 impl Run {

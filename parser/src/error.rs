@@ -311,6 +311,14 @@ pub enum ParseError {
         /// The flag.
         span: Span,
     },
+    /// Something is wrong inside `RUN --device`.
+    #[error("{problem}")]
+    InvalidDevice {
+        /// What.
+        problem: DeviceProblem,
+        /// The flag.
+        span: Span,
+    },
     /// `COPY --from=$variable`.
     #[error(
         "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround"
@@ -443,6 +451,7 @@ impl ParseError {
             | Self::InvalidNetwork { span, .. }
             | Self::InvalidSecurity { span, .. }
             | Self::InvalidMount { span, .. }
+            | Self::InvalidDevice { span, .. }
             | Self::FromVariable { span } => *span,
         }
     }
@@ -455,6 +464,7 @@ impl ParseError {
             Self::UnknownFlag { closest, .. } => closest.map(|flag| format!("did you mean --{flag}?")),
             Self::InvalidCheck { .. } => Some("the options are skip, error and experimental".to_owned()),
             Self::InvalidMount { problem, .. } => problem.hint(),
+            Self::InvalidDevice { problem, .. } => problem.hint(),
             Self::NoStages { .. } | Self::BeforeFirstStage { .. } => {
                 Some("a build stage begins with FROM, such as `FROM debian:stable`".to_owned())
             }
@@ -504,6 +514,58 @@ fn key_not_for_type(key: &str, kind: &str) -> String {
     }
 }
 
+/// What is wrong inside `RUN --device`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceProblem {
+    /// A quoted field is not closed, or text follows its closing quote.
+    #[error("the device's options are not comma-separated fields: {text}")]
+    NotCsv {
+        /// The value.
+        text: String,
+    },
+    /// A word behind the name.
+    #[error("invalid field '{field}' must be a key=value pair")]
+    NotPair {
+        /// The field.
+        field: String,
+    },
+    /// A key that devices do not have.
+    #[error("unexpected key '{key}' in '{field}'")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The whole field.
+        field: String,
+        /// The key with the nearest name, if one is near.
+        closest: Option<&'static str>,
+    },
+    /// `required` is neither true nor false.
+    #[error("invalid value for required: {value}")]
+    InvalidRequired {
+        /// The value.
+        value: String,
+    },
+    /// Two names.
+    #[error("device name already set to {name}")]
+    SecondName {
+        /// The first.
+        name: String,
+    },
+    /// No name.
+    #[error("no device is named")]
+    NoName,
+}
+
+impl DeviceProblem {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownKey { closest: Some(key), .. } => Some(did_you_mean(key)),
+            _ => Some("a device is written vendor/class=name or vendor/class=name,required".to_owned()),
+        }
+    }
+}
+
 impl MountProblem {
     fn hint(&self) -> Option<String> {
         match self {
@@ -542,8 +604,10 @@ pub struct Warning {
     pub rule: &'static str,
     /// What is wrong here.
     pub message: String,
-    /// Where.
+    /// The instruction, or the lines of it that BuildKit names.
     pub span: Span,
+    /// The word of it that is meant, as written, where it is one; [`Span::narrowed`] finds it.
+    pub word: Option<String>,
     /// The instruction whose comment silences it, where that is another one than stands at `span`.
     pub judged_by: Option<Span>,
 }

@@ -31,7 +31,7 @@ mod words;
 
 pub use ast::*;
 pub use checks::{BadCheck, Checks, UnknownRule};
-pub use error::{MountProblem, ParseError, ParseErrors, Warning};
+pub use error::{DeviceProblem, MountProblem, ParseError, ParseErrors, Warning};
 pub use span::{Span, Spanned};
 pub use syntax::syntax;
 

@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::enter::DEVICES;
-use crate::{Resources, Security, Swap, userns};
+use crate::{DeviceKind, Mount, MountKind, Resources, Security, Swap, userns};
 
 /// The groups of one sandbox; removed on drop, when its processes are gone.
 #[derive(Debug, Default)]
@@ -40,7 +40,11 @@ const RUNTIMES_OWN: &str = "step";
 impl ControlGroup {
     /// Makes what `resources` ask for; nothing where they ask for nothing. Where no hierarchy is writable, an error: a
     /// limit that does not hold is worse than none.
-    pub(crate) fn create(resources: &Resources, holder: Holder) -> io::Result<ControlGroup> {
+    pub(crate) fn create(
+        resources: &Resources,
+        holder: Holder,
+        mounts: &[Mount],
+    ) -> io::Result<ControlGroup> {
         let mut group = ControlGroup::default();
         let name = group_name();
         // Runtimes make one in any case; an ordinary user's may go without.
@@ -49,7 +53,7 @@ impl ControlGroup {
         {
             group.above_runtimes = Some(PathBuf::from(&name));
             if security == Security::Sandbox && !is_version_2_only() {
-                group.restrict_devices(&name)?;
+                group.restrict_devices(&name, mounts)?;
             }
         }
         if *resources == Resources::default() {
@@ -93,9 +97,10 @@ impl ControlGroup {
         Ok(group)
     }
 
-    /// Lets the processes make every device node and open none but those that each sandbox has. kiln's own sandbox needs no
-    /// such rule, since it keeps nodes from working by `nodev`, which runtimes lift. In version 2 the runtime loads it.
-    fn restrict_devices(&mut self, name: &str) -> io::Result<()> {
+    /// Lets the processes make every device node and open none but those that each sandbox has and those that are mounted.
+    /// kiln's own sandbox needs no such rule, since it keeps nodes from working by `nodev`, which runtimes lift. In version 2
+    /// the runtime loads it.
+    fn restrict_devices(&mut self, name: &str, mounts: &[Mount]) -> io::Result<()> {
         let own = fs::read_to_string("/proc/self/cgroup")?;
         let directory = self.make(&version_1(&own, "devices", None)?, name)?;
         let write = |file: &str, rule: &str| {
@@ -106,8 +111,16 @@ impl ControlGroup {
         for rule in ["c *:* m", "b *:* m", "c 136:* rwm", "c 5:2 rwm"] {
             write("devices.allow", rule)?;
         }
-        DEVICES.iter().try_for_each(|device| {
-            write("devices.allow", &format!("c {}:{} rwm", device.major, device.minor))
+        for device in DEVICES {
+            write("devices.allow", &format!("c {}:{} rwm", device.major, device.minor))?;
+        }
+        mounts.iter().try_for_each(|mount| {
+            let MountKind::Device(node) = &mount.kind else { return Ok(()) };
+            let kind = match node.kind {
+                DeviceKind::Character => 'c',
+                DeviceKind::Block => 'b',
+            };
+            write("devices.allow", &format!("{kind} {}:{} rwm", node.major, node.minor))
         })
     }
 
@@ -406,7 +419,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_no_group_is_made() {
-        let group = ControlGroup::create(&Resources::default(), Holder::Sandbox).unwrap();
+        let group = ControlGroup::create(&Resources::default(), Holder::Sandbox, &[]).unwrap();
         assert!(group.joins.is_empty() && group.directories.is_empty());
     }
 }

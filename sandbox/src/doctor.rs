@@ -224,7 +224,7 @@ fn sys() -> Finding {
 fn limits() -> Finding {
     const LIMITS: &str = "control groups";
     let wanted = Resources { memory_bytes: Some(1 << 30), pids: Some(1000), ..Resources::default() };
-    match ControlGroup::create(&wanted, Holder::Sandbox) {
+    match ControlGroup::create(&wanted, Holder::Sandbox, &[]) {
         Ok(_) => Finding::new(LIMITS, State::Works, "memory and process limits"),
         Err(error) => {
             let detail = format!("--memory and process limits are refused: {error}");

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags as Attr, MountPropagationFlags, mount_change};
 use rustix::process::Signal;
@@ -145,8 +145,16 @@ pub(crate) fn private_files(plan: &Plan) -> Result<OwnedFd, Errno> {
     }
     for device in DEVICES.iter().filter(|_| plan.rights.device_nodes) {
         let id = rustix::fs::makedev(device.major, device.minor);
-        let kind = rustix::fs::FileType::CharacterDevice;
+        let kind = FileType::CharacterDevice;
         rustix::fs::mknodat(&files, device.name, kind, Mode::from_raw_mode(0o666), id)?;
+    }
+    for mount in plan.mounts.iter().filter(|_| plan.rights.device_nodes) {
+        if let PlannedSource::Device(node) = &mount.source {
+            let id = rustix::fs::makedev(node.major, node.minor);
+            rustix::fs::mknodat(&files, &node.name, node.kind, Mode::from_raw_mode(node.mode), id)?;
+            let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
+            rustix::fs::chownat(&files, &node.name, Some(uid), Some(gid), AtFlags::empty())?;
+        }
     }
     Ok(files)
 }
@@ -257,11 +265,15 @@ fn device_mount(files: BorrowedFd<'_>, device: &Device, plan: &Plan) -> Result<O
     if plan.rights.device_nodes {
         return clone_mount(files, device.name);
     }
-    let node = clone_mount(CWD, device.host)?;
+    host_node(device.host, FileType::CharacterDevice, device.major, device.minor)
+}
+
+/// The mount of a node of the host's, which must be the device that is meant.
+fn host_node(host: &CStr, kind: FileType, major: u32, minor: u32) -> Result<OwnedFd, Errno> {
+    let node = clone_mount(CWD, host)?;
     let found = rustix::fs::fstat(&node)?;
-    let is_device =
-        rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::CharacterDevice;
-    if !is_device || found.st_rdev != rustix::fs::makedev(device.major, device.minor) {
+    let is_kind = FileType::from_raw_mode(found.st_mode) == kind;
+    if !is_kind || found.st_rdev != rustix::fs::makedev(major, minor) {
         return Err(Errno::NODEV);
     }
     Ok(node)
@@ -335,6 +347,8 @@ pub(crate) fn open_source(
                 None => new_mount(c"tmpfs", &[mode], access),
             }
         }
+        PlannedSource::Device(node) if plan.rights.device_nodes => clone_mount(files, &node.name),
+        PlannedSource::Device(node) => host_node(&node.host, node.kind, node.major, node.minor),
         PlannedSource::Socket { name, mode, uid, gid } => {
             let listener = crate::socket::listen_in(files, name, *mode, *uid, *gid)?;
             crate::socket::send_descriptor(descriptors.control.as_fd(), listener.as_fd())?;

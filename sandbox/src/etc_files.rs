@@ -1,4 +1,4 @@
-//! `/etc/resolv.conf`, `/etc/hosts` and `/etc/hostname` of the sandbox; none of them gets into a layer.
+//! `/etc/resolv.conf` and `/etc/hosts` of the sandbox; neither gets into a layer.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -129,10 +129,7 @@ fn read_limited(path: &str) -> Option<Vec<u8>> {
 /// `network` does not have leaves its line out.
 pub(crate) fn hosts(hostname: &str, extra: &[HostEntry], network: &Network) -> Vec<u8> {
     let mut text = format!("127.0.0.1\tlocalhost {hostname}").trim_end().to_owned();
-    text.push_str(
-        "\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
-         ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
-    );
+    text.push_str("\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for entry in extra {
         let addresses = match entry.address {
             HostAddress::Ip(address) => vec![address],
@@ -178,8 +175,10 @@ mod tests {
             HostEntry { name: "host".into(), address: HostAddress::Gateway },
         ];
         let text = String::from_utf8(hosts("box", &extra, &Network::Host)).unwrap();
-        assert!(text.starts_with("127.0.0.1\tlocalhost box\n"));
-        assert!(text.ends_with("10.0.0.9\tdb\n127.0.0.1\thost\n"));
+        assert_eq!(
+            text,
+            "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.9\tdb\n127.0.0.1\thost\n"
+        );
         let text = String::from_utf8(hosts("box", &extra, &Network::None)).unwrap();
         assert!(text.ends_with("10.0.0.9\tdb\n"));
     }

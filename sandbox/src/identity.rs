@@ -7,7 +7,7 @@ pub struct Identity {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-    /// Supplementary groups, exactly those of the image's group file.
+    /// Supplementary groups: the group itself and those of the image's group file.
     pub groups: Vec<u32>,
     /// Home directory from passwd, `/` where there is none.
     pub home: String,
@@ -31,7 +31,8 @@ pub enum IdentityError {
 /// Resolves `user[:group]` (names or numbers; numbers are never looked up as names; empty is root).
 ///
 /// Without `:group` the primary group is passwd's (0 where the user is not listed) and the supplementary groups are
-/// those that list the user; with it, that group alone. The caller limits the files' sizes.
+/// those that list the user; with it, that group alone. The group is among the supplementary ones as well: a program that
+/// changes to another group would else lose what is denied to the group. The caller limits the files' sizes.
 ///
 /// # Errors
 /// See [`IdentityError`].
@@ -66,7 +67,7 @@ pub fn resolve_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<Identity,
             .collect();
         groups.sort_unstable();
         groups.dedup();
-        return Ok(Identity { uid, gid: primary, groups, home });
+        return Ok(Identity { uid, gid: primary, groups: with_own(primary, groups), home });
     };
     let gid = match parse_id(group_text)? {
         Some(gid) => gid,
@@ -78,7 +79,14 @@ pub fn resolve_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<Identity,
                 .gid
         }
     };
-    Ok(Identity { uid, gid, groups: Vec::new(), home })
+    Ok(Identity { uid, gid, groups: vec![gid], home })
+}
+
+fn with_own(gid: u32, mut groups: Vec<u32>) -> Vec<u32> {
+    if !groups.contains(&gid) {
+        groups.insert(0, gid);
+    }
+    groups
 }
 
 /// The highest id that may be named, as the other builders have it: 32-bit programs read ids as signed.
@@ -165,13 +173,13 @@ mod tests {
     #[test]
     fn a_name_has_passwds_group_and_the_groups_that_list_it() {
         let web = resolve("web").unwrap();
-        assert_eq!(web, Identity { uid: 33, gid: 33, groups: vec![4, 5, 9], home: "/var/www".into() });
+        assert_eq!(web, Identity { uid: 33, gid: 33, groups: vec![33, 4, 5, 9], home: "/var/www".into() });
     }
 
     #[test]
     fn a_given_group_is_the_only_one() {
         let web = resolve("web:adm").unwrap();
-        assert_eq!((web.gid, web.groups), (4, vec![]));
+        assert_eq!((web.gid, web.groups), (4, vec![4]));
     }
 
     #[test]
@@ -183,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_listed_number_has_its_entrys_groups() {
-        assert_eq!(resolve("33").unwrap().groups, [4, 5, 9]);
+        assert_eq!(resolve("33").unwrap().groups, [33, 4, 5, 9]);
     }
 
     #[test]
@@ -201,6 +209,7 @@ mod tests {
 
     #[test]
     fn without_files_numbers_still_work() {
-        assert_eq!(resolve_user("5:6", b"", b"").unwrap().gid, 6);
+        let user = resolve_user("5:6", b"", b"").unwrap();
+        assert_eq!((user.gid, user.groups), (6, vec![6]));
     }
 }

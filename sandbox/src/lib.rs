@@ -1,6 +1,7 @@
 //! One process tree in namespaces of its own on a root file system made of layers: by kiln itself, or by an OCI runtime.
 //!
-//! Here: overlayfs, namespaces, mounts, capabilities, seccomp, limits, network, signals, terminals; users of an image.
+//! Here: overlayfs, namespaces, mounts, capabilities, seccomp, limits, network, signals, terminals; users of an image; devices
+//! that the host describes (`cdi`).
 //! Not here: what to run and why (`kiln-solver`), where layers are kept (`kiln-cache`).
 //!
 //! Everything that allocates is prepared before the fork (`plan`); the child makes raw system calls only (`enter`, the
@@ -11,6 +12,7 @@
 
 mod binfmt;
 mod capabilities;
+mod cdi;
 mod control_group;
 mod doctor;
 mod emulate;
@@ -37,6 +39,7 @@ mod terminal;
 mod userns;
 
 pub use binfmt::{Binfmt, Emulator, missing_hint};
+pub use cdi::{DeviceEdits, DeviceError, Devices, SPEC_DIRECTORIES};
 pub use doctor::{Finding, State, examine};
 pub use emulate::OWNER_ATTRIBUTE;
 pub use identity::{Identity, IdentityError, resolve_user};
@@ -44,7 +47,7 @@ pub use network::{HostAccess, IsolatedNetwork, NetworkError};
 pub use oci::OciRuntime;
 pub use run::run;
 pub use spec::{
-    Dns, Exit, ExitStatus, HostAddress, HostEntry, Io, Limits, Mount, MountKind, Network, Output, Resources,
-    Rootfs, SandboxError, Security, Spec, Swap, Terminal, Usage,
+    DeviceKind, DeviceNode, Dns, Exit, ExitStatus, HostAddress, HostEntry, Io, Limits, Mount, MountKind,
+    Network, Output, Resources, Rootfs, SandboxError, Security, Spec, Swap, Terminal, Usage,
 };
 pub use userns::{Privileges, SingleIdReason, UserNamespaceError, enter_user_namespace, user_namespace};

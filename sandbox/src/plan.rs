@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{Access, AtFlags, CWD, FileType, accessat};
 use rustix::thread::Gid;
 
 use crate::control_group::ControlGroup;
@@ -18,7 +19,8 @@ use crate::oci::PlannedRuntime;
 use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
 use crate::sys::{Instruction, StartStrings};
 use crate::{
-    Mount, MountKind, Network, OciRuntime, SandboxError, Security, Spec, etc_files, seccomp, userns,
+    DeviceKind, DeviceNode, Identity, Mount, MountKind, Network, OciRuntime, SandboxError, Security, Spec,
+    etc_files, seccomp, userns,
 };
 
 /// What a `PATH` is when the environment has none; Docker's default.
@@ -168,6 +170,8 @@ pub(crate) enum PlannedSource {
         mode: CString,
         read_only: bool,
     },
+    /// A node in the private tmpfs, or the host's where none can be made.
+    Device(PlannedNode),
     /// A listening socket is made in the private tmpfs and handed to the parent.
     Socket {
         name: CString,
@@ -175,6 +179,50 @@ pub(crate) enum PlannedSource {
         uid: u32,
         gid: u32,
     },
+}
+
+/// A device node.
+#[derive(Debug)]
+pub(crate) struct PlannedNode {
+    /// In the private tmpfs.
+    pub(crate) name: CString,
+    pub(crate) host: CString,
+    pub(crate) kind: FileType,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl PlannedNode {
+    fn new(
+        node: &DeviceNode,
+        index: usize,
+        who: &Identity,
+        rights: Rights,
+    ) -> Result<PlannedNode, SandboxError> {
+        if !rights.device_nodes {
+            let access = Access::READ_OK | Access::WRITE_OK;
+            // Not opened: that alone can start something in a device.
+            accessat(CWD, &node.host, access, AtFlags::EACCESS).map_err(|errno| {
+                setup(&format!("opening the device {} of the host", node.host.display()), errno.into())
+            })?;
+        }
+        Ok(PlannedNode {
+            name: c_string("a device", format!("device{index}"))?,
+            host: path("a device", &node.host)?,
+            kind: match node.kind {
+                DeviceKind::Character => FileType::CharacterDevice,
+                DeviceKind::Block => FileType::BlockDevice,
+            },
+            major: node.major,
+            minor: node.minor,
+            mode: node.mode,
+            uid: node.uid.unwrap_or(who.uid),
+            gid: node.gid.unwrap_or(who.gid),
+        })
+    }
 }
 
 impl Plan {
@@ -197,7 +245,6 @@ impl Plan {
         let mut mounts = Vec::new();
         let own = [
             ("etc/hosts", etc_files::hosts(&spec.hostname, &spec.extra_hosts, &spec.network)),
-            ("etc/hostname", format!("{}\n", spec.hostname).into_bytes()),
             ("etc/resolv.conf", etc_files::resolv_conf(&spec.network, &spec.dns)),
         ];
         for (target, contents) in own {
@@ -212,18 +259,18 @@ impl Plan {
             };
             mounts.push(PlannedMount { target: inner_path("the emulator", &inside)?, source });
         }
+        let rights = Rights::of_this_process();
         let own_mounts = mounts.len();
         let mut sockets = Vec::new();
         for mount in &spec.mounts {
             if let MountKind::Socket { source, .. } = &mount.kind {
                 sockets.push(source.clone());
             }
-            mounts.push(PlannedMount::new(mount, mounts.len(), &mut files)?);
+            mounts.push(PlannedMount::new(mount, mounts.len(), &mut files, &spec.identity, rights)?);
         }
         let program =
             std::fs::metadata("/proc/self/exe").map_err(|source| setup("the engine's program", source))?;
         let root = &spec.rootfs;
-        let rights = Rights::of_this_process();
         let who = &spec.identity;
         let emulated = rights.single_id.then(|| Emulated {
             first: Credentials::new(who.uid, who.gid, who.groups.clone()),
@@ -363,7 +410,13 @@ pub(crate) enum ChildStdio {
 }
 
 impl PlannedMount {
-    fn new(mount: &Mount, index: usize, files: &mut Vec<PrivateFile>) -> Result<PlannedMount, SandboxError> {
+    fn new(
+        mount: &Mount,
+        index: usize,
+        files: &mut Vec<PrivateFile>,
+        who: &Identity,
+        rights: Rights,
+    ) -> Result<PlannedMount, SandboxError> {
         let what = "a mount's target";
         let target = inner_path(what, &mount.target)?;
         if target.as_bytes() == b"." {
@@ -388,6 +441,7 @@ impl PlannedMount {
             MountKind::File { contents, mode, uid, gid } => {
                 add_file(files, contents.clone(), *mode, *uid, *gid)?
             }
+            MountKind::Device(node) => PlannedSource::Device(PlannedNode::new(node, index, who, rights)?),
             MountKind::Socket { source: _, mode, uid, gid } => PlannedSource::Socket {
                 name: c_string("a socket", format!("socket{index}"))?,
                 mode: *mode,

@@ -61,7 +61,7 @@ pub(crate) fn run_by(
         return Err(SandboxError::Canceled);
     }
     let holder = runtime.map_or(Holder::Sandbox, |_| Holder::Runtime(spec.security));
-    let group = ControlGroup::create(&spec.limits.resources, holder)
+    let group = ControlGroup::create(&spec.limits.resources, holder, &spec.mounts)
         .map_err(|error| setup("making a control group", error))?;
     let plan = Plan::new(spec, runtime, &group)?;
     if let Network::Isolated(network) = &spec.network

@@ -105,6 +105,8 @@ pub enum MountKind {
         /// Group.
         gid: u32,
     },
+    /// A device node that works.
+    Device(DeviceNode),
     /// A Unix socket of the host's (ssh agent) shown with this mode and owner.
     Socket {
         /// On the host.
@@ -116,6 +118,34 @@ pub enum MountKind {
         /// Group.
         gid: u32,
     },
+}
+
+/// A device node. Without root's rights the host's own is shown instead, as it is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceNode {
+    /// The host's.
+    pub host: PathBuf,
+    /// Which table `major` is of.
+    pub kind: DeviceKind,
+    /// The driver.
+    pub major: u32,
+    /// Which of its devices.
+    pub minor: u32,
+    /// Mode.
+    pub mode: u32,
+    /// Owner; `None` is the user of the sandbox.
+    pub uid: Option<u32>,
+    /// Group; `None` is that of the user.
+    pub gid: Option<u32>,
+}
+
+/// The kind of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A character device.
+    Character,
+    /// A block device.
+    Block,
 }
 
 /// What the sandbox reaches.

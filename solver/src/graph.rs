@@ -164,6 +164,8 @@ pub struct Exec {
     pub insecure: bool,
     /// Host name.
     pub hostname: String,
+    /// `--device`.
+    pub devices: Vec<ExecDevice>,
     /// `--add-host`: names are part of the key.
     pub extra_hosts: Vec<(String, HostAddress)>,
     /// `--shm-size`.
@@ -172,6 +174,15 @@ pub struct Exec {
     pub ulimits: Vec<(String, u64, u64)>,
     /// A RUN heredoc with `#!`: stored at `/dev/pipes/<name>` (0755, read-only) and executed (FEATURES LX31).
     pub scripts: Vec<(String, String)>,
+}
+
+/// A device of the host's that a step wants.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ExecDevice {
+    /// As the Dockerfile has it.
+    pub wanted: kiln_parser::Device,
+    /// The whole names of what that is on this machine; part of the key. The engine looks it up.
+    pub found: Vec<String>,
 }
 
 /// Network of a step.

@@ -214,6 +214,7 @@ mod tests {
             network: NetworkMode::None,
             insecure: false,
             hostname: String::new(),
+            devices: Vec::new(),
             extra_hosts: Vec::new(),
             shm_bytes: None,
             ulimits: Vec::new(),

@@ -5,7 +5,7 @@
 
 mod dockerfile;
 mod ignore;
-mod layout;
+mod local;
 mod main_context;
 mod named;
 mod preprocess;
@@ -23,7 +23,7 @@ use kiln_solver::graph::GitSource;
 use kiln_solver::plan::NamedContext;
 
 pub(crate) use ignore::{Hidden, explain_missing};
-pub(crate) use layout::Layout;
+pub(crate) use local::{LocalImage, take_in};
 pub(crate) use named::normalised;
 pub(crate) use remote::git as git_tree;
 pub(crate) use text::read_text_of_user;
@@ -43,8 +43,8 @@ pub(crate) struct Prepared {
     pub(crate) contexts: HashMap<String, Arc<dyn SourceTree>>,
     /// Named contexts, for the plan.
     pub(crate) named: BTreeMap<String, NamedContext>,
-    /// Images of layouts by their made-up names.
-    pub(crate) layouts: HashMap<ImageRef, Layout>,
+    /// Images in files of the host by their made-up names.
+    pub(crate) local_images: HashMap<ImageRef, LocalImage>,
     /// Where the contexts that were fetched came from.
     pub(crate) origins: HashMap<String, Origin>,
     /// The context without its ignore file, to explain what that hides.
@@ -114,10 +114,10 @@ impl Preparation<'_> {
         };
         contexts.insert(MAIN.into(), tree);
         let mut named = BTreeMap::new();
-        let mut layouts = HashMap::new();
+        let mut local_images = HashMap::new();
         for (name, value) in &self.session.build.contexts {
             let key = normalised(name);
-            let context = named::open(&mut self, &key, value, &mut contexts, &mut layouts)?;
+            let context = named::open(&mut self, &key, value, &mut contexts, &mut local_images)?;
             named.insert(key, context);
         }
         Ok(Prepared {
@@ -126,7 +126,7 @@ impl Preparation<'_> {
             dockerfile: found.text,
             contexts,
             named,
-            layouts,
+            local_images,
             hidden,
             origins: self.origins,
             scratch: self.scratch,

@@ -6,25 +6,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kiln_cache::SourceTree;
+use kiln_image::local::LocalName;
 use kiln_image::{ImageRef, InvalidReference};
 use kiln_solver::git_url::GitUrl;
 use kiln_solver::plan::NamedContext;
 
-use super::layout::Layout;
+use super::local::{LocalImage, made_up};
 use super::{Origin, Preparation, ignore, remote};
-use crate::{Error, ErrorKind};
+use crate::Error;
 
 /// What all kinds are, for who wrote none of them.
-const KINDS: &str =
-    "give a directory, docker-image://NAME, oci-layout://PATH, or the address of a repository or file";
+const KINDS: &str = "give a directory, docker-image://NAME, oci-layout://PATH, oci-archive:PATH, or the address of a repository or file";
 
-/// Takes one in: its tree goes to `contexts`, its layout to `layouts`. `name` is normalised.
+/// Takes one in: its tree goes to `contexts`, its image in a file to `local_images`. `name` is normalised.
 pub(super) fn open(
     preparation: &mut Preparation<'_>,
     name: &str,
     value: &str,
     contexts: &mut HashMap<String, Arc<dyn SourceTree>>,
-    layouts: &mut HashMap<ImageRef, Layout>,
+    local_images: &mut HashMap<ImageRef, LocalImage>,
 ) -> Result<NamedContext, Error> {
     let invalid = |problem: String| Error::user(format!("build context {name}: {problem}"));
     let tree = if let Some(image) = value.strip_prefix("docker-image://") {
@@ -33,14 +33,9 @@ pub(super) fn open(
             return Ok(NamedContext::Image(image));
         }
         preparation.empty()?
-    } else if let Some(layout) = value.strip_prefix("oci-layout://") {
-        let layout = Layout::parse(layout);
-        // No registry has this name: `.invalid` is reserved (RFC 2606).
-        let made_up = format!("layout.invalid/context-{}:latest", layouts.len());
-        let made_up: ImageRef = made_up
-            .parse()
-            .map_err(|error: InvalidReference| Error::new(ErrorKind::Environment, error.to_string()))?;
-        layouts.insert(made_up.clone(), layout);
+    } else if let Some(image) = local_image(value) {
+        let made_up = made_up(local_images.len())?;
+        local_images.insert(made_up.clone(), image?);
         return Ok(NamedContext::Layout(made_up));
     } else if let Some(git) = GitUrl::parse(value).map_err(invalid)? {
         preparation.origins.insert(name.to_owned(), Origin::Git(git.source.clone()));
@@ -58,6 +53,14 @@ pub(super) fn open(
     };
     contexts.insert(name.to_owned(), tree);
     Ok(NamedContext::Tree)
+}
+
+/// An image in a file of the host, if that is what the text is.
+fn local_image(value: &str) -> Option<Result<LocalImage, Error>> {
+    match value.strip_prefix("oci-layout://") {
+        Some(layout) => Some(LocalImage::parse_layout(layout)),
+        None => LocalName::is_local(value).then(|| LocalImage::parse(value)),
+    }
 }
 
 fn directory(preparation: &Preparation<'_>, name: &str, value: &str) -> Result<Arc<dyn SourceTree>, Error> {

@@ -185,9 +185,12 @@ pub(crate) struct BuildArgs {
     /// or none at all), none, host
     #[arg(long, value_name = "MODE", default_value = "default", allow_hyphen_values = true)]
     pub network: String,
-    /// Allow what needs permission (`network.host`, `security.insecure`)
+    /// Allow what needs permission (`network.host`, `security.insecure`, `device`, `device=VENDOR/CLASS=NAME`)
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',', allow_hyphen_values = true)]
     pub allow: Vec<String>,
+    /// A directory with CDI specifications of devices, in place of /etc/cdi and /var/run/cdi
+    #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
+    pub cdi_spec_dir: Vec<PathBuf>,
     /// The platforms to build for
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', allow_hyphen_values = true)]
     pub platform: Vec<String>,

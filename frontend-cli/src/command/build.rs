@@ -149,13 +149,21 @@ pub(super) fn request(
     };
     build = args.limits.apply(build.network(network))?;
     for entitlement in allow {
-        if !matches!(entitlement.as_str(), "network.host" | "security.insecure" | "buildx.local.delete") {
+        let is_known = matches!(
+            entitlement.as_str(),
+            "network.host" | "security.insecure" | "buildx.local.delete" | "device"
+        ) || entitlement.starts_with("device=");
+        if !is_known {
             return Err(Failure::usage(format!("--allow {entitlement}: there is no such entitlement"))
                 .with_hint(
-                    "the entitlements are `network.host`, `security.insecure` and `buildx.local.delete`",
+                    "the entitlements are `network.host`, `security.insecure`, `device`, `device=NAME` and \
+                     `buildx.local.delete`",
                 ));
         }
         build = build.allow(entitlement);
+    }
+    for directory in &args.cdi_spec_dir {
+        build = build.device_spec_dir(directory);
     }
     for text in &args.add_host {
         for (name, address) in host::parse(text)? {

@@ -43,6 +43,58 @@ fn untidy() -> Context {
 }
 
 #[test]
+fn the_word_that_is_meant_is_underlined_on_whatever_line_it_stands() {
+    let text =
+        "FROM scratch AS one\nfrom scratch as two\nENV a=b \\\n  # why\n  c=$gone\nEXPOSE 80 \\\n  81/TCP\n";
+    let (out, ..) = told(&Context::with_dockerfile(text), &["--check"]);
+    insta::assert_snapshot!(out, @r"
+    Check complete, 3 warnings have been found!
+
+    warning: ConsistentInstructionCasing: Command 'from' should match the case of the command majority (uppercase)
+     --> Dockerfile:2:1
+    2 | from scratch as two
+      | ^^^^
+    see: https://docs.docker.com/go/dockerfile/rule/consistent-instruction-casing/
+
+    warning: UndefinedVar: Usage of undefined variable '$gone'
+     --> Dockerfile:3:1
+    3 | ENV a=b \
+    4 |   # why
+    5 |   c=$gone
+      |     ^^^^^
+    see: https://docs.docker.com/go/dockerfile/rule/undefined-var/
+
+    warning: ExposeProtoCasing: Defined protocol '81/TCP' in EXPOSE instruction should be lowercase
+     --> Dockerfile:6:1
+    6 | EXPOSE 80 \
+    7 |   81/TCP
+      |   ^^^^^^
+    see: https://docs.docker.com/go/dockerfile/rule/expose-proto-casing/
+    ");
+    let text = "FROM scratch\nCOPY a \\\n  --from \\\n  /b\n";
+    let (_, err, status) = told(&Context::with_dockerfile(text).file("a", ""), &["--progress=none"]);
+    assert_eq!(status, Some(1));
+    insta::assert_snapshot!(err, @r"
+    error: /--from: not found
+     --> Dockerfile:2:1
+    2 | COPY a \
+    3 |   --from \
+      |   ^^^^^^
+    4 |   /b
+    ");
+}
+
+#[test]
+fn a_check_goes_on_without_a_registry_and_leaves_out_what_hangs_on_the_base() {
+    // Nothing listens there.
+    let text = "FROM 127.0.0.1:1/app\nWORKDIR x\nENV A=$OF_BASE\nCMD run\n";
+    let (out, err, status) = told(&Context::with_dockerfile(text), &["--check", "--progress=plain"]);
+    assert_eq!(status, Some(1));
+    assert!(out.contains("1 warning has been found") && out.contains("JSONArgsRecommended"), "{out}");
+    assert!(err.contains("127.0.0.1:1/app:latest cannot be looked up"), "{err}");
+}
+
+#[test]
 fn findings_are_shown_with_their_lines() {
     let (out, err, status) = told(&untidy(), &["--check"]);
     assert_eq!((err.as_str(), status), ("", Some(1)));
@@ -50,15 +102,15 @@ fn findings_are_shown_with_their_lines() {
     Check complete, 3 warnings have been found!
 
     warning: StageNameCasing: Stage name 'Base' should be lowercase
-     --> Dockerfile:4:1
+     --> Dockerfile:4:17
     4 | FROM scratch AS Base
-      | ^^^^^^^^^^^^^^^^^^^^
+      |                 ^^^^
     see: https://docs.docker.com/go/dockerfile/rule/stage-name-casing/
 
     warning: CopyIgnoredFile: Attempting to Copy file "a.log" that is excluded by .dockerignore
-      --> Dockerfile:9:1
+      --> Dockerfile:9:6
      9 | COPY a.log \
-       | ^^^^^^^^^^^^
+       |      ^^^^^
     10 |   /
     see: https://docs.docker.com/go/dockerfile/rule/copy-ignored-file/
 

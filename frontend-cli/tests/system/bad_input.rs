@@ -43,9 +43,9 @@ fn a_missing_copy_source_lists_near_names() {
     let (_, report) = fails(&kiln, &context, &[]);
     insta::assert_snapshot!(report, @r"
     error: /requirement.txt: not found
-     --> Dockerfile:2:1
+     --> Dockerfile:2:6
     2 | COPY requirement.txt /
-      | ^^^^^^^^^^^^^^^^^^^^^^
+      |      ^^^^^^^^^^^^^^^
     hint: did you mean `/requirements.txt`?
     ");
 }
@@ -59,9 +59,9 @@ fn an_ignored_copy_source_says_that_dockerignore_hid_it() {
     let (_, report) = fails(&kiln, &context, &[]);
     insta::assert_snapshot!(report, @r"
     error: /app.log: not found
-     --> Dockerfile:2:1
+     --> Dockerfile:2:6
     2 | COPY app.log /
-      | ^^^^^^^^^^^^^^
+      |      ^^^^^^^
     hint: `app.log` is there, but .dockerignore leaves it out
     ");
 }
@@ -73,9 +73,9 @@ fn a_base_that_no_registry_has_is_named() {
     let (_, report) = fails(&kiln, &context, &[]);
     insta::assert_snapshot!(report, @r"
     error: 127.0.0.1:[port]/no-such-image:1: not found
-     --> Dockerfile:1:1
+     --> Dockerfile:1:6
     1 | FROM 127.0.0.1:[port]/no-such-image:1
-      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
     hint: check the name and tag; a private image may also need a login
     ");
 }
@@ -88,9 +88,9 @@ fn a_registry_that_is_down_is_named_with_its_address() {
     let (_, report) = fails(&kiln, &context, &[]);
     insta::assert_snapshot!(report, @r"
     error: registry 127.0.0.1:[port] cannot be reached: Connection refused (os error 111)
-     --> Dockerfile:1:1
+     --> Dockerfile:1:6
     1 | FROM 127.0.0.1:[port]/app
-      | ^^^^^^^^^^^^^^^^^^^^^^^^
+      |      ^^^^^^^^^^^^^^^^^^^
     hint: is the registry running, and the port right?
     ");
 }
@@ -104,9 +104,9 @@ fn a_base_pinned_to_a_digest_that_is_not_served_is_refused() {
     let (_, report) = fails(&kiln, &context, &[]);
     insta::assert_snapshot!(report, @r"
     error: 127.0.0.1:[port]/busybox@sha256:[digest]: not found
-     --> Dockerfile:1:1
+     --> Dockerfile:1:6
     1 | FROM 127.0.0.1:[port]/busybox@sha256:[digest]
-      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
     hint: check the name and tag; a private image may also need a login
     ");
 }
@@ -122,9 +122,9 @@ fn a_manifest_with_another_digest_than_asked_for_is_refused() {
     let (_, report) = fails(&kiln, &context, &[]);
     insta::assert_snapshot!(report, @r"
     error: 127.0.0.1:[port]/app (manifests/sha256:[digest]) has digest sha256:[digest] instead of sha256:[digest]
-     --> Dockerfile:1:1
+     --> Dockerfile:1:6
     1 | FROM 127.0.0.1:[port]/app@sha256:[digest]
-      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
     hint: the registry, a mirror or a proxy on the way changes what it sends; nothing of it was used
     ");
 }

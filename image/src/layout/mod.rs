@@ -5,6 +5,7 @@
 mod error;
 mod write;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ pub enum Selector {
     Name(String),
     /// By digest of the manifest or index, whether `index.json` names it or not.
     Digest(Digest),
+    /// By its place, from 0; an image with several names counts once.
+    Number(usize),
 }
 
 /// A layout directory.
@@ -176,7 +179,19 @@ pub(crate) fn resolve_selected<S: BlobStore>(
         }
         (_, None) => return Err(not_found(index, selector)),
     };
-    let found = resolve(&documents, bytes, announced, platform)?;
+    resolve_bytes(store, digest, bytes, announced, reference, platform)
+}
+
+/// Follows `bytes`, the verified manifest or index of `digest`, to the image for `platform`.
+pub(crate) fn resolve_bytes<S: BlobStore>(
+    store: &S,
+    digest: Digest,
+    bytes: Vec<u8>,
+    announced: Option<&str>,
+    reference: &ImageRef,
+    platform: &Platform,
+) -> Result<RemoteImage, LayoutError> {
+    let found = resolve(&StoreDocuments(store), bytes, announced, platform)?;
     Ok(RemoteImage {
         reference: reference.clone(),
         digest,
@@ -193,6 +208,10 @@ fn select<'a>(index: &'a Index, selector: &Selector) -> Result<Option<&'a Descri
     match selector {
         Selector::Digest(digest) => Ok(index.manifests.iter().find(|entry| entry.digest == *digest)),
         Selector::Name(name) => Ok(index.manifests.iter().rev().find(|entry| is_called(entry, name))),
+        Selector::Number(number) => {
+            let mut seen = HashSet::new();
+            Ok(index.manifests.iter().filter(|entry| seen.insert(entry.digest)).nth(*number))
+        }
         // An image with several names has several entries.
         Selector::Only => match index.manifests.split_first() {
             Some((first, others)) if others.iter().all(|other| other.digest == first.digest) => {
@@ -231,6 +250,7 @@ fn not_found(index: &Index, selector: &Selector) -> LayoutError {
         Selector::Only => "any".to_owned(),
         Selector::Name(name) => escape(name),
         Selector::Digest(digest) => digest.to_string(),
+        Selector::Number(number) => format!("@{number}"),
     };
     LayoutError::NotFound { wanted, available: names(index) }
 }
@@ -262,7 +282,7 @@ pub(crate) fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, LayoutError> {
+pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, LayoutError> {
     let mut bytes = Vec::new();
     open_regular(path)?.take(limit + 1).read_to_end(&mut bytes).at(path)?;
     if bytes.len() as u64 > limit {

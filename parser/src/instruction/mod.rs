@@ -1,6 +1,7 @@
 //! One instruction's line to its typed form; a file for each family of instructions.
 
 mod copy;
+mod device;
 mod exec;
 mod from;
 mod healthcheck;

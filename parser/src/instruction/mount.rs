@@ -72,8 +72,7 @@ impl Options {
         text: &str,
         expand: &mut dyn FnMut(&str) -> Result<String, E>,
     ) -> Result<Self, E> {
-        let (_, fields) =
-            all_consuming(fields).parse(text).map_err(|_| MountProblem::NotCsv { text: text.to_owned() })?;
+        let fields = csv(text).ok_or_else(|| MountProblem::NotCsv { text: text.to_owned() })?;
         for field in &fields {
             match field.split_once('=') {
                 None => self.switch(field)?,
@@ -298,6 +297,11 @@ fn bytes(text: &str) -> Option<u64> {
     let size = number * (1u64 << power) as f64;
     // Above 2^63 no kernel takes it, and the conversion would clip in silence.
     (size < i64::MAX as f64).then_some(size as u64)
+}
+
+/// The fields of one line of CSV; `None` for what is none.
+pub(super) fn csv(text: &str) -> Option<Vec<String>> {
+    all_consuming(fields).parse(text).ok().map(|(_, fields)| fields)
 }
 
 /// One line of CSV (RFC 4180): a field with a comma is quoted as a whole, `""` inside quotes is a quote.

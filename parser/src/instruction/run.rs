@@ -1,6 +1,6 @@
 //! RUN and its flags (FEATURES RN).
 
-use super::{Request, exec, mount};
+use super::{Request, device, exec, mount};
 use crate::flags::{Flags, Known, Takes};
 use crate::{InstructionKind, ParseError, Run, RunNetwork, RunSecurity, Spanned};
 
@@ -14,13 +14,17 @@ pub(super) fn parse(mut request: Request<'_>) -> Result<InstructionKind, ParseEr
             .map_err(|problem| ParseError::InvalidMount { problem, span: flag.span })?;
         Ok(Spanned { value: mount, span: flag.span })
     });
+    let devices = flags.many("device").into_iter().map(|Spanned { value, span }| {
+        let device = device::parse(&value).map_err(|problem| ParseError::InvalidDevice { problem, span })?;
+        Ok(Spanned { value: device, span })
+    });
     Ok(InstructionKind::Run(Box::new(Run {
         mounts: mounts.collect::<Result<_, _>>()?,
         command: exec::command(&request.args)?,
         heredocs: std::mem::take(&mut request.heredocs),
         network: network(&flags)?,
         security: security(&flags)?,
-        devices: flags.many("device"),
+        devices: devices.collect::<Result<_, _>>()?,
         flags: flags.written(),
     })))
 }

@@ -7,7 +7,8 @@ use crate::{Dockerfile, Span, Stage};
 pub(super) fn stage_name(file: &Dockerfile, found: &mut Findings) {
     for (stage, written) in named(file) {
         if written.name != written.name.to_lowercase() {
-            found.add(format!("Stage name '{}' should be lowercase", written.name), stage.span);
+            let message = format!("Stage name '{}' should be lowercase", written.name);
+            found.add_word(message, stage.span, written.name);
         }
     }
 }
@@ -17,7 +18,8 @@ pub(super) fn from_as(file: &Dockerfile, found: &mut Findings) {
     for (stage, Written { from, keyword, .. }) in named(file) {
         let differs = (is_lower(from) && !is_lower(keyword)) || (is_upper(from) && !is_upper(keyword));
         if differs {
-            found.add(format!("'{keyword}' and '{from}' keywords' casing do not match"), stage.span);
+            let message = format!("'{keyword}' and '{from}' keywords' casing do not match");
+            found.add_word(message, stage.span, keyword);
         }
     }
 }
@@ -29,7 +31,7 @@ pub(super) fn instructions(file: &Dockerfile, found: &mut Findings) {
         if count(is_lower) > count(is_upper) { ("lowercase", is_lower) } else { ("uppercase", is_upper) };
     for (word, span) in keywords(file).filter(|(word, _)| !fits(word)) {
         let message = format!("Command '{word}' should match the case of the command majority ({majority})");
-        found.add(message, span);
+        found.add_word(message, span, word);
     }
 }
 

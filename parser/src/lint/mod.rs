@@ -32,7 +32,21 @@ pub(crate) struct Findings {
 
 impl Findings {
     fn add(&mut self, message: impl Into<String>, span: Span) {
-        self.list.push(Warning { rule: self.rule, message: message.into(), span, judged_by: None });
+        self.list.push(Warning {
+            rule: self.rule,
+            message: message.into(),
+            span,
+            word: None,
+            judged_by: None,
+        });
+    }
+
+    /// The same of one word in `span`.
+    fn add_word(&mut self, message: impl Into<String>, span: Span, word: &str) {
+        self.add(message, span);
+        if let Some(warning) = self.list.last_mut() {
+            warning.word = Some(word.to_owned());
+        }
     }
 }
 

@@ -120,7 +120,11 @@ impl Printer {
             RunSecurity::Sandbox => "--security=sandbox ",
             RunSecurity::Insecure => "--security=insecure ",
         }));
-        line.extend(run.devices.iter().map(|device| self.flag("device", device)));
+        for device in &run.devices {
+            // A field with a comma or a quote in it is quoted as a whole.
+            let name = format!("\"name={}\"", device.name.replace('"', "\"\""));
+            line.push_str(&self.flag("device", &format!("{name},required={}", device.required)));
+        }
         if matches!(&run.command, Command::Shell(text) if text.starts_with("--")) {
             line.push_str("-- ");
         }

@@ -4,6 +4,7 @@ use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::path::Path;
 
+use rustix::fs::FileType;
 use serde_json::{Value, json};
 
 use super::source_name;
@@ -121,7 +122,10 @@ fn mounts(spec: &Spec, plan: &Plan, bundle: &Path) -> Result<Value, SandboxError
     }
     for (index, mount) in plan.mounts.iter().enumerate() {
         let source = bundle.join(source_name(index));
-        let mut options = vec!["rbind", "nosuid", "nodev"];
+        let mut options = vec!["rbind", "nosuid"];
+        if !matches!(mount.source, PlannedSource::Device(_)) {
+            options.push("nodev");
+        }
         let read_only = match &mount.source {
             PlannedSource::File(_) => {
                 options.push("noexec");
@@ -130,7 +134,7 @@ fn mounts(spec: &Spec, plan: &Plan, bundle: &Path) -> Result<Value, SandboxError
             PlannedSource::Bind { read_only, .. }
             | PlannedSource::Layers { read_only, .. }
             | PlannedSource::Tmpfs { read_only, .. } => *read_only,
-            PlannedSource::Socket { .. } => false,
+            PlannedSource::Device(_) | PlannedSource::Socket { .. } => false,
         };
         options.push(if read_only { "ro" } else { "rw" });
         mounts.push(json!({
@@ -162,7 +166,7 @@ fn linux(spec: &Spec, plan: &Plan, group: &ControlGroup) -> Value {
     if spec.security == Security::Sandbox {
         // In version 1 kiln's own group has the rule, and in a user namespace the kernel lets no node work.
         if userns::is_initial() && control_group::is_version_2_only() {
-            linux["resources"] = json!({ "devices": devices() });
+            linux["resources"] = json!({ "devices": devices(plan) });
         }
         let in_proc = |paths: &[&CStr]| -> Vec<String> {
             paths.iter().map(|path| format!("/proc/{}", path.to_string_lossy())).collect()
@@ -176,8 +180,8 @@ fn linux(spec: &Spec, plan: &Plan, group: &ControlGroup) -> Value {
     linux
 }
 
-/// Every node may be made and none opened but those of every sandbox; runtimes add their terminals.
-fn devices() -> Value {
+/// Every node may be made and none opened but those of every sandbox and those of this one; runtimes add their terminals.
+fn devices(plan: &Plan) -> Value {
     let mut rules = vec![
         json!({ "allow": false, "access": "rwm" }),
         json!({ "allow": true, "type": "c", "access": "m" }),
@@ -185,6 +189,12 @@ fn devices() -> Value {
     ];
     rules.extend(DEVICES.iter().map(|device| {
         json!({ "allow": true, "type": "c", "major": device.major, "minor": device.minor, "access": "rwm" })
+    }));
+    rules.extend(plan.mounts.iter().filter_map(|mount| {
+        let PlannedSource::Device(node) = &mount.source else { return None };
+        let kind = if node.kind == FileType::BlockDevice { "b" } else { "c" };
+        let (major, minor) = (node.major, node.minor);
+        Some(json!({ "allow": true, "type": kind, "major": major, "minor": minor, "access": "rwm" }))
     }));
     Value::Array(rules)
 }

@@ -63,7 +63,7 @@ fn a_step_that_changes_nothing_leaves_an_empty_upper_directory() {
     let Some(store) = store() else { return };
     // /etc exists in the layer and would be copied up for the files mounted there; /sys and /dev do not exist.
     let before = fs::metadata(store.upper()).unwrap().modified().unwrap();
-    let script = "ls /sys /dev /etc/hosts /etc/resolv.conf /etc/hostname >/dev/null";
+    let script = "ls /sys /dev /etc/hosts /etc/resolv.conf >/dev/null";
     assert_eq!(store.sh(script), "");
     assert_eq!(store.upper_entries(), [""; 0]);
     assert_eq!(fs::metadata(store.upper()).unwrap().modified().unwrap(), before);
@@ -88,7 +88,8 @@ fn a_parents_time_says_only_what_the_step_did() {
 #[test]
 fn standard_files_of_etc_are_generated_and_read_only() {
     let Some(store) = store() else { return };
-    assert_eq!(store.sh("cat /etc/hostname; hostname"), "box\nbox\n");
+    // As BuildKit has it, /etc/hostname is the image's own.
+    assert_eq!(store.sh("hostname; test ! -e /etc/hostname && echo own >/etc/hostname"), "box\n");
     assert!(store.sh("cat /etc/hosts").starts_with("127.0.0.1\tlocalhost box\n"));
     assert!(store.sh("cat /etc/resolv.conf").contains("nameserver"));
     let ran = go(&store.shell("echo x >/etc/hosts")).unwrap();

@@ -109,6 +109,8 @@ impl Facts {
         );
         set("security", if exec.insecure { "insecure".into() } else { String::new() });
         set("host name", exec.hostname.clone());
+        let devices = exec.devices.iter().flat_map(|device| &device.found).map(String::as_str);
+        set("devices", devices.collect::<Vec<_>>().join(" "));
         let names: Vec<&str> = exec.extra_hosts.iter().map(|(name, _)| name.as_str()).collect();
         set("added hosts", names.join(" "));
         set("size of /dev/shm", exec.shm_bytes.map(|bytes| bytes.to_string()).unwrap_or_default());

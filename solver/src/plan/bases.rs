@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use kiln_image::local::LocalName;
 use kiln_image::oci::{ContainerConfig, ImageConfig};
 use kiln_image::{ImageRef, Platform};
 use kiln_parser::Span;
@@ -119,8 +120,8 @@ pub(super) enum Found {
         /// Its name.
         name: String,
     },
-    /// An image; one of a named context has that name.
-    Image { reference: ImageRef, image: Box<BaseImage>, context: Option<String> },
+    /// An image; one of a named context has that name. `shown` is what people call it.
+    Image { reference: ImageRef, image: Box<BaseImage>, context: Option<String>, shown: String },
 }
 
 impl<'a> Bases<'a> {
@@ -137,13 +138,18 @@ impl<'a> Bases<'a> {
         span: Span,
     ) -> Result<Found, PlanError> {
         let request = self.request;
-        let (reference, written, context) = match origin {
+        let (reference, written, context, shown) = match origin {
             Origin::Scratch | Origin::Stage(_) => return Ok(Found::Scratch),
-            Origin::Image { reference, written } => (reference, written, None),
+            Origin::Image { reference, written } => (reference, written, None, reference.to_string()),
             Origin::Context(name) => match request.contexts.get(name) {
                 None | Some(NamedContext::Tree) => return Ok(Found::Tree { name: name.clone() }),
-                Some(NamedContext::Image(reference) | NamedContext::Layout(reference)) => {
-                    (reference, name, Some(name.clone()))
+                Some(NamedContext::Image(reference)) => {
+                    (reference, name, Some(name.clone()), reference.to_string())
+                }
+                Some(NamedContext::Layout(reference)) => {
+                    // What the Dockerfile itself names so is a base like another.
+                    let context = Some(name.clone()).filter(|name| !LocalName::is_local(name));
+                    (reference, name, context, name.clone())
                 }
             },
         };
@@ -161,7 +167,7 @@ impl<'a> Bases<'a> {
                 image
             }
         };
-        Ok(Found::Image { reference: reference.clone(), image: Box::new(image), context })
+        Ok(Found::Image { reference: reference.clone(), image: Box::new(image), context, shown })
     }
 }
 
@@ -171,10 +177,8 @@ impl Found {
         match self {
             Self::Scratch => "scratch".into(),
             Self::Tree { name } => name.clone(),
-            Self::Image { reference, image, .. } => match reference.digest() {
-                Some(_) => reference.to_string(),
-                None => format!("{reference}@{}", image.digest),
-            },
+            Self::Image { reference, shown, .. } if reference.digest().is_some() => shown.clone(),
+            Self::Image { shown, image, .. } => format!("{shown}@{}", image.digest),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Why there is no plan, as data.
 
 use kiln_image::InvalidReference;
+use kiln_image::local::InvalidLocalName;
 use kiln_parser::expand::ExpandError;
 use kiln_parser::{MountProblem, ParseErrors, Span};
 
@@ -100,6 +101,25 @@ pub enum PlanError {
         cause: InvalidReference,
         /// A stage with a near name.
         closest: Option<String>,
+        /// Where.
+        span: Span,
+    },
+    /// It begins as the name of an image in a file of the host does.
+    #[error("{name:?} names no image")]
+    InvalidLocalName {
+        /// Expanded.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        cause: InvalidLocalName,
+        /// Where.
+        span: Span,
+    },
+    /// An image in a file of the host, wanted by what may not have it.
+    #[error("{name}: only a Dockerfile that is a file of this machine may name images of this machine")]
+    LocalNameRefused {
+        /// Expanded.
+        name: String,
         /// Where.
         span: Span,
     },
@@ -277,14 +297,6 @@ pub enum PlanError {
         /// Where.
         span: Span,
     },
-    /// `RUN --device`, which this builder has not.
-    #[error("RUN --device={device} is not supported")]
-    UnsupportedDevice {
-        /// The device.
-        device: String,
-        /// Where.
-        span: Span,
-    },
     /// `# kiln: …` above an instruction says something that kiln does not know.
     #[error("`# kiln: {text}`: {problem}")]
     InvalidCacheComment {
@@ -332,6 +344,8 @@ impl PlanError {
             | Self::BlankPlatform { span, .. }
             | Self::InvalidPlatform { span, .. }
             | Self::InvalidBaseName { span, .. }
+            | Self::InvalidLocalName { span, .. }
+            | Self::LocalNameRefused { span, .. }
             | Self::Base { span, .. }
             | Self::VariableInFrom { span, .. }
             | Self::InvalidStageIndex { span, .. }
@@ -352,10 +366,26 @@ impl PlanError {
             | Self::InvalidSignal { span, .. }
             | Self::EmptyVolume { span }
             | Self::NotAllowed { span, .. }
-            | Self::UnsupportedDevice { span, .. }
             | Self::InvalidCacheComment { span, .. }
             | Self::InvalidTrigger { span, .. }
             | Self::TriggerWantsSecret { span, .. } => Some(*span),
+        }
+    }
+
+    /// The word at [`PlanError::span`] that is meant, where it is one; it may stand there in another form.
+    pub fn word(&self) -> Option<&str> {
+        match self {
+            Self::BlankBase { unset: Some(name), .. } => Some(name),
+            Self::InvalidBaseName { name, .. }
+            | Self::InvalidLocalName { name, .. }
+            | Self::LocalNameRefused { name, .. }
+            | Self::Base { name, .. } => Some(name),
+            Self::BlankPlatform { written, .. } | Self::InvalidPlatform { written, .. } => Some(written),
+            Self::VariableInFrom { value, .. } => Some(value),
+            Self::InvalidStageIndex { index, .. } => Some(index),
+            Self::CopyFromLaterStage { from, .. } | Self::MountFromLaterStage { from, .. } => Some(from),
+            Self::InvalidSignal { signal, .. } => Some(signal),
+            _ => None,
         }
     }
 
@@ -377,6 +407,10 @@ impl PlanError {
                 )),
                 (None, None) => None,
             },
+            Self::InvalidLocalName { cause, .. } => cause.hint(),
+            Self::LocalNameRefused { name, .. } => {
+                Some(format!("give it by name: `--build-context base={name}` and base in its place"))
+            }
             Self::InvalidPlatform { .. } => Some("a platform is written linux/amd64 or linux/arm/v7".into()),
             Self::VariableInFrom { value, .. } => {
                 Some(format!("write `FROM {value} AS alias` with a global ARG and use `alias` here"))

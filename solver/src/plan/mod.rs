@@ -93,7 +93,7 @@ pub enum NamedContext {
     Tree,
     /// An image.
     Image(ImageRef),
-    /// The image of an OCI layout, resolved by the engine under this made-up reference.
+    /// The image of a file or directory on the host, resolved by the engine under this made-up reference.
     Layout(ImageRef),
 }
 
@@ -159,6 +159,12 @@ pub fn base_names(
     request: &PlanRequest,
 ) -> Result<Vec<(ImageRef, Platform)>, PlanError> {
     planner::base_names(dockerfile, request)
+}
+
+/// The images that FROM lines, copies and mounts name by their place on the host ([`kiln_image::local::LocalName`]), each
+/// once. The engine gives them as contexts of these names, where it allows them; a mistake in the file is told by [`plan`].
+pub fn local_names(dockerfile: &Dockerfile, request: &PlanRequest) -> Vec<String> {
+    stages::local_names(dockerfile, request)
 }
 
 /// Plans the build.

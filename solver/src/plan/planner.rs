@@ -92,10 +92,7 @@ pub(super) fn check(
         };
         planner.plan(target, wanted)
     });
-    let mut warnings = warnings.into_vec();
-    // BuildKit's check does not look at what a base turned out to be.
-    warnings.retain(|warning| warning.rule != super::warnings::BASE_IMAGE_PLATFORM);
-    (warnings, result.err())
+    (warnings.into_vec(), result.err())
 }
 
 /// See [`super::outline`].

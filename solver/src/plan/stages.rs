@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use kiln_image::local::LocalName;
 use kiln_image::{ImageRef, Platform};
 use kiln_parser::{Dockerfile, Instruction, InstructionKind, MountKind, Span, Stage};
 
@@ -198,6 +199,9 @@ impl<'a> Stages<'a> {
         if name == SCRATCH {
             return Ok(Origin::Scratch);
         }
+        if LocalName::is_local(name) {
+            return self.context_key(name, platform).map_or_else(|| Err(no_local_image(name, span)), Ok);
+        }
         let reference: ImageRef = name.parse().map_err(|cause| PlanError::InvalidBaseName {
             name: name.to_owned(),
             cause,
@@ -324,6 +328,34 @@ pub(super) fn froms(instruction: &Instruction) -> Vec<(&str, StageNumbers)> {
     }
 }
 
+/// Why the engine gave no image for a local name.
+fn no_local_image(name: &str, span: Span) -> PlanError {
+    match LocalName::parse(name) {
+        Err(cause) => PlanError::InvalidLocalName { name: name.to_owned(), cause, span },
+        Ok(_) => PlanError::LocalNameRefused { name: name.to_owned(), span },
+    }
+}
+
+/// See [`super::local_names`].
+pub(super) fn local_names(dockerfile: &Dockerfile, request: &PlanRequest) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut add = |name: &str| {
+        if LocalName::is_local(name) && !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    };
+    let args = GlobalArgs::new(dockerfile, request);
+    for stage in &dockerfile.stages {
+        if let Ok(args) = &args
+            && let Ok(base) = expand(&stage.base, args.values(), dockerfile.directives.escape, stage.span)
+        {
+            add(&base.value);
+        }
+        stage.instructions.iter().flat_map(froms).for_each(|(from, _)| add(from));
+    }
+    names
+}
+
 fn is_number(text: &str) -> bool {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
@@ -401,7 +433,7 @@ pub(super) fn check_default_args(dockerfile: &Dockerfile, request: &PlanRequest,
         let Ok(base) = expand(&stage.base, args.values(), dockerfile.directives.escape, stage.span) else {
             return;
         };
-        if base.value.parse::<ImageRef>().is_err() {
+        if !LocalName::is_local(&base.value) && base.value.parse::<ImageRef>().is_err() {
             warnings.invalid_default_arg_in_from(&stage.base.value, stage.span);
         }
     }

@@ -5,9 +5,6 @@ use std::collections::HashSet;
 use kiln_image::Platform;
 use kiln_parser::{Span, Warning};
 
-/// The base is for another platform than was asked for.
-pub(super) const BASE_IMAGE_PLATFORM: &str = "InvalidBaseImagePlatform";
-
 /// Words that make a variable's name look like a secret's (FEATURES AS24).
 const SECRET_WORDS: [&str; 10] =
     ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
@@ -33,8 +30,10 @@ impl Warnings {
         self.warnings
     }
 
-    fn add(&mut self, rule: &'static str, message: String, span: Span) {
-        self.push(Warning { rule, message, span, judged_by: None });
+    /// `word` is what is meant in the instruction; an empty one is all of it.
+    fn add(&mut self, rule: &'static str, message: String, span: Span, word: &str) {
+        let word = Some(word.to_owned()).filter(|word| !word.is_empty());
+        self.push(Warning { rule, message, span, word, judged_by: None });
     }
 
     fn push(&mut self, warning: Warning) {
@@ -45,29 +44,39 @@ impl Warnings {
 
     pub(super) fn undefined_var(&mut self, name: &str, closest: Option<&str>, span: Span) {
         let hint = closest.map(|name| format!(" (did you mean ${name}?)")).unwrap_or_default();
-        self.add("UndefinedVar", format!("Usage of undefined variable '${name}'{hint}"), span);
+        self.add(
+            "UndefinedVar",
+            format!("Usage of undefined variable '${name}'{hint}"),
+            span,
+            &format!("${name}"),
+        );
     }
 
     pub(super) fn undefined_arg_in_from(&mut self, name: &str, closest: Option<&str>, span: Span) {
         let hint = closest.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
-        self.add("UndefinedArgInFrom", format!("FROM argument '{name}' is not declared{hint}"), span);
+        self.add(
+            "UndefinedArgInFrom",
+            format!("FROM argument '{name}' is not declared{hint}"),
+            span,
+            &format!("${name}"),
+        );
     }
 
     pub(super) fn invalid_default_arg_in_from(&mut self, base: &str, span: Span) {
         let message = format!("Default value for ARG {base} results in empty or invalid base image name");
-        self.add("InvalidDefaultArgInFrom", message, span);
+        self.add("InvalidDefaultArgInFrom", message, span, base);
     }
 
     pub(super) fn redundant_target_platform(&mut self, written: &str, span: Span) {
         let message = format!(
             "Setting platform to predefined {written} in FROM is redundant as this is the default behavior"
         );
-        self.add("RedundantTargetPlatform", message, span);
+        self.add("RedundantTargetPlatform", message, span, written);
     }
 
     pub(super) fn constant_platform(&mut self, platform: &str, span: Span) {
         let message = format!("FROM --platform flag should not use constant value {platform:?}");
-        self.add("FromPlatformFlagConstDisallowed", message, span);
+        self.add("FromPlatformFlagConstDisallowed", message, span, platform);
     }
 
     pub(super) fn base_image_platform(
@@ -80,7 +89,7 @@ impl Warnings {
         let message = format!(
             "Base image {image} was pulled with platform \"{actual}\", expected \"{expected}\" for current build"
         );
-        self.add(BASE_IMAGE_PLATFORM, message, span);
+        self.add("InvalidBaseImagePlatform", message, span, image);
     }
 
     /// `keyword` is `ENV` or `LABEL`.
@@ -88,13 +97,13 @@ impl Warnings {
         let message = format!(
             "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
         );
-        self.add("LegacyKeyValueFormat", message, span);
+        self.add("LegacyKeyValueFormat", message, span, "");
     }
 
     /// `verb` is `Copy` or `Add`.
     pub(super) fn ignored_source(&mut self, verb: &str, path: &str, span: Span) {
         let message = format!("Attempting to {verb} file {path:?} that is excluded by .dockerignore");
-        self.add("CopyIgnoredFile", message, span);
+        self.add("CopyIgnoredFile", message, span, path);
     }
 
     /// `instruction` is `ARG` or `ENV`.
@@ -102,21 +111,21 @@ impl Warnings {
         if looks_secret(name) {
             let message =
                 format!("Do not use ARG or ENV instructions for sensitive data ({instruction} {name:?})");
-            self.add("SecretsUsedInArgOrEnv", message, span);
+            self.add("SecretsUsedInArgOrEnv", message, span, name);
         }
     }
 
     pub(super) fn relative_workdir(&mut self, path: &str, span: Span) {
         let message =
             format!("Relative workdir {path:?} can have unexpected results if the base image changes");
-        self.add("WorkdirRelativePath", message, span);
+        self.add("WorkdirRelativePath", message, span, path);
     }
 
     pub(super) fn shell_form(&mut self, keyword: &str, span: Span) {
         let message = format!(
             "JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals"
         );
-        self.add("JSONArgsRecommended", message, span);
+        self.add("JSONArgsRecommended", message, span, "");
     }
 
     /// `span` is the instruction that has no effect, `by` the one that takes its effect away.
@@ -125,19 +134,19 @@ impl Warnings {
             "Multiple {keyword} instructions should not be used in the same stage because only the last one will be used"
         );
         let rule = "MultipleInstructionsDisallowed";
-        self.push(Warning { rule, message, span, judged_by: Some(by) });
+        self.push(Warning { rule, message, span, word: Some(keyword.to_owned()), judged_by: Some(by) });
     }
 
     pub(super) fn protocol_casing(&mut self, port: &str, span: Span) {
         let message = format!("Defined protocol '{port}' in EXPOSE instruction should be lowercase");
-        self.add("ExposeProtoCasing", message, span);
+        self.add("ExposeProtoCasing", message, span, port);
     }
 
     pub(super) fn port_mapping(&mut self, port: &str, span: Span) {
         let message = format!(
             "EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'"
         );
-        self.add("ExposeInvalidFormat", message, span);
+        self.add("ExposeInvalidFormat", message, span, port);
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use kiln_cache::{StoreError, TreeError};
 use kiln_image::http::HttpError;
 use kiln_image::layer::LayerError;
+use kiln_image::layout::LayoutError;
 use kiln_image::registry::RegistryError;
 use kiln_image::{DiffId, Digest};
 use kiln_parser::Span;
-use kiln_sandbox::{IdentityError, NetworkError, SandboxError};
+use kiln_sandbox::{DeviceError, IdentityError, NetworkError, SandboxError};
 
 use super::CopyError;
 
@@ -45,6 +46,17 @@ pub enum SolveError {
     /// A step can have no network of its own.
     #[error("the step cannot have a network of its own: {0}")]
     Network(#[source] NetworkError),
+    /// A layer of an image in a file of the host cannot be read.
+    #[error("layer {blob}: {source}")]
+    LocalImage {
+        /// Its blob.
+        blob: Digest,
+        /// Why.
+        source: LayoutError,
+    },
+    /// A device that a step wants cannot be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A step could not be done.
     #[error("{source}")]
     Step {
@@ -260,6 +272,14 @@ impl SolveError {
     pub fn span(&self) -> Option<Span> {
         match self {
             Self::StepFailed { span, .. } | Self::Step { span, .. } => *span,
+            _ => None,
+        }
+    }
+
+    /// The word at [`SolveError::span`] that is meant, where it is one.
+    pub fn word(&self) -> Option<&str> {
+        match self.root() {
+            Self::Copy(error) => error.word(),
             _ => None,
         }
     }

@@ -113,6 +113,7 @@ pub(super) fn exec_key(
         network,
         insecure,
         hostname,
+        devices,
         extra_hosts,
         shm_bytes,
         ulimits,
@@ -150,6 +151,13 @@ pub(super) fn exec_key(
             MountContents::Snapshot(snapshot) => key.number(0).snapshot(snapshot),
             MountContents::Selection(contents) => key.number(1).contents(contents),
         };
+    }
+    // Last of all and only where there are some, so that all other keys are what they were.
+    if !devices.is_empty() {
+        key.text("devices").number(devices.len() as u64);
+        for device in devices {
+            key.text(&device.wanted.name).texts(&device.found);
+        }
     }
     key.finish()
 }
@@ -199,6 +207,7 @@ mod tests {
             network: NetworkMode::Default,
             insecure: false,
             hostname: "buildkitsandbox".into(),
+            devices: Vec::new(),
             extra_hosts: Vec::new(),
             shm_bytes: None,
             ulimits: Vec::new(),
@@ -224,6 +233,17 @@ mod tests {
         };
         assert_eq!(key(&host([1, 2, 3, 4])), key(&host([4, 3, 2, 1])));
         assert_ne!(key(&plain), key(&host([1, 2, 3, 4])));
+    }
+
+    #[test]
+    fn a_step_with_a_device_is_another_than_one_that_went_without_it() {
+        let with = |found: &[&str]| {
+            let wanted = kiln_parser::Device { name: "v.com/c".into(), required: false };
+            let found = found.iter().map(|&name| name.to_owned()).collect();
+            Exec { devices: vec![crate::graph::ExecDevice { wanted, found }], ..exec() }
+        };
+        let keys = [key(&exec()), key(&with(&[])), key(&with(&["v.com/c=0"])), key(&with(&["v.com/c=1"]))];
+        assert_eq!(keys.iter().collect::<std::collections::HashSet<_>>().len(), keys.len());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use kiln_cache::{
     BlobWriter, Layer, LayerDir, LayerDraft, LayerFacts, LayerId, LayerTree, Store, StoreError,
 };
 use kiln_image::layer::{self, OverlayXattrs};
+use kiln_image::local::LocalImages;
 use kiln_image::oci::Descriptor;
 use kiln_image::{ContentsDigest, DiffId, ImageRef, Verified};
 
@@ -78,7 +79,7 @@ struct PullSource {
 #[derive(Clone, Debug)]
 enum PullFrom {
     Registry(ImageRef),
-    Layout(PathBuf),
+    Local(Arc<LocalImages>),
     /// A remote cache; the repository if it is in one.
     Cache {
         registry: Option<ImageRef>,
@@ -96,7 +97,7 @@ impl Pulls {
         let (image, from) = match origin {
             ImageOrigin::Store { layers } => return Ok(Snapshot { layers: layers.clone() }),
             ImageOrigin::Registry(image) => (image, PullFrom::Registry(image.reference.clone())),
-            ImageOrigin::Layout { path, image } => (image, PullFrom::Layout(path.clone())),
+            ImageOrigin::Local { images, image } => (image, PullFrom::Local(Arc::clone(images))),
         };
         let diff_ids = &image.config.rootfs.diff_ids;
         if diff_ids.len() != image.manifest.layers.len() {
@@ -248,7 +249,7 @@ impl Pulls {
         let source = state.sources.get(&layer.id)?;
         let image = match &source.from {
             PullFrom::Registry(image) => Some(image.clone()),
-            PullFrom::Layout(_) => None,
+            PullFrom::Local(_) => None,
             PullFrom::Cache { registry, .. } => registry.clone(),
         };
         Some((source.descriptor.clone(), image))
@@ -416,8 +417,7 @@ pub(super) fn open_blob(solver: &Solver<'_>, layer: &Layer) -> Result<Option<Lay
     let opened = open(solver, &source);
     let (digest, size) = (source.descriptor.digest, source.descriptor.size);
     let reader: Box<dyn Read + Send> = match source.from {
-        PullFrom::Registry(_) => opened?,
-        PullFrom::Layout(_) => Box::new(Verified::new(opened?, digest, size)),
+        PullFrom::Registry(_) | PullFrom::Local(_) => opened?,
         PullFrom::Cache { .. } => {
             let reader = opened.map_err(|error| unusable(solver, &source.descriptor, error))?;
             let cache = solver.remote.cache.clone();
@@ -432,12 +432,9 @@ fn open(solver: &Solver<'_>, source: &PullSource) -> Result<Box<dyn Read + Send>
     let descriptor = &source.descriptor;
     Ok(match &source.from {
         PullFrom::Registry(image) => solver.registry.blob(image, descriptor, &solver.cancel)?,
-        PullFrom::Layout(path) => {
-            let path = path.join("blobs/sha256").join(descriptor.digest.hex());
-            let file = File::open(&path).map_err(|source| SolveError::Io { path, source })?;
-            // Whatever is longer than it says is not it.
-            Box::new(file.take(descriptor.size.saturating_add(1)))
-        }
+        PullFrom::Local(images) => images
+            .blob(descriptor)
+            .map_err(|source| SolveError::LocalImage { blob: descriptor.digest, source })?,
         PullFrom::Cache { .. } => {
             let gone = || SolveError::LayerGone(descriptor.digest.to_string());
             let cache = solver.remote.cache.as_ref().ok_or_else(gone)?;

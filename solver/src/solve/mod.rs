@@ -21,9 +21,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kiln_cache::{Layer, SourceTree, Store};
+use kiln_image::local::LocalImages;
 use kiln_image::registry::{Registry, RemoteImage};
 use kiln_image::{Digest, http};
-use kiln_sandbox::{Dns, Resources};
+use kiln_sandbox::{Devices, Dns, Resources};
 
 pub use error::{Shortage, SolveError};
 pub use forecast::{Forecast, Foreseen, Verdict};
@@ -48,11 +49,11 @@ pub enum ImageOrigin {
         /// Bottom first.
         layers: Vec<Layer>,
     },
-    /// An OCI layout directory on the host.
-    Layout {
-        /// The directory.
-        path: PathBuf,
-        /// The image in it.
+    /// A file or directory on the host.
+    Local {
+        /// The images there.
+        images: Arc<LocalImages>,
+        /// The one of them that is meant.
         image: Arc<RemoteImage>,
     },
 }
@@ -70,6 +71,8 @@ pub struct Inputs {
     pub allow_secret_in_layer: bool,
     /// ssh agent sockets by id.
     pub ssh: HashMap<String, PathBuf>,
+    /// The host's devices, where steps want some.
+    pub devices: Devices,
 }
 
 /// A secret's value; `Debug` does not show it.

@@ -3,7 +3,7 @@
 use kiln_parser::{Command, Heredoc, Run, RunNetwork, RunSecurity};
 
 use super::{Step, mounts};
-use crate::graph::{Exec, NetworkMode, Op, Vertex};
+use crate::graph::{Exec, ExecDevice, NetworkMode, Op, Vertex};
 use crate::plan::PlanError;
 use crate::plan::history::Made;
 use crate::plan::names::{instruction_text, summary};
@@ -19,12 +19,6 @@ const HOSTNAME_ARG: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
     let span = step.span();
     let cache = step.cache_use()?;
-    if let Some(device) = run.devices.first() {
-        return Err(PlanError::UnsupportedDevice {
-            device: device.value.clone(),
-            span: step.place(device.span),
-        });
-    }
     let network = network(step, run)?;
     let insecure = insecure(step, run)?;
     let mounts = mounts::mounts(step, &run.mounts)?;
@@ -71,6 +65,11 @@ pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
         network,
         insecure,
         hostname: request.build_args.get(HOSTNAME_ARG).map_or(HOSTNAME, String::as_str).to_owned(),
+        devices: run
+            .devices
+            .iter()
+            .map(|device| ExecDevice { wanted: device.value.clone(), found: Vec::new() })
+            .collect(),
         extra_hosts: request.extra_hosts.clone(),
         shm_bytes: request.shm_bytes.filter(|bytes| *bytes > 0),
         ulimits: request.ulimits.clone(),

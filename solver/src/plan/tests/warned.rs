@@ -97,3 +97,11 @@ fn the_comment_above_the_last_of_several_judges_those_before_it() {
     assert_eq!(told(&format!("FROM scratch\nCMD [\"a\"]\n{comment}CMD [\"b\"]\n")), 0);
     assert_eq!(told(&format!("FROM scratch\n{comment}CMD [\"a\"]\nCMD [\"b\"]\n")), 1);
 }
+
+#[test]
+fn a_check_tells_of_a_base_for_another_platform() {
+    let request = PlanRequest { platform: Some(platform("linux/arm/v7")), ..request() };
+    let (warnings, error) = check(&parse("FROM busybox\n"), &request, &mut |_, _| Ok(image("busybox", &[])));
+    assert!(error.is_none());
+    assert_eq!(warnings.iter().map(|warning| warning.rule).collect::<Vec<_>>(), ["InvalidBaseImagePlatform"]);
+}

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::Permissions;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -216,8 +217,9 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
     let tree = layers::tree(solver, root)?;
     let draft = solver.store.draft_layer()?;
     give_root(&draft, tree.entry(Path::new(""))?)?;
-    let identity = identity(&tree, &exec.user)?;
-    let prepared = Prepared::of(step, exec)?;
+    let mut identity = identity(&tree, &exec.user)?;
+    let mut prepared = Prepared::of(step, exec)?;
+    let device_env = prepared.add_devices(step, exec, &mut identity)?;
     let network = match (&lease, exec.network) {
         (Some(lease), _) => lease.network(),
         (None, NetworkMode::None) => Network::None,
@@ -226,7 +228,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
     let spec = Spec {
         rootfs: Rootfs { layers: layers::paths(solver, root), upper: draft.fs(), work: draft.work() },
         argv: exec.argv.iter().map(OsString::from).collect(),
-        env: environment(exec, &prepared.env, &identity),
+        env: environment(exec, &prepared.env, device_env, &identity),
         cwd: PathBuf::from(&exec.cwd),
         identity,
         hostname: exec.hostname.clone(),
@@ -356,8 +358,18 @@ fn identity(tree: &LayerTree, user: &str) -> Result<Identity, SolveError> {
 }
 
 /// All variables of the process; the user's home is given as runtimes give it.
-fn environment(exec: &Exec, from_mounts: &[OsString], identity: &Identity) -> Vec<OsString> {
+fn environment(
+    exec: &Exec,
+    from_mounts: &[OsString],
+    from_devices: Vec<String>,
+    identity: &Identity,
+) -> Vec<OsString> {
     let mut env: Vec<OsString> = exec.env.iter().chain(&exec.unkeyed_env).map(OsString::from).collect();
+    for variable in from_devices {
+        let name = variable.split_inclusive('=').next().unwrap_or_default().as_bytes();
+        env.retain(|other| !other.as_bytes().starts_with(name));
+        env.push(variable.into());
+    }
     env.extend(from_mounts.iter().cloned());
     if !exec.env.iter().any(|variable| variable.starts_with("HOME=")) {
         env.push(format!("HOME={}", if identity.home.is_empty() { "/" } else { &identity.home }).into());
@@ -408,6 +420,20 @@ impl Prepared {
         self.mounts.push(Mount { target: SCRIPTS.into(), kind });
         self.guards.push(Guard::Scratch(files));
         Ok(())
+    }
+
+    /// What devices of the host's bring; returns their variables.
+    fn add_devices(
+        &mut self,
+        step: &Step<'_>,
+        exec: &Exec,
+        identity: &mut Identity,
+    ) -> Result<Vec<String>, SolveError> {
+        let names: Vec<String> = exec.devices.iter().flat_map(|device| device.found.clone()).collect();
+        let edits = step.solver.inputs.devices.edits(&names)?;
+        self.mounts.extend(edits.mounts);
+        identity.groups.extend(edits.groups);
+        Ok(edits.env)
     }
 
     fn add(&mut self, step: &Step<'_>, mount: &ExecMount) -> Result<(), SolveError> {

@@ -73,6 +73,16 @@ impl CopyError {
         Self::NotFound { path: Path::new("/").join(path), closest }
     }
 
+    /// The word of the instruction that is meant, where it is one; a path without the slash it may begin with.
+    pub fn word(&self) -> Option<&str> {
+        match self {
+            Self::NotFound { path, .. } => path.to_str().map(|path| path.trim_start_matches('/')),
+            Self::Mode(mode) => Some(mode),
+            Self::Owner { owner, .. } => Some(owner),
+            _ => None,
+        }
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {
