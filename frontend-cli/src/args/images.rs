@@ -20,8 +20,8 @@ pub(crate) struct ImportArgs {
     /// What the files run on
     #[arg(long, value_name = "OS/ARCH", allow_hyphen_values = true)]
     pub platform: Option<kiln::Platform>,
-    /// A tar, compressed or not; `-` is standard input
-    #[arg(value_name = "FILE")]
+    /// A tar, compressed or not: a file, an `http://` or `https://` address, or `-` for standard input
+    #[arg(value_name = "FILE|URL|-")]
     pub file: PathBuf,
     /// The image's name
     #[arg(value_name = "NAME")]
