@@ -61,6 +61,7 @@ impl Layout {
         let image = RemoteImage {
             reference: reference.clone(),
             digest: entry.digest,
+            index_bytes: None,
             manifest_digest: descriptor.digest,
             manifest_bytes,
             manifest,

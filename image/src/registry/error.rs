@@ -99,6 +99,14 @@ pub enum RegistryError {
         /// The entry that does.
         prefix: String,
     },
+    /// A name without a registry, which several may have.
+    #[error("the short name `{name}` is ambiguous: it may be {}", candidates.join(" or "))]
+    AmbiguousShortName {
+        /// As it was written.
+        name: String,
+        /// Whole names.
+        candidates: Vec<String>,
+    },
     /// The server that gives out tokens did not.
     #[error("{host}: no access token: {reason}")]
     Token {
@@ -191,6 +199,9 @@ impl RegistryError {
                 None => return None,
             },
             Self::Blocked { .. } => "remove `blocked = true` there, or use another registry".into(),
+            Self::AmbiguousShortName { .. } => {
+                "write the whole name, or give it an alias in registries.conf (`[aliases]`)".into()
+            }
             Self::CredentialHelper { .. } => "install the helper on your PATH, or remove it from docker's config.json".into(),
             Self::Http(error) => return error.hint(),
             _ => return None,
