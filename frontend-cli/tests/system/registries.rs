@@ -356,3 +356,47 @@ fn a_large_layer_is_sent_while_it_is_compressed_and_nothing_is_sent_twice() {
     other.ok(folder.path(), &["pull", &format!("{}/me/two:1", registry.host)]);
     other.build(folder.path(), &["-o", "out", "."]);
 }
+
+#[test]
+fn a_short_name_is_what_registries_conf_says() {
+    let Some(kiln) = Kiln::new("short names") else { return };
+    let Some(registry) = DockerRegistry::start() else { return };
+    let folder = context(&[
+        ("Dockerfile", "FROM busybox\nCMD [\"echo\", \"said\"]\n"),
+        ("alias.Dockerfile", "FROM sample:1\nRUN echo > /made\n"),
+        ("search.Dockerfile", "FROM me/app:1\nRUN echo > /made\n"),
+    ]);
+    let path = folder.path();
+    kiln.build(path, &["--push", "-t", &format!("{}/me/app:1", registry.host), "."]);
+    let conf = path.join("registries.conf");
+    let configured = |text: String| std::fs::write(&conf, text).unwrap();
+    let call = |kiln: &Kiln, words: &[&str]| -> Ended {
+        kiln.command(path, words).env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap().into()
+    };
+    let ok = |kiln: &Kiln, words: &[&str]| {
+        let ended = call(kiln, words);
+        assert_eq!(ended.status, 0, "{words:?}: {}", ended.stderr);
+        ended
+    };
+    configured(format!("[aliases]\nsample = \"{}/me/app\"\n", registry.host));
+    let other = Kiln::new("short names").unwrap();
+    ok(&other, &["build", "-q", "-f", "alias.Dockerfile", "."]);
+    // It is known by now.
+    ok(&other, &["build", "-q", "--offline", "-f", "alias.Dockerfile", "."]);
+    let third = Kiln::new("short names").unwrap();
+    assert_eq!(ok(&third, &["pull", "-q", "sample:1"]).stdout, format!("{}/me/app:1\n", registry.host));
+    assert_eq!(ok(&third, &["run", "--rm", "sample:1"]).stdout, "said\n");
+
+    // Where several registries may have it, the first that does.
+    let search = format!("unqualified-search-registries = [\"127.0.0.1:1\", \"{}\"]\n", registry.host);
+    configured(search.clone());
+    let fourth = Kiln::new("short names").unwrap();
+    ok(&fourth, &["build", "-q", "-f", "search.Dockerfile", "."]);
+    assert_eq!(ok(&fourth, &["run", "--rm", "me/app:1"]).stdout, "said\n");
+    configured(format!("short-name-mode = \"enforcing\"\n{search}"));
+    let fifth = Kiln::new("short names").unwrap();
+    let ended = call(&fifth, &["build", "-f", "search.Dockerfile", "."]);
+    assert_eq!(ended.status, 1);
+    ended.says("the short name `me/app` is ambiguous");
+    ended.says("[aliases]");
+}
