@@ -79,6 +79,15 @@ fn a_login_is_tried_kept_and_forgotten_as_docker_does() {
     let Some(kiln) = Kiln::new("registries") else { return };
     let Some(registry) = DockerRegistry::start_secured() else { return };
     let home = Home::new(&registry);
+    // It knows its authority, and has no certificate to show.
+    let stranger = Home::new(&registry);
+    let certificates = stranger.0.path().join(".config/containers/certs.d").join(&registry.host);
+    std::fs::remove_file(certificates.join("client.cert")).unwrap();
+    std::fs::remove_file(certificates.join("client.key")).unwrap();
+    let refused = stranger.login(&kiln, &registry);
+    assert_eq!(refused.status, 1);
+    refused
+        .says(&format!("`client.cert` and `client.key` in ~/.config/containers/certs.d/{}", registry.host));
     let wrong = home.fed(&kiln, &["login", "-u", "me", "--password-stdin", &registry.host], "CANARY");
     assert_eq!(wrong.status, 1);
     insta::assert_snapshot!(home.said(&wrong, &registry), @r"
@@ -204,11 +213,14 @@ fn a_build_is_pushed_to_every_name_and_pulled_and_pushed_again() {
 
     home.login(&kiln, &registry);
     let metadata = folder.path().join("metadata.json");
-    let output = format!("type=registry,\"name={one},{two}\"");
+    let output = format!("type=registry,\"name={one},{two}\",name-canonical=true");
     let built = build(&["-o", &output, "--metadata-file", metadata.to_str().unwrap()]);
     assert_eq!(built.status, 0, "{}", built.stderr);
     let metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(metadata).unwrap()).unwrap();
     let digest = metadata["containerimage.digest"].as_str().unwrap().to_owned();
+    assert_eq!(metadata["image.name"], format!("{one},{two}"));
+    let canonical = format!("{}@{digest}", one.trim_end_matches(":1"));
+    home.ok(&kiln, &["inspect", &canonical]);
 
     // Another store and the same login: what was pushed is what is pulled, and it can be pushed elsewhere.
     let other = Kiln::new("registries").unwrap();

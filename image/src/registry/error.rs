@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::http::{HttpError, is_untrusted};
+use crate::http::{HttpError, is_untrusted, is_untrusting};
 use crate::oci::DocumentError;
 use crate::{Digest, Platform};
 
@@ -176,7 +176,7 @@ impl RegistryError {
                 format!("log in first, for example with `kiln login {host}`")
             }
             Self::Unauthorized { .. } => "the stored login may have expired or may not cover this repository; log in again".into(),
-            Self::Unreachable { source, .. } => match source.kind() {
+            Self::Unreachable { host, source } => match source.kind() {
                 io::ErrorKind::ConnectionRefused => "is the registry running, and the port right?".into(),
                 io::ErrorKind::NotFound => "check the name, and your DNS or proxy settings (HTTPS_PROXY)".into(),
                 io::ErrorKind::TimedOut => "check your network, firewall and proxy settings (HTTPS_PROXY)".into(),
@@ -185,6 +185,10 @@ impl RegistryError {
                      registry in registries.conf"
                         .into()
                 }
+                _ if is_untrusting(source) => format!(
+                    "it wants a client certificate that it trusts: `client.cert` and `client.key` in \
+                     ~/.config/containers/certs.d/{host} or /etc/docker/certs.d/{host}"
+                ),
                 io::ErrorKind::InvalidData => {
                     "if it speaks plain HTTP, set `insecure = true` for the registry in registries.conf".into()
                 }
