@@ -187,6 +187,9 @@ pub(crate) struct InspectArgs {
     /// Show this of each, a template (`{{.Config.Env}}`) or `json`
     #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
     pub format: Option<String>,
+    /// What is meant: kiln has images only
+    #[arg(long = "type", value_name = "image", value_parser = ["image"])]
+    pub kind: Option<String>,
     /// Names or ids
     #[arg(value_name = "IMAGE", required = true)]
     pub names: Vec<String>,
