@@ -164,18 +164,23 @@ impl<'a> Bases<'a> {
 
     fn find_current(&self, image: &ImageRef, platform: &Platform) -> Result<(BaseImage, ImageOrigin), Error> {
         let build = self.session.build;
-        if !build.pull
-            && let Some(record) = self.session.store.image(image, platform)?
-            && let Some(found) = self.stored(image, &record)?
-        {
-            return Ok(found);
+        if !build.pull {
+            // An image of the store has a name as it is, and one that was pulled the one that its name stood for.
+            let names = self.session.registry.names(image).unwrap_or_default();
+            for name in std::iter::once(image).chain(names.iter().filter(|name| *name != image)) {
+                if let Some(record) = self.session.store.image(name, platform)?
+                    && let Some(found) = self.stored(name, &record)?
+                {
+                    return Ok(found);
+                }
+            }
         }
         if build.offline {
             return Err(Error::user(format!("{image} is not in the store, and the build is offline")));
         }
         let remote = self.session.registry.resolve(image, platform, self.session.cancel)?;
         if !self.session.only_looks {
-            self.remember(image, platform, &remote)?;
+            self.remember(&remote.reference, platform, &remote)?;
         }
         let base = BaseImage {
             digest: remote.digest,
@@ -210,6 +215,7 @@ impl<'a> Bases<'a> {
         let remote = RemoteImage {
             reference: image.clone(),
             digest: record.remote_digest.unwrap_or(manifest_digest),
+            index_bytes: None,
             manifest_digest,
             manifest_bytes,
             manifest,

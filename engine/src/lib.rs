@@ -33,6 +33,8 @@ mod error;
 mod explain;
 mod forecast;
 mod frontend;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod history;
 pub mod images;
 mod lock;

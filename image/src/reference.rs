@@ -1,5 +1,6 @@
 //! Image names (distribution's reference grammar with docker's defaults).
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -27,6 +28,40 @@ pub struct ImageRef {
     repository: String,
     tag: Option<String>,
     digest: Option<Digest>,
+    written: Written,
+}
+
+/// How the registry came into a name. No part of what the name is: all are equal.
+#[derive(Clone, Copy, Debug)]
+enum Written {
+    /// The text has it.
+    Whole,
+    /// It is docker's default.
+    Short,
+}
+
+impl PartialEq for Written {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Written {}
+
+impl std::hash::Hash for Written {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+}
+
+impl PartialOrd for Written {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Written {
+    fn cmp(&self, _: &Self) -> Ordering {
+        Ordering::Equal
+    }
 }
 
 /// The text is no image name.
@@ -93,6 +128,23 @@ impl ImageRef {
         Self { digest: Some(digest), ..self.clone() }
     }
 
+    /// Registry and repository of `other`, tag and digest of this.
+    #[must_use]
+    pub fn moved_to(&self, other: &Self) -> Self {
+        Self { tag: self.tag.clone(), digest: self.digest, ..other.clone() }
+    }
+
+    /// The name without tag and digest as it was written, if it was written without a registry.
+    pub fn short_name(&self) -> Option<&str> {
+        match self.written {
+            Written::Whole => None,
+            Written::Short => match self.repository.strip_prefix(OFFICIAL_NAMESPACE) {
+                Some(rest) if !rest.contains('/') => Some(rest),
+                _ => Some(&self.repository),
+            },
+        }
+    }
+
     /// Registry and repository only, as a pull by digest needs them: no tag is made up.
     #[must_use]
     pub fn without_tag(&self) -> Self {
@@ -150,6 +202,7 @@ fn parse(text: &str) -> Result<ImageRef, &'static str> {
         None => (text, None),
     };
     let (registry, path) = split_registry(rest);
+    let written = if path.len() == rest.len() { Written::Short } else { Written::Whole };
     let (path, tag) = match path.split_once(':') {
         Some((path, tag)) => (path, Some(tag)),
         None => (path, None),
@@ -172,7 +225,7 @@ fn parse(text: &str) -> Result<ImageRef, &'static str> {
         (None, None) => Some(DEFAULT_TAG.to_owned()),
         (tag, _) => tag.map(str::to_owned),
     };
-    Ok(ImageRef { registry: registry.to_owned(), repository, tag, digest })
+    Ok(ImageRef { registry: registry.to_owned(), repository, tag, digest, written })
 }
 
 /// Docker's rule: what stands before the first slash is a host if it cannot be a namespace.

@@ -277,7 +277,7 @@ impl CacheSpec {
 }
 
 /// Bytes: a number, with `KB`, `MB` or `GB` behind it as docker counts them (by 1024), or `K`, `M`, `G`.
-fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let number = text.trim_end_matches('b');
     let (number, shift) = match number.as_bytes().last()? {

@@ -38,6 +38,12 @@ use capture::Capture;
 use packages::Inventory;
 use provenance::Making;
 
+/// How many packages a database of rpm's has.
+#[cfg(fuzzing)]
+pub(crate) fn rpm_packages(bytes: &[u8]) -> Result<usize, &'static str> {
+    packages::rpm_packages(bytes)
+}
+
 /// Larger statements are neither made nor read (BuildKit's limit for what it takes from scanners).
 pub(crate) const MAX_STATEMENT_BYTES: u64 = 40 << 20;
 

@@ -3,7 +3,7 @@
 use kiln_image::Digest;
 use serde_json::{Value, json};
 
-use super::packages::{Installed, Inventory};
+use super::packages::{Ecosystem, Installed, Inventory};
 
 /// The predicate's type in an attestation.
 pub(super) const PREDICATE_TYPE: &str = "https://spdx.dev/Document";
@@ -61,12 +61,17 @@ fn package(installed: &Installed, inventory: &Inventory, about: &About<'_>) -> V
     let purl = package.purl(&inventory.distribution);
     let mut id = Digest::of(format!("{purl} {}", path.display()).as_bytes()).hex();
     id.truncate(ID_DIGITS);
+    let supplier = package.supplier.as_deref().map(|supplier| match package.ecosystem {
+        // Its vendor.
+        Ecosystem::Rpm => format!("Organization: {supplier}"),
+        _ => person(supplier),
+    });
     let license = package.license.as_deref().filter(|license| is_expression(license));
     let mut json = json!({
         "name": package.name,
         "SPDXID": format!("SPDXRef-Package-{id}"),
         "versionInfo": package.version,
-        "supplier": package.supplier.as_deref().map_or(NO_ASSERTION.to_owned(), supplier),
+        "supplier": supplier.unwrap_or_else(|| NO_ASSERTION.to_owned()),
         "downloadLocation": NO_ASSERTION,
         "filesAnalyzed": false,
         "licenseConcluded": NO_ASSERTION,
@@ -92,7 +97,7 @@ fn package(installed: &Installed, inventory: &Inventory, about: &About<'_>) -> V
 }
 
 /// `Name <mail>` as SPDX has it.
-fn supplier(text: &str) -> String {
+fn person(text: &str) -> String {
     match text.strip_suffix('>').and_then(|text| text.split_once('<')) {
         Some((name, mail)) if !name.trim().is_empty() => format!("Person: {} ({mail})", name.trim()),
         _ => format!("Person: {text}"),
@@ -101,8 +106,11 @@ fn supplier(text: &str) -> String {
 
 /// Whether it has the form of an SPDX license expression (SPDX 2.3, annex D); other words would be taken for one.
 fn is_expression(text: &str) -> bool {
+    // `GPLv2+` and `MPLv2.0` are Fedora's words of before it took SPDX's.
     let is_id = |word: &str| {
-        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-+".contains(&byte))
+        !word.is_empty()
+            && !word.contains("PLv")
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-+".contains(&byte))
     };
     let text = text.replace(['(', ')'], " ");
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -129,15 +137,17 @@ mod tests {
         for text in ["MIT", "(MIT OR Apache-2.0) AND BSD-3-Clause", "GPL-2.0+ WITH GCC-exception-3.1"] {
             assert!(is_expression(text), "{text}");
         }
-        for text in ["", "MIT OR", "MIT Apache-2.0", "see LICENSE", "MIT/Apache-2.0", "BSD License"] {
+        for text in
+            ["", "MIT OR", "MIT Apache-2.0", "see LICENSE", "MIT/Apache-2.0", "BSD License", "LGPLv2+"]
+        {
             assert!(!is_expression(text), "{text}");
         }
     }
 
     #[test]
     fn maintainers_are_persons() {
-        assert_eq!(supplier("A B <a@b>"), "Person: A B (a@b)");
-        assert_eq!(supplier("A B"), "Person: A B");
+        assert_eq!(person("A B <a@b>"), "Person: A B (a@b)");
+        assert_eq!(person("A B"), "Person: A B");
     }
 
     #[test]

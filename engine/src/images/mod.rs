@@ -192,22 +192,27 @@ impl Images {
             )
             .hinted("remove it by a name, or all of them with `-f`"));
         }
+        let (removed, kept): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|entry| !by_name || entry.name == image.name);
+        // What a name's repository calls it, by its digest.
+        let canonical = |entry: &ImageRecord| {
+            entry
+                .name
+                .as_ref()
+                .zip(entry.remote_digest)
+                .map(|(name, digest)| name.without_tag().with_digest(digest))
+        };
         let mut said = Vec::new();
-        let mut left = all.len();
-        for entry in all {
-            if by_name && entry.name != image.name {
-                continue;
-            }
+        for entry in removed {
             self.store.remove_image(entry.name.as_ref(), &entry.config)?;
-            left -= 1;
-            if let Some(name) = &entry.name {
-                said.push(format!("Untagged: {}", name.familiar()));
-                if let Some(digest) = entry.remote_digest {
-                    said.push(format!("Untagged: {}@{digest}", name.familiar_name()));
-                }
+            said.extend(entry.name.as_ref().map(|name| format!("Untagged: {}", name.familiar())));
+            if let Some(canonical_name) = canonical(&entry)
+                && kept.iter().all(|other| canonical(other).as_ref() != Some(&canonical_name))
+            {
+                said.push(format!("Untagged: {}", canonical_name.familiar()));
             }
         }
-        if left == 0 {
+        if kept.is_empty() {
             said.push(format!("Deleted: {}", image.config));
         }
         Ok(said)

@@ -8,7 +8,7 @@ use kiln_image::registry::{Registry, RegistryError, RemoteImage};
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::event::{Event, EventSink, Reporter, StepId};
 
-use super::{layers, now};
+use super::{attested, layers, now};
 use crate::{Error, ErrorKind};
 
 pub(super) fn pull(
@@ -25,7 +25,15 @@ pub(super) fn pull(
     let step = reporter.step(format!("[1/1] PULL {name}@{}", image.digest), vec![step]);
     told(&reporter, step, || {
         pull_layers(store, registry, &image, &reporter, step, cancel)?;
-        record(store, Some(name), &image, Some(image.digest))
+        match attested::pull(store, registry, &image, cancel) {
+            Err(error) if error.kind != ErrorKind::Canceled => {
+                // The image itself is whole.
+                let message = format!("what is attested of {name} is not pulled: {error}");
+                reporter.send(Event::Warning { rule: None, message, span: None });
+            }
+            done => done?,
+        }
+        record(store, Some(&image.reference), &image, Some(image.digest))
     })
 }
 
@@ -116,6 +124,7 @@ pub(super) fn record(
     let put = |bytes: &[u8]| store.put_blob(bytes).map_err(Error::from);
     let config = put(&image.config_bytes)?;
     let manifest = put(&image.manifest_bytes)?;
+    image.index_bytes.as_deref().map(put).transpose()?;
     let layers: Vec<_> = image.config.rootfs.diff_ids.iter().copied().map(LayerId::from).collect();
     let mut size_bytes = 0;
     for layer in &layers {

@@ -69,7 +69,11 @@ pub(super) fn push(
         }
         let entries = add_attested(&images.store, &mut shipment, &chosen)?;
         if entries.len() > 1 {
-            shipment.manifests.push(attested::index(entries)?);
+            let index = match attested::as_it_came(&images.store, &chosen, &entries)? {
+                Some(index) => index,
+                None => attested::index(entries)?,
+            };
+            shipment.manifests.push(index);
         }
         let (store, transport, tagging) = (&images.store, Transport::AsConfigured, Tagging::Tagged);
         let shipper = Shipper { store, registry, reporter: &reporter, step, transport, tagging, cancel };

@@ -200,7 +200,9 @@ impl Exporter<'_> {
         for (image, packed) in images.iter().zip(&content.images) {
             store::export(self.solver, image, Some(packed), &names, pushed)?;
         }
-        self.exported.names.extend(names);
+        // BuildKit tells names without the canonical ones.
+        let told = ImageOptions { name_canonical: false, ..options.clone() };
+        self.exported.names.extend(self.names(&told, Some(&content.top.digest))?);
         Ok(())
     }
 
@@ -316,7 +318,10 @@ impl Exporter<'_> {
         let Some(digest) = digest else { return Ok(names) };
         if options.name_canonical {
             for name in names.clone() {
-                names.push(name.without_tag().with_digest(*digest));
+                let canonical = name.without_tag().with_digest(*digest);
+                if !names.contains(&canonical) {
+                    names.push(canonical);
+                }
             }
         }
         if let Some(prefix) = &options.dangling_name_prefix

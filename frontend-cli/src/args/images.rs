@@ -20,8 +20,8 @@ pub(crate) struct ImportArgs {
     /// What the files run on
     #[arg(long, value_name = "OS/ARCH", allow_hyphen_values = true)]
     pub platform: Option<kiln::Platform>,
-    /// A tar, compressed or not; `-` is standard input
-    #[arg(value_name = "FILE")]
+    /// A tar, compressed or not: a file, an `http://` or `https://` address, or `-` for standard input
+    #[arg(value_name = "FILE|URL|-")]
     pub file: PathBuf,
     /// The image's name
     #[arg(value_name = "NAME")]
@@ -187,6 +187,9 @@ pub(crate) struct InspectArgs {
     /// Show this of each, a template (`{{.Config.Env}}`) or `json`
     #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
     pub format: Option<String>,
+    /// What is meant: kiln has images only
+    #[arg(long = "type", value_name = "image", value_parser = ["image"])]
+    pub kind: Option<String>,
     /// Names or ids
     #[arg(value_name = "IMAGE", required = true)]
     pub names: Vec<String>,

@@ -25,6 +25,11 @@ pub(super) fn run(args: &PullArgs, root: Option<&Path>) -> Result<u8, Failure> {
     crate::cancel::on_signal(move || raised.store(true, Ordering::Relaxed));
     let images = super::open(root)?;
     let registry = Registry::new(args.registry.config()?).map_err(kiln::Error::from)?;
+    // Where several registries may have it, the first that does says what it is called.
+    let name = match registry.names(&name).map_err(kiln::Error::from)?.as_slice() {
+        [one] => one.clone(),
+        _ => name,
+    };
     for name in names(args, &name, &registry, &cancel)? {
         if !args.quiet {
             let tag =
@@ -42,6 +47,7 @@ pub(super) fn run(args: &PullArgs, root: Option<&Path>) -> Result<u8, Failure> {
             super::print(&format!("Digest: {digest}\nStatus: {status} for {}\n", name.familiar()))?;
         }
         if !args.all_tags {
+            let name = image.name.as_ref().unwrap_or(&name);
             super::print(&format!("{name}\n"))?;
         }
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kiln::Registry;
 use kiln::run::{RunNetwork, RunRequest};
+use kiln::{ImageRef, Registry};
 
 use super::pull::pull;
 use crate::args::registry::RegistryArgs;
@@ -20,7 +20,7 @@ pub(super) fn run(args: RunArgs, root: Option<&Path>) -> Result<u8, Failure> {
 }
 
 fn start(args: RunArgs, root: Option<&Path>) -> Result<u8, Failure> {
-    let request = request(args, root)?;
+    let mut request = request(args, root)?;
     let cancel = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&cancel);
     crate::cancel::on_signal(move || raised.store(true, Ordering::Relaxed));
@@ -29,7 +29,21 @@ fn start(args: RunArgs, root: Option<&Path>) -> Result<u8, Failure> {
     if !images.has(&request.image)? {
         let mode = Mode::choose("auto", super::env("BUILDKIT_PROGRESS").as_deref())?;
         let registry = Registry::new(RegistryArgs::default().config()?).map_err(kiln::Error::from)?;
-        pull(&images, &request.image, None, &registry, mode, &cancel)?;
+        // A name without a registry is kept as what it stood for.
+        let names = match request.image.parse::<ImageRef>() {
+            Ok(name) => registry.names(&name).map_err(kiln::Error::from)?,
+            Err(_) => Vec::new(),
+        };
+        for name in names.iter().map(ToString::to_string) {
+            if images.has(&name)? {
+                request.image = name;
+                break;
+            }
+        }
+        if !images.has(&request.image)? {
+            let pulled = pull(&images, &request.image, None, &registry, mode, &cancel)?;
+            request.image = pulled.name.map_or(request.image, |name| name.to_string());
+        }
     }
     let status = kiln::run::run(request, Arc::new(|_| {}), cancel)?;
     // A process's status has eight bits.

@@ -183,6 +183,15 @@ fn attestations_go_to_registries_and_archives_with_their_image() {
     assert_eq!(skopeo.raw("third:1"), index);
     assert_eq!(second.run(&[&third, "cat", "/made"]), "made\n");
 
+    // Through a registry, under the index that it came with.
+    let Some(puller) = Kiln::new("attestations") else { return };
+    puller.ok(Path::new("/"), &["pull", "--tls-verify=false", &name]);
+    let fourth = format!("{}/fourth:1", registry.host);
+    puller.ok(Path::new("/"), &["tag", &name, &fourth]);
+    puller.ok(Path::new("/"), &["push", "--tls-verify=false", &fourth]);
+    assert_eq!(skopeo.raw("fourth:1"), index);
+    assert_eq!(skopeo.raw(&format!("fourth@{}", text(attestation))), manifest);
+
     // docker's archives are read by what knows nothing of it.
     let docker = out.path().join("docker.tar");
     let output = format!("type=docker,dest={}", docker.display());

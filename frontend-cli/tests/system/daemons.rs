@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kiln_fixtures::Context;
+use kiln_fixtures::{Context, DockerRegistry};
 
 use crate::kiln::Kiln;
 
@@ -55,7 +55,9 @@ impl Dockerd {
 
     fn docker(&self, words: &[&str]) -> Command {
         let mut command = Command::new("docker");
-        command.args(words).env("DOCKER_HOST", self.host());
+        // The distribution's client, as the daemon is: newer ones build by a plugin.
+        let path = format!("/usr/bin:{}", std::env::var("PATH").unwrap_or_default());
+        command.args(words).env("DOCKER_HOST", self.host()).env("PATH", path);
         command
     }
 }
@@ -132,6 +134,56 @@ fn docker_s_daemon_and_kiln_read_each_other_s_images() {
     let words = ["import", "-c", "CMD [\"cat\", \"/hard\"]", &path("files.tar"), "flat"];
     stdout(&mut docker.docker(&words));
     assert_eq!(stdout(&mut docker.docker(&["run", "--rm", "--network=none", "flat"])), "kept\n");
+}
+
+/// Nothing of them is of use to it, as its steps have other keys: it must not be led astray by them either.
+#[test]
+fn the_buildkit_in_docker_s_daemon_reads_kiln_s_caches_and_kiln_its() {
+    if !can_run("dockerd") {
+        return;
+    }
+    let Some(kiln) = Kiln::new("docker's daemon") else { return };
+    let Some(registry) = DockerRegistry::start() else { return };
+    let docker = Dockerd::start();
+    let context = Context::with_dockerfile(
+        "FROM scratch AS first\nCOPY a /a\nCOPY b /d/b\nFROM scratch\nCOPY --from=first /d /d\nCOPY a /\n",
+    )
+    .file("a", "a")
+    .file("b", "b");
+    let name = |tag: &str| format!("{}/cache:{tag}", registry.host);
+    let to = |tag: &str, more: &str| {
+        let spec = format!("--cache-to=type=registry,ref={},{more}", name(tag));
+        kiln.build(context.path(), &["-o", "type=cacheonly", &spec, "."]);
+    };
+    to("min", "mode=min");
+    to("max", "mode=max,image-manifest=false");
+    to("docker", "mode=max,oci-mediatypes=false,image-manifest=false");
+    kiln.build(context.path(), &["--cache-to=type=inline", "--push", "-t", &name("inline"), "."]);
+    for tag in ["min", "max", "docker", "inline"] {
+        let mut build =
+            docker.docker(&["build", "--progress=plain", "--cache-from", &name(tag), "-t", tag, "."]);
+        let output = build.env("DOCKER_BUILDKIT", "1").current_dir(context.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{tag}: {said}");
+        assert!(said.contains(&format!("importing cache manifest from {}", name(tag))), "{tag}: {said}");
+        assert!(!said.contains("ERROR"), "{tag}: {said}");
+    }
+    // Its own inline cache.
+    let words = [
+        "build",
+        "--build-arg",
+        "BUILDKIT_INLINE_CACHE=1",
+        "-t",
+        &name("theirs"),
+        "--label",
+        "by=docker",
+        ".",
+    ];
+    stdout(docker.docker(&words).env("DOCKER_BUILDKIT", "1").current_dir(context.path()));
+    stdout(&mut docker.docker(&["push", &name("theirs")]));
+    let Some(other) = Kiln::new("docker's daemon") else { return };
+    let from = format!("--cache-from={}", name("theirs"));
+    other.build(context.path(), &["-t", "it", &from, "."]).says("was written by another builder");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Images made of files, files of images, and what differs between images.
 
-use kiln_fixtures::Context;
+use kiln_fixtures::{Context, FileServer};
 
 use crate::kiln::Kiln;
 
@@ -33,6 +33,19 @@ fn an_image_s_files_go_out_as_a_tar_and_come_back_as_an_image() {
     assert!(std::process::Command::new("gzip").arg(context.join("plain.tar")).status().unwrap().success());
     let again = kiln.ok(dir, &["import", "plain.tar.gz"]).stdout;
     assert_eq!(kiln.run(&[again.trim(), "cat", "/d/f"]), "kept\n");
+
+    // From a server, as `ADD` of an address does.
+    let server = FileServer::start(dir);
+    let url = format!("{}/plain.tar.gz?token=CANARY", server.url());
+    kiln.ok(dir, &["import", "--platform", "linux/arm64", &url, "far"]);
+    let format = ["--format", "{{.Comment}}", "far"];
+    let history = kiln.ok(dir, &[&["history"], &format[..]].concat()).stdout;
+    assert_eq!(history, format!("Imported from {}/plain.tar.gz\n", server.url()));
+    let platform = kiln.ok(dir, &["inspect", "--format", "{{.Os}}/{{.Architecture}}", "far"]).stdout;
+    assert_eq!(platform, "linux/arm64\n");
+    let ended = kiln.call(dir, &["import", &format!("{}/none", server.url())]);
+    assert_eq!(ended.status, 1);
+    ended.says("404");
 }
 
 #[test]
@@ -46,8 +59,7 @@ fn what_is_no_tar_or_no_change_makes_no_image() {
     };
     fails(&["import", "text", "x"]);
     fails(&["import", "nowhere", "x"]).says("nowhere");
-    fails(&["import", "http://example.org/x.tar", "x"])
-        .says("curl -L http://example.org/x.tar | kiln import -");
+    fails(&["import", "http://127.0.0.1:1/x.tar", "x"]).says("127.0.0.1:1");
     fails(&["import", "-c", "RUN true", "text", "x"]).says("a change may only say something of the image");
     fails(&["import", "-c", "ENVV A=1", "text", "x"]).says("ENVV");
     fails(&["export", "nothing", "-o", "out.tar"]).says("no such image: nothing");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use kiln_fixtures::Context;
+use kiln_fixtures::{Context, DockerRegistry};
 
 use crate::kiln::Kiln;
 
@@ -47,6 +47,53 @@ fn skopeo_umoci_and_buildah_accept_an_oci_layout() {
     let storage = path("storage");
     let buildah = ["buildah", "--root", &storage, "--storage-driver", "vfs"];
     tool(&[&buildah[..], &["pull", &format!("oci-archive:{archive}")]].concat());
+}
+
+#[test]
+fn kiln_builds_on_loads_and_pulls_what_umoci_and_buildah_make() {
+    let Some(kiln) = Kiln::new("others' images") else { return };
+    let Some(registry) = DockerRegistry::start() else { return };
+    let out = tempfile::tempdir().unwrap();
+    let path = |name: &str| out.path().join(name).display().to_string();
+    std::fs::write(out.path().join("added"), "by another\n").unwrap();
+    let layout = path("layout");
+    kiln.build(context().path(), &["-t", "a:1", "-o", &format!("type=oci,tar=false,dest={layout}"), "."]);
+
+    let image = format!("{layout}:1");
+    tool(&["umoci", "insert", "--image", &image, "--tag", "theirs", &path("added"), "/made/added"]);
+    let on_it = Context::with_dockerfile("FROM base\nUSER 0\nRUN cat /made/kept /made/added > /made/both\n");
+    let base = format!("--build-context=base=oci-layout://{layout}:theirs");
+    kiln.build(on_it.path(), &["-t", "on:1", &base, "."]);
+    assert_eq!(kiln.run(&["on:1", "cat", "/made/both"]), "kept\nby another\n");
+
+    let storage = path("storage");
+    let buildah = |words: &[&str]| {
+        tool(&[&["buildah", "--root", &storage, "--storage-driver", "vfs"], words].concat()).trim().to_owned()
+    };
+    let archive = path("image.tar");
+    kiln.build(context().path(), &["-t", "a:1", "-o", &format!("type=oci,dest={archive}"), "."]);
+    let container = buildah(&["from", "-q", &format!("oci-archive:{archive}")]);
+    buildah(&["copy", "-q", &container, &path("added"), "/made/added"]);
+    buildah(&["config", "--cmd", "cat /made/added", &container]);
+    for (format, archive) in [("oci", "oci-archive"), ("docker", "docker-archive")] {
+        let file = path(archive);
+        buildah(&[
+            "commit",
+            "-q",
+            "--format",
+            format,
+            &container,
+            &format!("{archive}:{file}:theirs:{format}"),
+        ]);
+        let loaded = kiln.ok(Path::new("/"), &["load", "-i", &file]).stdout;
+        let loaded = loaded.trim().split_once(": ").map_or("", |(_, name)| name);
+        assert_eq!(kiln.run(&[loaded]), "by another\n", "{archive}");
+        let name = format!("{}/theirs:{format}", registry.host);
+        let target = format!("docker://{name}");
+        buildah(&["commit", "-q", "--tls-verify=false", "--format", format, &container, &target]);
+        kiln.ok(Path::new("/"), &["pull", "-q", &name]);
+        assert_eq!(kiln.run(&[&name]), "by another\n");
+    }
 }
 
 #[test]

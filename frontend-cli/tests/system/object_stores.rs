@@ -1,5 +1,6 @@
 //! `--cache-to` and `--cache-from` where objects are: directories, WebDAV, S3, Azure, GitHub Actions.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -104,6 +105,73 @@ fn two_machines_share_google_and_azure_buckets() {
     }
 }
 
+/// Specs of the services that take parts, and what their requests for parts have.
+fn in_parts(server: &Server) -> [(String, &'static str); 3] {
+    let endpoint = format!("http://{}", server.address);
+    [
+        (
+            format!(
+                "type=s3,bucket=ci,region=r,endpoint_url={endpoint},use_path_style=true,access_key_id=k,\
+                 secret_access_key=s"
+            ),
+            "partNumber=",
+        ),
+        (format!("type=gcs,bucket=ci,token=t,endpoint_url={endpoint}"), "partNumber="),
+        (format!("type=azblob,account_url={endpoint}/a,container=ci,sas_token=sv=1"), "comp=block&"),
+    ]
+}
+
+/// A layer that no compression makes small: three parts of 5 MiB.
+fn large() -> Context {
+    let mut bytes = vec![0; 12 << 20];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    let context = Context::with_dockerfile("FROM busybox\nCOPY large /\nCMD [\"sha256sum\", \"/large\"]\n");
+    std::fs::write(context.path().join("large"), bytes).unwrap();
+    context
+}
+
+#[test]
+fn a_large_layer_goes_in_parts() {
+    let Some(one) = Kiln::new("object store") else { return };
+    let context = large();
+    let digest = ::kiln::Digest::of(&std::fs::read(context.path().join("large")).unwrap());
+    for which in 0..3 {
+        let server = Server::start();
+        let (spec, word) = in_parts(&server)[which].clone();
+        let to = format!("--cache-to={spec},part_size=5MB,mode=max");
+        let ended = one.build(context.path(), &flags(&[&to]));
+        assert!(!ended.stderr.contains("is not written"), "{spec}: {}", ended.stderr);
+        let sizes: Vec<_> = server
+            .seen()
+            .iter()
+            .filter(|seen| seen.path.contains(word))
+            .map(|seen| seen.body.len())
+            .collect();
+        let [first, second, last] = sizes[..] else { panic!("{spec}: {sizes:?}") };
+        assert!(first == 5 << 20 && second == 5 << 20 && last < 5 << 20, "{sizes:?}");
+
+        let Some(two) = Kiln::new("object store") else { return };
+        let from = format!("--cache-from={spec}");
+        let ended = two.build(context.path(), &["-t", "it", &from, "."]);
+        assert_eq!(ended.steps(), (0, 1), "{spec}: {}", ended.stderr);
+        assert_eq!(two.run(&["it"]), format!("{}  /large\n", digest.hex()));
+    }
+}
+
+#[test]
+fn an_upload_in_parts_that_fails_is_aborted() {
+    let Some(kiln) = Kiln::new("object store") else { return };
+    let context = large();
+    let server = Server::with(Manner::RefusesSecondPart);
+    let [(spec, _), ..] = in_parts(&server);
+    let to = format!("--cache-to={spec},part_size=5MB,mode=max");
+    kiln.build(context.path(), &flags(&[&to])).says("is not written");
+    let aborted: Vec<_> = server.seen().into_iter().filter(|seen| seen.method == "DELETE").collect();
+    assert_eq!(aborted.len(), 1);
+    assert!(aborted[0].path.ends_with("?uploadId=up%2B1%2F%3D"), "{}", aborted[0].path);
+    assert!(server.objects().is_empty(), "neither a part nor a config that names it");
+}
+
 #[test]
 fn two_jobs_share_githubs_cache_by_scope() {
     let server = Server::start();
@@ -123,7 +191,7 @@ fn two_jobs_share_githubs_cache_by_scope() {
 #[test]
 fn a_cache_that_refuses_everything_is_a_warning() {
     let Some(kiln) = Kiln::new("object store") else { return };
-    let server = Server::refusing();
+    let server = Server::with(Manner::RefusesAll);
     let spec = format!("type=webdav,url=http://{}", server.address);
     let (to, from) = (format!("--cache-to={spec}"), format!("--cache-from={spec}"));
     let ended = kiln.build(project().path(), &flags(&[&to, &from]));
@@ -263,23 +331,29 @@ struct Server {
     address: String,
     /// In the order in which they were written.
     objects: Arc<Mutex<Vec<Object>>>,
+    /// Of uploads that have not ended, in the order of their numbers or names.
+    parts: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     seen: Arc<Mutex<Vec<Seen>>>,
-    refuses: bool,
+    manner: Manner,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Serves,
+    RefusesAll,
+    RefusesSecondPart,
 }
 
 impl Server {
     fn start() -> Self {
-        Self::serve(false)
+        Self::with(Manner::Serves)
     }
 
-    fn refusing() -> Self {
-        Self::serve(true)
-    }
-
-    fn serve(refuses: bool) -> Self {
+    fn with(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let server = Self { address, objects: Arc::default(), seen: Arc::default(), refuses };
+        let server =
+            Self { address, objects: Arc::default(), parts: Arc::default(), seen: Arc::default(), manner };
         let shared = server.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -317,21 +391,38 @@ impl Server {
         self.seen.lock().unwrap().push(seen.clone());
         let (status, body) = self.reply(&seen);
         let length = body.len();
-        let head = format!("HTTP/1.1 {status} -\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        let head = format!(
+            "HTTP/1.1 {status} -\r\nConnection: close\r\nETag: \"{length}\"\r\nContent-Length: {length}\r\n\r\n"
+        );
         let body = if seen.method == "HEAD" { Vec::new() } else { body };
         let _ = stream.write_all(&[head.into_bytes(), body].concat());
     }
 
     fn reply(&self, seen: &Seen) -> (u16, Vec<u8>) {
-        if self.refuses {
+        if self.manner == Manner::RefusesAll {
             let words = "<Error><Code>AccessDenied</Code><Message>No.</Message></Error>";
             return (403, words.into());
         }
         if let Some((_, method)) = seen.path.split_once("/github.actions.results.api.v1.CacheService/") {
             return (200, self.twirp(method, &serde_json::from_slice(&seen.body).unwrap()));
         }
-        let path = seen.path.split('?').next().unwrap().replace("%3A", ":");
+        let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
+        let path = path.replace("%3A", ":");
         let mut objects = self.objects.lock().unwrap();
+        if let Some(answer) = self.reply_about_parts(seen, query) {
+            return answer;
+        }
+        // What ends an upload has the names of its parts.
+        let is_end =
+            query.contains("comp=blocklist") || (seen.method == "POST" && query.contains("uploadId="));
+        if is_end {
+            let parts = std::mem::take(&mut *self.parts.lock().unwrap());
+            let list = String::from_utf8_lossy(&seen.body).into_owned();
+            assert_eq!(list.matches("</ETag>").count() + list.matches("</Latest>").count(), parts.len());
+            assert!(parts.keys().all(|name| list.contains(&format!(">{name}<"))), "{list}");
+            objects.push((path, parts.into_values().flatten().collect()));
+            return (201, Vec::new());
+        }
         let found = objects.iter().find(|(name, _)| *name == path).map(|(_, body)| body.clone());
         match seen.method.as_str() {
             "PUT" => {
@@ -340,6 +431,30 @@ impl Server {
                 (201, Vec::new())
             }
             _ => found.map_or((404, Vec::new()), |body| (200, body)),
+        }
+    }
+
+    /// Uploads in parts of S3 and Azure.
+    fn reply_about_parts(&self, seen: &Seen, query: &str) -> Option<(u16, Vec<u8>)> {
+        let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key));
+        let part = value("partNumber=").or(value("blockid="));
+        match (seen.method.as_str(), part) {
+            ("POST", None) if query.starts_with("uploads") => {
+                Some((200, "<R><UploadId>up+1/=</UploadId></R>".into()))
+            }
+            ("DELETE", None) => {
+                self.parts.lock().unwrap().clear();
+                Some((204, Vec::new()))
+            }
+            ("PUT", Some("2")) if self.manner == Manner::RefusesSecondPart => Some((400, Vec::new())),
+            ("PUT", Some(name)) => {
+                if value("partNumber=").is_some() {
+                    assert_eq!(value("uploadId="), Some("up%2B1%2F%3D"));
+                }
+                self.parts.lock().unwrap().insert(name.to_owned(), seen.body.clone());
+                Some((200, Vec::new()))
+            }
+            _ => None,
         }
     }
 

@@ -194,6 +194,7 @@ fn images_and_their_history_are_shown_as_templates_say() {
         says(&["history", "--no-trunc", "--format", "{{.CreatedBy}}", "app:1"])
             .contains("RUN /bin/sh -c echo made > /made")
     );
+    assert_eq!(says(&["inspect", "--type=image", "--format={{.Os}}", "app:1"]), "linux\n");
     let unknown = kiln.call(Path::new("/"), &["inspect", "nope"]);
     assert_eq!((unknown.status, unknown.stdout.as_str()), (1, "[]\n"));
 }

@@ -79,6 +79,15 @@ fn a_login_is_tried_kept_and_forgotten_as_docker_does() {
     let Some(kiln) = Kiln::new("registries") else { return };
     let Some(registry) = DockerRegistry::start_secured() else { return };
     let home = Home::new(&registry);
+    // It knows its authority, and has no certificate to show.
+    let stranger = Home::new(&registry);
+    let certificates = stranger.0.path().join(".config/containers/certs.d").join(&registry.host);
+    std::fs::remove_file(certificates.join("client.cert")).unwrap();
+    std::fs::remove_file(certificates.join("client.key")).unwrap();
+    let refused = stranger.login(&kiln, &registry);
+    assert_eq!(refused.status, 1);
+    refused
+        .says(&format!("`client.cert` and `client.key` in ~/.config/containers/certs.d/{}", registry.host));
     let wrong = home.fed(&kiln, &["login", "-u", "me", "--password-stdin", &registry.host], "CANARY");
     assert_eq!(wrong.status, 1);
     insta::assert_snapshot!(home.said(&wrong, &registry), @r"
@@ -204,11 +213,14 @@ fn a_build_is_pushed_to_every_name_and_pulled_and_pushed_again() {
 
     home.login(&kiln, &registry);
     let metadata = folder.path().join("metadata.json");
-    let output = format!("type=registry,\"name={one},{two}\"");
+    let output = format!("type=registry,\"name={one},{two}\",name-canonical=true");
     let built = build(&["-o", &output, "--metadata-file", metadata.to_str().unwrap()]);
     assert_eq!(built.status, 0, "{}", built.stderr);
     let metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(metadata).unwrap()).unwrap();
     let digest = metadata["containerimage.digest"].as_str().unwrap().to_owned();
+    assert_eq!(metadata["image.name"], format!("{one},{two}"));
+    let canonical = format!("{}@{digest}", one.trim_end_matches(":1"));
+    home.ok(&kiln, &["inspect", &canonical]);
 
     // Another store and the same login: what was pushed is what is pulled, and it can be pushed elsewhere.
     let other = Kiln::new("registries").unwrap();
@@ -355,4 +367,48 @@ fn a_large_layer_is_sent_while_it_is_compressed_and_nothing_is_sent_twice() {
     let other = Kiln::new("registries").unwrap();
     other.ok(folder.path(), &["pull", &format!("{}/me/two:1", registry.host)]);
     other.build(folder.path(), &["-o", "out", "."]);
+}
+
+#[test]
+fn a_short_name_is_what_registries_conf_says() {
+    let Some(kiln) = Kiln::new("short names") else { return };
+    let Some(registry) = DockerRegistry::start() else { return };
+    let folder = context(&[
+        ("Dockerfile", "FROM busybox\nCMD [\"echo\", \"said\"]\n"),
+        ("alias.Dockerfile", "FROM sample:1\nRUN echo > /made\n"),
+        ("search.Dockerfile", "FROM me/app:1\nRUN echo > /made\n"),
+    ]);
+    let path = folder.path();
+    kiln.build(path, &["--push", "-t", &format!("{}/me/app:1", registry.host), "."]);
+    let conf = path.join("registries.conf");
+    let configured = |text: String| std::fs::write(&conf, text).unwrap();
+    let call = |kiln: &Kiln, words: &[&str]| -> Ended {
+        kiln.command(path, words).env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap().into()
+    };
+    let ok = |kiln: &Kiln, words: &[&str]| {
+        let ended = call(kiln, words);
+        assert_eq!(ended.status, 0, "{words:?}: {}", ended.stderr);
+        ended
+    };
+    configured(format!("[aliases]\nsample = \"{}/me/app\"\n", registry.host));
+    let other = Kiln::new("short names").unwrap();
+    ok(&other, &["build", "-q", "-f", "alias.Dockerfile", "."]);
+    // It is known by now.
+    ok(&other, &["build", "-q", "--offline", "-f", "alias.Dockerfile", "."]);
+    let third = Kiln::new("short names").unwrap();
+    assert_eq!(ok(&third, &["pull", "-q", "sample:1"]).stdout, format!("{}/me/app:1\n", registry.host));
+    assert_eq!(ok(&third, &["run", "--rm", "sample:1"]).stdout, "said\n");
+
+    // Where several registries may have it, the first that does.
+    let search = format!("unqualified-search-registries = [\"127.0.0.1:1\", \"{}\"]\n", registry.host);
+    configured(search.clone());
+    let fourth = Kiln::new("short names").unwrap();
+    ok(&fourth, &["build", "-q", "-f", "search.Dockerfile", "."]);
+    assert_eq!(ok(&fourth, &["run", "--rm", "me/app:1"]).stdout, "said\n");
+    configured(format!("short-name-mode = \"enforcing\"\n{search}"));
+    let fifth = Kiln::new("short names").unwrap();
+    let ended = call(&fifth, &["build", "-f", "search.Dockerfile", "."]);
+    assert_eq!(ended.status, 1);
+    ended.says("the short name `me/app` is ambiguous");
+    ended.says("[aliases]");
 }

@@ -132,6 +132,7 @@ impl HttpError {
                 _ if is_untrusted(source) => {
                     "add the authority that signed it to your system's certificates, or name a bundle in SSL_CERT_FILE"
                 }
+                _ if is_untrusting(source) => "the server wants another client certificate",
                 _ => return None,
             },
             Self::Status { status: 401 | 403, .. } => "the server wants other credentials",
@@ -420,12 +421,30 @@ pub(crate) fn is_transient(error: &io::Error) -> bool {
 
 /// Whether the server's certificate is what went wrong.
 pub(crate) fn is_untrusted(error: &io::Error) -> bool {
-    let cause = error.get_ref();
-    let tls = cause.and_then(|cause| match cause.downcast_ref::<ureq::Error>() {
+    matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_)))
+}
+
+/// Whether the server refuses the client's certificate, or that there is none.
+pub(crate) fn is_untrusting(error: &io::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let refusals = [
+        Alert::CertificateRequired,
+        Alert::BadCertificate,
+        Alert::UnsupportedCertificate,
+        Alert::CertificateRevoked,
+        Alert::CertificateExpired,
+        Alert::CertificateUnknown,
+        Alert::UnknownCA,
+    ];
+    matches!(tls_error(error), Some(rustls::Error::AlertReceived(alert)) if refusals.contains(alert))
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    let cause = error.get_ref()?;
+    match cause.downcast_ref::<ureq::Error>() {
         Some(ureq::Error::Rustls(error)) => Some(error),
         _ => cause.downcast_ref::<rustls::Error>(),
-    });
-    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+    }
 }
 
 /// Seconds, or a date (RFC 9110, 10.2.3).

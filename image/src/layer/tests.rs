@@ -288,6 +288,20 @@ fn a_cut_archive_is_an_error() {
 }
 
 #[test]
+fn an_archive_may_end_with_the_last_byte_of_its_last_file() {
+    let tar = Tar::default().file(b"a", b"data").0;
+    let target = tempfile::tempdir().unwrap();
+    let folder = File::open(target.path()).unwrap();
+    for end in [516, 600] {
+        let unpacked = unpack(&mut &tar[..end], folder.as_fd(), OverlayXattrs::of_this_process()).unwrap();
+        assert_eq!(unpacked.diff_id.0, Digest::of(&tar[..end]));
+        assert_eq!(fs::read(target.path().join("a")).unwrap(), b"data");
+        fs::remove_file(target.path().join("a")).unwrap();
+    }
+    assert!(unpack(&mut &tar[..515], folder.as_fd(), OverlayXattrs::of_this_process()).is_err());
+}
+
+#[test]
 fn sparse_files_of_every_format_come_out_the_same() {
     if !is_root() {
         return;

@@ -195,6 +195,7 @@ pub(crate) fn resolve_bytes<S: BlobStore>(
     Ok(RemoteImage {
         reference: reference.clone(),
         digest,
+        index_bytes: None,
         manifest_digest: found.manifest_digest,
         manifest_bytes: found.manifest_bytes,
         manifest: found.manifest,

@@ -6,6 +6,8 @@ use super::RegistryError;
 use super::credentials::CredentialStore;
 use super::login::Login;
 use super::mirrors::Mirrors;
+use super::registries_conf;
+use super::short_names::ShortNames;
 use crate::http::{CertificateDirs, ProxyRules, Retry};
 
 /// Longest configuration file that is read.
@@ -17,6 +19,7 @@ const MAX_FILE_BYTES: u64 = 8 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct RegistryConfig {
     pub(crate) mirrors: Mirrors,
+    pub(crate) short_names: ShortNames,
     pub(crate) credentials: CredentialStore,
     pub(crate) proxies: ProxyRules,
     pub(crate) certificates: CertificateDirs,
@@ -27,14 +30,16 @@ pub struct RegistryConfig {
 
 impl RegistryConfig {
     /// Reads `CONTAINERS_REGISTRIES_CONF` (else `$XDG_CONFIG_HOME/containers/registries.conf`, else
-    /// `/etc/containers/registries.conf`), docker's credentials (`DOCKER_AUTH_CONFIG`, `DOCKER_CONFIG`), podman's
+    /// `/etc/containers/registries.conf`, and the directories beside them), docker's credentials (`DOCKER_AUTH_CONFIG`, `DOCKER_CONFIG`), podman's
     /// (`REGISTRY_AUTH_FILE`, `auth.json`), the proxies, and where certificates lie (`certs.d`). `env` looks variables up.
     ///
     /// # Errors
     /// A file that exists and cannot be read or parsed.
     pub fn load(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, RegistryError> {
+        let (mirrors, short_names) = registries_conf::load(env)?;
         Ok(Self {
-            mirrors: Mirrors::load(env)?,
+            mirrors,
+            short_names,
             credentials: CredentialStore::load(env)?,
             proxies: ProxyRules::from_env(env),
             certificates: CertificateDirs::from_env(env),

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::http::{HttpError, is_untrusted};
+use crate::http::{HttpError, is_untrusted, is_untrusting};
 use crate::oci::DocumentError;
 use crate::{Digest, Platform};
 
@@ -99,6 +99,14 @@ pub enum RegistryError {
         /// The entry that does.
         prefix: String,
     },
+    /// A name without a registry, which several may have.
+    #[error("the short name `{name}` is ambiguous: it may be {}", candidates.join(" or "))]
+    AmbiguousShortName {
+        /// As it was written.
+        name: String,
+        /// Whole names.
+        candidates: Vec<String>,
+    },
     /// The server that gives out tokens did not.
     #[error("{host}: no access token: {reason}")]
     Token {
@@ -168,7 +176,7 @@ impl RegistryError {
                 format!("log in first, for example with `kiln login {host}`")
             }
             Self::Unauthorized { .. } => "the stored login may have expired or may not cover this repository; log in again".into(),
-            Self::Unreachable { source, .. } => match source.kind() {
+            Self::Unreachable { host, source } => match source.kind() {
                 io::ErrorKind::ConnectionRefused => "is the registry running, and the port right?".into(),
                 io::ErrorKind::NotFound => "check the name, and your DNS or proxy settings (HTTPS_PROXY)".into(),
                 io::ErrorKind::TimedOut => "check your network, firewall and proxy settings (HTTPS_PROXY)".into(),
@@ -177,6 +185,10 @@ impl RegistryError {
                      registry in registries.conf"
                         .into()
                 }
+                _ if is_untrusting(source) => format!(
+                    "it wants a client certificate that it trusts: `client.cert` and `client.key` in \
+                     ~/.config/containers/certs.d/{host} or /etc/docker/certs.d/{host}"
+                ),
                 io::ErrorKind::InvalidData => {
                     "if it speaks plain HTTP, set `insecure = true` for the registry in registries.conf".into()
                 }
@@ -191,6 +203,9 @@ impl RegistryError {
                 None => return None,
             },
             Self::Blocked { .. } => "remove `blocked = true` there, or use another registry".into(),
+            Self::AmbiguousShortName { .. } => {
+                "write the whole name, or give it an alias in registries.conf (`[aliases]`)".into()
+            }
             Self::CredentialHelper { .. } => "install the helper on your PATH, or remove it from docker's config.json".into(),
             Self::Http(error) => return error.hint(),
             _ => return None,

@@ -1,12 +1,12 @@
-//! Which servers to ask for an image: `registries.conf` (containers-registries.conf(5), version 2) and docker's rule
-//! for loopback.
+//! Which servers to ask for an image: the `[[registry]]` entries of `registries.conf` (containers-registries.conf(5)) and
+//! docker's rule for loopback.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 
 use super::RegistryError;
-use super::config::read_optional;
+use super::registries_conf::invalid;
 use crate::ImageRef;
 use crate::http::is_loopback;
 
@@ -43,16 +43,10 @@ pub(crate) enum Trust {
     Insecure,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct File {
-    #[serde(default)]
-    registry: Vec<Rule>,
-}
-
+/// An entry: what it is for, and what is done then.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Rule {
+pub(super) struct Rule {
     #[serde(default)]
     prefix: String,
     #[serde(default)]
@@ -88,39 +82,10 @@ enum PullFrom {
 }
 
 impl Mirrors {
-    /// Reads the user's file or the system's, and what stands in `registries.conf.d` beside it.
-    pub(crate) fn load(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, RegistryError> {
-        let get = |name| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        if let Some(path) = get("CONTAINERS_REGISTRIES_CONF") {
-            let mut mirrors = Self::default();
-            // A file that the user names must be there.
-            let text = read_optional(&path)?.ok_or_else(|| missing(&path))?;
-            mirrors.add(&path, &text)?;
-            return Ok(mirrors);
-        }
-        let user = get("XDG_CONFIG_HOME").or_else(|| get("HOME").map(|home| home.join(".config")));
-        let mut mirrors = Self::default();
-        for directory in
-            user.map(|config| config.join("containers")).into_iter().chain(["/etc/containers".into()])
-        {
-            let path = directory.join("registries.conf");
-            let Some(text) = read_optional(&path)? else { continue };
-            mirrors.add(&path, &text)?;
-            for path in drop_ins(&directory.join("registries.conf.d")) {
-                if let Some(text) = read_optional(&path)? {
-                    mirrors.add(&path, &text)?;
-                }
-            }
-            break;
-        }
-        Ok(mirrors)
-    }
-
     /// Adds a file's entries; one with the same prefix replaces the earlier.
-    fn add(&mut self, path: &Path, text: &str) -> Result<(), RegistryError> {
-        let invalid = |reason: String| RegistryError::InvalidConfig { path: path.to_owned(), reason };
-        let file: File = toml::from_str(text).map_err(|error| invalid(error.message().to_owned()))?;
-        for mut rule in file.registry {
+    pub(super) fn add(&mut self, path: &Path, rules: Vec<Rule>) -> Result<(), RegistryError> {
+        let invalid = |reason: String| invalid(path, reason);
+        for mut rule in rules {
             if rule.prefix.is_empty() {
                 rule.prefix.clone_from(&rule.location);
             }
@@ -143,15 +108,16 @@ impl Mirrors {
 
     /// The places to ask, mirrors first and the image's own registry last.
     pub(crate) fn endpoints(&self, image: &ImageRef) -> Result<Vec<Endpoint>, RegistryError> {
-        let name = image.name();
-        let matching = self.rules.iter().filter_map(|rule| Some((rule.matched(&name)?, rule)));
-        let Some((matched, rule)) = matching.max_by_key(|(matched, _)| *matched) else {
+        let (name, full) = (image.name(), image.to_string());
+        let matching = self.rules.iter().filter_map(|rule| Some((rule.matched(&full)?, rule)));
+        let Some((matched, rule)) = matching.max_by_key(|(_, rule)| rule.prefix.len()) else {
             return Ok(vec![Endpoint::new(&name, false)]);
         };
         if rule.blocked {
             return Err(RegistryError::Blocked { image: image.familiar(), prefix: rule.prefix.clone() });
         }
-        let rest = &name[matched..];
+        // A prefix may go as far as a tag or digest, which are no part of a place.
+        let rest = name.get(matched..).unwrap_or_default();
         let by_digest = image.digest().is_some();
         let used = |mirror: &&Mirror| match mirror.pull_from_mirror {
             PullFrom::All => by_digest || !rule.mirror_by_digest_only,
@@ -178,16 +144,23 @@ impl Mirrors {
 }
 
 impl Rule {
-    /// How many bytes of `name` the prefix covers, if it does.
+    /// How many bytes of a whole name, tag and digest with it, the prefix covers, if it does.
     fn matched(&self, name: &str) -> Option<usize> {
-        if let Some(domain) = self.prefix.strip_prefix('*') {
-            // `*.example.com` stands for subdomains and covers the host only.
-            let host = name.split('/').next().unwrap_or_default();
-            let bare = host.split(':').next().unwrap_or_default();
-            return (domain.starts_with('.') && bare.ends_with(domain)).then_some(host.len());
-        }
-        let rest = name.strip_prefix(&self.prefix)?;
-        (rest.is_empty() || rest.starts_with('/')).then_some(self.prefix.len())
+        let (covered, rest) = match self.prefix.strip_prefix('*') {
+            // `*.example.com` stands for subdomains, with any port.
+            Some(domain) => {
+                let host = name.find('/').unwrap_or(name.len());
+                let covered =
+                    name.find(domain).filter(|at| domain.starts_with('.') && *at < host)? + domain.len();
+                (covered, name.get(covered..)?)
+            }
+            None => (self.prefix.len(), name.strip_prefix(&self.prefix)?),
+        };
+        // Behind a repository a colon begins a tag, behind the host of a wildcard a port.
+        let may_have_colon = self.prefix.contains(['/', '*']);
+        let ends =
+            rest.is_empty() || rest.starts_with(['/', '@']) || (may_have_colon && rest.starts_with(':'));
+        ends.then_some(covered)
     }
 }
 
@@ -212,28 +185,20 @@ impl Endpoint {
     }
 }
 
-fn drop_ins(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut paths: Vec<_> =
-        entries.filter(|path| path.extension().is_some_and(|extension| extension == "conf")).collect();
-    paths.sort();
-    paths
-}
-
-fn missing(path: &Path) -> RegistryError {
-    RegistryError::InvalidConfig {
-        path: path.to_owned(),
-        reason: "no such file, but CONTAINERS_REGISTRIES_CONF names it".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::registries_conf::parse;
     use super::*;
 
-    fn places(conf: &str, image: &str) -> Vec<String> {
+    fn mirrors(conf: &str) -> Result<Mirrors, RegistryError> {
+        let path = Path::new("r");
         let mut mirrors = Mirrors::default();
-        mirrors.add(Path::new("registries.conf"), conf).unwrap();
+        mirrors.add(path, parse(path, conf)?.registry)?;
+        Ok(mirrors)
+    }
+
+    fn places(conf: &str, image: &str) -> Vec<String> {
+        let mirrors = mirrors(conf).unwrap();
         let endpoints = mirrors.endpoints(&image.parse().unwrap()).unwrap();
         let show = |endpoint: &Endpoint| {
             format!(
@@ -291,7 +256,56 @@ mod tests {
         assert_eq!(places(conf, "quay.io/a"), ["quay.io/a insecure"]);
         assert_eq!(places(conf, "quay.io/org/a"), ["other.example/x/a"]);
         assert_eq!(places(conf, "quay.io/organ/a"), ["quay.io/organ/a insecure"]);
-        assert_eq!(places(conf, "a.corp.example:5000/b"), ["hub.example/b"]);
+        assert_eq!(places(conf, "a.corp.example/b"), ["hub.example/b"]);
+        assert_eq!(places(conf, "a.corp.example:5000/b"), ["hub.example:5000/b"]);
+        assert_eq!(places(conf, "corp.example/b"), ["corp.example/b"]);
+        assert_eq!(places(conf, "a.corp.example.com/b"), ["a.corp.example.com/b"]);
+        assert_eq!(places(conf, "quay.io/x.corp.example"), ["quay.io/x.corp.example insecure"]);
+    }
+
+    #[test]
+    fn a_prefix_may_name_subdomains_namespaces_and_one_tag_or_digest() {
+        let digest = crate::Digest::of(b"");
+        let conf = format!(
+            r#"
+            [[registry]]
+            prefix = "*.example.com"
+            location = "wild.example"
+            [[registry]]
+            prefix = "a.b.example.com"
+            location = "exact.example"
+            [[registry]]
+            prefix = "*.example.com/team"
+            location = "team.example/t"
+            [[registry]]
+            prefix = "quay.io/a/b:old"
+            blocked = true
+            [[registry]]
+            prefix = "quay.io/a/c@{digest}"
+            location = "kept.example/c"
+        "#
+        );
+        assert_eq!(places(&conf, "x.example.com/a"), ["wild.example/a"]);
+        assert_eq!(places(&conf, "a.b.example.com/a"), ["exact.example/a"]);
+        assert_eq!(places(&conf, "x.example.com/team/a:1"), ["team.example/t/a"]);
+        assert_eq!(places(&conf, "quay.io/a/b:older"), ["quay.io/a/b"]);
+        assert!(mirrors(&conf).unwrap().endpoints(&"quay.io/a/b:old".parse().unwrap()).is_err());
+        assert_eq!(places(&conf, "quay.io/a/c:1"), ["quay.io/a/c"]);
+        assert_eq!(places(&conf, &format!("quay.io/a/c@{digest}")), ["kept.example/c"]);
+    }
+
+    #[test]
+    fn mirrors_of_an_entry_for_digests_alone_are_not_asked_for_tags() {
+        let conf = r#"
+            [[registry]]
+            location = "quay.io"
+            mirror-by-digest-only = true
+            [[registry.mirror]]
+            location = "mirror.example"
+        "#;
+        assert_eq!(places(conf, "quay.io/a:1"), ["quay.io/a"]);
+        let digest = crate::Digest::of(b"");
+        assert_eq!(places(conf, &format!("quay.io/a@{digest}")), ["mirror.example/a", "quay.io/a"]);
     }
 
     #[test]
@@ -313,8 +327,7 @@ mod tests {
 
     #[test]
     fn a_blocked_registry_is_named_with_the_entry_that_blocks_it() {
-        let mut mirrors = Mirrors::default();
-        mirrors.add(Path::new("r"), "[[registry]]\nprefix = \"quay.io/bad\"\nblocked = true\n").unwrap();
+        let mirrors = mirrors("[[registry]]\nprefix = \"quay.io/bad\"\nblocked = true\n").unwrap();
         let error = mirrors.endpoints(&"quay.io/bad/a:1".parse().unwrap()).unwrap_err();
         insta::assert_snapshot!(error, @"quay.io/bad/a:1: blocked by registries.conf (`quay.io/bad`)");
         assert!(mirrors.endpoints(&"quay.io/badly".parse().unwrap()).is_ok());
@@ -322,8 +335,7 @@ mod tests {
 
     #[test]
     fn a_location_with_a_scheme_is_refused() {
-        let mut mirrors = Mirrors::default();
-        let error = mirrors.add(Path::new("r"), "[[registry]]\nlocation = \"http://h\"\n").unwrap_err();
+        let error = mirrors("[[registry]]\nlocation = \"http://h\"\n").unwrap_err();
         insta::assert_snapshot!(error, @"r: `http://h` is no registry location");
     }
 }

@@ -13,6 +13,8 @@ mod error;
 mod login;
 mod mirrors;
 mod push;
+mod registries_conf;
+mod short_names;
 mod upload;
 
 use std::io::Read;
@@ -51,10 +53,12 @@ pub struct Registry {
 /// An image as a registry (or layout) describes it, before any layer is read.
 #[derive(Clone, Debug)]
 pub struct RemoteImage {
-    /// The name that was asked for.
+    /// The name that was asked for; for one without a registry, what it stood for.
     pub reference: ImageRef,
     /// Digest of what the name points at: of the index where there is one, else of the manifest.
     pub digest: Digest,
+    /// The index as served, where the name points at one and it was just read.
+    pub index_bytes: Option<Vec<u8>>,
     /// Digest of the manifest for the platform.
     pub manifest_digest: Digest,
     /// As served.
@@ -100,6 +104,34 @@ impl Registry {
     /// # Errors
     /// See [`RegistryError`]; [`RegistryError::NotFound`] when no such name exists.
     pub fn resolve(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+        cancel: &AtomicBool,
+    ) -> Result<RemoteImage, RegistryError> {
+        let names = self.names(image)?;
+        let last = names.len().saturating_sub(1);
+        for name in &names[..last] {
+            match self.resolve_named(name, platform, cancel) {
+                Err(error) if error.is_worth_another_endpoint() => {
+                    tracing::debug!(%name, %error, "going on to the next");
+                }
+                decided => return decided,
+            }
+        }
+        self.resolve_named(names.last().unwrap_or(image), platform, cancel)
+    }
+
+    /// What a name may stand for, in the order in which [`Self::resolve`] asks: what an alias of registries.conf says, or
+    /// one name for each registry in which it has names without a registry looked for. All others are themselves.
+    ///
+    /// # Errors
+    /// [`RegistryError::AmbiguousShortName`].
+    pub fn names(&self, image: &ImageRef) -> Result<Vec<ImageRef>, RegistryError> {
+        self.client.config.short_names.candidates(image)
+    }
+
+    fn resolve_named(
         &self,
         image: &ImageRef,
         platform: &Platform,
@@ -218,6 +250,7 @@ impl Registry {
         let documents = RegistryDocuments { client: &self.client, endpoint, image, cancel };
         let (bytes, announced) = documents.named()?;
         let digest = Digest::of(&bytes);
+        let named = bytes.clone();
         let found =
             resolve(&documents, bytes, announced.as_deref(), platform).map_err(|error| match error {
                 // The name was not known where the document was read.
@@ -230,6 +263,7 @@ impl Registry {
         Ok(RemoteImage {
             reference: image.clone(),
             digest,
+            index_bytes: (found.manifest_digest != digest).then_some(named),
             manifest_digest: found.manifest_digest,
             manifest_bytes: found.manifest_bytes,
             manifest: found.manifest,

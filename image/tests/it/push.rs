@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use kiln_image::registry::{Push, PushBlob, Pushed, Registry, RegistryError};
 use kiln_image::{Digest, ImageRef};
@@ -65,6 +66,60 @@ fn a_blob_goes_whole_in_one_request_and_only_if_it_is_not_there() {
         registry.requests(),
         ["POST /v2/me/app/blobs/uploads/", &format!("PUT /v2/me/app/blobs/uploads/1?s=x&digest={digest}")]
     );
+}
+
+/// A body that begins when four of them do.
+struct Together {
+    bytes: std::io::Cursor<Vec<u8>>,
+    count: Arc<(Mutex<Count>, Condvar)>,
+}
+
+#[derive(Default)]
+struct Count {
+    now: usize,
+    most: usize,
+}
+
+impl Together {
+    fn begin(bytes: Vec<u8>, count: &Arc<(Mutex<Count>, Condvar)>) -> Self {
+        let (counted, changed) = &**count;
+        let mut all = counted.lock().unwrap();
+        all.now += 1;
+        all.most = all.most.max(all.now);
+        changed.notify_all();
+        drop(changed.wait_timeout_while(all, Duration::from_secs(20), |all| all.most < 4).unwrap());
+        Self { bytes: std::io::Cursor::new(bytes), count: Arc::clone(count) }
+    }
+}
+
+impl Read for Together {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.bytes.read(buffer)
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        self.count.0.lock().unwrap().now -= 1;
+    }
+}
+
+#[test]
+fn of_many_blobs_four_are_sent_at_once_and_no_more() {
+    let registry = UploadRegistry::start(|_, _| None);
+    let count: Arc<(Mutex<Count>, Condvar)> = Arc::default();
+    let contents: Vec<Vec<u8>> = (0..12).map(|number| vec![number; 1000]).collect();
+    let blobs: Vec<_> = contents
+        .iter()
+        .map(|bytes| {
+            let (owned, count) = (bytes.clone(), Arc::clone(&count));
+            let open = move || Ok(Box::new(Together::begin(owned.clone(), &count)) as Box<dyn Read + Send>);
+            PushBlob { open: Box::new(open), ..blob(bytes) }
+        })
+        .collect();
+    push(&client(&[]), registry.address).blobs(&blobs).unwrap();
+    contents.iter().for_each(|bytes| assert_arrived(&registry, bytes));
+    assert_eq!(count.0.lock().unwrap().most, 4);
 }
 
 #[test]

@@ -5,14 +5,15 @@ use base64::engine::general_purpose::STANDARD;
 use kiln_image::Digest;
 use kiln_image::http::Call;
 
+use super::parts::{self, Dialect, Parts};
 use super::sign::hmac_sha256;
 use super::web::{self, Service, Web};
 use super::{Secret, Store};
 use crate::place::{Access, Env};
 use crate::{CacheSpec, InvalidSpec};
 
-pub(super) const KEYS: [&str; 5] =
-    ["account_url", "account_name", "secret_access_key", "sas_token", "container"];
+pub(super) const KEYS: [&str; 6] =
+    ["account_url", "account_name", "secret_access_key", "sas_token", "container", parts::KEY];
 /// The protocol's version that is spoken.
 const VERSION: &str = "2021-12-02";
 const CONTAINER: &str = "buildkit-cache";
@@ -25,6 +26,7 @@ struct Container {
     url: String,
     container: String,
     auth: Auth,
+    parts: Parts,
 }
 
 #[derive(Debug)]
@@ -70,7 +72,8 @@ pub(super) fn open(spec: &CacheSpec, access: &Access, env: &Env<'_>) -> Result<B
                 .hinted("secret_access_key= with an account's key, or sas_token="));
         }
     };
-    Web::boxed(Container { url: url.trim_end_matches('/').to_owned(), container, auth }, access)
+    let parts = Parts::of(spec, Dialect::Azure, MAX_OBJECT_BYTES)?;
+    Web::boxed(Container { url: url.trim_end_matches('/').to_owned(), container, auth, parts }, access)
 }
 
 /// The account is the first part of its host's name.
@@ -126,12 +129,16 @@ impl Service for Container {
         format!("{}/{}", web::shown(&self.url), self.container)
     }
 
-    fn max_object_bytes(&self) -> u64 {
-        MAX_OBJECT_BYTES
+    fn parts(&self) -> Option<Parts> {
+        Some(self.parts)
     }
 
     fn url(&self, path: &str) -> String {
         self.at(&format!("/{}", web::encode_path(path)))
+    }
+
+    fn url_with(&self, path: &str, query: &str) -> String {
+        self.at(&format!("/{}?{query}", web::encode_path(path)))
     }
 
     fn sign<'a>(&self, call: Call<'a>, _: &Digest) -> Call<'a> {
@@ -154,7 +161,8 @@ mod tests {
 
     fn container() -> Container {
         let auth = Auth::Key { account: "acc".into(), key: Secret::new(STANDARD.encode(b"key")) };
-        Container { url: "https://acc.blob.core.windows.net".into(), container: "c".into(), auth }
+        let parts = Parts::of(&CacheSpec::new("azblob"), Dialect::Azure, MAX_OBJECT_BYTES).unwrap();
+        Container { url: "https://acc.blob.core.windows.net".into(), container: "c".into(), auth, parts }
     }
 
     /// "Authorize with Shared Key", "Specifying the Authorization header": where each part stands.
@@ -169,6 +177,8 @@ mod tests {
         insta::assert_snapshot!(string_to_sign(&call, "acc").replace('\n', "|"), @"PUT|||5|||||||||x-ms-blob-type:BlockBlob|x-ms-date:Sat, 21 Nov 2026 12:00:00 GMT|x-ms-version:2021-12-02|/acc/c/blobs/sha256%3A0");
         let [make] = container.parents("x").try_into().unwrap();
         assert!(string_to_sign(&make, "acc").ends_with("/acc/c\nrestype:container"));
+        let block = Call::new("PUT", &container.url_with("b", "blockid=MDAx&comp=block")).unwrap();
+        assert!(string_to_sign(&block, "acc").ends_with("/acc/c/b\nblockid:MDAx\ncomp:block"));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod azblob;
 mod credentials;
 mod dir;
+mod parts;
 mod s3;
 mod sign;
 mod web;

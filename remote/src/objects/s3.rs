@@ -7,13 +7,14 @@ use kiln_image::Digest;
 use kiln_image::http::{Answer, Call};
 
 use super::credentials::AwsKeys;
+use super::parts::{self, Dialect, Parts};
 use super::sign::SigV4;
 use super::web::{self, Service, Web};
 use super::{Secret, Store};
 use crate::place::{Access, Env};
 use crate::{CacheSpec, InvalidSpec};
 
-pub(super) const KEYS: [&str; 11] = [
+pub(super) const KEYS: [&str; 12] = [
     "bucket",
     "region",
     "endpoint_url",
@@ -22,13 +23,14 @@ pub(super) const KEYS: [&str; 11] = [
     "secret_access_key",
     "session_token",
     "touch_refresh",
+    parts::KEY,
     // Taken as BuildKit takes them: kiln's client has its own retries, and asks for no encoding anyway.
     "retry_mode",
     "retry_max_attempts",
     "disable_accept_encoding",
 ];
-pub(super) const GCS_KEYS: [&str; 5] =
-    ["bucket", "endpoint_url", "access_key_id", "secret_access_key", "token"];
+pub(super) const GCS_KEYS: [&str; 6] =
+    ["bucket", "endpoint_url", "access_key_id", "secret_access_key", "token", parts::KEY];
 
 /// What one PUT may write ("Uploading objects", Amazon S3 User Guide; "Quotas & limits", Cloud Storage).
 const MAX_OBJECT_BYTES: u64 = 5 << 30;
@@ -46,6 +48,7 @@ struct Bucket {
     auth: Auth,
     /// Zero: never.
     touch_refresh: Duration,
+    parts: Parts,
 }
 
 #[derive(Debug)]
@@ -75,7 +78,8 @@ pub(super) fn open(spec: &CacheSpec, access: &Access, env: &Env<'_>) -> Result<B
     };
     let auth = Auth::Signature(SigV4 { keys, region });
     let url = bucket_url(&endpoint, &bucket, in_path)?;
-    Web::boxed(Bucket { name: format!("s3://{bucket}"), url, bucket, auth, touch_refresh }, access)
+    let parts = Parts::of(spec, Dialect::S3, MAX_OBJECT_BYTES)?;
+    Web::boxed(Bucket { name: format!("s3://{bucket}"), url, bucket, auth, touch_refresh, parts }, access)
 }
 
 pub(super) fn open_gcs(
@@ -106,8 +110,9 @@ pub(super) fn open_gcs(
         }
     };
     let url = bucket_url(&endpoint, &bucket, true)?;
+    let parts = Parts::of(spec, Dialect::S3, MAX_OBJECT_BYTES)?;
     let touch_refresh = Duration::ZERO;
-    Web::boxed(Bucket { name: format!("gs://{bucket}"), url, bucket, auth, touch_refresh }, access)
+    Web::boxed(Bucket { name: format!("gs://{bucket}"), url, bucket, auth, touch_refresh, parts }, access)
 }
 
 /// `https://bucket.host` or `https://host/bucket`.
@@ -130,8 +135,8 @@ impl Service for Bucket {
         self.name.clone()
     }
 
-    fn max_object_bytes(&self) -> u64 {
-        MAX_OBJECT_BYTES
+    fn parts(&self) -> Option<Parts> {
+        Some(self.parts)
     }
 
     fn url(&self, path: &str) -> String {

@@ -40,8 +40,9 @@ impl SigV4 {
         let listed: String =
             headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
         let (method, path, body) = (call.method(), call.path(), body.hex());
-        // No request of these has a query.
-        let canonical = format!("{method}\n{path}\n\n{listed}\n{names}\n{body}");
+        // Queries are made as the signature wants them: encoded, sorted, each key with a `=`.
+        let query = call.query().unwrap_or_default();
+        let canonical = format!("{method}\n{path}\n{query}\n{listed}\n{names}\n{body}");
         let date = time.get(..8).unwrap_or(time);
         let scope = format!("{date}/{}/{SERVICE}/aws4_request", self.region);
         let to_sign = format!("{ALGORITHM}\n{time}\n{scope}\n{}", Digest::of(canonical.as_bytes()).hex());
@@ -88,6 +89,15 @@ mod tests {
         assert_eq!(
             example(call.header("range", "bytes=0-9"), b""),
             "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
+        );
+    }
+
+    #[test]
+    fn a_query_is_signed_as_in_amazons_example() {
+        let url = "https://examplebucket.s3.amazonaws.com/?max-keys=2&prefix=J";
+        assert_eq!(
+            example(Call::new("GET", url).unwrap(), b""),
+            "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
         );
     }
 

@@ -2,10 +2,13 @@
 
 use std::fmt::Debug;
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use kiln_image::Digest;
 use kiln_image::http::{Answer, Call, HttpError, Payload};
 
+use super::parts::Parts;
 use super::{Object, Store};
 use crate::place::Access;
 use crate::{CacheError, InvalidSpec};
@@ -15,13 +18,18 @@ pub(super) trait Service: Send + Sync + Debug {
     /// What people call the place.
     fn name(&self) -> String;
 
-    /// The largest object that one request may write, in bytes.
-    fn max_object_bytes(&self) -> u64 {
-        u64::MAX
+    /// How objects go that are too large for one request; `None` if none is.
+    fn parts(&self) -> Option<Parts> {
+        None
     }
 
     /// The address of an object, encoded.
     fn url(&self, path: &str) -> String;
+
+    /// The same with an encoded query, whose keys are sorted.
+    fn url_with(&self, path: &str, query: &str) -> String {
+        format!("{}?{query}", self.url(path))
+    }
 
     /// Adds what proves who asks, when all else is in place; `body` is the digest of the request's.
     fn sign<'a>(&self, call: Call<'a>, body: &Digest) -> Call<'a>;
@@ -62,9 +70,20 @@ impl<S: Service + 'static> Web<S> {
         Ok(Box::new(Self { service, access: access.clone() }))
     }
 
-    fn send(&self, call: Call<'_>, body: &Digest) -> Result<Answer, CacheError> {
+    pub(super) fn service(&self) -> &S {
+        &self.service
+    }
+
+    /// Signs and sends.
+    pub(super) fn send(&self, call: Call<'_>, body: &Digest) -> Result<Answer, CacheError> {
         let call = self.service.sign(call, body);
         Ok(self.access.registry.http().call(&call, &self.access.cancel)?)
+    }
+
+    /// Sends what must be sent even when the user has given up; it has no body.
+    pub(super) fn send_at_the_end(&self, call: Call<'_>) -> Result<Answer, CacheError> {
+        let call = self.service.sign(call, &Digest::of(b""));
+        Ok(self.access.registry.http().call(&call, &Arc::new(AtomicBool::new(false)))?)
     }
 
     /// The answer about an object, if it is there.
@@ -80,7 +99,28 @@ impl<S: Service + 'static> Web<S> {
     fn write(&self, path: &str, object: &Object<'_>) -> Result<Answer, CacheError> {
         let body = Payload { size: object.size, open: object.open };
         let call = Call::new("PUT", &self.service.url(path))?.body(body);
-        self.send(self.service.for_put(call), &object.digest)
+        Ok(self.send(self.service.for_put(call), &object.digest)?.success()?)
+    }
+
+    /// Writes; where something must be there first, makes that and writes again.
+    pub(super) fn making_parents(
+        &self,
+        path: &str,
+        write: &dyn Fn() -> Result<Answer, CacheError>,
+    ) -> Result<Answer, CacheError> {
+        let parents = match write() {
+            // WebDAV says 409 (RFC 4918, 9.7.1), servers that think of files 404 or 403.
+            Err(CacheError::Http(HttpError::Status { status: 403 | 404 | 409, .. })) => {
+                self.service.parents(path)
+            }
+            done => return done,
+        };
+        for parent in parents {
+            // Most are there already; what is really wrong, the next PUT says.
+            let made = self.send(parent, &Digest::of(b""))?;
+            tracing::debug!(status = made.status(), "parent");
+        }
+        write()
     }
 }
 
@@ -104,24 +144,10 @@ impl<S: Service + 'static> Store for Web<S> {
     }
 
     fn put(&self, path: &str, object: &Object<'_>) -> Result<(), CacheError> {
-        let limit = self.service.max_object_bytes();
-        if object.size > limit {
-            return Err(CacheError::TooLarge { what: "layer", limit });
+        match self.service.parts().filter(|parts| parts.are_for(object.size)) {
+            Some(parts) => self.put_in_parts(parts, path, object),
+            None => self.making_parents(path, &|| self.write(path, object)).map(drop),
         }
-        let mut answer = self.write(path, object)?;
-        // WebDAV says 409 (RFC 4918, 9.7.1), servers that think of files 404 or 403.
-        let parents =
-            if matches!(answer.status(), 403 | 404 | 409) { self.service.parents(path) } else { Vec::new() };
-        if !parents.is_empty() {
-            for parent in parents {
-                // Most are there already; what is really wrong, the next PUT says.
-                let made = self.send(parent, &Digest::of(b""))?;
-                tracing::debug!(status = made.status(), "parent");
-            }
-            answer = self.write(path, object)?;
-        }
-        let done: Result<_, HttpError> = answer.success();
-        done.map(drop).map_err(CacheError::from)
     }
 }
 

@@ -8,6 +8,7 @@ mod cargo;
 mod dpkg;
 mod npm;
 mod python;
+mod rpm;
 mod stanza;
 
 use std::collections::BTreeSet;
@@ -44,6 +45,7 @@ pub(super) enum Ecosystem {
     Deb,
     Npm,
     Pypi,
+    Rpm,
 }
 
 /// A package in an image.
@@ -77,31 +79,71 @@ pub(super) struct Distribution {
 struct Reader {
     /// Whether a file is one.
     is_database: fn(&Path) -> bool,
-    read: fn(&str) -> Vec<Package>,
+    format: Format,
     /// Larger ones are not read.
     limit_bytes: u64,
     /// It holds many packages, which came with different layers.
     grows: bool,
 }
 
-const READERS: [Reader; 6] = [
-    Reader { is_database: dpkg::is_status, read: dpkg::read, limit_bytes: MAX_DATABASE_BYTES, grows: true },
+#[derive(Clone, Copy)]
+enum Format {
+    /// What is no UTF-8 is replaced.
+    Text(fn(&str) -> Vec<Package>),
+    /// The error says why it cannot be read.
+    Binary(fn(&[u8]) -> Result<Vec<Package>, &'static str>),
+}
+
+const READERS: [Reader; 7] = [
+    Reader {
+        is_database: dpkg::is_status,
+        format: Format::Text(dpkg::read),
+        limit_bytes: MAX_DATABASE_BYTES,
+        grows: true,
+    },
     Reader {
         is_database: dpkg::is_single_status,
-        read: dpkg::read,
+        format: Format::Text(dpkg::read),
         limit_bytes: MAX_METADATA_BYTES,
         grows: false,
     },
-    Reader { is_database: apk::is_installed, read: apk::read, limit_bytes: MAX_DATABASE_BYTES, grows: true },
+    Reader {
+        is_database: apk::is_installed,
+        format: Format::Text(apk::read),
+        limit_bytes: MAX_DATABASE_BYTES,
+        grows: true,
+    },
     Reader {
         is_database: python::is_metadata,
-        read: python::read,
+        format: Format::Text(python::read),
         limit_bytes: MAX_METADATA_BYTES,
         grows: false,
     },
-    Reader { is_database: npm::is_package, read: npm::read, limit_bytes: MAX_METADATA_BYTES, grows: false },
-    Reader { is_database: cargo::is_lock, read: cargo::read, limit_bytes: MAX_METADATA_BYTES, grows: false },
+    Reader {
+        is_database: npm::is_package,
+        format: Format::Text(npm::read),
+        limit_bytes: MAX_METADATA_BYTES,
+        grows: false,
+    },
+    Reader {
+        is_database: rpm::is_database,
+        format: Format::Binary(rpm::read),
+        limit_bytes: MAX_RPM_BYTES,
+        grows: true,
+    },
+    Reader {
+        is_database: cargo::is_lock,
+        format: Format::Text(cargo::read),
+        limit_bytes: MAX_METADATA_BYTES,
+        grows: false,
+    },
 ];
+
+/// How many packages a database of rpm's has.
+#[cfg(fuzzing)]
+pub(super) fn rpm_packages(bytes: &[u8]) -> Result<usize, &'static str> {
+    rpm::read(bytes).map(|packages| packages.len())
+}
 
 /// Looks for packages in a tree of unpacked layers, bottom first.
 pub(super) fn take_inventory(layers: &[PathBuf]) -> Result<Inventory, Error> {
@@ -115,12 +157,20 @@ pub(super) fn take_inventory(layers: &[PathBuf]) -> Result<Inventory, Error> {
         }
         let Some(reader) = READERS.iter().find(|reader| (reader.is_database)(&entry.path)) else { continue };
         let path = entry.path.display();
-        let Some(text) = read(&tree, &entry, reader.limit_bytes)? else {
+        let Some(bytes) = read(&tree, &entry, reader.limit_bytes)? else {
             inventory.left_out.push(format!("/{path} is larger than {} bytes", reader.limit_bytes));
             continue;
         };
+        let packages = match reader.format.packages(&bytes) {
+            Ok(packages) => packages,
+            Err(reason) => {
+                inventory.left_out.push(format!("/{path} is {reason}"));
+                continue;
+            }
+        };
+        drop(bytes);
         let origins = Origins::of(&layers, &entry.path, reader)?;
-        for package in (reader.read)(&text).into_iter().filter(Package::is_plausible) {
+        for package in packages.into_iter().filter(Package::is_plausible) {
             if inventory.installed.len() >= MAX_PACKAGES {
                 inventory
                     .left_out
@@ -145,8 +195,9 @@ impl Origins {
             if !matches!(entry.kind, EntryKind::File { .. }) {
                 continue;
             }
-            let text = if reader.grows { read(layer, &entry, reader.limit_bytes)? } else { None };
-            let packages = text.map(|text| (reader.read)(&text)).unwrap_or_default();
+            let bytes = if reader.grows { read(layer, &entry, reader.limit_bytes)? } else { None };
+            // What this layer's says is not in the image unless the topmost says so, too.
+            let packages = bytes.and_then(|bytes| reader.format.packages(&bytes).ok()).unwrap_or_default();
             origins.push((index, packages.into_iter().collect()));
         }
         Ok(Self(origins))
@@ -159,22 +210,31 @@ impl Origins {
     }
 }
 
-/// A file's text; what is no UTF-8 is replaced. `None` if there is more than `limit_bytes` of it.
-fn read(tree: &LayerTree, entry: &Entry, limit_bytes: u64) -> Result<Option<String>, Error> {
+impl Format {
+    fn packages(self, bytes: &[u8]) -> Result<Vec<Package>, &'static str> {
+        match self {
+            Self::Text(read) => Ok(read(&String::from_utf8_lossy(bytes))),
+            Self::Binary(read) => read(bytes),
+        }
+    }
+}
+
+/// A file's bytes. `None` if there are more than `limit_bytes`.
+fn read(tree: &LayerTree, entry: &Entry, limit_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
     let mut bytes = Vec::new();
     let file = tree.open_entry(entry)?;
     let read = file.take(limit_bytes + 1).read_to_end(&mut bytes);
     read.map_err(|error| Error::io(&entry.path, error))?;
-    Ok((bytes.len() as u64 <= limit_bytes).then(|| String::from_utf8_lossy(&bytes).into_owned()))
+    Ok((bytes.len() as u64 <= limit_bytes).then_some(bytes))
 }
 
 fn distribution(tree: &LayerTree) -> Result<Distribution, Error> {
     for path in ["etc/os-release", "usr/lib/os-release"] {
         if let Some(entry) = tree.entry(Path::new(path))?
             && matches!(entry.kind, EntryKind::File { .. })
-            && let Some(text) = read(tree, &entry, MAX_METADATA_BYTES)?
+            && let Some(bytes) = read(tree, &entry, MAX_METADATA_BYTES)?
         {
-            return Ok(Distribution::parse(&text));
+            return Ok(Distribution::parse(&String::from_utf8_lossy(&bytes)));
         }
     }
     Ok(Distribution::default())
@@ -227,6 +287,8 @@ impl Package {
                 None => ("npm", "", lower.as_str()),
             },
             Ecosystem::Pypi => ("pypi", "", lower.as_str()),
+            // Names of rpm's packages differ by case.
+            Ecosystem::Rpm => ("rpm", distribution.id.as_deref().unwrap_or_default(), name.as_str()),
         };
         // PyPI takes `_`, `.` and `-` for one.
         let normal = match self.ecosystem {
@@ -234,7 +296,14 @@ impl Package {
             _ => name.to_owned(),
         };
         let mut qualifiers = Qualifiers::new();
-        if matches!(self.ecosystem, Ecosystem::Apk | Ecosystem::Deb) {
+        let version = match version.split_once(':') {
+            Some((epoch, version)) if self.ecosystem == Ecosystem::Rpm => {
+                qualifiers.insert("epoch", epoch.to_owned());
+                version
+            }
+            _ => version,
+        };
+        if matches!(self.ecosystem, Ecosystem::Apk | Ecosystem::Deb | Ecosystem::Rpm) {
             qualifiers.extend(self.architecture.as_deref().map(|arch| ("arch", arch.to_owned())));
             if let (Some(id), Some(version)) = (&distribution.id, &distribution.version) {
                 qualifiers.insert("distro", format!("{id}-{version}"));
@@ -261,6 +330,8 @@ fn has_parent(path: &Path, parent: &str) -> bool {
 
 /// Debian's largest status files have some 10 MB.
 const MAX_DATABASE_BYTES: u64 = 64 << 20;
+/// A distribution's whole build root has some 100 MB.
+const MAX_RPM_BYTES: u64 = 256 << 20;
 /// A description is part of Python's metadata; locks of large programs have 1 MB.
 const MAX_METADATA_BYTES: u64 = 8 << 20;
 /// No image has so many.
@@ -286,6 +357,15 @@ mod tests {
             ..Package::new(Ecosystem::Deb, "bash", "1:5.2+b2")
         };
         assert_eq!(purl(&deb), "pkg:deb/debian/bash@1:5.2%2Bb2?arch=amd64&distro=debian-12&upstream=src");
+        let rpm = Package {
+            architecture: Some("x86_64".into()),
+            source: Some("perl-5.36.src.rpm".into()),
+            ..Package::new(Ecosystem::Rpm, "perl-IO", "4:1.50-1")
+        };
+        assert_eq!(
+            purl(&rpm),
+            "pkg:rpm/debian/perl-IO@1.50-1?arch=x86_64&distro=debian-12&epoch=4&upstream=perl-5.36.src.rpm"
+        );
         assert_eq!(purl(&Package::new(Ecosystem::Npm, "@a/b", "1")), "pkg:npm/%40a/b@1");
         assert_eq!(purl(&Package::new(Ecosystem::Pypi, "Flask_Login", "1")), "pkg:pypi/flask-login@1");
         assert_eq!(purl(&Package::new(Ecosystem::Cargo, "serde", "1.0.1")), "pkg:cargo/serde@1.0.1");
