@@ -113,7 +113,7 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
     let identity = identity(&tree, user)?;
     let hostname = request.hostname.clone().unwrap_or_else(random_name);
     let spec = Spec {
-        rootfs: Rootfs { layers, upper: draft.fs(), work: draft.work() },
+        rootfs: Rootfs { layers, upper: draft.fs(), work: draft.work(), trees: None },
         argv: argv(&request, &config.config)?.into_iter().map(OsString::from).collect(),
         env: environment_of(&request, &config.config, &identity, &hostname),
         cwd: workdir(request.workdir.as_deref().unwrap_or(&config.config.working_dir)),

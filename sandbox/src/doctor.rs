@@ -160,10 +160,7 @@ fn try_overlay(folder: &Path) -> io::Result<()> {
     }
     let whiteout = path("high/hidden");
     rustix::fs::mknodat(CWD, &whiteout, FileType::CharacterDevice, Mode::empty(), 0)?;
-    let mark = match Marks::of_this_process() {
-        Marks::Trusted => "trusted.overlay.opaque",
-        Marks::User => "user.overlay.opaque",
-    };
+    let mark = Marks::of_this_process().opaque();
     rustix::fs::setxattr(path("high/opaque"), mark, b"y", rustix::fs::XattrFlags::empty())?;
     let overlay = plan::overlay(&[path("low"), path("high")], Some((&path("upper"), &path("work"))))
         .map_err(|error| io::Error::other(error.to_string()))?;
