@@ -11,6 +11,7 @@ mod daemons;
 mod executors;
 mod explain;
 mod images;
+mod in_container;
 mod interop;
 mod kiln;
 mod language;

@@ -3,7 +3,7 @@
 //! As there: the directories above a change are part of it, what was removed is a whiteout, and a directory in the place
 //! of something that was removed is opaque.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -29,12 +29,13 @@ enum Entry {
 pub(super) struct Change(BTreeMap<Path, Entry>);
 
 impl Change {
-    pub(super) fn between(before: &Listing, after: &Listing) -> Change {
+    /// What differs, and what was `written`, even if that changed nothing.
+    pub(super) fn between(before: &Listing, after: &Listing, written: &HashSet<Path>) -> Change {
         let (before, after) = (&before.entries, &after.entries);
         let mut changes = BTreeMap::new();
         for (path, mark) in after {
             let old = before.get(path);
-            if old == Some(mark) {
+            if old == Some(mark) && !written.contains(path) {
                 continue;
             }
             let is_new = |old: &super::listing::Mark| old.identity != mark.identity || !old.is_directory();
@@ -187,7 +188,7 @@ mod tests {
         fs::hard_link(scene.tree("first/file"), scene.tree("first/link")).unwrap();
         symlink("../..", scene.tree("first/out")).unwrap();
 
-        let change = Change::between(&before, &scene.listing());
+        let change = Change::between(&before, &scene.listing(), &HashSet::new());
         let said: Vec<String> = change
             .0
             .iter()

@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp};
 use super::copy::{join, names, open_directory};
 
 /// A path by components: a directory comes just before all that is in it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Path(Vec<Vec<u8>>);
 
 impl Path {
@@ -26,6 +26,12 @@ impl Path {
     pub(super) fn parent(&self) -> Option<Path> {
         let (_, parent) = self.0.split_last()?;
         Some(Path(parent.to_vec()))
+    }
+
+    pub(super) fn join(&self, name: &[u8]) -> Path {
+        let mut names = self.0.clone();
+        names.push(name.to_vec());
+        Path(names)
     }
 
     pub(super) fn starts_with(&self, other: &Path) -> bool {

@@ -13,7 +13,9 @@ mod inside;
 mod listing;
 mod stage;
 mod tree;
+mod watch;
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +31,7 @@ use crate::{Exit, ExitStatus, Io, Network, Output, SandboxError, Security, Spec,
 use change::Change;
 use listing::Listing;
 use stage::Stage;
+use watch::Watch;
 
 /// Runs commands without namespaces: root, or root of a container, with Docker's capabilities is enough.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,12 +73,15 @@ impl Chroot {
         }
         let mut before = Listing::of(tree.root(), &stage.identities()).map_err(at("listing the tree"))?;
         stage.wait_for_a_later_time(&before).map_err(at("listing the tree"))?;
+        let watch = Watch::on(tree.root(), &before).map_err(at("watching the tree"))?;
 
         let ended = run::run_planned(spec, &plan, &group, output, cancel);
         let after = Listing::of(tree.root(), &stage.identities()).map_err(at("listing the tree"))?;
         let after = stage.take_down(&mut before, after).map_err(at("taking mounts out of the tree"))?;
         let exit = ended?;
-        let is_as_copied = Change::between(&before, &after)
+        let written =
+            watch.map_or_else(|| Ok(HashSet::new()), Watch::written).map_err(at("watching the tree"))?;
+        let is_as_copied = Change::between(&before, &after, &written)
             .write(tree.root(), &spec.rootfs.upper)
             .map_err(at("copying what the step changed"))?;
         if exit.status == ExitStatus::Code(0) && is_as_copied {

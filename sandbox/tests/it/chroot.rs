@@ -84,11 +84,11 @@ fn a_layer_is_what_the_embedded_executor_makes() {
     let Some(store) = chroot_store() else { return };
     let low = store.layer("low");
     fs::create_dir_all(low.join("d/sub/deep")).unwrap();
-    for name in ["d/file", "d/sub/one", "d/sub/deep/two", "in-place", "moved", "linked"] {
+    for name in ["d/file", "d/locked", "d/sub/one", "d/sub/deep/two", "in-place", "moved", "linked"] {
         fs::write(low.join(name), name).unwrap();
     }
     fs::create_dir_all(low.join("run")).unwrap();
-    let text = "set -e; echo more >>/in-place; rm /d/file; rm -r /d/sub; mkdir /d/sub; echo new >/d/sub/new; \
+    let text = "set -e; echo more >>/in-place; : >>/d/locked; rm /d/file; rm -r /d/sub; mkdir /d/sub; echo new >/d/sub/new; \
                 mv /moved /elsewhere; ln /linked /hard; chmod 700 /usr; mkdir -p /a/b; mkfifo /a/pipe; \
                 ln -s /nowhere /a/link; chown 5:6 /a/b; chmod 6755 /a/b; echo x >/tmp/x; rm /tmp/x; echo y >/etc/passwd; \
                 rm -r /work; echo z >/work; touch -t 200001010000 /a/old; dd if=/dev/zero of=/a/sparse bs=1 count=1 seek=100000 2>/dev/null";
