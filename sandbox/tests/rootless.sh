@@ -16,14 +16,23 @@ home=$(mktemp -d)
 trap 'userdel "$user"; rm -rf "$home"' EXIT
 useradd --no-create-home --home-dir "$home" "$user"
 mkdir "$home/tmp" "$home/fixtures" "$home/log"
+mkdir -m 700 "$home/run"
 fixtures=${KILN_FIXTURES:-${XDG_CACHE_HOME:-$HOME/.cache}/kiln-fixtures}
 [ ! -e "$fixtures/recipe" ] || cp -a "$fixtures/." "$home/fixtures/"
 chmod 755 "$home"
 chown -R "$user:" "$home"
 
 as_user() {
-  setpriv --reuid "$user" --regid "$user" --init-groups env -u CI -u XDG_RUNTIME_DIR -u DBUS_SESSION_BUS_ADDRESS HOME="$home" TMPDIR="$home/tmp" \
-    XDG_CACHE_HOME="$home/.cache" KILN_FIXTURES="$home/fixtures" USER="$user" RUST_BACKTRACE=0 "$@"
+  setpriv --reuid "$user" --regid "$user" --init-groups env -u CI -u DBUS_SESSION_BUS_ADDRESS USER="$user" \
+    HOME="$home" TMPDIR="$home/tmp" XDG_CACHE_HOME="$home/.cache" XDG_RUNTIME_DIR="$home/run" \
+    KILN_FIXTURES="$home/fixtures" INSTA_WORKSPACE_ROOT="$PWD" INSTA_UPDATE=no RUST_BACKTRACE=0 "$@"
+}
+
+# What fails is shown; all of it is in the log.
+run() {
+  (cd "$manifest" && as_user CARGO_MANIFEST_DIR="$manifest" "$@" -q --nocapture) >>"$log" 2>&1 && return
+  tail -n 200 "$log"
+  return 1
 }
 
 failed=0
@@ -37,12 +46,11 @@ for crate in "${crates[@]}"; do
     name=$(basename "$program")
     log=$home/log/$crate-$name
     echo "$crate: $name"
-    enter=(unshare --user --map-root-user --map-auto --)
-    case $name in system-*) enter=() ;; esac
-    (cd "$manifest" && as_user CARGO_MANIFEST_DIR="$manifest" "${enter[@]}" "$program" -q --nocapture) >"$log" 2>&1 || {
-      failed=1
-      tail -n 200 "$log"
-    }
+    namespace=(unshare --user --map-root-user --map-auto --)
+    case $name in
+      system-*) run "$program" && run "${namespace[@]}" "$program" property:: ;;
+      *) run "${namespace[@]}" "$program" ;;
+    esac || failed=1
     grep -E '^test result' "$log" || true
     grep -hoE 'skipped.*' "$log" | sort | uniq -c || true
   done
