@@ -426,7 +426,7 @@ impl Build {
     }
 
     /// What runs the processes of RUN steps in place of the embedded sandbox: an [`OciRuntime`](crate::OciRuntime) of the
-    /// host's, or one's own. No part of the cache's keys: who ran a step does not show in what it made.
+    /// host's, [`Chroot`](crate::Chroot) where no namespace can be made, or one's own. No part of the cache's keys: who ran a step does not show in what it made.
     pub fn executor(mut self, executor: impl Executor + 'static) -> Self {
         self.executor = Arc::new(executor);
         self

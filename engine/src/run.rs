@@ -116,7 +116,7 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
     let mut mounts = vec![Mount { target: "/etc/hostname".into(), kind }];
     mounts.extend(request.volumes.iter().map(volume));
     let spec = Spec {
-        rootfs: Rootfs { layers, upper: draft.fs(), work: draft.work() },
+        rootfs: Rootfs { layers, upper: draft.fs(), work: draft.work(), trees: None },
         argv: argv(&request, &config.config)?.into_iter().map(OsString::from).collect(),
         env: environment_of(&request, &config.config, &identity, &hostname),
         cwd: workdir(request.workdir.as_deref().unwrap_or(&config.config.working_dir)),

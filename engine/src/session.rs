@@ -16,7 +16,7 @@ use kiln_solver::event::{Event, Reporter};
 use kiln_solver::graph::{Graph, VertexId};
 use kiln_solver::plan::{self, Plan, PlanRequest};
 use kiln_solver::solve::{
-    self, Inputs, Journal, LogLimits, Networks, Output, Pulls, Secret, SolveError, Solver,
+    self, Inputs, Journal, LogLimits, Networks, Output, Pulls, Secret, SolveError, Solver, Trees,
 };
 
 use crate::attest::{Attestations, Attestor, Request};
@@ -283,6 +283,7 @@ impl Session<'_> {
             max_parallelism: 0,
             settings: self.build.settings.clone(),
             networks: Networks::default(),
+            trees: Trees::default(),
             log_limits: log_limits(),
             pulls: Pulls::default(),
             remote: kiln_solver::solve::Remote::default(),

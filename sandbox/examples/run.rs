@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let input = own(std::io::stdin().as_fd().try_clone_to_owned());
     let output = std::io::stdout().as_fd().try_clone_to_owned();
     let spec = Spec {
-        rootfs: Rootfs { layers: vec![root.into()], upper: upper.into(), work: work.into() },
+        rootfs: Rootfs { layers: vec![root.into()], upper: upper.into(), work: work.into(), trees: None },
         argv: argv.to_vec(),
         env: vec!["PATH=/bin:/usr/bin".into(), "TERM=xterm".into()],
         cwd: "/".into(),

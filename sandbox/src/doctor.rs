@@ -7,6 +7,7 @@ use std::{fs, io};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags as Attr;
+use rustix::thread::CapabilitySet;
 
 use crate::control_group::{ControlGroup, Holder};
 use crate::rootfs::{Marks, attach, clone_tree, new_mount, open_in_root};
@@ -59,6 +60,7 @@ pub fn examine(entered: &Result<Privileges, UserNamespaceError>, folder: &Path) 
         findings.push(proc());
         findings.push(sys());
     }
+    findings.push(chroot(folder));
     findings.push(limits());
     findings.push(filter());
     findings.push(network());
@@ -131,6 +133,54 @@ fn mounts() -> Finding {
     }
 }
 
+/// What steps without namespaces need; said where others cannot run, since those are better.
+fn chroot(folder: &Path) -> Finding {
+    const CHROOT: &str = "--executor chroot";
+    let needed = [
+        (CapabilitySet::SYS_CHROOT, "CAP_SYS_CHROOT"),
+        (CapabilitySet::CHOWN, "CAP_CHOWN"),
+        (CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
+        (CapabilitySet::FOWNER, "CAP_FOWNER"),
+        (CapabilitySet::SETUID, "CAP_SETUID"),
+        (CapabilitySet::SETGID, "CAP_SETGID"),
+        (CapabilitySet::SETPCAP, "CAP_SETPCAP"),
+        (CapabilitySet::SETFCAP, "CAP_SETFCAP"),
+        (CapabilitySet::MKNOD, "CAP_MKNOD"),
+    ];
+    let own = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |own| own.effective);
+    let lacking: Vec<&str> =
+        needed.iter().filter(|(one, _)| !own.contains(*one)).map(|(_, name)| *name).collect();
+    if !lacking.is_empty() {
+        return Finding::new(
+            CHROOT,
+            State::Limited,
+            format!("not available: {} missing", lacking.join(", ")),
+        )
+        .remedy("start the container as root with these capabilities; Docker's default set has them");
+    }
+    match try_files(folder) {
+        Ok(()) => {
+            Finding::new(CHROOT, State::Works, "available where namespaces are not; isolates steps less")
+        }
+        Err(error) => {
+            let detail = format!("not available in {}: {error}", folder.display());
+            Finding::new(CHROOT, State::Limited, detail)
+                .remedy("KILN_ROOT on a volume that is mounted without nodev")
+        }
+    }
+}
+
+/// Makes what trees and layers without mounts need: devices that work, whiteouts, marks of opaque directories.
+fn try_files(folder: &Path) -> io::Result<()> {
+    let scratch = Scratch::new(folder)?;
+    let (null, device) = (scratch.0.join("null"), rustix::fs::makedev(1, 3));
+    rustix::fs::mknodat(CWD, &null, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, device)?;
+    fs::File::open(&null)?;
+    rustix::fs::mknodat(CWD, scratch.0.join("gone"), FileType::CharacterDevice, Mode::empty(), 0)?;
+    let mark = Marks::of_this_process().opaque();
+    Ok(rustix::fs::setxattr(&scratch.0, mark, b"y", rustix::fs::XattrFlags::empty())?)
+}
+
 /// What allows mounts inside a container.
 const CONTAINER: &str = "inside a container, start it with --privileged, or with --security-opt seccomp=unconfined \
                          --security-opt apparmor=unconfined --cap-add SYS_ADMIN; else run kiln outside of one";
@@ -160,10 +210,7 @@ fn try_overlay(folder: &Path) -> io::Result<()> {
     }
     let whiteout = path("high/hidden");
     rustix::fs::mknodat(CWD, &whiteout, FileType::CharacterDevice, Mode::empty(), 0)?;
-    let mark = match Marks::of_this_process() {
-        Marks::Trusted => "trusted.overlay.opaque",
-        Marks::User => "user.overlay.opaque",
-    };
+    let mark = Marks::of_this_process().opaque();
     rustix::fs::setxattr(path("high/opaque"), mark, b"y", rustix::fs::XattrFlags::empty())?;
     let overlay = plan::overlay(&[path("low"), path("high")], Some((&path("upper"), &path("work"))))
         .map_err(|error| io::Error::other(error.to_string()))?;

@@ -219,7 +219,7 @@ fn mount_sys(maker: &Maker<'_>, security: Security) -> Result<OwnedFd, Errno> {
     Ok(sys)
 }
 
-const DEV_LINKS: &[(&CStr, &CStr)] = &[
+pub(crate) const DEV_LINKS: &[(&CStr, &CStr)] = &[
     (c"/proc/self/fd", c"fd"),
     (c"/proc/self/fd/0", c"stdin"),
     (c"/proc/self/fd/1", c"stdout"),
@@ -448,7 +448,7 @@ pub(crate) fn become_command(
     // In this order: dropping from the bounding set needs CAP_SETPCAP, groups CAP_SETGID, and a filter CAP_SYS_ADMIN
     // (no_new_privs would do instead, but would break the image's setuid programs).
     if plan.security == Security::Sandbox {
-        drop_bounding().at(Step::Capabilities)?;
+        drop_bounding(plan.capabilities).at(Step::Capabilities)?;
     }
     if plan.rights.set_groups {
         rustix::thread::set_thread_groups(&plan.groups).at(Step::User)?;
@@ -460,7 +460,11 @@ pub(crate) fn become_command(
             let listener = sys::load_listened_filter(filter).at(Step::Seccomp)?;
             send_descriptor(descriptors.control.as_fd(), listener.as_fd()).at(Step::Seccomp)?;
         }
-        Some(filter) => sys::load_filter(filter).at(Step::Seccomp)?,
+        Some(filter) => match sys::load_filter(filter) {
+            // The container that a tree without namespaces is for has a filter of its own, and gives no right to a second.
+            Err(error) if plan.tree.is_some() && error.raw_os_error() == Some(libc::EACCES) => {}
+            other => other.at(Step::Seccomp)?,
+        },
         None => {}
     }
     rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::User)?;
@@ -473,7 +477,7 @@ pub(crate) fn become_command(
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).at(Step::User)?;
     if plan.security == Security::Sandbox {
         // A user other than root has none, root exactly the set; none are ever inheritable or ambient.
-        let held = if plan.uid == 0 { capabilities::DEFAULT } else { CapabilitySet::empty() };
+        let held = if plan.uid == 0 { plan.capabilities } else { CapabilitySet::empty() };
         let sets = CapabilitySets { effective: held, permitted: held, inheritable: CapabilitySet::empty() };
         rustix::thread::set_capabilities(None, sets).at(Step::Capabilities)?;
     }
@@ -537,10 +541,10 @@ pub(crate) fn give_pipe(stream: BorrowedFd<'_>, uid: u32) -> Result<(), Errno> {
     Ok(())
 }
 
-fn drop_bounding() -> Result<(), Errno> {
+fn drop_bounding(kept: CapabilitySet) -> Result<(), Errno> {
     for bit in 0..=capabilities::HIGHEST {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
-        if capabilities::DEFAULT.contains(capability) {
+        if kept.contains(capability) {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(capability) {

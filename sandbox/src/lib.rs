@@ -1,4 +1,5 @@
-//! One process tree in namespaces of its own on a root file system made of layers: by kiln itself, or by an OCI runtime.
+//! One process tree in namespaces of its own on a root file system made of layers: by kiln itself, or by an OCI runtime;
+//! where no namespace can be made, in a copy of the root by chroot(2).
 //!
 //! Here: overlayfs, namespaces, mounts, capabilities, seccomp, limits, network, signals, terminals; users of an image; devices
 //! that the host describes (`cdi`).
@@ -13,6 +14,7 @@
 mod binfmt;
 mod capabilities;
 mod cdi;
+mod chroot;
 mod control_group;
 mod doctor;
 mod emulate;
@@ -40,6 +42,7 @@ mod userns;
 
 pub use binfmt::{Binfmt, Emulator, missing_hint};
 pub use cdi::{DeviceEdits, DeviceError, Devices, SPEC_DIRECTORIES};
+pub use chroot::{Chroot, Trees};
 pub use doctor::{Finding, State, examine};
 pub use emulate::OWNER_ATTRIBUTE;
 pub use identity::{Identity, IdentityError, resolve_user};

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat};
-use rustix::thread::Gid;
+use rustix::thread::{CapabilitySet, Gid};
 
 use crate::control_group::ControlGroup;
 use crate::emulate::{self, Credentials};
@@ -20,7 +20,7 @@ use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
 use crate::sys::{Instruction, StartStrings};
 use crate::{
     DeviceKind, DeviceNode, Identity, Mount, MountKind, Network, OciRuntime, SandboxError, Security, Spec,
-    etc_files, seccomp, userns,
+    capabilities, etc_files, seccomp, userns,
 };
 
 /// What a `PATH` is when the environment has none; Docker's default.
@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) filter: Option<&'static [Instruction]>,
     /// The filter hands calls over that want the network.
     pub(crate) on_demand: bool,
+    /// What root inside may do at most.
+    pub(crate) capabilities: CapabilitySet,
     /// Hidden paths below `/sys`.
     pub(crate) masked_in_sys: &'static [CString],
     /// Files to try, in the order of `PATH`.
@@ -73,6 +75,8 @@ pub(crate) struct Plan {
     pub(crate) emulated: Option<Emulated>,
     /// The program that makes the sandbox in kiln's place.
     pub(crate) runtime: Option<PlannedRuntime>,
+    /// The tree that the command runs in where no namespace can be made.
+    pub(crate) tree: Option<CString>,
 }
 
 /// Owners and users that the engine answers for.
@@ -324,12 +328,36 @@ impl Plan {
             rights,
             emulated,
             emulator: spec.binfmt.rule(),
+            capabilities: capabilities::DEFAULT,
             runtime: None,
+            tree: None,
         };
         if let Some(runtime) = runtime {
             plan.runtime = Some(PlannedRuntime::new(runtime, spec, &mut plan, group)?);
         }
         Ok(plan)
+    }
+
+    /// kiln's own mounts once more, for those who mount nothing.
+    pub(crate) fn generated(&self) -> Vec<Mount> {
+        let os = |text: &CString| PathBuf::from(OsStr::from_bytes(text.as_bytes()));
+        let kind = |source: &PlannedSource| match source {
+            PlannedSource::File(index) => self.files.get(*index).map(|file| MountKind::File {
+                contents: file.contents.clone(),
+                mode: file.mode,
+                uid: file.uid,
+                gid: file.gid,
+            }),
+            PlannedSource::Bind { source, subpath, .. } => {
+                Some(MountKind::Bind { source: os(source), subpath: os(subpath), read_only: true })
+            }
+            _ => None,
+        };
+        let own = self.mounts.iter().take(self.own_mounts);
+        own.filter_map(|mount| {
+            Some(Mount { target: Path::new("/").join(os(&mount.target)), kind: kind(&mount.source)? })
+        })
+        .collect()
     }
 
     /// Words a step's place in its list for an error.
@@ -538,7 +566,7 @@ fn candidates(command: &OsStr, env: &[std::ffi::OsString]) -> Result<Vec<CString
 }
 
 /// An absolute path inside as one relative to the root, cleaned of `.` and `..`.
-fn inner_path(what: &str, path: &Path) -> Result<CString, SandboxError> {
+pub(crate) fn inner_path(what: &str, path: &Path) -> Result<CString, SandboxError> {
     if !path.is_absolute() {
         return Err(invalid(what, "it is not an absolute path"));
     }
@@ -556,7 +584,7 @@ fn inner_path(what: &str, path: &Path) -> Result<CString, SandboxError> {
     c_string(what, clean.as_os_str().as_bytes())
 }
 
-fn sub_path(subpath: &Path) -> Result<CString, SandboxError> {
+pub(crate) fn sub_path(subpath: &Path) -> Result<CString, SandboxError> {
     if subpath.as_os_str().is_empty() {
         return Ok(CString::default());
     }

@@ -54,9 +54,22 @@ pub(crate) enum Marks {
 }
 
 impl Marks {
-    /// What overlayfs takes from this process: only root of the machine's first user namespace has `trusted.*`.
+    /// What overlayfs takes from this process: only an administrator in the machine's first user namespace has
+    /// `trusted.*`; root of a container without that right has `user.*`.
     pub(crate) fn of_this_process() -> Marks {
-        if crate::userns::is_initial() { Marks::Trusted } else { Marks::User }
+        let administers = || {
+            rustix::thread::capabilities(None)
+                .is_ok_and(|own| own.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
+        };
+        if crate::userns::is_initial() && administers() { Marks::Trusted } else { Marks::User }
+    }
+
+    /// The attribute of an opaque directory.
+    pub(crate) fn opaque(self) -> &'static str {
+        match self {
+            Marks::Trusted => "trusted.overlay.opaque",
+            Marks::User => "user.overlay.opaque",
+        }
     }
 }
 
@@ -130,14 +143,14 @@ fn set_directory(context: BorrowedFd<'_>, option: &CStr, path: &CStr) -> Result<
 }
 
 /// `/proc/self/fd/N`, written without allocating.
-struct DescriptorPath([u8; 32]);
+pub(crate) struct DescriptorPath([u8; 32]);
 
 impl DescriptorPath {
-    fn new() -> DescriptorPath {
+    pub(crate) fn new() -> DescriptorPath {
         DescriptorPath([0; 32])
     }
 
-    fn of(&mut self, fd: BorrowedFd<'_>) -> &CStr {
+    pub(crate) fn of(&mut self, fd: BorrowedFd<'_>) -> &CStr {
         const PREFIX: &[u8] = b"/proc/self/fd/";
         self.0 = [0; 32];
         self.0[..PREFIX.len()].copy_from_slice(PREFIX);

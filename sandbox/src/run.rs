@@ -69,9 +69,24 @@ pub(crate) fn run_by(
     {
         network.wait().map_err(SandboxError::Network)?;
     }
-    let mut sandbox =
-        Sandbox::start(spec, &plan, &group).map_err(|error| setup("starting the sandbox", error))?;
-    let streamed = sandbox.stream(spec, &plan, output, cancel);
+    run_planned(spec, &plan, &group, output, cancel)
+}
+
+/// Runs what is planned to its end.
+pub(crate) fn run_planned(
+    spec: &Spec,
+    plan: &Plan,
+    group: &ControlGroup,
+    output: &mut dyn FnMut(Output, &[u8]),
+    cancel: &AtomicBool,
+) -> Result<Exit, SandboxError> {
+    let mut sandbox = Sandbox::start(spec, plan, group).map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM | libc::ENOSYS | libc::ENOSPC) if plan.tree.is_none() => {
+            SandboxError::NoNamespaces(error)
+        }
+        _ => setup("starting the sandbox", error),
+    })?;
+    let streamed = sandbox.stream(spec, plan, output, cancel);
     let ended = match &streamed {
         Ok(Streamed::ToTheEnd) => sandbox.supervisor.end_in_background(),
         _ => {
@@ -98,7 +113,7 @@ pub(crate) fn run_by(
     };
     ended.map_err(|error| setup("waiting for the sandbox", error))?;
     cleaned.map_err(|error| setup("removing mount points from the layer", error))?;
-    let mut exit = conclude(spec, &plan, &reports, &group)?;
+    let mut exit = conclude(spec, plan, &reports, group)?;
     exit.timed_out = timed_out;
     Ok(exit)
 }

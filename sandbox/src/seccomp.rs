@@ -369,4 +369,37 @@ mod tests {
     fn the_table_is_sorted_and_names_no_call_twice() {
         assert!(ALLOWED.windows(2).all(|pair| pair[0].0 < pair[1].0));
     }
+
+    /// Docker's profile as it is published, by names.
+    const OF_DOCKER: &str = include_str!("../tests/docker-calls.txt");
+
+    #[test]
+    fn the_table_is_dockers_profile() {
+        let here = std::env::consts::ARCH;
+        let of_docker: std::collections::BTreeSet<&str> = OF_DOCKER
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| line.split_once(' ').unwrap_or((line, here)))
+            .filter(|(_, arch)| *arch == here)
+            .map(|(name, _)| name)
+            .collect();
+        let has = |name: &str| ALLOWED.iter().find(|call| call.0 == name).map(native);
+        let refused: Vec<_> = of_docker.iter().filter(|name| has(name).is_none()).collect();
+        assert!(refused.is_empty(), "{refused:?}");
+        let added: Vec<_> = ALLOWED
+            .iter()
+            .filter(|call| native(call) != ABSENT && !of_docker.contains(call.0))
+            .map(|call| call.0)
+            .collect();
+        assert!(added.is_empty(), "{added:?}");
+    }
+
+    #[test]
+    fn a_personality_is_one_of_five() {
+        for value in 0..=0x2_0010 {
+            let expected = if [0, 8, 0x2_0000, 0x2_0008].contains(&value) { YES } else { EPERM };
+            assert_eq!(answer_to(libc::SYS_personality, value), expected, "{value:#x}");
+        }
+        assert_eq!(answer_to(libc::SYS_personality, 0xffff_ffff), YES);
+    }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Binfmt, Identity, IsolatedNetwork, NetworkError};
+use crate::{Binfmt, Identity, IsolatedNetwork, NetworkError, Trees};
 
 /// What to run, where, as whom.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ pub struct Rootfs {
     /// overlayfs' work directory, empty, on the same file system as `upper`. Not to be used twice: a volatile mount
     /// leaves a mark in it that the next one refuses.
     pub work: PathBuf,
+    /// Where [`Chroot`](crate::Chroot) keeps whole trees from one step to the next; without it each step makes its own.
+    pub trees: Option<Arc<Trees>>,
 }
 
 /// A mount inside.
@@ -319,6 +321,26 @@ pub struct Usage {
     pub written_bytes: u64,
 }
 
+impl SandboxError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            // ENOEXEC: what the kernel says of a program that is none, or none of this machine's.
+            Self::NotExecutable { source, .. } if source.raw_os_error() == Some(libc::ENOEXEC) => Some(
+                "programs for another machine run where `--platform` says which, by qemu-user-static or a handler of \
+                 binfmt_misc; a script needs a first line with `#!`"
+                    .into(),
+            ),
+            Self::NoNamespaces(_) => Some(
+                "inside of a container, `--executor chroot` (or KILN_EXECUTOR=chroot) runs steps without namespaces, \
+                 which isolates them less; `kiln doctor` says what is missing for more"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
+}
+
 /// Why nothing could be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -334,6 +356,9 @@ pub enum SandboxError {
         /// Why.
         source: std::io::Error,
     },
+    /// Namespaces are refused: inside of a container, mostly.
+    #[error("no namespace can be made for the step: {0}")]
+    NoNamespaces(#[source] std::io::Error),
     /// There is no such OCI runtime.
     #[error("there is no OCI runtime at {}: {source}", program.display())]
     NoRuntime {

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::chroot;
 use crate::enter::{CommandFailure, Execution, become_command, enter};
 use crate::oci::{become_runtime, report_log};
 use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedNetwork};
@@ -19,6 +20,9 @@ use crate::sys::{self, Forked, StartStrings};
 /// Namespaces that every sandbox has of its own and its supervisor shares; that of processes is the command's alone.
 /// That of control groups comes after joining one, since its root is where the process is when it is made.
 pub(crate) fn namespaces(plan: &Plan) -> i32 {
+    if plan.tree.is_some() {
+        return 0;
+    }
     // A runtime makes the others itself; this one is for what is mounted for it.
     if plan.runtime.is_some() {
         return libc::CLONE_NEWNS;
@@ -48,7 +52,12 @@ fn start(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<
     keep_only(descriptors).at(Step::Descriptors)?;
     leave_the_engine(plan.start_strings).at(Step::Descriptors)?;
     let supervisor = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).at(Step::Descriptors)?;
-    sys::fork(libc::CLONE_NEWPID, || {
+    let mut namespace = libc::CLONE_NEWPID;
+    if plan.tree.is_some() {
+        namespace = 0;
+        sys::adopt_orphans().at(Step::Descriptors)?;
+    }
+    sys::fork(namespace, || {
         let failure = match first_process(plan, descriptors, execution, &supervisor) {
             Err(failure) => failure,
             Ok(never) => match never {},
@@ -80,6 +89,10 @@ fn first_process(
     if let Some(runtime) = &plan.runtime {
         return become_runtime(plan, runtime, descriptors, execution);
     }
+    if let Some(tree) = &plan.tree {
+        chroot::enter(plan, tree, descriptors)?;
+        return become_command(plan, descriptors, execution, None);
+    }
     let terminal = enter(plan, descriptors)?;
     become_command(plan, descriptors, execution, terminal.as_ref())
 }
@@ -108,12 +121,18 @@ fn watch(plan: &Plan, command: &Forked, descriptors: &ChildDescriptors<'_>) -> i
     // By a descriptor of its process and not by PR_SET_PDEATHSIG, which fires when the starting *thread* ends.
     let mut events =
         [PollFd::new(&descriptors.engine, PollFlags::IN), PollFd::new(&command.pidfd, PollFlags::IN)];
-    while let Err(Errno::INTR) = poll(&mut events, None) {}
-    let is_over = !events[1].revents().is_empty();
-    if !is_over {
-        let _ = pidfd_send_signal(&command.pidfd, Signal::KILL);
-    }
-    let Ok(status) = sys::wait_for(command.pid) else { return 1 };
+    let status = if plan.tree.is_some() {
+        // Without a process namespace the kernel does not see to it: nothing may write to the tree afterwards.
+        chroot::outlive(command, &mut events)
+    } else {
+        while let Err(Errno::INTR) = poll(&mut events, None) {}
+        let is_over = !events[1].revents().is_empty();
+        if !is_over {
+            let _ = pidfd_send_signal(&command.pidfd, Signal::KILL);
+        }
+        sys::wait_for(command.pid).ok()
+    };
+    let Some(status) = status else { return 1 };
     if let Some(runtime) = &plan.runtime {
         report_log(runtime, descriptors.report.as_fd());
     }

@@ -48,6 +48,14 @@ pub enum StoreError {
         /// Who is asking.
         user: u32,
     },
+    /// Root made it with other rights: layers are marked in a way that this process does not see.
+    #[error(
+        "{path}: the store was made by root of another kind: one with the right to mount, or one of a container without"
+    )]
+    OtherMarks {
+        /// The store's root.
+        path: PathBuf,
+    },
     /// A newer kiln wrote it.
     #[error("{path}: the store has format {found}, this kiln knows formats up to {known}")]
     NewerFormat {
@@ -124,7 +132,7 @@ impl StoreError {
             Self::DiskFull { .. } => {
                 Some("free some space, or choose another store with `--root`".into())
             }
-            Self::NotWritable { .. } | Self::ForeignOwner { .. } => {
+            Self::NotWritable { .. } | Self::ForeignOwner { .. } | Self::OtherMarks { .. } => {
                 Some("choose a store of your own with `--root` or KILN_ROOT".into())
             }
             Self::NewerFormat { .. } => {

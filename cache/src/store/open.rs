@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
+use kiln_image::layer::{self, OverlayXattrs};
 use rustix::fs::Access;
 
 use super::db::{self, Db, Opened};
@@ -188,12 +189,31 @@ fn prepare_root(root: &Path) -> Result<PathBuf, StoreError> {
     if found.mode() & 0o077 != 0 {
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700)).at(&root)?;
     }
-    if !root.join(DIRECTORIES[DIRECTORIES.len() - 1]).is_dir() {
+    let is_new = !root.join(DIRECTORIES[DIRECTORIES.len() - 1]).is_dir();
+    check_marks(&root, is_new)?;
+    if is_new {
         for name in DIRECTORIES {
             make_dir(&root.join(name))?;
         }
     }
     Ok(root)
+}
+
+/// In a root's store: layers' opaque directories are marked as root of a container without rights to mount does it, who can
+/// neither read nor write the other spelling.
+const MARKED_BY_CONTAINER: &str = "marked-in-container";
+
+/// Refuses a store of root's whose marks this root does not see: what they hide would show.
+fn check_marks(root: &Path, is_new: bool) -> Result<(), StoreError> {
+    if !layer::is_in_first_namespace() {
+        return Ok(());
+    }
+    let path = root.join(MARKED_BY_CONTAINER);
+    match (OverlayXattrs::of_this_process(), path.exists()) {
+        (OverlayXattrs::Trusted, false) | (OverlayXattrs::User, true) => Ok(()),
+        (OverlayXattrs::User, false) if is_new => std::fs::write(&path, "").at(&path),
+        _ => Err(StoreError::OtherMarks { path: root.into() }),
+    }
 }
 
 fn make_root(root: &Path) -> Result<(), StoreError> {
@@ -241,6 +261,21 @@ fn network_kind(f_type: rustix::fs::FsWord) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn root_of_a_container_and_root_of_the_machine_have_stores_of_their_own() {
+        if OverlayXattrs::of_this_process() != OverlayXattrs::Trusted {
+            eprintln!("skipped: needs root of the machine");
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        prepare_root(root.path()).unwrap();
+        prepare_root(root.path()).unwrap();
+        std::fs::write(root.path().join(MARKED_BY_CONTAINER), "").unwrap();
+        let refused = prepare_root(root.path()).unwrap_err();
+        assert!(matches!(refused, StoreError::OtherMarks { .. }), "{refused}");
+        assert!(refused.hint().unwrap().contains("KILN_ROOT"));
+    }
 
     #[test]
     fn network_file_systems_are_known_by_their_magic() {

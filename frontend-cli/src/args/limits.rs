@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use kiln::{Build, Dns, OciRuntime, Resources, Swap};
+use kiln::{Build, Chroot, Dns, OciRuntime, Resources, Swap};
 
 use super::resource::bytes;
 
@@ -43,8 +43,9 @@ pub(crate) struct LimitArgs {
     /// Control group, or slice of systemd's, in which those of RUN steps are made
     #[arg(long, value_name = "GROUP", allow_hyphen_values = true)]
     pub cgroup_parent: Option<String>,
-    /// What runs RUN steps: kiln's own sandbox, or an OCI runtime (`oci=/usr/bin/crun`)
-    #[arg(long, value_name = "embedded|oci=PATH", allow_hyphen_values = true)]
+    /// What runs RUN steps: kiln's own sandbox, an OCI runtime (`oci=/usr/bin/crun`), or `chroot` where no namespace can
+    /// be made, as in most containers (or set KILN_EXECUTOR)
+    #[arg(long, value_name = "embedded|oci=PATH|chroot", allow_hyphen_values = true)]
     pub executor: Option<String>,
     /// Kill a RUN step that runs for longer (`10m`)
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
@@ -67,12 +68,17 @@ impl LimitArgs {
     /// Gives `build` what was said.
     pub(crate) fn apply(&self, mut build: Build) -> Result<Build, String> {
         build = build.resources(self.resources()?).dns(self.dns()?);
-        if let Some(text) = self.executor.as_deref().filter(|text| *text != "embedded") {
-            let program = text.strip_prefix("oci=").ok_or_else(|| {
-                format!("--executor {text}: expected `embedded` or `oci=/path/of/a/runtime`")
-            })?;
-            build = build.executor(OciRuntime::new(program).map_err(|error| error.to_string())?);
-        }
+        let of_environment = || std::env::var("KILN_EXECUTOR").ok();
+        build = match self.executor.clone().or_else(of_environment).as_deref() {
+            None | Some("" | "embedded") => build,
+            Some("chroot") => build.executor(Chroot),
+            Some(text) => {
+                let program = text.strip_prefix("oci=").ok_or_else(|| {
+                    format!("--executor {text}: expected `embedded`, `oci=/path/of/a/runtime` or `chroot`")
+                })?;
+                build.executor(OciRuntime::new(program).map_err(|error| error.to_string())?)
+            }
+        };
         if let Some(text) = &self.step_timeout {
             build = build.step_timeout(duration("--step-timeout", text)?);
         }

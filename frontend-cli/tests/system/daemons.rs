@@ -12,13 +12,13 @@ use crate::kiln::Kiln;
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A daemon with a store and a socket of its own, and no network: gone with this.
-struct Dockerd {
+pub struct Dockerd {
     process: Child,
     folder: tempfile::TempDir,
 }
 
 impl Dockerd {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let log = std::fs::File::create(at("log")).unwrap();
@@ -45,7 +45,7 @@ impl Dockerd {
         daemon
     }
 
-    fn host(&self) -> String {
+    pub fn host(&self) -> String {
         format!("unix://{}", self.folder.path().join("socket").display())
     }
 
@@ -53,7 +53,7 @@ impl Dockerd {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    fn docker(&self, words: &[&str]) -> Command {
+    pub fn docker(&self, words: &[&str]) -> Command {
         let mut command = Command::new("docker");
         // The distribution's client, as the daemon is: newer ones build by a plugin.
         let path = format!("/usr/bin:{}", std::env::var("PATH").unwrap_or_default());
@@ -73,7 +73,7 @@ impl Drop for Dockerd {
 }
 
 /// Whether root may run `program`; says if not. In CI it has to be there.
-fn can_run(program: &str) -> bool {
+pub fn can_run(program: &str) -> bool {
     let is_root =
         std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
     let is_there = Command::new(program).arg("--version").output().is_ok();
@@ -85,7 +85,7 @@ fn can_run(program: &str) -> bool {
 }
 
 #[track_caller]
-fn stdout(command: &mut Command) -> String {
+pub fn stdout(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{command:?}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));

@@ -85,5 +85,6 @@ fn a_runtime_that_is_not_there_is_a_mistake_in_the_call() {
     let ended = call("--executor=oci=/nonexistent/crun");
     assert_ne!(ended.status, 0);
     ended.says("there is no OCI runtime at /nonexistent/crun: No such file or directory");
-    call("--executor=crun").says("--executor crun: expected `embedded` or `oci=/path/of/a/runtime`");
+    call("--executor=crun")
+        .says("--executor crun: expected `embedded`, `oci=/path/of/a/runtime` or `chroot`");
 }

@@ -11,6 +11,19 @@ pub struct Kiln {
     bases: &'static Bases,
 }
 
+impl Drop for Kiln {
+    fn drop(&mut self) {
+        if kiln_fixtures::is_root() {
+            return;
+        }
+        // An ordinary user's subordinate ids own part of it, which only root of their namespace may remove.
+        let _ = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--map-auto", "--", "rm", "-rf"])
+            .arg(self.root())
+            .output();
+    }
+}
+
 /// What a call printed and how it ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -67,6 +80,13 @@ impl Kiln {
         let mut line = vec!["build", "--progress=plain"];
         line.extend(words.iter().map(AsRef::as_ref));
         self.ok(folder, &line)
+    }
+
+    /// Whether all layers are what the database says of them. Told by the binary, which can read what an ordinary user's
+    /// subordinate ids own.
+    #[track_caller]
+    pub fn is_sound(&self) {
+        self.ok(Path::new("/"), &["doctor", "--check"]).says("the store is sound");
     }
 
     /// `kiln run --rm` that must succeed; its standard output.
@@ -129,4 +149,13 @@ pub fn facts(folder: &Path) -> String {
         .unwrap()
         .stdout;
     String::from_utf8(listing).unwrap()
+}
+
+/// Whether the test named `test` may do what only the machine's root can; says what that is if not.
+pub fn is_root_to(act: &str, test: &str) -> bool {
+    let is_root = kiln_fixtures::is_root();
+    if !is_root {
+        eprintln!("skipped {test}: needs root to {act}");
+    }
+    is_root
 }

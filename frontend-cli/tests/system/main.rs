@@ -12,6 +12,7 @@ mod devices;
 mod executors;
 mod explain;
 mod images;
+mod in_container;
 mod interop;
 mod kiln;
 mod language;

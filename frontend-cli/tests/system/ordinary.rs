@@ -17,6 +17,10 @@ pub struct Ordinary {
 impl Ordinary {
     /// `None`, and a printed reason, where no user can be made.
     pub fn new(test: &str) -> Option<Self> {
+        if !kiln_fixtures::is_root() {
+            eprintln!("skipped {test}: needs root to make a user");
+            return None;
+        }
         let bases = Bases::get_or_skip(test)?;
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("kiln-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

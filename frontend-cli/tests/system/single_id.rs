@@ -1,7 +1,7 @@
 //! Builds of an ordinary user without subordinate ids: owners and users are kept beside what the kernel knows, and the
 //! images are those that root makes.
 
-use kiln_fixtures::tutorial;
+use kiln_fixtures::{FileServer, tutorial};
 
 use crate::kiln::{Kiln, facts};
 use crate::ordinary::Ordinary;
@@ -88,6 +88,23 @@ fn tutorials_build_as_with_ranges() {
     user.build(&folder, &["-t", "entry", "."]);
     let id = user.run(&["-e", "UID=1001", "entry"]);
     assert!(id.starts_with("uid=1001(user) gid=1001(user)"), "{id}");
+
+    let folder = user.copy_of(&tutorial("notebook"), "notebook");
+    user.build(&folder, &["-t", "notebook", "."]);
+    assert_eq!(user.run(&["notebook"]), "all there for 1000 /home/jovyan\n");
+
+    let folder = user.copy_of(&tutorial("jupyter"), "jupyter");
+    let server = FileServer::start(&folder.join("scripts"));
+    let burl = format!("BURL={}", server.url());
+    user.build(&folder, &["-t", "jupyter", "--network=host", "--build-arg", &burl, "."]);
+    assert_eq!(user.run(&["jupyter"]), "start.sh as 1000 in /home/jovyan with en_US.UTF-8: notebook\n");
+    let modes = user.run(&["jupyter", "stat", "-c", "%a %U %g %n", "/opt/app", "/home/jovyan/work"]);
+    assert_eq!(modes, "6775 jovyan 100 /opt/app\n6775 jovyan 100 /home/jovyan/work\n");
+
+    let folder = user.copy_of(&tutorial("conda"), "conda");
+    let line = ["-t", "conda", "--file", "../../images/Dockerfile", "--build-arg", "uid=4321", "../"];
+    user.build(&folder.join("project/docker"), &line);
+    assert_eq!(user.run(&["conda", "id", "-u"]), "tool activate /home/analyst/env\n4321\n");
 }
 
 #[test]

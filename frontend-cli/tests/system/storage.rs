@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use kiln_cache::{CheckDepth, Store};
+use kiln_cache::Store;
 use kiln_fixtures::Context;
 
-use crate::kiln::Kiln;
+use crate::kiln::{Kiln, is_root_to};
 
 /// A file system of its own for the store, as small as a test wants it.
 struct SmallDisk<'a>(&'a Kiln);
@@ -29,8 +29,7 @@ impl Drop for SmallDisk<'_> {
 }
 
 fn assert_sound(kiln: &Kiln) {
-    let problems = Store::open(&kiln.root()).unwrap().check(CheckDepth::Trees).unwrap();
-    assert!(problems.is_empty(), "{problems:?}");
+    kiln.is_sound();
 }
 
 /// A step that writes `megabytes` under `/data`.
@@ -119,6 +118,9 @@ fn filters_choose_and_wrong_ones_are_refused() {
 
 #[test]
 fn a_step_that_fills_the_disk_is_tried_again_once_the_cache_made_room() {
+    if !is_root_to("mount a small disk", "room on a full disk") {
+        return;
+    }
     let Some(kiln) = Kiln::new("room on a full disk") else { return };
     let _disk = SmallDisk::mount(&kiln, 64);
     // An image without a name holds nothing against a full disk.

@@ -40,6 +40,14 @@ pub use unpack::{ExtractOptions, Extracted, MAX_LAYER_BYTES, extract_archive, un
 
 use crate::DiffId;
 
+/// Whether this process is in the machine's first user namespace.
+pub fn is_in_first_namespace() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    /// Inode of that namespace (`PROC_USER_INIT_INO` of the kernel's proc_ns.h).
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    std::fs::metadata("/proc/self/ns/user").map_or(true, |found| found.ino() == INITIAL)
+}
+
 /// How overlayfs' own attributes are spelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverlayXattrs {
@@ -50,14 +58,14 @@ pub enum OverlayXattrs {
 }
 
 impl OverlayXattrs {
-    /// What overlayfs reads where this process mounts it: only root of the machine's first user namespace has
-    /// `trusted.*` attributes.
+    /// What overlayfs reads where this process mounts it: only an administrator in the machine's first user namespace has
+    /// `trusted.*` attributes, and root of a container mostly is none.
     pub fn of_this_process() -> Self {
-        use std::os::unix::fs::MetadataExt as _;
-        /// Inode of the first user namespace (`PROC_USER_INIT_INO` of the kernel's proc_ns.h).
-        const INITIAL: u64 = 0xEFFF_FFFD;
-        let is_initial = std::fs::metadata("/proc/self/ns/user").map_or(true, |found| found.ino() == INITIAL);
-        if is_initial && rustix::process::geteuid().is_root() { Self::Trusted } else { Self::User }
+        let administers = || {
+            rustix::thread::capabilities(None)
+                .is_ok_and(|own| own.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
+        };
+        if is_in_first_namespace() && administers() { Self::Trusted } else { Self::User }
     }
 
     /// The attribute that marks an opaque directory; its value is [`OPAQUE_VALUE`].

@@ -42,7 +42,7 @@ mod tests {
 
     fn spec() -> Spec {
         Spec {
-            rootfs: Rootfs { layers: vec![], upper: "/u".into(), work: "/w".into() },
+            rootfs: Rootfs { layers: vec![], upper: "/u".into(), work: "/w".into(), trees: None },
             argv: vec!["tool".into()],
             env: vec![],
             cwd: "/".into(),

@@ -13,9 +13,10 @@ pub(crate) use notify::{
     unshare_folders, wake_at_once,
 };
 pub(crate) use process::{
-    Forked, PointerList, RawUsage, SignalsBlocked, StartStrings, bring_loopback_up, children_usage,
-    close_range, current_directory_is_reachable, execve, fork, new_session_keyring, reset_signals,
-    set_raw_rlimit, unshare_control_groups, unshare_mounts, unshare_network, unshare_users, wait_for,
+    Children, Forked, PointerList, RawUsage, SignalsBlocked, StartStrings, adopt_orphans, bring_loopback_up,
+    children_usage, close_range, current_directory_is_reachable, execve, fork, new_session_keyring, reap,
+    reset_signals, set_raw_rlimit, unshare_control_groups, unshare_mounts, unshare_network, unshare_users,
+    wait_for,
 };
 pub(crate) use seccomp::{Instruction, load_filter};
 

@@ -41,8 +41,18 @@ pub(crate) fn fork(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<F
     // SAFETY: without CLONE_VM and with no stack given the child goes on upon a copy of this stack and of all memory,
     // as after fork(2), so nothing of the parent can be touched. `pidfd` outlives the call. That other threads' locks
     // stay held in the copy is why `child` may only make system calls, which is its contract above.
-    let pid =
-        check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) })?;
+    let made =
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) });
+    let pid = match made {
+        // Docker's filter hides clone3, whose flags it cannot see, and lets clone pass.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+            let flags = arguments.flags;
+            // SAFETY: as above; with CLONE_PIDFD the third argument is where the descriptor is stored, and the others,
+            // whose order depends on the architecture, are null.
+            check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) })?
+        }
+        other => other?,
+    };
     if pid == 0 {
         // An unwinding child would run the parent's code a second time.
         let _never_return = ExitOnDrop;
@@ -81,6 +91,42 @@ pub(crate) fn wait_for(pid: i32) -> io::Result<i32> {
             Err(error) => return Err(error),
             Ok(_) => return Ok(status),
         }
+    }
+}
+
+/// Makes this process the parent of whatever its descendants leave behind, prctl(2).
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: no pointer is passed; the attribute is this process's own.
+    check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })?;
+    Ok(())
+}
+
+/// How it stands with the children of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Children {
+    /// This one has ended with wait(2)'s status.
+    Ended { pid: i32, status: i32 },
+    /// All run.
+    Running,
+    /// There are none.
+    None,
+}
+
+/// Reaps a child that has ended, if there is one; does not wait.
+pub(crate) fn reap() -> Children {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call and is all that the kernel writes; a null rusage is allowed.
+        let reaped = check(unsafe {
+            let usage = std::ptr::null_mut::<libc::rusage>();
+            libc::syscall(libc::SYS_wait4, -1, &raw mut status, libc::__WALL | libc::WNOHANG, usage)
+        });
+        return match reaped {
+            Ok(0) => Children::Running,
+            Ok(pid) => Children::Ended { pid: pid as i32, status },
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
+            Err(_) => Children::None,
+        };
     }
 }
 

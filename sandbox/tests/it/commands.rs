@@ -165,9 +165,11 @@ fn without_network_there_is_only_loopback() {
 #[test]
 fn the_devices_work() {
     let Some(store) = store() else { return };
+    let script = "echo x >/dev/null; head -c 2 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c; \
+                  ls /dev | grep -v core";
     assert_eq!(
-        store.sh("echo x >/dev/null; head -c 2 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c; ls /dev"),
-        "2\n3\ncore\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n"
+        store.sh(script),
+        "2\n3\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n"
     );
 }
 

@@ -4,6 +4,7 @@
 mod support;
 
 mod attacks;
+mod chroot;
 mod commands;
 mod inspection;
 mod limits;

@@ -89,7 +89,7 @@ impl Store {
         let _ = fs::remove_dir_all(&work);
         fs::create_dir_all(&work).unwrap();
         Spec {
-            rootfs: Rootfs { layers: vec![self.path("base")], upper: self.upper(), work },
+            rootfs: Rootfs { layers: vec![self.path("base")], upper: self.upper(), work, trees: None },
             argv: argv.iter().map(OsString::from).collect(),
             env: vec!["PATH=/bin:/usr/bin".into()],
             cwd: "/".into(),

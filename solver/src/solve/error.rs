@@ -57,6 +57,15 @@ pub enum SolveError {
     /// A device that a step wants cannot be had.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A network of its own is required for a step that shares the one that is there.
+    #[error("the step cannot have a network of its own: steps by chroot have the container's")]
+    SharedNetwork,
+    /// A cache mount that is one mount's at a time, twice in a step.
+    #[error("the cache mount `{id}` cannot be mounted twice in a step by chroot")]
+    CacheTwice {
+        /// Its id.
+        id: String,
+    },
     /// A step could not be done.
     #[error("{source}")]
     Step {
@@ -290,10 +299,12 @@ impl SolveError {
             Self::StepFailed { shortage: Some(Shortage::Memory { limit: None }), .. } => {
                 Some("a process of the step was killed because memory ran out".into())
             }
-            Self::StepFailed { shortage: Some(Shortage::Memory { limit: Some(bytes) }), .. } => Some(format!(
-                "a process of the step was killed because the step's {} of memory ran out: raise --memory",
-                mebibytes(*bytes)
-            )),
+            Self::StepFailed { shortage: Some(Shortage::Memory { limit: Some(bytes) }), .. } => {
+                Some(format!(
+                    "a process of the step was killed because the step's {} of memory ran out: raise --memory",
+                    mebibytes(*bytes)
+                ))
+            }
             Self::StepFailed { shortage: Some(Shortage::Time(limit)), .. } => {
                 Some(format!("the step was killed after the {limit:?} of --step-timeout"))
             }
@@ -309,17 +320,13 @@ impl SolveError {
                 "the image has no shell: write the command as a JSON array, or copy a shell into the image"
                     .into(),
             ),
-            // ENOEXEC: what the kernel says of a program that is none, or none of this machine's.
-            Self::Sandbox(SandboxError::NotExecutable { source, .. }) if source.raw_os_error() == Some(8) => Some(
-                "programs for another machine run where `--platform` says which, by qemu-user-static or a handler of \
-                 binfmt_misc; a script needs a first line with `#!`"
-                    .into(),
-            ),
+            Self::Sandbox(error) => error.hint(),
             Self::ForeignProgram { architecture, .. } => Some(kiln_sandbox::missing_hint(architecture)),
             Self::MissingSecret { id } => Some(format!("give it with `--secret id={id},src=FILE`")),
-            Self::SecretInLayer { .. } => {
-                Some("everybody with the image could read it; if that is meant, give --allow-secret-in-layer".into())
-            }
+            Self::SecretInLayer { .. } => Some(
+                "everybody with the image could read it; if that is meant, give --allow-secret-in-layer"
+                    .into(),
+            ),
             Self::NoGit { .. } => {
                 Some("install git, or fetch the repository first and give the directory".into())
             }

@@ -13,6 +13,7 @@ mod op;
 mod remote;
 mod room;
 mod schedule;
+mod trees;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -31,10 +32,11 @@ pub use forecast::{Forecast, Foreseen, Verdict};
 pub use journal::{Download, Journal, Outcome, StepNote};
 pub(crate) use key::VERSION as KEY_VERSION;
 pub use network::{Isolation, Networks};
-pub use op::exec::{Executor, Sandbox};
+pub use op::exec::{Confinement, Executor, Sandbox};
 pub use op::file::{CopyError, copy_out};
 pub use op::log::LogLimits;
 pub use remote::{Remote, RemoteCache, RemoteLayer, RemoteMount, RemoteRecord, Solved};
+pub use trees::Trees;
 
 use crate::event::Reporter;
 use crate::graph::{GitSource, Graph, VertexId};
@@ -136,6 +138,8 @@ pub struct Solver<'a> {
     pub settings: ExecSettings,
     /// Networks of steps.
     pub networks: Networks,
+    /// Trees of steps that run without namespaces.
+    pub trees: Trees,
     /// How much of a step's output is shown.
     pub log_limits: LogLimits,
     /// Makes all steps anew under keys that nobody asks for again: every step's, mixed with this. What is recorded stays.

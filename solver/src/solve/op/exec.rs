@@ -4,6 +4,7 @@
 //! elsewhere, or was made another way, changes nothing. A stage is looked into only where it is new: the store knows
 //! which key a step came to whose stages have the same layers.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt as _;
@@ -19,8 +20,8 @@ use kiln_cache::{
 use kiln_image::{Digest, Platform};
 use kiln_parser::CacheSharing;
 use kiln_sandbox::{
-    Binfmt, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, OciRuntime, Rootfs,
-    SandboxError, Security, Spec, resolve_user,
+    Binfmt, Chroot, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, OciRuntime,
+    Rootfs, SandboxError, Security, Spec, resolve_user,
 };
 use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
@@ -33,7 +34,7 @@ use crate::event::{Event, LogStream};
 use crate::explain::Facts;
 use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
 use crate::solve::key::{MountContents, exec_key};
-use crate::solve::{Output, Shortage, Snapshot, SolveError, Solver, layers};
+use crate::solve::{Isolation, Output, Shortage, Snapshot, SolveError, Solver, layers};
 
 /// `/etc/passwd` and `/etc/group` of a hostile image are read up to this size (THREATS A14, C10).
 const ACCOUNT_FILE_LIMIT: u64 = 4 << 20;
@@ -59,6 +60,21 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
         output: &mut dyn FnMut(kiln_sandbox::Output, &[u8]),
         cancel: &AtomicBool,
     ) -> Result<Exit, SandboxError>;
+
+    /// What it keeps steps apart by.
+    fn confinement(&self) -> Confinement {
+        Confinement::Namespaces
+    }
+}
+
+/// What keeps a step apart from all that is around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confinement {
+    /// Namespaces of its own: mounts and a network can be given to it.
+    Namespaces,
+    /// A root of its own and nothing else: it has the network that is there, trees are kept for it, and a cache mount is
+    /// one step's at a time.
+    Root,
 }
 
 /// The embedded sandbox.
@@ -73,6 +89,21 @@ impl Executor for Sandbox {
         cancel: &AtomicBool,
     ) -> Result<Exit, SandboxError> {
         kiln_sandbox::run(spec, output, cancel)
+    }
+}
+
+impl Executor for Chroot {
+    fn run(
+        &self,
+        spec: &Spec,
+        output: &mut dyn FnMut(kiln_sandbox::Output, &[u8]),
+        cancel: &AtomicBool,
+    ) -> Result<Exit, SandboxError> {
+        Chroot::run(self, spec, output, cancel)
+    }
+
+    fn confinement(&self) -> Confinement {
+        Confinement::Root
     }
 }
 
@@ -210,9 +241,15 @@ fn contents_of_mounts(step: &Step<'_>, exec: &Exec) -> Result<Vec<MountContents>
 fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Result<Made, SolveError> {
     let solver = step.solver;
     let settings = &solver.settings;
+    let has_namespaces = solver.executor.confinement() == Confinement::Namespaces;
     let mut lease = match exec.network {
-        NetworkMode::Default => Some(solver.networks.lease(exec, settings.isolation, &solver.reporter)?),
-        NetworkMode::None | NetworkMode::Host => None,
+        NetworkMode::Default if !has_namespaces && settings.isolation == Isolation::Required => {
+            return Err(SolveError::SharedNetwork);
+        }
+        NetworkMode::Default if has_namespaces => {
+            Some(solver.networks.lease(exec, settings.isolation, &solver.reporter)?)
+        }
+        NetworkMode::Default | NetworkMode::None | NetworkMode::Host => None,
     };
     let tree = layers::tree(solver, root)?;
     let draft = solver.store.draft_layer()?;
@@ -226,7 +263,15 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
         (None, _) => Network::Host,
     };
     let spec = Spec {
-        rootfs: Rootfs { layers: layers::paths(solver, root), upper: draft.fs(), work: draft.work() },
+        rootfs: Rootfs {
+            layers: layers::paths(solver, root),
+            upper: draft.fs(),
+            work: draft.work(),
+            trees: match has_namespaces {
+                true => None,
+                false => Some(solver.trees.of(solver.store, &solver.reporter)?),
+            },
+        },
         argv: exec.argv.iter().map(OsString::from).collect(),
         env: environment(exec, &prepared.env, device_env, &identity),
         cwd: PathBuf::from(&exec.cwd),
@@ -384,6 +429,8 @@ struct Prepared {
     env: Vec<OsString>,
     guards: Vec<Guard>,
     secrets: Shown,
+    /// Ids of cache mounts that nobody else may have meanwhile.
+    alone: HashSet<String>,
 }
 
 /// Kept for its drop.
@@ -517,9 +564,14 @@ impl Prepared {
             Some((input, source)) => format!("{id}:{}", seed_digest(step, *input, source)?),
             None => id.clone(),
         };
+        let is_alone = step.solver.executor.confinement() == Confinement::Root;
+        if is_alone && !self.alone.insert(id.clone()) {
+            return Err(SolveError::CacheTwice { id });
+        }
         let request = CacheMountRequest {
             id,
             sharing: match sharing {
+                CacheSharing::Shared if is_alone => MountSharing::Locked,
                 CacheSharing::Shared => MountSharing::Shared,
                 CacheSharing::Private => MountSharing::Private,
                 CacheSharing::Locked => MountSharing::Locked,
