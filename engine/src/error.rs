@@ -50,8 +50,10 @@ pub struct Error {
 /// One place in the Dockerfile and what is wrong there.
 #[derive(Clone, Debug)]
 pub struct ErrorLabel {
-    /// Where.
+    /// Where: the instruction, or a part on its first line.
     pub span: Span,
+    /// The part there that is meant, where its place is known.
+    pub part: Option<Span>,
     /// The word there that is meant, as written, where it is one; [`Span::narrowed`] finds it.
     pub word: Option<String>,
     /// What.
@@ -136,7 +138,7 @@ impl Error {
     pub(crate) fn label(&mut self, span: Option<Span>, word: Option<&str>) {
         if let Some(span) = span {
             let (message, word) = (self.message.clone(), word.map(str::to_owned));
-            self.labels.push(ErrorLabel { span, word, message, hint: None });
+            self.labels.push(ErrorLabel { span, part: None, word, message, hint: None });
         }
     }
 }
@@ -149,10 +151,10 @@ impl From<ParseErrors> for Error {
             _ => None,
         };
         result.labels = errors
-            .0
-            .iter()
-            .map(|error| ErrorLabel {
-                span: error.span(),
+            .in_instructions()
+            .map(|(error, instruction)| ErrorLabel {
+                span: instruction,
+                part: Some(error.span()),
                 word: None,
                 message: error.to_string(),
                 hint: error.hint(),

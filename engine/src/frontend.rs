@@ -51,7 +51,7 @@ fn check_name(build: &Build, frontend: &str, span: Option<Span>) -> Result<(), E
     let mut error = Error::new(ErrorKind::User, message.clone()).hinted(format!(
         "if the file is an ordinary Dockerfile, take the line out or build with `--build-arg {ARGUMENT}=docker/dockerfile:1`"
     ));
-    error.labels.extend(span.map(|span| ErrorLabel { span, word: None, message, hint: None }));
+    error.labels.extend(span.map(|span| ErrorLabel { span, part: None, word: None, message, hint: None }));
     Err(error)
 }
 

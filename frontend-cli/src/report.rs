@@ -128,7 +128,8 @@ pub(crate) fn draw(failure: &Failure, paint: Paint) -> String {
 pub(crate) fn draw_finding(finding: &Finding, name: &str, source: &str, paint: Paint) -> String {
     let word = paint.warning("warning");
     let mut text = format!("{word}: {}: {}\n", finding.rule.name, printable(&finding.message));
-    excerpt(&mut text, name, source, finding.span, finding.word.as_deref(), None, paint);
+    let marked = marked(source, finding.span, None, finding.word.as_deref());
+    excerpt(&mut text, name, source, finding.span, marked, None, paint);
     if let Some(url) = finding.rule.url() {
         let _ = writeln!(text, "{}: {url}", paint.dim("see"));
     }
@@ -146,7 +147,8 @@ fn draw_engine(error: &kiln::Error, step: Option<&str>, paint: Paint) -> String 
         }
         if let Some((name, source)) = &error.dockerfile {
             let note = (index == 0 && !repeats).then_some(label.message.as_str());
-            excerpt(&mut text, name, source, label.span, label.word.as_deref(), note, paint);
+            let marked = marked(source, label.span, label.part, label.word.as_deref());
+            excerpt(&mut text, name, source, label.span, marked, note, paint);
         }
         let repeated_hint = label.hint == error.hint;
         push_hint(&mut text, label.hint.as_deref().filter(|_| !repeated_hint), paint);
@@ -197,22 +199,33 @@ fn log_tail(bytes: &[u8], step: Option<&str>) -> String {
     text + "------\n"
 }
 
-/// The lines of the Dockerfile that `span` covers; `word` in it is underlined, or the first line.
+/// What is underlined of `span`: the part that is meant, or the word, or all of its first line.
+fn marked(source: &str, span: Span, part: Option<Span>, word: Option<&str>) -> Span {
+    match (part, word) {
+        (Some(part), _) => part,
+        (None, Some(word)) => {
+            let (start, end) = (floor(source, span.start), floor(source, span.end));
+            Span { start, end: end.max(start), ..span }.narrowed(source, word)
+        }
+        (None, None) => span,
+    }
+}
+
+/// The lines of the Dockerfile that `span` covers, with `marked` underlined in them.
 fn excerpt(
     text: &mut String,
     name: &str,
     source: &str,
     span: Span,
-    word: Option<&str>,
+    marked: Span,
     note: Option<&str>,
     paint: Paint,
 ) {
-    let (start, end) = (floor(source, span.start), floor(source, span.end));
+    let start = floor(source, span.start);
     let line_start = source[..start].rfind('\n').map_or(0, |end| end + 1);
     let last = span.end_line.max(span.line);
     let shown = last.min(span.line.saturating_add(MOST_SOURCE_LINES - 1));
-    let narrowed = word.map(|word| Span { start, end: end.max(start), ..span }.narrowed(source, word));
-    let marked = narrowed.filter(|marked| marked.line <= shown).unwrap_or(span);
+    let marked = if (span.line..=shown).contains(&marked.line) { marked } else { span };
     let marked_start = floor(source, marked.start);
     let marked_line = source[..marked_start].rfind('\n').map_or(0, |end| end + 1);
     // Whoever looks a place up by its line means the instruction's first.
@@ -331,6 +344,7 @@ mod tests {
     fn at(text: &str, part: &str, message: &str, hint: Option<&str>) -> Error {
         let label = ErrorLabel {
             span: span(text, part),
+            part: None,
             word: None,
             message: message.into(),
             hint: hint.map(Into::into),
@@ -383,6 +397,7 @@ mod tests {
         let mut error = at(text, "FRO", "unknown instruction: FRO", Some("did you mean `FROM`?"));
         error.labels.push(ErrorLabel {
             word: None,
+            part: None,
             span: span(text, "COPPY"),
             message: "unknown instruction: COPPY".into(),
             hint: Some("did you mean `COPY`?".into()),

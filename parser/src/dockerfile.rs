@@ -16,7 +16,7 @@ const MAX_ERRORS: usize = 20;
 pub(crate) fn parse_partly(text: &[u8]) -> (Dockerfile, Option<ParseErrors>) {
     let refused = |error: ParseError| {
         let mut reader = Reader::default();
-        reader.errors.push(error);
+        reader.fail(error);
         reader.finish(Lexer::new(b""))
     };
     if text.is_empty() {
@@ -33,7 +33,7 @@ pub(crate) fn parse_partly(text: &[u8]) -> (Dockerfile, Option<ParseErrors>) {
             Ok(None) => break,
             Err(error) => {
                 reader.seen = true;
-                reader.errors.push(error);
+                reader.fail(error);
             }
         }
     }
@@ -78,7 +78,8 @@ struct Reader {
     global_args: Vec<Spanned<Vec<crate::ArgPair>>>,
     global_comments: Vec<Vec<String>>,
     stages: Vec<Stage>,
-    errors: Vec<ParseError>,
+    /// With the instructions that they stand in.
+    errors: Vec<(ParseError, Span)>,
     /// Where instructions with blank lines in them end.
     blank_continuations: Vec<Span>,
     /// Whether there was any instruction, right or wrong.
@@ -90,20 +91,27 @@ struct Reader {
 impl Reader {
     fn instruction(&mut self, lexer: &mut Lexer<'_>, mut line: Logical) {
         self.seen = true;
+        // Without the heredocs' lines, but with blank ones that nothing follows.
+        let own = line.span;
         let result = heredocs(lexer, &mut line).and_then(|bodies| {
             let mut request = Request::new(line.text(), lexer.escape())?;
             request.heredocs = bodies;
             let is_from = request.keyword == "FROM";
             if line.has_empty_continuation {
-                let last = request.whole.span();
-                self.blank_continuations.push(Span { start: last.end, line: last.end_line, ..last });
+                self.blank_continuations.push(Span { start: own.end, line: own.end_line, ..own });
             }
             request.parse().inspect_err(|_| self.lost_stage |= is_from)
         });
         match result {
             Ok(parsed) => self.take(parsed, &mut line),
-            Err(error) => self.errors.push(error),
+            Err(error) => self.errors.push((error, line.span)),
         }
+    }
+
+    /// Keeps an error whose place is all that it stands in.
+    fn fail(&mut self, error: ParseError) {
+        let span = error.span();
+        self.errors.push((error, span));
     }
 
     fn take(&mut self, parsed: Parsed, line: &mut Logical) {
@@ -137,7 +145,7 @@ impl Reader {
             (None, _) => {
                 self.lost_stage = true;
                 let instruction = Request::new(line.text(), '\\').map_or("RUN", |request| request.keyword);
-                self.errors.push(ParseError::BeforeFirstStage { instruction, span });
+                self.fail(ParseError::BeforeFirstStage { instruction, span });
             }
         }
     }
@@ -145,12 +153,12 @@ impl Reader {
     fn finish(mut self, lexer: Lexer<'_>) -> (Dockerfile, Option<ParseErrors>) {
         let span = lexer.end();
         if self.errors.is_empty() && !self.seen {
-            self.errors.push(ParseError::NoInstructions { span });
+            self.fail(ParseError::NoInstructions { span });
         } else if self.errors.is_empty() && self.stages.is_empty() {
-            self.errors.push(ParseError::NoStages { span });
+            self.fail(ParseError::NoStages { span });
         }
         let read = match self.errors.first() {
-            Some(first) => Read::Until(first.span().line),
+            Some((_, instruction)) => Read::Until(instruction.line),
             None => Read::Whole,
         };
         let mut file = Dockerfile {
@@ -161,6 +169,6 @@ impl Reader {
             stages: self.stages,
         };
         file.warnings = lint::in_text(&file, &self.blank_continuations, read);
-        (file, (!self.errors.is_empty()).then_some(ParseErrors(self.errors)))
+        (file, (!self.errors.is_empty()).then_some(ParseErrors::new(self.errors)))
     }
 }

@@ -589,11 +589,25 @@ fn did_you_mean(word: &str) -> String {
 /// All the mistakes of one text, in its order; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.first().map(ToString::to_string).unwrap_or_default())]
-pub struct ParseErrors(pub Vec<ParseError>);
+pub struct ParseErrors(pub Vec<ParseError>, Vec<Span>);
+
+impl ParseErrors {
+    /// Each with the instruction that it stands in, whose first line is the one that BuildKit names.
+    pub(crate) fn new(errors: Vec<(ParseError, Span)>) -> Self {
+        let (errors, instructions) = errors.into_iter().unzip();
+        Self(errors, instructions)
+    }
+
+    /// The errors, each with the instruction that it stands in; what stands in none is its own place.
+    pub fn in_instructions(&self) -> impl Iterator<Item = (&ParseError, Span)> {
+        self.0.iter().zip(self.1.iter().copied())
+    }
+}
 
 impl From<ParseError> for ParseErrors {
     fn from(error: ParseError) -> Self {
-        Self(vec![error])
+        let span = error.span();
+        Self(vec![error], vec![span])
     }
 }
 

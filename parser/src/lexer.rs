@@ -245,10 +245,12 @@ impl<'a> Lexer<'a> {
                 continue;
             }
             let logical = self.logical(line, trimmed.len(), start)?;
-            // An escape character alone, and then the end of the file.
-            if !logical.text().is_empty() {
-                return Ok(Some(logical));
+            if logical.text().is_empty() {
+                // An escape character alone, and then the end of the file.
+                let (word, span) = (String::new(), logical.span);
+                return Err(ParseError::UnknownInstruction { word, span, closest: None });
             }
+            return Ok(Some(logical));
         }
         Ok(None)
     }

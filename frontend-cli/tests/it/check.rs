@@ -71,6 +71,24 @@ fn the_word_that_is_meant_is_underlined_on_whatever_line_it_stands() {
       |   ^^^^^^
     see: https://docs.docker.com/go/dockerfile/rule/expose-proto-casing/
     ");
+    let text = "FROM scratch\nCOPY \\\n  --form=x a /b\nENV a=b \\\n  c\n";
+    let (_, err, status) = told(&Context::with_dockerfile(text), &["--progress=none"]);
+    assert_eq!(status, Some(1));
+    insta::assert_snapshot!(err, @r#"
+    error: unknown flag: --form
+     --> Dockerfile:2:1
+    2 | COPY \
+    3 |   --form=x a /b
+      |   ^^^^^^^^
+    hint: did you mean --from?
+
+    also: Syntax error - can't find = in "c". Must be of the form: name=value
+     --> Dockerfile:4:1
+    4 | ENV a=b \
+    5 |   c
+      |   ^
+    hint: put quotes around a value that has spaces: name="two words"
+    "#);
     let text = "FROM scratch\nCOPY a \\\n  --from \\\n  /b\n";
     let (_, err, status) = told(&Context::with_dockerfile(text).file("a", ""), &["--progress=none"]);
     assert_eq!(status, Some(1));

@@ -48,6 +48,14 @@ fn blank_continuations_and_old_instructions_are_noticed() {
 }
 
 #[test]
+fn blank_lines_at_the_end_of_the_file_continue_the_last_instruction() {
+    let place = |text: &str| parse(text.as_bytes()).unwrap().warnings[0].span.line;
+    assert_eq!(place("FROM scratch\nLABEL a=b\\\n\n"), 3);
+    assert_eq!(place("FROM scratch\nLABEL a=b\\\n\n# x\n\n"), 5);
+    assert_eq!(place("FROM scratch\nCOPY <<E /x \\\n\n\nhi\nE\n"), 5);
+}
+
+#[test]
 fn letter_case_of_as_is_that_of_from_and_global_arguments_do_not_count() {
     insta::assert_snapshot!(warnings("arg A\narg B\nFROM scratch As a\nFrom scratch as b\nENV x=y\n"), @r#"
 3 FromAsCasing: 'As' and 'FROM' keywords' casing do not match

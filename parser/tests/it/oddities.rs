@@ -95,6 +95,14 @@ fn continuations_join_with_what_the_next_line_begins_with() {
 
 // LX13
 #[test]
+fn an_escape_character_with_nothing_to_continue_is_no_instruction() {
+    for text in ["FROM scratch\n\\", "FROM scratch\n  \\ \n", "FROM scratch\n\\\n\n# x\n"] {
+        assert_eq!(errors(text), ["unknown instruction: "], "{text:?}");
+    }
+    assert_eq!(read("\\\n\\\nFROM scratch\n").stages.len(), 1);
+}
+
+#[test]
 fn another_escape_character_leaves_backslashes_alone() {
     let file = read("#  EsCaPe =  `  \nFROM scratch\nRUN dir C:\\\nRUN a `\n b\nENV A=x` y B=\"`\"\"\n");
     let texts: Vec<_> = file.stages[0].instructions.iter().map(|found| found.original.as_str()).collect();

@@ -92,7 +92,7 @@ impl Warnings {
         self.add("InvalidBaseImagePlatform", message, span, image);
     }
 
-    /// `keyword` is `ENV` or `LABEL`.
+    /// `keyword` is `ENV` or `LABEL` as written.
     pub(super) fn legacy_pair(&mut self, keyword: &str, span: Span) {
         let message = format!(
             "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"

@@ -10,7 +10,8 @@ fn addresses_of_the_corpus_have_nothing_that_git_takes_for_an_option() {
     let files: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
     assert!(!files.is_empty());
     for file in files {
-        let text = String::from_utf8(std::fs::read(file.unwrap().path()).unwrap()).unwrap();
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
         for parsed in [GitUrl::parse(&text), GitUrl::parse_context(&text)] {
             let Ok(Some(url)) = parsed else { continue };
             let source = url.source;

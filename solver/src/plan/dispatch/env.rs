@@ -9,7 +9,7 @@ use crate::plan::history::Made;
 
 /// Takes ENV.
 pub(super) fn env(step: &mut Step<'_, '_>, pairs: &[KeyValue]) -> Result<(), PlanError> {
-    let pairs = expand_pairs(step, "ENV", pairs)?;
+    let pairs = expand_pairs(step, pairs)?;
     let span = step.span();
     for (name, value) in &pairs {
         step.planner.warnings.secret_name("ENV", name, span);
@@ -21,21 +21,18 @@ pub(super) fn env(step: &mut Step<'_, '_>, pairs: &[KeyValue]) -> Result<(), Pla
 
 /// Takes LABEL.
 pub(super) fn label(step: &mut Step<'_, '_>, pairs: &[KeyValue]) -> Result<(), PlanError> {
-    let pairs = expand_pairs(step, "LABEL", pairs)?;
+    let pairs = expand_pairs(step, pairs)?;
     let text = text("LABEL", &pairs);
     step.state.image.config.labels.get_or_insert_default().extend(pairs);
     let span = step.span();
     step.planner.record(step.state, text, Made::Nothing, span)
 }
 
-fn expand_pairs(
-    step: &mut Step<'_, '_>,
-    keyword: &str,
-    pairs: &[KeyValue],
-) -> Result<Vec<(String, String)>, PlanError> {
+fn expand_pairs(step: &mut Step<'_, '_>, pairs: &[KeyValue]) -> Result<Vec<(String, String)>, PlanError> {
     if pairs.iter().any(|pair| pair.is_legacy) {
         let span = step.span();
-        step.planner.warnings.legacy_pair(keyword, span);
+        let keyword = step.keyword().to_owned();
+        step.planner.warnings.legacy_pair(&keyword, span);
     }
     pairs.iter().map(|pair| Ok((step.expand(&pair.key)?, step.expand(&pair.value)?))).collect()
 }

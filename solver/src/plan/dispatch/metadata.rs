@@ -11,9 +11,10 @@ use crate::plan::history::{self, Made};
 pub(super) fn cmd(step: &mut Step<'_, '_>, command: &Command) -> Result<(), PlanError> {
     let span = step.span();
     if let Some(before) = step.state.last.cmd.replace(span) {
-        step.planner.warnings.given_again("CMD", before, span);
+        let keyword = step.keyword().to_owned();
+        step.planner.warnings.given_again(&keyword, before, span);
     }
-    let argv = argv(step, command, "CMD");
+    let argv = argv(step, command);
     let text = format!("CMD {}", history::quoted(&argv));
     let config = &mut step.state.image.config;
     config.cmd = (!argv.is_empty()).then_some(argv);
@@ -26,9 +27,10 @@ pub(super) fn cmd(step: &mut Step<'_, '_>, command: &Command) -> Result<(), Plan
 pub(super) fn entrypoint(step: &mut Step<'_, '_>, command: &Command) -> Result<(), PlanError> {
     let span = step.span();
     if let Some(before) = step.state.last.entrypoint.replace(span) {
-        step.planner.warnings.given_again("ENTRYPOINT", before, span);
+        let keyword = step.keyword().to_owned();
+        step.planner.warnings.given_again(&keyword, before, span);
     }
-    let argv = argv(step, command, "ENTRYPOINT");
+    let argv = argv(step, command);
     let text = format!("ENTRYPOINT {}", history::quoted(&argv));
     let config = &mut step.state.image.config;
     config.entrypoint = (!argv.is_empty()).then_some(argv);
@@ -38,12 +40,13 @@ pub(super) fn entrypoint(step: &mut Step<'_, '_>, command: &Command) -> Result<(
     step.planner.record(step.state, text, Made::Nothing, span)
 }
 
-fn argv(step: &mut Step<'_, '_>, command: &Command, keyword: &str) -> Vec<String> {
+fn argv(step: &mut Step<'_, '_>, command: &Command) -> Vec<String> {
     match command {
         Command::Exec(argv) => argv.clone(),
         Command::Shell(text) => {
             if step.state.image.config.shell.as_ref().is_none_or(Vec::is_empty) {
-                step.planner.warnings.shell_form(keyword, step.instruction.span);
+                let (keyword, span) = (step.keyword().to_owned(), step.span());
+                step.planner.warnings.shell_form(&keyword, span);
             }
             let mut argv = step.state.shell();
             argv.push(text.clone());
@@ -56,7 +59,8 @@ fn argv(step: &mut Step<'_, '_>, command: &Command, keyword: &str) -> Vec<String
 pub(super) fn healthcheck(step: &mut Step<'_, '_>, check: &Healthcheck) -> Result<(), PlanError> {
     let span = step.span();
     if let Some(before) = step.state.last.healthcheck.replace(span) {
-        step.planner.warnings.given_again("HEALTHCHECK", before, span);
+        let keyword = step.keyword().to_owned();
+        step.planner.warnings.given_again(&keyword, before, span);
     }
     let check = match check {
         Healthcheck::None => oci::Healthcheck { test: vec!["NONE".into()], ..oci::Healthcheck::default() },
@@ -100,13 +104,10 @@ pub(super) fn user(step: &mut Step<'_, '_>, user: &Spanned<String>) -> Result<()
 
 /// Takes VOLUME.
 pub(super) fn volume(step: &mut Step<'_, '_>, volumes: &[Spanned<String>]) -> Result<(), PlanError> {
-    let mut paths = Vec::with_capacity(volumes.len());
-    for volume in volumes {
-        let path = step.expand(volume)?;
-        if path.is_empty() {
-            return Err(PlanError::EmptyVolume { span: step.place(volume.span) });
-        }
-        paths.push(path);
+    // All are expanded before one is judged: what is said of their variables comes first.
+    let paths = volumes.iter().map(|volume| step.expand(volume)).collect::<Result<Vec<_>, _>>()?;
+    if let Some((volume, _)) = volumes.iter().zip(&paths).find(|(_, path)| path.is_empty()) {
+        return Err(PlanError::EmptyVolume { span: step.place(volume.span) });
     }
     let text = format!("VOLUME {}", history::bracketed(&paths));
     let volumes = step.state.image.config.volumes.get_or_insert_default();

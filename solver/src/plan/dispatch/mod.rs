@@ -64,6 +64,11 @@ impl Step<'_, '_> {
         self.instruction.span
     }
 
+    /// The keyword with its letter case, as BuildKit's findings have it.
+    fn keyword(&self) -> &str {
+        self.instruction.original.split_ascii_whitespace().next().unwrap_or_default()
+    }
+
     /// Whether a record may be the instruction's result.
     fn cache_use(&self) -> Result<CacheUse, PlanError> {
         self.state.cache.of(self.instruction)

@@ -18,15 +18,18 @@ pub(super) fn expose(step: &mut Step<'_, '_>, words: &[Spanned<String>]) -> Resu
     for word in sorted {
         for port in step.expand_to_words(word)? {
             let place = step.place(word.span);
-            let range =
-                PortRange::parse(&port).map_err(|problem| PlanError::InvalidPort { problem, span: place })?;
-            if range.odd_casing {
+            let invalid = |problem| PlanError::InvalidPort { problem, span: place };
+            let published = Published::parse(&port).map_err(invalid)?;
+            // Before the numbers are looked at, as BuildKit does.
+            if published.odd_casing {
                 step.planner.warnings.protocol_casing(&port, span);
             }
-            if range.mapped {
+            if published.is_mapped() {
                 step.planner.warnings.port_mapping(&port, span);
             }
-            ports.extend((range.first..=range.last).map(|number| format!("{number}/{}", range.protocol)));
+            let (first, last) = published.range().map_err(invalid)?;
+            let protocol = &published.protocol;
+            ports.extend((first..=last).map(|number| format!("{number}/{protocol}")));
         }
     }
     let text = format!("EXPOSE {}", history::bracketed(&ports));
@@ -39,17 +42,16 @@ pub(super) fn expose(step: &mut Step<'_, '_>, words: &[Spanned<String>]) -> Resu
 
 /// A word of EXPOSE: `[ip:][host:]port[-port][/protocol]`.
 #[derive(Debug, PartialEq, Eq)]
-struct PortRange {
-    first: u16,
-    last: u16,
+struct Published<'a> {
+    address: String,
+    host: &'a str,
+    ports: &'a str,
     protocol: String,
-    /// An address or a host's port was given, which mean nothing here.
-    mapped: bool,
     odd_casing: bool,
 }
 
-impl PortRange {
-    fn parse(text: &str) -> Result<Self, String> {
+impl<'a> Published<'a> {
+    fn parse(text: &'a str) -> Result<Self, String> {
         let (address, host, container) = split(text);
         let (ports, protocol) = container.split_once('/').unwrap_or((container, ""));
         if ports.is_empty() {
@@ -62,8 +64,19 @@ impl PortRange {
             "tcp" | "udp" | "sctp" => lower,
             _ => return Err(format!("invalid port: {text:?}: invalid proto: {protocol}")),
         };
+        Ok(Self { address, host, ports, protocol, odd_casing })
+    }
+
+    /// Whether an address or a host's port was given, which mean nothing here.
+    fn is_mapped(&self) -> bool {
+        !self.address.is_empty() || !self.host.is_empty()
+    }
+
+    /// The first and the last port.
+    fn range(&self) -> Result<(u16, u16), String> {
+        let Self { address, host, ports, .. } = self;
         if !address.is_empty() {
-            let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&address);
+            let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
             bare.parse::<IpAddr>().map_err(|_| format!("invalid IP address: {address}"))?;
         }
         let (first, last) = range(ports).ok_or_else(|| format!("invalid containerPort: {ports}"))?;
@@ -75,8 +88,7 @@ impl PortRange {
                 ));
             }
         }
-        let mapped = !address.is_empty() || !host.is_empty();
-        Ok(Self { first, last, protocol, mapped, odd_casing })
+        Ok((first, last))
     }
 }
 
@@ -108,16 +120,16 @@ mod tests {
 
     #[test]
     fn a_port_may_be_a_range_with_a_protocol() {
-        let range = PortRange::parse("7000-7003/UDP").unwrap();
-        assert_eq!((range.first, range.last, range.protocol.as_str()), (7000, 7003, "udp"));
-        assert!(range.odd_casing && !range.mapped);
-        assert!(PortRange::parse("127.0.0.1:80:80").unwrap().mapped);
-        assert!(PortRange::parse("[::1]:80:80").unwrap().mapped);
+        let published = Published::parse("7000-7003/UDP").unwrap();
+        assert_eq!((published.range(), published.protocol.as_str()), (Ok((7000, 7003)), "udp"));
+        assert!(published.odd_casing && !published.is_mapped());
+        assert!(Published::parse("127.0.0.1:80:80").unwrap().is_mapped());
+        assert!(Published::parse("[::1]:80:80").unwrap().is_mapped());
     }
 
     #[test]
     fn what_is_no_port_is_named() {
-        let problem = |text| PortRange::parse(text).unwrap_err();
+        let problem = |text| Published::parse(text).and_then(|published| published.range()).unwrap_err();
         assert_eq!(problem("99999"), "invalid containerPort: 99999");
         assert_eq!(problem("http"), "invalid containerPort: http");
         assert_eq!(problem("80/quic"), "invalid port: \"80/quic\": invalid proto: quic");

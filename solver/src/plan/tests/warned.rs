@@ -99,6 +99,26 @@ fn the_comment_above_the_last_of_several_judges_those_before_it() {
 }
 
 #[test]
+fn words_of_findings_have_the_files_letter_case_and_come_before_a_mistake() {
+    assert_snapshot!(warnings("FROM scratch\nEnv a b\ncmd x\ncmd [\"y\"]\n").join("\n"), @r#"
+    2 LegacyKeyValueFormat: "Env key=value" should be used instead of legacy "Env key value" format
+    3 JSONArgsRecommended: JSON arguments recommended for cmd to prevent unintended behavior related to OS signals
+    3 MultipleInstructionsDisallowed: Multiple cmd instructions should not be used in the same stage because only the last one will be used
+    "#);
+    for (text, rule) in [
+        ("FROM scratch\nEXPOSE 80:80-81\n", "ExposeInvalidFormat"),
+        ("FROM scratch\nVOLUME $a /x $b\n", "UndefinedVar"),
+    ] {
+        let (warnings, error) = check(&parse(text), &request(), &mut |_, _| unreachable!("no base"));
+        assert!(
+            error.is_some() && warnings.iter().all(|warning| warning.rule == rule),
+            "{text}: {warnings:?}"
+        );
+        assert_eq!(warnings.len(), if rule == "UndefinedVar" { 2 } else { 1 }, "{text}");
+    }
+}
+
+#[test]
 fn a_check_tells_of_a_base_for_another_platform() {
     let request = PlanRequest { platform: Some(platform("linux/arm/v7")), ..request() };
     let (warnings, error) = check(&parse("FROM busybox\n"), &request, &mut |_, _| Ok(image("busybox", &[])));
