@@ -208,6 +208,8 @@ impl CancelHandle {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BuildResult {
+    /// What the history knows the build by.
+    pub id: String,
     /// The image id; of several images the first platform's.
     pub config_digest: Digest,
     /// Digest of the manifest, where one was made; of several images that of their index.

@@ -101,6 +101,7 @@ impl Session<'_> {
         caches.export(self, &solver, &images)?;
         let (steps_cached, steps_run) = self.reporter.counts();
         Ok(BuildResult {
+            id: self.build.id.clone(),
             config_digest: exported.config.unwrap_or(images[0].config_digest),
             manifest_digest: exported.manifest.as_ref().map(|manifest| manifest.digest),
             manifest: exported.manifest,

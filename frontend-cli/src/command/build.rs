@@ -411,6 +411,8 @@ const MOST_FILES_SHOWN: usize = 100;
 /// `--metadata-file`, with buildx's keys. Without a manifest the image's digest is its id, as docker's own store has it.
 fn metadata(built: &BuildResult) -> String {
     let mut keys = serde_json::Map::new();
+    // buildx names builder and node, of which there is none, and the build.
+    keys.insert("buildx.build.ref".to_owned(), format!("kiln/kiln/{}", built.id).into());
     let config = built.config_digest.to_string();
     keys.insert("containerimage.config.digest".to_owned(), config.clone().into());
     if let Some(manifest) = built.manifest.as_ref().and_then(|manifest| serde_json::to_value(manifest).ok()) {

@@ -56,6 +56,9 @@ fn the_image_id_is_told_on_standard_output_in_a_file_and_as_metadata() {
     assert_eq!(std::fs::read_to_string(context.join("iid")).unwrap(), id.trim());
     let metadata = std::fs::read_to_string(context.join("meta.json")).unwrap();
     assert!(metadata.contains(id.trim()) && metadata.contains("docker.io/library/two:2"), "{metadata}");
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).unwrap();
+    let build = metadata["buildx.build.ref"].as_str().unwrap().strip_prefix("kiln/kiln/").unwrap();
+    kiln.ok(context.path(), &["logs", build]);
     // `kiln run $(kiln build -q .)`, as people write it.
     assert_eq!(kiln.run(&[id.trim(), "cat", "/x"]), "x\n");
 
