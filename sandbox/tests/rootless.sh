@@ -6,11 +6,9 @@
 # namespace by itself. The crates' own tests run in such a namespace as its root. What needs the machine's root says
 # `skipped`, with the reason; these are counted.
 #
-#   sandbox/tests/rootless.sh [CRATE…]     all crates without a word
+#   sandbox/tests/rootless.sh [FOLDER…]     of these crates, or of all
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-crates=("$@")
-[ $# != 0 ] || crates=(kiln-parser kiln-image kiln-cache kiln-sandbox kiln-solver kiln-remote kiln kiln-cli)
 user=kiln-suite-$$
 home=$(mktemp -d)
 trap 'userdel "$user"; rm -rf "$home"' EXIT
@@ -36,23 +34,28 @@ run() {
 }
 
 failed=0
-for crate in "${crates[@]}"; do
-  manifest=$(cargo pkgid -p "$crate")
-  manifest=${manifest#*file://}
-  manifest=${manifest%%#*}
-  programs=$(cargo test -q --locked -p "$crate" --tests --no-run --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | grep /deps/)
-  for program in $programs; do
-    name=$(basename "$program")
-    log=$home/log/$crate-$name
-    echo "$crate: $name"
-    namespace=(unshare --user --map-root-user --map-auto --)
-    case $name in
-      system-*) run "$program" && run "${namespace[@]}" "$program" property:: ;;
-      *) run "${namespace[@]}" "$program" ;;
-    esac || failed=1
-    grep -E '^test result' "$log" || true
-    grep -hoE 'skipped.*' "$log" | sort | uniq -c || true
-  done
-done
+# As `make test` builds them, so that nothing is compiled twice.
+cargo test -q --locked --workspace --tests --no-run --message-format=json >"$home/built"
+programs() {
+  python3 -c '
+import json, os, sys
+for line in open(sys.argv[1]):
+    built = json.loads(line)
+    if built.get("executable") and built["profile"]["test"]:
+        print(os.path.dirname(built["manifest_path"]), built["executable"])
+' "$home/built"
+}
+while read -r manifest program <&3; do
+  folder=$(basename "$manifest") name=$(basename "$program")
+  case " ${*:-$folder} " in *" $folder "*) ;; *) continue ;; esac
+  log=$home/log/$folder-$name
+  echo "$folder: $name"
+  namespace=(unshare --user --map-root-user --map-auto --)
+  case $name in
+    system-*) run "$program" && run "${namespace[@]}" "$program" property:: ;;
+    *) run "${namespace[@]}" "$program" ;;
+  esac || failed=1
+  grep -E '^test result' "$log" || true
+  grep -hoE 'skipped.*' "$log" | sort | uniq -c || true
+done 3< <(programs)
 exit $failed
