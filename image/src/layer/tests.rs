@@ -98,7 +98,7 @@ impl Scene {
     }
     fn unpack(&self, tar: &[u8]) -> Result<Unpacked, LayerError> {
         let root = File::open(self.root()).unwrap();
-        let result = unpack(&mut &tar[..], root.as_fd(), OverlayXattrs::Trusted);
+        let result = unpack(&mut &tar[..], root.as_fd(), OverlayXattrs::of_this_process());
         let outside = self.dir.path().join("outside");
         assert_eq!(fs::read(outside.join("sentinel")).unwrap(), b"untouched");
         assert_eq!(fs::metadata(outside.join("sentinel")).unwrap().mode() & 0o7777, 0o640);
@@ -113,7 +113,8 @@ impl Scene {
     }
     fn is_opaque(&self, path: &str) -> bool {
         let mut value = [0; 8];
-        rustix::fs::getxattr(self.root().join(path), "trusted.overlay.opaque", &mut value) == Ok(1)
+        rustix::fs::getxattr(self.root().join(path), OverlayXattrs::of_this_process().opaque(), &mut value)
+            == Ok(1)
             && value[0] == b'y'
     }
 }
@@ -124,6 +125,15 @@ fn is_root() -> bool {
         eprintln!("skipped: owners, devices and trusted attributes need root");
     }
     root
+}
+
+/// Whether files can be given to any user: root of a user namespace has ids up to 65536 only.
+fn has_all_ids() -> bool {
+    let all = is_root() && super::is_in_first_namespace();
+    if !all {
+        eprintln!("skipped: needs root to give files to every user");
+    }
+    all
 }
 
 // ---- B1, B2: leaving the root
@@ -450,7 +460,7 @@ fn the_diff_id_is_of_all_uncompressed_bytes() {
 
 #[test]
 fn metadata_comes_out_as_it_went_in() {
-    if !is_root() {
+    if !has_all_ids() {
         return;
     }
     let scene = Scene::new();
@@ -502,7 +512,7 @@ fn an_archive_of_add_knows_no_whiteouts() {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     extract_archive(&mut &tar[..], root.as_fd(), ExtractOptions { owner: Some((uid, gid)) }).unwrap();
     assert_eq!(fs::read(scene.root().join(".wh.x")).unwrap(), b"plain");
-    let error = pack(root.as_fd(), OverlayXattrs::Trusted, &mut std::io::sink()).unwrap_err();
+    let error = pack(root.as_fd(), OverlayXattrs::of_this_process(), &mut std::io::sink()).unwrap_err();
     assert!(matches!(error, LayerError::ReservedName(_)));
 }
 
@@ -513,7 +523,7 @@ fn packed_times_are_cut_to_seconds_and_clamped() {
     let root = File::open(scene.root()).unwrap();
     let mut tar = Vec::new();
     let options = PackOptions { times: Times::AtMost(1234) };
-    let packed = pack_with(root.as_fd(), OverlayXattrs::Trusted, options, &mut tar).unwrap();
+    let packed = pack_with(root.as_fd(), OverlayXattrs::of_this_process(), options, &mut tar).unwrap();
     assert_eq!((packed.size_bytes, packed.diff_id.0), (tar.len() as u64, Digest::of(&tar)));
     let mut archive = tar::Archive::new(&tar[..]);
     let entry = archive.entries().unwrap().next().unwrap().unwrap();
@@ -526,7 +536,7 @@ fn packed_times_are_cut_to_seconds_and_clamped() {
 #[test]
 fn gnu_tar_reads_what_is_packed_and_its_archives_are_read() {
     let tar_version = std::process::Command::new("tar").arg("--version").output();
-    if !is_root() || !tar_version.is_ok_and(|out| out.stdout.starts_with(b"tar (GNU tar)")) {
+    if !has_all_ids() || !tar_version.is_ok_and(|out| out.stdout.starts_with(b"tar (GNU tar)")) {
         eprintln!("skipped: needs GNU tar");
         return;
     }
@@ -544,7 +554,7 @@ fn gnu_tar_reads_what_is_packed_and_its_archives_are_read() {
     rustix::fs::setxattr(from.path().join(&long), "user.test", b"a\nb", flags).unwrap();
 
     let mut packed = File::create(to.path().join("packed.tar")).unwrap();
-    pack(File::open(from.path()).unwrap().as_fd(), OverlayXattrs::Trusted, &mut packed).unwrap();
+    pack(File::open(from.path()).unwrap().as_fd(), OverlayXattrs::of_this_process(), &mut packed).unwrap();
     let run = |script: &str| {
         let script = format!("set -e; cd '{}'; {script}", to.path().display());
         let status = std::process::Command::new("sh").args(["-c", &script]).status().unwrap();
@@ -559,7 +569,7 @@ fn gnu_tar_reads_what_is_packed_and_its_archives_are_read() {
         let target = to.path().join(format);
         fs::create_dir(&target).unwrap();
         let mut archive = File::open(to.path().join(format!("{format}.tar"))).unwrap();
-        unpack(&mut archive, File::open(&target).unwrap().as_fd(), OverlayXattrs::Trusted).unwrap();
+        unpack(&mut archive, File::open(&target).unwrap().as_fd(), OverlayXattrs::of_this_process()).unwrap();
         let mut expected = facts(from.path());
         if format == "gnu" {
             // GNU's own format has no attributes.
@@ -618,7 +628,9 @@ fn make_tree(root: &Path, nodes: &[(prop::sample::Index, Vec<u8>, Node)]) {
             Node::File { data, mode, uid, xattr, mtime } => {
                 let mut file = File::create(&path).unwrap();
                 file.write_all(data).unwrap();
-                std::os::unix::fs::chown(&path, Some(*uid), Some(*uid / 2)).unwrap();
+                // A user namespace has fewer ids.
+                let uid = if super::is_in_first_namespace() { *uid } else { *uid % (1 << 16) };
+                std::os::unix::fs::chown(&path, Some(uid), Some(uid / 2)).unwrap();
                 fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).unwrap();
                 if let Some(value) = xattr {
                     rustix::fs::fsetxattr(&file, "user.test", value, rustix::fs::XattrFlags::empty())
@@ -632,7 +644,8 @@ fn make_tree(root: &Path, nodes: &[(prop::sample::Index, Vec<u8>, Node)]) {
                 fs::create_dir(&path).unwrap();
                 if *opaque {
                     let flags = rustix::fs::XattrFlags::empty();
-                    rustix::fs::setxattr(&path, "trusted.overlay.opaque", b"y", flags).unwrap();
+                    rustix::fs::setxattr(&path, OverlayXattrs::of_this_process().opaque(), b"y", flags)
+                        .unwrap();
                 }
                 modes.push((path.clone(), *mode));
                 dirs.push(path);
@@ -680,7 +693,7 @@ fn facts(root: &Path) -> BTreeMap<PathBuf, String> {
                 fact += &format!("{:?} {:?}", first.strip_prefix(root).unwrap(), fs::read(&path).unwrap());
             }
             if kind.is_dir() || kind.is_file() {
-                for name in ["user.test", "trusted.overlay.opaque"] {
+                for name in ["user.test", OverlayXattrs::of_this_process().opaque()] {
                     let mut value = vec![0; 100];
                     if let Ok(length) = rustix::fs::getxattr(&path, name, value.as_mut_slice()) {
                         fact += &format!(" {name} {:?}", &value[..length]);
@@ -708,12 +721,12 @@ proptest! {
             make_tree(from.path(), &nodes);
             let mut tar = Vec::new();
             let packed =
-                pack(File::open(from.path()).unwrap().as_fd(), OverlayXattrs::Trusted, &mut tar).unwrap();
+                pack(File::open(from.path()).unwrap().as_fd(), OverlayXattrs::of_this_process(), &mut tar).unwrap();
             let root = File::open(to.path()).unwrap();
-            let unpacked = unpack(&mut &tar[..], root.as_fd(), OverlayXattrs::Trusted).unwrap();
+            let unpacked = unpack(&mut &tar[..], root.as_fd(), OverlayXattrs::of_this_process()).unwrap();
             prop_assert_eq!(packed.diff_id, unpacked.diff_id);
             prop_assert_eq!(facts(from.path()), facts(to.path()));
-            let again = pack(root.as_fd(), OverlayXattrs::Trusted, &mut std::io::sink()).unwrap();
+            let again = pack(root.as_fd(), OverlayXattrs::of_this_process(), &mut std::io::sink()).unwrap();
             prop_assert_eq!(again.diff_id, packed.diff_id);
         }
     }
