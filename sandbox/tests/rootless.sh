@@ -34,7 +34,8 @@ open_way='
   mount --bind "$tree" "$hold"
   mount -t tmpfs -o mode=755 tmpfs "$closed"
   mkdir -p "$tree"
-  for entry in "$hold"/* "$hold"/.[!.]*; do
+  shopt -s nullglob dotglob
+  for entry in "$hold"/*; do
     place=$tree/${entry##*/}
     if [ -d "$entry" ]; then mkdir "$place"; else : >"$place"; fi
     mount --bind "$entry" "$place"
