@@ -28,7 +28,11 @@ fn shares(to: &str, from: &str) {
     let ended = two.build(context.path(), &flags(&[&from]));
     assert_eq!(ended.steps(), (0, 7), "{}", ended.stderr);
     assert_eq!(layers(&two), 0, "nothing is fetched before it is needed");
-    assert_eq!(image_id(&two, &context, &[&from]), id);
+    let shown = |kiln: &Kiln| {
+        let history = kiln.ok(context.path(), &["history", "--format=json", "--no-trunc", "it"]).stdout;
+        format!("{}{history}", kiln.ok(context.path(), &["inspect", "it"]).stdout)
+    };
+    assert_eq!(image_id(&two, &context, &[&from]), id, "{}{}", shown(&one), shown(&two));
     assert_eq!(two.run(&["it"]), "lib\nmain\n");
     // What is there is not written again.
     let ended = one.build(context.path(), &flags(&[&to]));
