@@ -1,6 +1,7 @@
 //! What can be wrong with a Dockerfile, as data.
 
 use crate::Span;
+use crate::suggest::closest;
 
 /// A mistake in the text. Variants are named by what is wrong for the author of the Dockerfile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -460,7 +461,11 @@ impl ParseError {
     pub fn hint(&self) -> Option<String> {
         // Suggested words stand without quotes, as BuildKit has them: people and tools search for its phrases.
         match self {
-            Self::UnknownInstruction { closest, .. } => closest.map(did_you_mean),
+            // In capitals only to who wrote capitals.
+            Self::UnknownInstruction { word, closest, .. } => closest.map(|keyword| {
+                let is_upper = !word.contains(|ch: char| ch.is_ascii_lowercase());
+                did_you_mean(&if is_upper { keyword.to_owned() } else { keyword.to_lowercase() })
+            }),
             Self::UnknownFlag { closest, .. } => closest.map(|flag| format!("did you mean --{flag}?")),
             Self::InvalidCheck { .. } => Some("the options are skip, error and experimental".to_owned()),
             Self::InvalidMount { problem, .. } => problem.hint(),
@@ -572,7 +577,10 @@ impl MountProblem {
             Self::UnknownKey { closest, .. } => closest.map(did_you_mean),
             Self::UnknownType { closest: Some(kind), .. } => Some(did_you_mean(kind)),
             Self::UnknownType { .. } => Some("the types are bind, cache, secret, ssh and tmpfs".to_owned()),
-            Self::UnknownSharing { .. } => Some("the values are shared, private and locked".to_owned()),
+            Self::UnknownSharing { value } => Some(match closest(value, ["shared", "private", "locked"]) {
+                Some(near) => did_you_mean(near),
+                None => "the values are shared, private and locked".to_owned(),
+            }),
             Self::InvalidTarget { .. } => Some("say where to mount it: target=/path".to_owned()),
             Self::FromVariable => {
                 Some("write `FROM ${VARIABLE} AS name` above and `from=name` here".to_owned())

@@ -148,7 +148,8 @@ pub(crate) struct OwnRecord {
 pub(crate) struct OwnLayer {
     pub(crate) layer: usize,
     pub(crate) contents: Digest,
-    /// In image configs, which have no other place for it. Seconds since the epoch.
+    /// Seconds since the epoch. In image configs, which have no other place for it, and where two steps came to one layer at
+    /// different times.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) made_at: Option<i64>,
 }
@@ -166,16 +167,18 @@ impl CacheConfig {
         let mut mounts: Vec<OwnMount> = contents.mounts.iter().map(own_mount).collect();
         mounts.sort_by(|a, b| a.id.cmp(&b.id));
         let mut own = Own { version: VERSION, records: Vec::with_capacity(sorted.len()), mounts };
-        let mut known: HashMap<(Digest, i64), usize> = HashMap::new();
+        let mut known: HashMap<(Digest, i64), (usize, i64)> = HashMap::new();
         for record in sorted {
             let mut parent = -1;
             let mut entry = own_record(record);
             for (layer, own_layer) in record.layers.iter().zip(&mut entry.layers) {
-                let index = *known.entry((layer.descriptor.digest, parent)).or_insert_with(|| {
-                    document.layers.push(layer_entry(layer, parent));
-                    document.layers.len() - 1
-                });
+                let (index, made_at) =
+                    *known.entry((layer.descriptor.digest, parent)).or_insert_with(|| {
+                        document.layers.push(layer_entry(layer, parent));
+                        (document.layers.len() - 1, layer.made_at)
+                    });
                 own_layer.layer = index;
+                own_layer.made_at = (made_at != layer.made_at).then_some(layer.made_at);
                 parent = i64::try_from(index).unwrap_or(i64::MAX);
             }
             let result = record
@@ -237,7 +240,8 @@ pub(crate) fn records_of(
             let known = layer(entry.layer, entry).ok_or_else(|| {
                 CacheError::Invalid(format!("a record names layer {}, which is not described", entry.layer))
             })?;
-            layers.push(RemoteLayer { contents: ContentsDigest(entry.contents), ..known });
+            let made_at = entry.made_at.unwrap_or(known.made_at);
+            layers.push(RemoteLayer { contents: ContentsDigest(entry.contents), made_at, ..known });
         }
         records.push(RemoteRecord {
             key: StepKey(record.key),

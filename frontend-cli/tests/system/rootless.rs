@@ -155,7 +155,7 @@ fn a_step_of_a_user_has_no_more_rights_than_one_of_root() {
     CapBnd:	00000000a80425fb
     CapAmb:	0000000000000000
     Seccomp:	2
-    uid=0(root) gid=0(root)
+    uid=0(root) gid=0(root) groups=0(root)
     0
     1
     2

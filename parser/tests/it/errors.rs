@@ -28,7 +28,7 @@ fn a_file_without_stages_says_what_it_lacks() {
 3: file with no instructions []
 1: dockerfile contains no stages to build [] -- a build stage begins with FROM, such as `FROM debian:stable`
 1: no build stage in current context [RUN echo] -- a build stage begins with FROM, such as `FROM debian:stable`
-1: unknown instruction: hello [hello] -- did you mean SHELL?
+1: unknown instruction: hello [hello] -- did you mean shell?
 "#);
 }
 
