@@ -172,11 +172,10 @@ impl CacheConfig {
             let mut parent = -1;
             let mut entry = own_record(record);
             for (layer, own_layer) in record.layers.iter().zip(&mut entry.layers) {
-                let (index, made_at) =
-                    *known.entry((layer.descriptor.digest, parent)).or_insert_with(|| {
-                        document.layers.push(layer_entry(layer, parent));
-                        (document.layers.len() - 1, layer.made_at)
-                    });
+                let (index, made_at) = *known.entry((layer.descriptor.digest, parent)).or_insert_with(|| {
+                    document.layers.push(layer_entry(layer, parent));
+                    (document.layers.len() - 1, layer.made_at)
+                });
                 own_layer.layer = index;
                 own_layer.made_at = (made_at != layer.made_at).then_some(layer.made_at);
                 parent = i64::try_from(index).unwrap_or(i64::MAX);
@@ -428,6 +427,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_layer_that_two_steps_came_to_has_the_time_of_each() {
+        let first = record(1, &[b"base", b"app"]);
+        let mut second = record(2, &[b"base", b"app"]);
+        second.layers[1].made_at += 1;
+        let records = vec![first, second];
+        let bytes =
+            CacheConfig::write(&Contents { records: records.clone(), ..Contents::default() }).unwrap();
+        let times = |records: &[RemoteRecord]| {
+            let mut times: Vec<_> = records
+                .iter()
+                .map(|record| {
+                    (record.key, record.layers.iter().map(|layer| layer.made_at).collect::<Vec<_>>())
+                })
+                .collect();
+            times.sort();
+            times
+        };
+        assert_eq!(times(&CacheConfig::parse(&bytes).unwrap().records), times(&records));
     }
 
     #[test]

@@ -198,7 +198,7 @@ mod tests {
     fn hashing_begins_again_behind_any_part_that_is_known() {
         let entry = |number: u64| ListedEntry {
             path: format!("f{number:03}").into(),
-            kind: if number % 7 == 0 { ListedKind::Dir } else { ListedKind::File(number * 9000) },
+            kind: if number.is_multiple_of(7) { ListedKind::Dir } else { ListedKind::File(number * 9000) },
             mode: 0o644,
             uid: 0,
             gid: 0,
