@@ -17,9 +17,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use kiln_cache::{EntryKind, LayerId, Store};
+use kiln_cache::{Entry, EntryKind, LayerId, Store};
 use kiln_image::Digest;
-use rustix::fs::{self as sys, AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags};
 
 use super::Digests;
 use super::place::{Data, LayerPlan, Node};
@@ -52,6 +52,9 @@ pub(super) struct Earlier {
     dir: OwnedFd,
     /// One flag for each of the plan's nodes.
     is_same: Vec<bool>,
+    /// When directories were made that this copy makes too, by their number among the plan's nodes. They come before all
+    /// else in the tar, which is then the same up to the first change.
+    made_ns: HashMap<usize, i128>,
 }
 
 impl Earlier {
@@ -75,7 +78,12 @@ impl Earlier {
             record(node, digest.as_ref())
                 .is_some_and(|wanted| files.get(path.as_os_str().as_bytes()) == Some(&wanted.as_slice()))
         });
-        Some(Self { layer, dir, is_same: is_same.collect() })
+        let is_same = is_same.collect();
+        let made = plan.nodes().enumerate().filter(|(_, (_, node))| plan.is_made_now(&node.entry));
+        let made_ns = made
+            .filter_map(|(index, (path, node))| Some((index, time_of_dir(&dir, path, &node.entry)?)))
+            .collect();
+        Some(Self { layer, dir, is_same, made_ns })
     }
 
     /// Which layer it is.
@@ -88,11 +96,25 @@ impl Earlier {
         self.is_same.get(index).copied().unwrap_or_default()
     }
 
+    /// The time of the plan's entry of this number: that of the earlier copy, where this one has none of its own.
+    pub(super) fn mtime_ns(&self, index: usize, entry: &Entry) -> i128 {
+        self.made_ns.get(&index).copied().unwrap_or(entry.mtime_ns)
+    }
+
     /// Gives the file `path` the further name `target`. `false`: it has to be written after all, be it that it has as many
     /// names as it can have.
     pub(super) fn link(&self, path: &Path, target: &Path) -> bool {
         sys::linkat(&self.dir, path, CWD, target, AtFlags::empty()).is_ok()
     }
+}
+
+/// The time of the directory `path` in a layer, if it is there as it is `wanted`.
+fn time_of_dir(layer: &OwnedFd, path: &Path, wanted: &Entry) -> Option<i128> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let found = sys::statat(layer, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    let is_same = FileType::from_raw_mode(found.st_mode) == FileType::Directory
+        && (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (wanted.mode, wanted.uid, wanted.gid);
+    is_same.then(|| i128::from(found.st_mtime) * 1_000_000_000 + i128::from(found.st_mtime_nsec))
 }
 
 /// Remembers what `layer` is about to be made of. That it cannot be written down costs time only.

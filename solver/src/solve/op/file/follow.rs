@@ -17,6 +17,7 @@ use kiln_image::layer::{ListedEntry, ListedFiles, ListedKind, digest_listed};
 use rustix::fs::{self as sys, Mode, OFlags};
 
 use super::Digests;
+use super::earlier::Earlier;
 use super::place::LayerPlan;
 use super::resume::{Listed, Resume};
 use crate::solve::layers::JoinFollower;
@@ -42,6 +43,7 @@ impl Follower {
     pub(super) fn start(
         plan: &LayerPlan<'_>,
         digests: Option<&Digests>,
+        earlier: Option<&Earlier>,
         root: &Path,
         resume: impl FnOnce(&Listed) -> Option<Resume>,
     ) -> Option<Self> {
@@ -52,7 +54,7 @@ impl Follower {
         if bytes.sum::<u64>() < WORTH_BYTES {
             return None;
         }
-        let listed = list(plan, digests)?;
+        let listed = list(plan, digests, earlier)?;
         let resume = resume(&listed);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = sys::open(root, flags, Mode::empty()).ok()?;
@@ -91,7 +93,7 @@ impl Drop for Follower {
 }
 
 /// The plan as a list; `None` for a plan that cannot be followed.
-fn list(plan: &LayerPlan<'_>, digests: Option<&Digests>) -> Option<Listed> {
+fn list(plan: &LayerPlan<'_>, digests: Option<&Digests>, earlier: Option<&Earlier>) -> Option<Listed> {
     let mut entries = Vec::with_capacity(plan.len());
     let mut numbers = Vec::with_capacity(plan.len());
     let mut digests_of_entries = Vec::with_capacity(plan.len());
@@ -109,7 +111,8 @@ fn list(plan: &LayerPlan<'_>, digests: Option<&Digests>) -> Option<Listed> {
             (EntryKind::Symlink(target), _) => ListedKind::Symlink(target.clone()),
             _ => return None,
         };
-        let mtime = i64::try_from(entry.mtime_ns.div_euclid(1_000_000_000)).ok()?;
+        let mtime_ns = earlier.map_or(entry.mtime_ns, |earlier| earlier.mtime_ns(number, entry));
+        let mtime = i64::try_from(mtime_ns.div_euclid(1_000_000_000)).ok()?;
         let is_kept =
             entry.xattrs.is_empty() && entry.mode & SET_ID_BITS == 0 && (0..=MAX_MTIME).contains(&mtime);
         if !is_kept {

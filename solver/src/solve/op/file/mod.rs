@@ -199,7 +199,11 @@ fn make(
         let path = resume::states_path(store, &memory.as_ref()?.1);
         Some(Resume::find(path, draft.id(), earlier.as_ref(), listed))
     };
-    let follower = if step.is_in_result { Follower::start(plan, digests, &draft.fs(), resume) } else { None };
+    let follower = if step.is_in_result {
+        Follower::start(plan, digests, earlier.as_ref(), &draft.fs(), resume)
+    } else {
+        None
+    };
     write::write(plan, &draft.fs(), earlier.as_ref(), follower.as_ref().map(Follower::progress))?;
     if let Some((digests, memory)) = &memory {
         earlier::remember(memory, draft.id(), plan, digests);

@@ -87,6 +87,11 @@ impl<'a> LayerPlan<'a> {
         self.nodes.iter()
     }
 
+    /// Whether the entry is a directory that exists for the destination's sake only, and has no time but now.
+    pub(super) fn is_made_now(&self, entry: &Entry) -> bool {
+        entry.kind == EntryKind::Dir && entry.mtime_ns == self.now_ns
+    }
+
     /// How many [`LayerPlan::nodes`] there are.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()

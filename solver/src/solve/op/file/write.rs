@@ -50,7 +50,9 @@ pub(super) fn write(
             if !path.as_os_str().is_empty() {
                 at(&target, sys::mkdirat(CWD, &target, Mode::RWXU))?;
             }
-            dirs.push((target, node));
+            let mtime_ns =
+                earlier.map_or(node.entry.mtime_ns, |earlier| earlier.mtime_ns(index, &node.entry));
+            dirs.push((target, Entry { mtime_ns, ..node.entry.clone() }));
             continue;
         }
         if let Some(group) = node.link_group() {
@@ -71,8 +73,8 @@ pub(super) fn write(
     for (first, link) in links {
         at(&link, sys::linkat(CWD, &first, CWD, &link, AtFlags::empty()))?;
     }
-    for (target, node) in dirs.iter().rev() {
-        set_metadata(target, &node.entry)?;
+    for (target, entry) in dirs.iter().rev() {
+        set_metadata(target, entry)?;
     }
     Ok(())
 }
