@@ -89,8 +89,22 @@ impl Store {
         if !prune.is_dry_run {
             self.measure_mounts(None)?;
         }
+        let pruned = match self.remove_chosen(prune) {
+            // Of a full disk not even this could be written down. What was moved away is gone by now, which leaves room for it.
+            Err(StoreError::DiskFull { .. }) => self.remove_chosen(prune)?,
+            other => other?,
+        };
+        if !prune.is_dry_run {
+            self.remove_stale_files()?;
+            self.db().shrink()?;
+        }
+        Ok(pruned)
+    }
+
+    fn remove_chosen(&self, prune: &Prune<'_>) -> Result<Pruned, StoreError> {
+        // Emptied when this returns.
         let trash = LayerDraft::new(self.root())?;
-        let pruned = self.db().write(|tx| {
+        self.db().write(|tx| {
             let mut inventory = Inventory::read(self, tx)?;
             let gate = lease::close_gate(self.root())?;
             let leased = lease::leased(self.root(), &gate)?;
@@ -111,13 +125,7 @@ impl Store {
             let mut items: Vec<_> = inventory.items.into_iter().map(|item| Some(item.usage)).collect();
             pruned.items = chosen.items.iter().filter_map(|&index| items[index].take()).collect();
             Ok(pruned)
-        })?;
-        if !prune.is_dry_run {
-            self.remove_stale_files()?;
-            self.db().shrink()?;
-        }
-        drop(trash);
-        Ok(pruned)
+        })
     }
 
     fn remove(
