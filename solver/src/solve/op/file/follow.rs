@@ -86,8 +86,10 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        if self.thread.is_some() {
-            self.progress.end();
+        if let Some(thread) = self.thread.take() {
+            self.progress.give_up();
+            // While it has a file open the space of that is not free, which is what the layer may have failed for.
+            drop(thread.join());
         }
     }
 }
@@ -152,6 +154,8 @@ pub(super) struct Progress {
     /// Bytes, by node.
     written: Vec<AtomicU64>,
     has_ended: AtomicBool,
+    /// Nobody wants to know any more.
+    is_given_up: AtomicBool,
     /// Whether the follower sleeps, which is rare enough that writers need no lock to find out.
     is_awaited: AtomicBool,
     lock: Mutex<()>,
@@ -163,6 +167,7 @@ impl Progress {
         Self {
             written: std::iter::repeat_with(AtomicU64::default).take(nodes).collect(),
             has_ended: AtomicBool::new(false),
+            is_given_up: AtomicBool::new(false),
             is_awaited: AtomicBool::new(false),
             lock: Mutex::default(),
             changed: Condvar::new(),
@@ -183,6 +188,11 @@ impl Progress {
         self.wake();
     }
 
+    fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::SeqCst);
+        self.end();
+    }
+
     fn wake(&self) {
         // Sequentially consistent with `wait`: either this sees that somebody waits, or that one sees what is new.
         if self.is_awaited.load(Ordering::SeqCst) {
@@ -194,6 +204,9 @@ impl Progress {
     /// How many bytes of the node are in place, as soon as they are more than `than`.
     fn wait(&self, node: usize, than: u64) -> io::Result<u64> {
         let now = || self.written.get(node).map_or(0, |written| written.load(Ordering::SeqCst));
+        if self.is_given_up.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         if now() > than {
             return Ok(now());
         }
