@@ -205,7 +205,8 @@ const MARKED_BY_CONTAINER: &str = "marked-in-container";
 
 /// Refuses a store of root's whose marks this root does not see: what they hide would show.
 fn check_marks(root: &Path, is_new: bool) -> Result<(), StoreError> {
-    if !layer::is_in_first_namespace() {
+    // An ordinary user's are all marked alike, wherever they are made.
+    if !layer::is_in_first_namespace() || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
     let path = root.join(MARKED_BY_CONTAINER);

@@ -55,7 +55,8 @@ pub(super) fn load(env: &dyn Fn(&str) -> Option<String>) -> Result<(Mirrors, Sho
         conf.read_all(&directory.join("registries.conf.d"))?;
     }
     // What podman's users chose when they were asked.
-    let chosen = match rustix::process::geteuid().is_root() {
+    // Root of a user namespace is an ordinary user, and the machine's root's file none of its business.
+    let chosen = match rustix::process::geteuid().is_root() && crate::layer::is_in_first_namespace() {
         true => Some(PathBuf::from("/var/cache")),
         false => get("XDG_CACHE_HOME").or_else(|| Some(home?.join(".cache"))),
     };
