@@ -89,31 +89,21 @@ impl Store {
         if !prune.is_dry_run {
             self.measure_mounts(None)?;
         }
-        // What goes is forgotten first: files without a row are nothing, a row without its files would be a loss.
-        let pruned = match self.forget(prune) {
-            // Not even this can be written down. The log is mostly of pages that are in the database by now.
-            Err(StoreError::DiskFull { .. }) => {
-                self.remove_stale_files()?;
-                self.db().checkpoint()?;
-                self.forget(prune)?
-            }
+        let pruned = match self.remove_chosen(prune) {
+            // Of a full disk not even this could be written down. What was moved away is gone by now, which leaves room for it.
+            Err(StoreError::DiskFull { .. }) => self.remove_chosen(prune)?,
             other => other?,
         };
         if !prune.is_dry_run {
-            let trash = LayerDraft::new(self.root())?;
-            self.db().write(|tx| {
-                let gate = lease::close_gate(self.root())?;
-                self.remove_unknown(tx, &lease::leased(self.root(), &gate)?, &trash)
-            })?;
-            drop(trash);
             self.remove_stale_files()?;
             self.db().shrink()?;
         }
         Ok(pruned)
     }
 
-    /// Chooses what goes and drops its rows.
-    fn forget(&self, prune: &Prune<'_>) -> Result<Pruned, StoreError> {
+    fn remove_chosen(&self, prune: &Prune<'_>) -> Result<Pruned, StoreError> {
+        // Emptied when this returns.
+        let trash = LayerDraft::new(self.root())?;
         self.db().write(|tx| {
             let mut inventory = Inventory::read(self, tx)?;
             let gate = lease::close_gate(self.root())?;
@@ -126,8 +116,9 @@ impl Store {
                     delete_image(tx, inventory.images[index].seq)?;
                 }
                 for &index in &chosen.items {
-                    self.forget_item(tx, &inventory.items[index], prune)?;
+                    self.remove(tx, &inventory.items[index], prune, &trash)?;
                 }
+                self.remove_unknown(tx, &leased, &trash)?;
             }
             drop(gate);
             pruned.images = chosen.images.iter().map(|&index| shown(&inventory, index)).collect();
@@ -137,7 +128,13 @@ impl Store {
         })
     }
 
-    fn forget_item(&self, tx: &Connection, item: &Item, prune: &Prune<'_>) -> Result<(), TxError> {
+    fn remove(
+        &self,
+        tx: &Connection,
+        item: &Item,
+        prune: &Prune<'_>,
+        trash: &LayerDraft,
+    ) -> Result<(), TxError> {
         let by = prune.by;
         match &item.what {
             What::Layer { id, records, disk_bytes, shared_bytes, shared_with } => {
@@ -147,6 +144,8 @@ impl Store {
                 if prune.images == ImageRule::HoldLayers && !item.holders.is_empty() {
                     return Ok(());
                 }
+                // The directory first: a kill here leaves a row without one, which everybody takes for a miss.
+                layers::discard(self.root(), *id, trash)?;
                 // What shared files with it shares fewer, if any, with what it shared files with: at least so many.
                 let surplus = disk_bytes.saturating_sub(*shared_bytes);
                 tx.prepare_cached(
@@ -161,18 +160,12 @@ impl Store {
                 tx.prepare_cached("DELETE FROM layers WHERE id = ?1")?.execute(params![id.as_bytes()])?;
             }
             What::Record(key) => removed::drop_record(tx, key.0.as_bytes(), by)?,
-            What::Blob(digest) => forget_blob(tx, digest)?,
-            What::Mount(name) => {
-                let lock = self.lock_path(&mounts::lock_name(name));
-                if let Some(_unused) = FileLock::try_take(&lock, Mode::Exclusive, Kind::Kept)? {
-                    forget_mount(tx, name)?;
-                }
+            What::Blob(digest) => self.remove_blob(tx, digest, trash)?,
+            What::Mount(name) => self.remove_mount(tx, name, trash)?,
+            What::Context(name) => {
+                let path = self.root().join("contexts").join(name);
+                discard(&path, &trash.path().join(format!("context-{name}")))?;
             }
-            // It has no row.
-            What::Context(name) => match std::fs::remove_file(self.root().join("contexts").join(name)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(error).at(self.root())?,
-                _ => {}
-            },
             What::Database => {}
         }
         Ok(())
@@ -188,7 +181,8 @@ impl Store {
         let lock = self.lock_path(&mounts::lock_name(name));
         let Some(_unused) = FileLock::try_take(&lock, Mode::Exclusive, Kind::Kept)? else { return Ok(()) };
         discard(&mounts::path_of(self.root(), name), &trash.path().join(format!("mount-{name}")))?;
-        forget_mount(tx, name)
+        tx.prepare_cached("DELETE FROM mounts WHERE name = ?1")?.execute(params![name])?;
+        Ok(())
     }
 
     pub(super) fn remove_blob(
@@ -199,11 +193,12 @@ impl Store {
     ) -> Result<(), TxError> {
         let path = blobs::path_of(self.root(), digest);
         discard(&path, &trash.path().join(format!("blob-{}", digest.hex())))?;
-        forget_blob(tx, digest)
+        tx.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?.execute(params![digest.as_bytes()])?;
+        tx.prepare_cached("DELETE FROM compressed WHERE blob = ?1")?.execute(params![digest.as_bytes()])?;
+        Ok(())
     }
 
-    /// Directories and blobs without a row: a commit has its own within its transaction, so these were forgotten, or are of
-    /// killed processes.
+    /// Directories and blobs without a row: a commit has its own within its transaction, so these are of killed processes.
     pub(super) fn remove_unknown(
         &self,
         tx: &Connection,
@@ -442,17 +437,6 @@ fn worth(usage: &Usage, now: i64) -> f64 {
 fn shown(inventory: &Inventory, index: usize) -> String {
     let image = &inventory.images[index];
     image.name.clone().unwrap_or_else(|| image.config.to_string())
-}
-
-fn forget_mount(tx: &Connection, name: &str) -> Result<(), TxError> {
-    tx.prepare_cached("DELETE FROM mounts WHERE name = ?1")?.execute(params![name])?;
-    Ok(())
-}
-
-fn forget_blob(tx: &Connection, digest: &Digest) -> Result<(), TxError> {
-    tx.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?.execute(params![digest.as_bytes()])?;
-    tx.prepare_cached("DELETE FROM compressed WHERE blob = ?1")?.execute(params![digest.as_bytes()])?;
-    Ok(())
 }
 
 /// Moves a file or directory into the trash, if it is there.
