@@ -111,7 +111,6 @@ pub struct IsolatedNetwork {
 enum Connection {
     /// The namespace has loopback only.
     None,
-    Starting(Pasta),
     Ready(#[expect(dead_code, reason = "its end is the network's")] Pasta),
     Failed(String),
 }
@@ -122,7 +121,6 @@ struct Pasta {
     /// Init of its process namespace.
     init: Forked,
     messages: OwnedFd,
-    started: Instant,
 }
 
 impl IsolatedNetwork {
@@ -160,7 +158,7 @@ impl IsolatedNetwork {
             Err(errno) => errno.raw_os_error(),
         })?;
         drop(blocked);
-        Ok(Pasta { init, messages, started: Instant::now() })
+        Ok(Pasta { init, messages })
     }
 
     /// Connects it if nobody has, and waits until it is; at once from then on.
@@ -171,19 +169,13 @@ impl IsolatedNetwork {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Connection::None = *connection {
             *connection = match self.start() {
-                Ok(pasta) => Connection::Starting(pasta),
+                Ok(pasta) => match self.wait_for_routes(&pasta) {
+                    Ok(()) => Connection::Ready(pasta),
+                    Err(error) => Connection::Failed(pasta.said(&error)),
+                },
                 Err(error) => Connection::Failed(error.to_string()),
             };
         }
-        let starting = match &*connection {
-            Connection::Starting(pasta) => self.wait_for_routes(pasta).map_err(|error| pasta.said(&error)),
-            _ => Ok(()),
-        };
-        *connection = match (std::mem::replace(&mut *connection, Connection::None), starting) {
-            (Connection::Starting(pasta), Ok(())) => Connection::Ready(pasta),
-            (_, Err(said)) => Connection::Failed(said),
-            (settled, Ok(())) => settled,
-        };
         match &*connection {
             Connection::Failed(said) => Err(NetworkError::Pasta(said.clone())),
             _ => Ok(()),
@@ -211,7 +203,7 @@ impl IsolatedNetwork {
 
     fn wait_for_routes(&self, pasta: &Pasta) -> io::Result<()> {
         let mut missing = DefaultRoutes::of_the_host();
-        let mut limit = pasta.started + START_LIMIT;
+        let mut limit = Instant::now() + START_LIMIT;
         loop {
             let left = limit.saturating_duration_since(Instant::now());
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
