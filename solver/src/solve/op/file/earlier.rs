@@ -39,7 +39,7 @@ pub(super) fn memory_path(store: &Store, plan: &LayerPlan<'_>, what: &str) -> Op
         return None;
     }
     let tree = plan.nodes().find_map(|(_, node)| match &node.data {
-        Data::Source { tree, .. } => tree.identity(),
+        Data::Source(file) => file.tree.identity(),
         _ => None,
     })?;
     let mut key = KeyHasher::new("earlier copy");
@@ -153,7 +153,7 @@ pub(super) fn keep(memory: &Path, layer: LayerId, bytes: &[u8]) {
 fn record(node: &Node, digest: Option<&Digest>) -> Option<[u8; FIXED_BYTES - 4]> {
     let entry = &node.entry;
     let is_plain = matches!(entry.kind, EntryKind::File { .. })
-        && matches!(node.data, Data::Source { .. })
+        && matches!(node.data, Data::Source(_))
         // A name more of it would be one in this layer.
         && node.link_group().is_none()
         && entry.xattrs.is_empty();

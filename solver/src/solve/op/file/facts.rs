@@ -73,7 +73,7 @@ fn file_facts(plan: &LayerPlan<'_>, digests: &Digests) -> Vec<FileFact> {
     let of_node = |((path, node), digest): ((&PathBuf, &place::Node), &Option<Digest>)| {
         let entry = &node.entry;
         let source = match &node.data {
-            Data::Source { entry, .. } => entry.path.to_string_lossy().into_owned(),
+            Data::Source(file) => file.entry().path.to_string_lossy().into_owned(),
             Data::Inline(_) | Data::None => String::new(),
         };
         let (kind, mut rest) = match &entry.kind {

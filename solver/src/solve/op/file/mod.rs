@@ -517,13 +517,13 @@ impl Digests {
             files.push(match &node.data {
                 Data::None => None,
                 Data::Inline(bytes) => Some(bytes_digest(bytes)),
-                Data::Source { entry: Entry { digest: Some(known), .. }, .. } => Some(*known),
-                Data::Source { tree, entry } => {
+                Data::Source(source) if source.entry().digest.is_some() => source.entry().digest,
+                Data::Source(source) => {
                     let slot = by_tree
-                        .entry(Arc::as_ptr(tree).cast())
-                        .or_insert_with(|| (Arc::clone(tree), Vec::new(), Vec::new()));
+                        .entry(Arc::as_ptr(&source.tree).cast())
+                        .or_insert_with(|| (Arc::clone(&source.tree), Vec::new(), Vec::new()));
                     slot.1.push(index);
-                    slot.2.push(entry.clone());
+                    slot.2.push(source.entry().clone());
                     None
                 }
             });

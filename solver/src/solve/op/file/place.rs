@@ -36,7 +36,22 @@ pub(super) enum Data {
     /// These.
     Inline(Arc<[u8]>),
     /// A file of a source tree.
-    Source { tree: Arc<dyn SourceTree>, entry: Entry },
+    Source(SourceFile),
+}
+
+/// A file of a source tree, one of those that were listed with it: of tens of thousands none is kept twice.
+#[derive(Clone, Debug)]
+pub(super) struct SourceFile {
+    pub(super) tree: Arc<dyn SourceTree>,
+    listed: Arc<Vec<Entry>>,
+    index: usize,
+}
+
+impl SourceFile {
+    /// As the tree has it.
+    pub(super) fn entry(&self) -> &Entry {
+        &self.listed[self.index]
+    }
 }
 
 /// One entry of the new layer.
@@ -243,7 +258,10 @@ impl<'a> LayerPlan<'a> {
     ) -> Result<(), SolveError> {
         let group = source.hard_link.map(|inode| self.group(inode));
         let data = match source.kind {
-            EntryKind::File { .. } => Data::Source { tree: Arc::clone(tree), entry: source.clone() },
+            EntryKind::File { .. } => {
+                let listed = Arc::new(vec![source.clone()]);
+                Data::Source(SourceFile { tree: Arc::clone(tree), listed, index: 0 })
+            }
             _ => Data::None,
         };
         let mut entry = with_meta(source.clone(), meta)?;
@@ -328,48 +346,57 @@ impl<'a> LayerPlan<'a> {
         keep: &dyn Fn(&Path) -> bool,
     ) -> Result<(), SolveError> {
         let strip = dir.path.as_os_str().len() + usize::from(!dir.path.as_os_str().is_empty());
+        let sources = Arc::new(sources);
+        // `dest`, and what comes behind all that is below it.
+        let mut behind = self.nodes.split_off(dest).into_iter().peekable();
+        let mut nodes = Vec::with_capacity(self.nodes.len() + sources.len() + behind.len());
+        nodes.extend(std::mem::take(&mut self.nodes));
+        nodes.extend(behind.next_if(|(path, _)| path == dest));
         // Directories that are left out, but may have to be made for what is in them, and how many are on the path to here.
-        let mut left_out: Vec<Entry> = Vec::new();
-        let mut nodes = Vec::with_capacity(sources.len());
-        for source in sources {
+        let mut left_out: Vec<usize> = Vec::new();
+        for (index, source) in sources.iter().enumerate() {
             let Some(below) =
                 source.path.as_os_str().as_bytes().get(strip..).filter(|below| !below.is_empty())
             else {
                 continue;
             };
             let below = Path::new(OsStr::from_bytes(below));
-            left_out.retain(|above| source.path.starts_with(&above.path));
+            left_out.retain(|&above| source.path.starts_with(&sources[above].path));
             if !keep(below) {
                 if source.kind == EntryKind::Dir {
-                    left_out.push(source);
+                    left_out.push(index);
                 }
                 continue;
             }
             for above in left_out.drain(..) {
-                let target = dest.join(above.path.strip_prefix(&dir.path).unwrap_or(&above.path));
-                nodes.push(self.node(tree, above, target, meta)?);
+                let path = &sources[above].path;
+                let target = dest.join(path.strip_prefix(&dir.path).unwrap_or(path));
+                nodes.push(self.node(tree, &sources, above, target, meta)?);
             }
-            let target = dest.join(below);
-            nodes.push(self.node(tree, source, target, meta)?);
+            nodes.push(self.node(tree, &sources, index, dest.join(below), meta)?);
         }
-        self.nodes.append(&mut nodes.into_iter().collect());
+        nodes.extend(behind);
+        self.nodes = nodes.into_iter().collect();
         Ok(())
     }
 
+    /// What is listed with this number, as a node.
     fn node(
         &mut self,
         tree: &Arc<dyn SourceTree>,
-        source: Entry,
+        listed: &Arc<Vec<Entry>>,
+        index: usize,
         dest: PathBuf,
         meta: &Meta,
     ) -> Result<(PathBuf, Node), SolveError> {
+        let source = &listed[index];
         let entry = Entry {
             path: dest.clone(),
             kind: source.kind.clone(),
             xattrs: source.xattrs.clone(),
             hard_link: None,
             digest: None,
-            ..source
+            ..*source
         };
         let entry = with_meta(entry, meta)?;
         let group = match source.kind {
@@ -377,7 +404,9 @@ impl<'a> LayerPlan<'a> {
             _ => source.hard_link.map(|inode| self.group(inode)),
         };
         let data = match source.kind {
-            EntryKind::File { .. } => Data::Source { tree: Arc::clone(tree), entry: source },
+            EntryKind::File { .. } => {
+                Data::Source(SourceFile { tree: Arc::clone(tree), listed: Arc::clone(listed), index })
+            }
             _ => Data::None,
         };
         Ok((dest, Node { entry, data, group, fresh: true }))

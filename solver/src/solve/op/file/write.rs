@@ -144,7 +144,7 @@ impl Writer<'_> {
                 at(target, file.write_all(bytes))?;
                 self.tell(index, bytes.len() as u64);
             }
-            Data::Source { tree, entry } => self.copy_bytes(index, tree, entry, &mut file)?,
+            Data::Source(source) => self.copy_bytes(index, &source.tree, source.entry(), &mut file)?,
         }
         let entry = &node.entry;
         if !self.born.has_owner(&self.root, entry.uid, entry.gid) {
