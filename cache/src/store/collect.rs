@@ -5,8 +5,8 @@
 //! those without only against the user's own pruning (every rebuild under the same name leaves one behind). What running
 //! builds use always stays (see `lease`).
 //!
-//! All happens in one write transaction. Files are moved into a draft in `work/`, whose drop removes them: a kill in
-//! between leaves rows without files, which everybody takes for a miss, and a draft for the next sweep.
+//! All happens in one write transaction. Files are moved into a draft in `work/`, whose drop removes them: after a kill in
+//! between the next sweep moves back what still has a row.
 
 use std::collections::HashSet;
 use std::fs::DirEntry;
@@ -25,7 +25,7 @@ use super::live_log;
 use super::locks::{FileLock, Kind, Mode};
 use super::removed::{self, RemovedBy};
 use super::usage::{COPY_SUFFIX, Inventory, Item, Usage, UsageKind, What};
-use super::{Store, blobs, mounts};
+use super::{Store, blobs, mounts, sweep};
 
 /// What to remove.
 pub struct Prune<'a> {
@@ -104,7 +104,7 @@ impl Store {
     fn remove_chosen(&self, prune: &Prune<'_>) -> Result<Pruned, StoreError> {
         // Emptied when this returns.
         let trash = LayerDraft::new(self.root())?;
-        self.db().write(|tx| {
+        let removed = self.db().write(|tx| {
             let mut inventory = Inventory::read(self, tx)?;
             let gate = lease::close_gate(self.root())?;
             let leased = lease::leased(self.root(), &gate)?;
@@ -125,7 +125,12 @@ impl Store {
             let mut items: Vec<_> = inventory.items.into_iter().map(|item| Some(item.usage)).collect();
             pruned.items = chosen.items.iter().filter_map(|&index| items[index].take()).collect();
             Ok(pruned)
-        })
+        });
+        // What a full disk needs is that they go.
+        if !matches!(removed, Ok(_) | Err(StoreError::DiskFull { .. })) {
+            sweep::give_back(self.root(), self.db(), &trash)?;
+        }
+        removed
     }
 
     fn remove(
@@ -144,7 +149,6 @@ impl Store {
                 if prune.images == ImageRule::HoldLayers && !item.holders.is_empty() {
                     return Ok(());
                 }
-                // The directory first: a kill here leaves a row without one, which everybody takes for a miss.
                 layers::discard(self.root(), *id, trash)?;
                 // What shared files with it shares fewer, if any, with what it shared files with: at least so many.
                 let surplus = disk_bytes.saturating_sub(*shared_bytes);
@@ -180,7 +184,7 @@ impl Store {
     ) -> Result<(), TxError> {
         let lock = self.lock_path(&mounts::lock_name(name));
         let Some(_unused) = FileLock::try_take(&lock, Mode::Exclusive, Kind::Kept)? else { return Ok(()) };
-        discard(&mounts::path_of(self.root(), name), &trash.path().join(format!("mount-{name}")))?;
+        discard(&mounts::path_of(self.root(), name), &trash.path().join(format!("{}-{name}", sweep::MOUNT)))?;
         tx.prepare_cached("DELETE FROM mounts WHERE name = ?1")?.execute(params![name])?;
         Ok(())
     }
@@ -192,7 +196,7 @@ impl Store {
         trash: &LayerDraft,
     ) -> Result<(), TxError> {
         let path = blobs::path_of(self.root(), digest);
-        discard(&path, &trash.path().join(format!("blob-{}", digest.hex())))?;
+        discard(&path, &trash.path().join(format!("{}-{}", sweep::BLOB, digest.hex())))?;
         tx.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?.execute(params![digest.as_bytes()])?;
         tx.prepare_cached("DELETE FROM compressed WHERE blob = ?1")?.execute(params![digest.as_bytes()])?;
         Ok(())

@@ -17,6 +17,7 @@ use super::db::{self, Db, TxError};
 use super::draft::{BECOMES, LayerDraft};
 use super::error::{At, StoreError};
 use super::locks::{FileLock, Kind, Mode};
+use super::sweep;
 use crate::space::{Space, measure};
 
 /// The name of one unpacked layer directory, unique to it. A pulled layer's is made of its DiffId (so it is known
@@ -368,7 +369,7 @@ pub(super) fn pull_lock(id: LayerId) -> String {
 /// Moves what is at the layer's place, if anything, into `trash`.
 pub(super) fn discard(root: &Path, id: LayerId, trash: &LayerDraft) -> Result<(), StoreError> {
     let path = path_of(root, id);
-    match std::fs::rename(&path, trash.path().join(format!("layer-{id}"))) {
+    match std::fs::rename(&path, trash.path().join(format!("{}-{id}", sweep::LAYER))) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         result => result.at(&path),
     }

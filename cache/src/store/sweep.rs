@@ -1,17 +1,22 @@
-//! Taking away what killed processes left in `work/`.
+//! Taking away what killed processes left in `work/`, and giving back what they were about to delete.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use kiln_image::Digest;
+use rusqlite::params;
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
+use super::blobs;
 use super::db::Db;
 use super::draft::{BECOMES, LayerDraft, take_over};
 use super::error::{At, StoreError};
 use super::layers::{self, LayerId};
 use super::locks::{FileLock, Kind, Mode};
+use super::mounts;
 
 /// Finds leftovers and has them removed in the background. Costs one `readdir` when there is nothing in progress.
 pub(super) fn sweep(root: &Path, db: &Db) -> Result<(), StoreError> {
@@ -29,6 +34,7 @@ pub(super) fn sweep(root: &Path, db: &Db) -> Result<(), StoreError> {
             sweep_file(&path)?;
         } else if let Some(leftover) = LayerDraft::adopt(path)? {
             take_unrecorded_layers(root, db, &leftover)?;
+            give_back(root, db, &leftover)?;
             leftovers.push(leftover);
         }
     }
@@ -80,6 +86,48 @@ fn take_unrecorded(root: &Path, db: &Db, draft: &LayerDraft, id: LayerId) -> Res
     }
     Ok(())
 }
+
+/// Garbage collection throws files away within the transaction that deletes their rows. Where that did not come to its end
+/// (a kill, a full disk) the rows are still there: what they name goes back from the trash to its place.
+pub(super) fn give_back(root: &Path, db: &Db, trash: &LayerDraft) -> Result<(), StoreError> {
+    let dir = trash.path();
+    for entry in std::fs::read_dir(dir).at(dir)? {
+        let entry = entry.at(dir)?;
+        let name = entry.file_name();
+        let Some((kind, name)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
+        let id = Digest::from_hex(name).ok();
+        let (place, query) = match (kind, id) {
+            (LAYER, Some(id)) => {
+                (layers::path_of(root, LayerId::from_bytes(*id.as_bytes())), "layers WHERE id")
+            }
+            (BLOB, Some(id)) => (blobs::path_of(root, &id), "blobs WHERE digest"),
+            (MOUNT, _) => (mounts::path_of(root, name), "mounts WHERE name"),
+            _ => continue,
+        };
+        let has_row = db.read(|connection| {
+            let mut rows = connection.prepare_cached(&format!("SELECT 1 FROM {query} = ?1"))?;
+            if kind == MOUNT {
+                rows.exists(params![name])
+            } else {
+                rows.exists(params![id.map(|id| *id.as_bytes())])
+            }
+        })?;
+        if !has_row {
+            continue;
+        }
+        match renameat_with(CWD, entry.path(), CWD, &place, RenameFlags::NOREPLACE) {
+            // Somebody made it anew.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error).at(&place),
+        }
+    }
+    Ok(())
+}
+
+/// How the trash names what was thrown into it: so, a dash, and its name.
+pub(super) const LAYER: &str = "layer";
+pub(super) const BLOB: &str = "blob";
+pub(super) const MOUNT: &str = "mount";
 
 fn becomes(draft: &LayerDraft) -> Option<LayerId> {
     let mut text = String::new();

@@ -66,3 +66,30 @@ fn a_layer_whose_row_was_lost_is_swept() {
     assert!(is_empty(&root.join("layers")));
     assert_sound(&store);
 }
+
+#[test]
+fn what_a_killed_prune_threw_away_comes_back_if_its_row_is_there() {
+    let (dir, store) = store();
+    for step in ["a", "b"] {
+        run_step(&store, step);
+    }
+    let blob = store.put_blob(b"blob").unwrap();
+    let layer_of = |step: &str| store.find(&key(step)).unwrap().unwrap().layers[0].id;
+    let (kept, gone) = (layer_of("a"), layer_of("b"));
+    let root = store.root().to_owned();
+    drop(store);
+    let trash = root.join("work").join("ab".repeat(32));
+    std::fs::create_dir(&trash).unwrap();
+    for id in [kept, gone] {
+        let place = root.join("layers").join(id.to_string());
+        std::fs::rename(place, trash.join(format!("layer-{id}"))).unwrap();
+    }
+    let place = root.join("blobs/sha256").join(blob.hex());
+    std::fs::rename(place, trash.join(format!("blob-{}", blob.hex()))).unwrap();
+    tamper(&root, &format!("DELETE FROM layers WHERE id = x'{gone}'"));
+    let store = Store::open(&root).unwrap();
+    assert!(store.find(&key("a")).unwrap().is_some() && store.find(&key("b")).unwrap().is_none());
+    assert!(store.has_blob(&blob));
+    assert_sound(&store);
+    drop(dir);
+}
