@@ -15,11 +15,12 @@ use blake3::hazmat::{
     merge_subtrees_root,
 };
 use kiln_image::Digest;
-use kiln_image::layer::is_portable_xattr;
+use kiln_image::layer::{is_portable_xattr, next_data};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::{At as _, Entry, EntryKind, TreeError};
+use crate::space::Space;
 use crate::spread;
 
 /// Opens a tree's root.
@@ -141,15 +142,32 @@ pub fn bytes_digest(bytes: &[u8]) -> Digest {
     Digest::from_bytes(*blake3::hash(bytes).as_bytes())
 }
 
-/// The [`bytes_digest`] and size of a file that was just opened. A large one is read and hashed on all processors.
-pub(crate) fn hash_file(file: &File) -> std::io::Result<(Digest, u64)> {
-    let size = rustix::fs::fstat(file)?.st_size;
-    let size = u64::try_from(size).unwrap_or_default();
-    let in_parallel = || hash_in_parallel(file, size);
-    match spread(size >= PARALLEL_HASH_BYTES, || Ok(None), in_parallel)? {
-        Some(digest) => Ok((digest, size)),
-        None => hash_to_the_end(file),
-    }
+/// A file as [`hash_file`] found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileHash {
+    /// The [`bytes_digest`].
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
+    /// Bytes of disk.
+    pub(crate) disk_bytes: u64,
+}
+
+/// Hashes a file that was just opened. A large one is read and hashed on all processors, and holes are not read.
+pub(crate) fn hash_file(file: &File) -> std::io::Result<FileHash> {
+    let stat = rustix::fs::fstat(file)?;
+    let size = u64::try_from(stat.st_size).unwrap_or_default();
+    let is_large = size >= PARALLEL_HASH_BYTES;
+    let (digest, size_bytes) = match spread(is_large, || Ok(None), || hash_in_parallel(file, size))? {
+        Some(digest) => (digest, size),
+        None => {
+            if is_large {
+                rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0))?;
+            }
+            hash_to_the_end(file)?
+        }
+    };
+    let blocks = u64::try_from(stat.st_blocks).unwrap_or_default();
+    Ok(FileHash { digest, size_bytes, disk_bytes: Space::of_file(size_bytes).min(Space::of_blocks(blocks)) })
 }
 
 fn hash_to_the_end(mut file: &File) -> std::io::Result<(Digest, u64)> {
@@ -181,8 +199,8 @@ fn hash_in_parallel(file: &File, size: u64) -> std::io::Result<Option<Digest>> {
         }
         (Err(error), _) | (_, Err(error)) => return Err(error),
     };
-    let has_grown = file.read_at(&mut [0], size)? > 0;
-    Ok((!has_grown).then(|| Digest::from_bytes(*digest.as_bytes())))
+    let has_size = u64::try_from(rustix::fs::fstat(file)?.st_size) == Ok(size);
+    Ok(has_size.then(|| Digest::from_bytes(*digest.as_bytes())))
 }
 
 /// The chaining value of the subtree of `length` bytes from `offset` on (BLAKE3, section 2.1).
@@ -198,12 +216,20 @@ fn hash_subtree(file: &File, offset: u64, length: u64) -> std::io::Result<Chaini
     with_hash_buffer(|buffer| {
         let mut hash = blake3::Hasher::new();
         hash.set_input_offset(offset);
-        let mut done = 0;
-        while done < length {
-            let wanted = (length - done).min(buffer.len() as u64) as usize;
-            file.read_exact_at(&mut buffer[..wanted], offset + done)?;
-            hash.update(&buffer[..wanted]);
-            done += wanted as u64;
+        let (mut at, end, mut data) = (offset, offset + length, offset..offset);
+        while at < end {
+            if data.end <= at {
+                data = next_data(file, at..end)?;
+            }
+            let until = if at < data.start { data.start } else { data.end };
+            let piece = &mut buffer[..(until - at).min(HASH_BUFFER_BYTES as u64) as usize];
+            if at < data.start {
+                piece.fill(0);
+            } else {
+                file.read_exact_at(piece, at)?;
+            }
+            hash.update(piece);
+            at += piece.len() as u64;
         }
         Ok(hash.finalize_non_root())
     })
@@ -302,8 +328,27 @@ mod tests {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&bytes[..size]).unwrap();
             file.rewind().unwrap();
-            assert_eq!(hash_file(&file).unwrap(), (bytes_digest(&bytes[..size]), size as u64), "{size}");
+            let found = hash_file(&file).unwrap();
+            assert_eq!(
+                (found.digest, found.size_bytes),
+                (bytes_digest(&bytes[..size]), size as u64),
+                "{size}"
+            );
         }
+    }
+
+    #[test]
+    fn a_sparse_file_has_the_digest_of_its_bytes_and_takes_the_disk_of_its_data() {
+        let file = tempfile::tempfile().unwrap();
+        let mut bytes = vec![0; 3 * PARALLEL_HASH_BYTES as usize + 17];
+        for at in [0, 5_000_000, PARALLEL_HASH_BYTES as usize * 2 - 1] {
+            bytes[at..at + 9000].fill(b'x');
+            file.write_all_at(&[b'x'; 9000], at as u64).unwrap();
+        }
+        file.set_len(bytes.len() as u64).unwrap();
+        let found = hash_file(&file).unwrap();
+        assert_eq!((found.digest, found.size_bytes), (bytes_digest(&bytes), bytes.len() as u64));
+        assert!(found.disk_bytes < 100_000, "{}", found.disk_bytes);
     }
 
     #[test]

@@ -251,7 +251,7 @@ impl SourceTree for LayerTree {
     }
 
     fn digest(&self, entry: &Entry) -> Result<Digest, TreeError> {
-        Ok(hash_file(&self.open(&entry.path)?).at(&entry.path)?.0)
+        Ok(hash_file(&self.open(&entry.path)?).at(&entry.path)?.digest)
     }
 
     fn digests(&self, entries: &[Entry]) -> Result<Vec<Option<Digest>>, TreeError> {
