@@ -9,13 +9,14 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use blake3::hazmat::{
     ChainingValue, HasherExt as _, Mode as HashMode, left_subtree_len, merge_subtrees_non_root,
     merge_subtrees_root,
 };
 use kiln_image::Digest;
-use kiln_image::layer::{is_portable_xattr, next_data};
+use kiln_image::layer::{OverlayXattrs, is_portable_xattr, next_data};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
@@ -246,22 +247,18 @@ fn with_hash_buffer<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
     })
 }
 
-/// Whether the directory `name` of `dir` (empty: `dir` itself) is opaque, in either spelling of the mark.
+/// Whether the directory `name` of `dir` (empty: `dir` itself) is opaque to the overlayfs that this process mounts. Of the
+/// mark's two spellings the other one is nothing but an attribute, which steps can set (THREATS B6).
 pub(crate) fn has_opaque_mark(dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool, Errno> {
+    static MARK: LazyLock<&str> = LazyLock::new(|| OverlayXattrs::of_this_process().opaque());
     let path = by_descriptor(dir, name)?;
-    for mark in OVERLAY_OPAQUE {
-        let mut value = [0; 1];
-        match rustix::fs::lgetxattr(&path, mark, &mut value) {
-            Ok(1) if value == *b"y" => return Ok(true),
-            Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => {}
-            Err(error) => return Err(error),
-        }
+    let mut value = [0; 1];
+    match rustix::fs::lgetxattr(&path, *MARK, &mut value) {
+        Ok(1) => Ok(value == *b"y"),
+        Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
+        Err(error) => Err(error),
     }
-    Ok(false)
 }
-
-/// The attribute of an opaque directory, as root and in a user namespace (overlayfs.rst, "userxattr").
-pub(crate) const OVERLAY_OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
 
 /// The attributes of `name` in `dir` that layers carry, sorted.
 pub(crate) fn portable_xattrs(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
