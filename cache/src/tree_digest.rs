@@ -388,7 +388,8 @@ mod tests {
             }),
             ("opaque mark", |dir| {
                 let flags = rustix::fs::XattrFlags::empty();
-                rustix::fs::setxattr(dir.join("a"), "user.overlay.opaque", b"y", flags).unwrap();
+                let mark = kiln_image::layer::OverlayXattrs::of_this_process().opaque();
+                rustix::fs::setxattr(dir.join("a"), mark, b"y", flags).unwrap();
             }),
             ("hard link", |dir| {
                 fs::remove_file(dir.join("z")).unwrap();
