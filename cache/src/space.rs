@@ -29,6 +29,11 @@ impl Space {
         size_bytes.div_ceil(BLOCK_BYTES) * BLOCK_BYTES + INODE_BYTES
     }
 
+    /// What a file of so many blocks of 512 bytes (`st_blocks`) takes: of a sparse one, less than its size.
+    pub fn of_blocks(blocks: u64) -> u64 {
+        blocks.saturating_mul(512).saturating_add(INODE_BYTES)
+    }
+
     /// What an empty directory takes.
     pub fn of_dir() -> u64 {
         BLOCK_BYTES
@@ -61,7 +66,7 @@ pub(crate) fn measure(path: &Path) -> io::Result<u64> {
                 found => found?,
             };
             if found.nlink() == 1 || found.is_dir() || seen.insert((found.dev(), found.ino())) {
-                total += found.blocks() * 512 + INODE_BYTES;
+                total += Space::of_blocks(found.blocks());
             }
             if found.is_dir() {
                 dirs.push(entry.path());

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use kiln_image::layer::MAX_LAYER_BYTES;
 use kiln_image::{ContentsDigest, Digest};
 use rayon::prelude::*;
 use rustix::fs::{FileType, OFlags};
@@ -19,9 +20,9 @@ use sha2::{Digest as _, Sha256};
 use crate::space::Space;
 use crate::spread;
 use crate::tree::{
-    At as _, Entry, EntryKind, TreeError, depth_first, has_opaque_mark, has_portable_xattrs, hash_file,
-    is_worth_threads, list_dir, list_levels, open_beneath, open_file, open_root, portable_xattrs, stat_at,
-    stat_entry, stat_entry_but_xattrs,
+    At as _, Entry, EntryKind, FileHash, TreeError, depth_first, has_opaque_mark, has_portable_xattrs,
+    hash_file, is_worth_threads, list_dir, list_levels, open_beneath, open_file, open_root, portable_xattrs,
+    stat_at, stat_entry, stat_entry_but_xattrs,
 };
 
 /// A layer directory's contents.
@@ -33,7 +34,7 @@ pub struct TreeDigest {
     pub size_bytes: u64,
     /// Number of entries.
     pub entries: u64,
-    /// Bytes of disk, as far as sizes tell.
+    /// Bytes of disk.
     pub disk_bytes: u64,
 }
 
@@ -41,7 +42,7 @@ pub struct TreeDigest {
 /// owner, mode and attributes count.
 ///
 /// # Errors
-/// When something in it cannot be read.
+/// When something in it cannot be read; when it is larger than a layer may be.
 pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
     let root = open_root(tree)?;
     let mut found = vec![root_entry(&root, tree)?];
@@ -54,9 +55,10 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
         .filter(|(_, (entry, _))| matches!(entry.kind, EntryKind::File { .. }))
         .filter(|(_, (entry, _))| entry.hard_link.is_none_or(|link| seen.insert(link)))
         .collect();
+    check_size(files.iter().map(|(_, (entry, _))| entry))?;
     let hash = |&(index, (entry, _)): &(usize, &LayerEntry)| {
         let file = open_file(root.as_fd(), &entry.path)?;
-        let (digest, size) = hash_file(&file).at(&entry.path)?;
+        let hash = hash_file(&file).at(&entry.path)?;
         let xattrs = match has_portable_xattrs(&file).at(&entry.path)? {
             true => {
                 let parent = entry.path.parent().unwrap_or(Path::new(""));
@@ -66,18 +68,18 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
             }
             false => Vec::new(),
         };
-        Ok(Hashed { index, digest, size, xattrs })
+        Ok(Hashed { index, hash, xattrs })
     };
     let hashed = spread(
         is_worth_threads(files.iter().map(|(_, (entry, _))| entry)),
         || files.iter().map(hash).collect::<Result<Vec<_>, TreeError>>(),
         || files.par_iter().map(hash).collect(),
     )?;
-    let size_bytes = hashed.iter().map(|hashed| hashed.size).sum();
-    let disk_bytes = hashed.iter().map(|hashed| Space::of_file(hashed.size)).sum::<u64>() + of_others(&found);
+    let size_bytes = hashed.iter().map(|hashed| hashed.hash.size_bytes).sum();
+    let disk_bytes = hashed.iter().map(|hashed| hashed.hash.disk_bytes).sum::<u64>() + of_others(&found);
     let mut digests = vec![None; found.len()];
-    for Hashed { index, digest, xattrs, .. } in hashed {
-        digests[index] = Some(digest);
+    for Hashed { index, hash, xattrs } in hashed {
+        digests[index] = Some(hash.digest);
         found[index].0.xattrs = xattrs;
     }
     let mut encoder = Encoder::new(b"kiln layer 2");
@@ -86,6 +88,19 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
         encoder.entry(&entry.path, entry, *is_opaque, link, digest.as_ref());
     }
     Ok(TreeDigest { contents: encoder.finish(), size_bytes, entries: found.len() as u64 - 1, disk_bytes })
+}
+
+/// Refuses more bytes of files than a layer may have: hashing what `truncate` made in no time would take hours.
+fn check_size<'a>(mut files: impl Iterator<Item = &'a Entry>) -> Result<(), TreeError> {
+    let add = |total: u64, entry: &'a Entry| match entry.kind {
+        EntryKind::File { size } => {
+            total.checked_add(size).filter(|&total| total <= MAX_LAYER_BYTES).ok_or(entry)
+        }
+        _ => Ok(total),
+    };
+    let too_large =
+        |entry: &Entry| TreeError::LayerTooLarge { path: entry.path.clone(), limit: MAX_LAYER_BYTES };
+    files.try_fold(0, add).map(drop).map_err(too_large)
 }
 
 /// The disk space of all but files.
@@ -147,8 +162,7 @@ impl std::fmt::Debug for SelectionDigest {
 /// What was read of the file that is entry `index`.
 struct Hashed {
     index: usize,
-    digest: Digest,
-    size: u64,
+    hash: FileHash,
     xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
@@ -327,6 +341,19 @@ mod tests {
     }
 
     #[test]
+    fn more_than_a_layer_may_have_is_refused_and_not_hashed() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            File::create(dir.path().join(name)).unwrap().set_len(MAX_LAYER_BYTES / 2 + 1).unwrap();
+        }
+        let error = tree_digest(dir.path()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "b: with it the layer has more than 1099511627776 bytes, and no image's layer may"
+        );
+    }
+
+    #[test]
     fn neither_the_order_of_making_nor_times_count() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         make(one.path(), &NAMES);
@@ -361,7 +388,8 @@ mod tests {
             }),
             ("opaque mark", |dir| {
                 let flags = rustix::fs::XattrFlags::empty();
-                rustix::fs::setxattr(dir.join("a"), "user.overlay.opaque", b"y", flags).unwrap();
+                let mark = kiln_image::layer::OverlayXattrs::of_this_process().opaque();
+                rustix::fs::setxattr(dir.join("a"), mark, b"y", flags).unwrap();
             }),
             ("hard link", |dir| {
                 fs::remove_file(dir.join("z")).unwrap();

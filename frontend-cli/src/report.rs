@@ -239,14 +239,16 @@ fn excerpt(
             text,
             "{} {}",
             paint.place(&format!("{number:>gutter$} |")),
-            printable(&line.replace('\t', " "))
+            cut(&printable(&line.replace('\t', " ")))
         );
         if number == marked.line {
             let end = floor(source, marked.end).max(marked_start);
             let rest = source[marked_start..end].lines().next().unwrap_or_default();
             // What stands before the caret is as wide as it was printed.
             let before = printable(&source[marked_line..marked_start].replace('\t', " ")).chars().count();
-            let carets = printable(rest.trim_end()).chars().count().max(1);
+            let before = before.min(MOST_SOURCE_CHARS);
+            let carets = printable(rest.trim_end()).chars().count();
+            let carets = carets.min(MOST_SOURCE_CHARS - before).max(1);
             let note = note.map(|note| format!(" {}", printable(note))).unwrap_or_default();
             let _ = writeln!(
                 text,
@@ -262,6 +264,14 @@ fn excerpt(
     }
 }
 
+/// A line that fits on a few lines of a screen.
+fn cut(line: &str) -> String {
+    match line.char_indices().nth(MOST_SOURCE_CHARS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
 /// The nearest character boundary at or below `offset`: spans come from elsewhere.
 fn floor(text: &str, offset: usize) -> usize {
     (0..=offset.min(text.len())).rev().find(|&index| text.is_char_boundary(index)).unwrap_or(0)
@@ -270,6 +280,7 @@ fn floor(text: &str, offset: usize) -> usize {
 const MOST_CAUSES: usize = 8;
 const MOST_TAIL_LINES: usize = 40;
 const MOST_SOURCE_LINES: u32 = 10;
+const MOST_SOURCE_CHARS: usize = 500;
 
 /// Colours, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -426,6 +437,17 @@ mod tests {
         error: registry said: \u{1b}]0;x\u{7}
         hint: ask its keeper
         ");
+    }
+
+    #[test]
+    fn of_a_line_as_long_as_a_file_the_beginning_is_shown() {
+        let text = format!("FROM a\nWORKDIR /{}\n", "a/".repeat(100_000));
+        let shown = draw(&at(&text, text.lines().nth(1).unwrap(), "too long", None).into(), Paint::Plain);
+        assert!(shown.len() < 1200, "{} bytes", shown.len());
+        assert!(shown.contains("a/a…\n") && shown.contains(&"^".repeat(500)), "{shown}");
+        let end = format!("RUN {} here\n", "x".repeat(100_000));
+        let shown = draw(&at(&end, "here", "wrong", None).into(), Paint::Plain);
+        assert!(shown.len() < 1200, "{} bytes", shown.len());
     }
 
     #[test]

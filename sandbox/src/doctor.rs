@@ -11,6 +11,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::control_group::{ControlGroup, Holder};
 use crate::rootfs::{Marks, attach, clone_tree, new_mount, open_in_root};
+use crate::spec::WHOLE_PROC;
 use crate::sys;
 use crate::userns::{self, Privileges, UserNamespaceError};
 use crate::{Resources, network, plan};
@@ -60,7 +61,7 @@ pub fn examine(entered: &Result<Privileges, UserNamespaceError>, folder: &Path) 
         findings.push(proc());
         findings.push(sys());
     }
-    findings.push(chroot(folder));
+    findings.push(chroot(entered, folder));
     findings.push(limits());
     findings.push(filter());
     findings.push(network());
@@ -134,8 +135,16 @@ fn mounts() -> Finding {
 }
 
 /// What steps without namespaces need; said where others cannot run, since those are better.
-fn chroot(folder: &Path) -> Finding {
+fn chroot(entered: &Result<Privileges, UserNamespaceError>, folder: &Path) -> Finding {
     const CHROOT: &str = "--executor chroot";
+    if !matches!(entered, Ok(Privileges::Root)) {
+        return Finding::new(
+            CHROOT,
+            State::Limited,
+            "not available to an ordinary user, who makes no device nodes",
+        )
+        .remedy("kiln as the container's root");
+    }
     let needed = [
         (CapabilitySet::SYS_CHROOT, "CAP_SYS_CHROOT"),
         (CapabilitySet::CHOWN, "CAP_CHOWN"),
@@ -249,8 +258,9 @@ fn proc() -> Finding {
     let flags = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
     match attempt(libc::CLONE_NEWNS | libc::CLONE_NEWPID, || new_mount(c"proc", &[], flags).map(drop)) {
         Ok(()) => Finding::new(PROC, State::Works, "a process namespace of its own"),
-        Err(error) => Finding::new(PROC, State::Missing, format!("cannot be mounted: {error}"))
-            .remedy("inside a container, let its /proc be whole (docker, podman: --security-opt systempaths=unconfined)"),
+        Err(error) => {
+            Finding::new(PROC, State::Missing, format!("cannot be mounted: {error}")).remedy(WHOLE_PROC)
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::limits::{self, Rlimit};
 use crate::masks::MASKED_IN_SYS;
 use crate::oci::PlannedRuntime;
 use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
+use crate::spec::MOUNTING_PROC;
 use crate::sys::{Instruction, StartStrings};
 use crate::{
     DeviceKind, DeviceNode, Identity, Mount, MountKind, Network, OciRuntime, SandboxError, Security, Spec,
@@ -381,7 +382,7 @@ impl Plan {
             }
             Step::Root => "mounting the root file system".into(),
             Step::PrivateFiles => "making private files".into(),
-            Step::Proc => "mounting /proc".into(),
+            Step::Proc => MOUNTING_PROC.into(),
             Step::Sys => "mounting /sys".into(),
             Step::Dev => "making /dev".into(),
             Step::EtcFiles => mount("mounting"),

@@ -336,10 +336,20 @@ impl SandboxError {
                  which isolates them less; `kiln doctor` says what is missing for more"
                     .into(),
             ),
+            Self::Setup { step, source } if step == MOUNTING_PROC && source.raw_os_error() == Some(libc::EPERM) => {
+                Some(WHOLE_PROC.into())
+            }
             _ => None,
         }
     }
 }
+
+/// The step of a [`SandboxError::Setup`] that a container's masked `/proc` keeps from working.
+pub(crate) const MOUNTING_PROC: &str = "mounting /proc";
+
+/// What to do about it: the kernel mounts no second `/proc` that shows more than the first (user_namespaces(7)).
+pub(crate) const WHOLE_PROC: &str =
+    "inside a container, let its /proc be whole (docker, podman: --security-opt systempaths=unconfined)";
 
 /// Why nothing could be run.
 #[derive(Debug, thiserror::Error)]

@@ -75,7 +75,11 @@ impl SingleIdReason {
                 "sudo apt-get install uidmap (or your system's package with newuidmap)".into()
             }
             Self::HelperFailed { program, .. } => {
-                format!("see that {program} is setuid root and that kiln is not started with no_new_privs")
+                let capability = if *program == "newuidmap" { "cap_setuid" } else { "cap_setgid" };
+                format!(
+                    "see that kiln is not started with no_new_privs and that {program} is setuid root or, inside a container, \
+                     has its capability instead (chmod u-s /usr/bin/{program} && setcap {capability}=ep /usr/bin/{program})"
+                )
             }
         }
     }
@@ -116,7 +120,8 @@ impl UserNamespaceError {
             Self::Switch { switch, wanted, .. } => format!("sudo sysctl -w {switch}={wanted}"),
             Self::Refused(_) => {
                 "inside a container, allow it there (docker: --security-opt seccomp=unconfined --security-opt \
-                 apparmor=unconfined; Kubernetes: securityContext.seccompProfile.type: Unconfined), or run kiln as root"
+                 apparmor=unconfined; Kubernetes: securityContext.seccompProfile.type: Unconfined), or run kiln as root, \
+                 there with --executor chroot"
                     .into()
             }
             Self::Threads => "call kiln::rootless::enter() first in main".into(),

@@ -11,7 +11,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 user=kiln-suite-$$
 home=$(mktemp -d)
-trap 'userdel "$user"; rm -rf "$home"' EXIT
+# Steps' own networks need this device, which most distributions let everybody open.
+tun=/dev/net/tun
+tun_mode=$(stat -c %a "$tun" 2>/dev/null || true)
+trap 'userdel "$user"; rm -rf "$home"; [ -z "$tun_mode" ] || chmod "$tun_mode" "$tun"' EXIT
+[ -z "$tun_mode" ] || chmod 666 "$tun"
 useradd --no-create-home --home-dir "$home" "$user"
 mkdir "$home/tmp" "$home/fixtures" "$home/log"
 mkdir -m 700 "$home/run"

@@ -9,17 +9,19 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use blake3::hazmat::{
     ChainingValue, HasherExt as _, Mode as HashMode, left_subtree_len, merge_subtrees_non_root,
     merge_subtrees_root,
 };
 use kiln_image::Digest;
-use kiln_image::layer::{is_portable_xattr, unnoted};
+use kiln_image::layer::{OverlayXattrs, is_portable_xattr, next_data, unnoted};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::{At as _, Entry, EntryKind, TreeError};
+use crate::space::Space;
 use crate::spread;
 
 /// Opens a tree's root.
@@ -142,15 +144,32 @@ pub fn bytes_digest(bytes: &[u8]) -> Digest {
     Digest::from_bytes(*blake3::hash(bytes).as_bytes())
 }
 
-/// The [`bytes_digest`] and size of a file that was just opened. A large one is read and hashed on all processors.
-pub(crate) fn hash_file(file: &File) -> std::io::Result<(Digest, u64)> {
-    let size = rustix::fs::fstat(file)?.st_size;
-    let size = u64::try_from(size).unwrap_or_default();
-    let in_parallel = || hash_in_parallel(file, size);
-    match spread(size >= PARALLEL_HASH_BYTES, || Ok(None), in_parallel)? {
-        Some(digest) => Ok((digest, size)),
-        None => hash_to_the_end(file),
-    }
+/// A file as [`hash_file`] found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileHash {
+    /// The [`bytes_digest`].
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
+    /// Bytes of disk.
+    pub(crate) disk_bytes: u64,
+}
+
+/// Hashes a file that was just opened. A large one is read and hashed on all processors, and holes are not read.
+pub(crate) fn hash_file(file: &File) -> std::io::Result<FileHash> {
+    let stat = rustix::fs::fstat(file)?;
+    let size = u64::try_from(stat.st_size).unwrap_or_default();
+    let is_large = size >= PARALLEL_HASH_BYTES;
+    let (digest, size_bytes) = match spread(is_large, || Ok(None), || hash_in_parallel(file, size))? {
+        Some(digest) => (digest, size),
+        None => {
+            if is_large {
+                rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0))?;
+            }
+            hash_to_the_end(file)?
+        }
+    };
+    let blocks = u64::try_from(stat.st_blocks).unwrap_or_default();
+    Ok(FileHash { digest, size_bytes, disk_bytes: Space::of_file(size_bytes).min(Space::of_blocks(blocks)) })
 }
 
 fn hash_to_the_end(mut file: &File) -> std::io::Result<(Digest, u64)> {
@@ -182,8 +201,8 @@ fn hash_in_parallel(file: &File, size: u64) -> std::io::Result<Option<Digest>> {
         }
         (Err(error), _) | (_, Err(error)) => return Err(error),
     };
-    let has_grown = file.read_at(&mut [0], size)? > 0;
-    Ok((!has_grown).then(|| Digest::from_bytes(*digest.as_bytes())))
+    let has_size = u64::try_from(rustix::fs::fstat(file)?.st_size) == Ok(size);
+    Ok(has_size.then(|| Digest::from_bytes(*digest.as_bytes())))
 }
 
 /// The chaining value of the subtree of `length` bytes from `offset` on (BLAKE3, section 2.1).
@@ -199,12 +218,20 @@ fn hash_subtree(file: &File, offset: u64, length: u64) -> std::io::Result<Chaini
     with_hash_buffer(|buffer| {
         let mut hash = blake3::Hasher::new();
         hash.set_input_offset(offset);
-        let mut done = 0;
-        while done < length {
-            let wanted = (length - done).min(buffer.len() as u64) as usize;
-            file.read_exact_at(&mut buffer[..wanted], offset + done)?;
-            hash.update(&buffer[..wanted]);
-            done += wanted as u64;
+        let (mut at, end, mut data) = (offset, offset + length, offset..offset);
+        while at < end {
+            if data.end <= at {
+                data = next_data(file, at..end)?;
+            }
+            let until = if at < data.start { data.start } else { data.end };
+            let piece = &mut buffer[..(until - at).min(HASH_BUFFER_BYTES as u64) as usize];
+            if at < data.start {
+                piece.fill(0);
+            } else {
+                file.read_exact_at(piece, at)?;
+            }
+            hash.update(piece);
+            at += piece.len() as u64;
         }
         Ok(hash.finalize_non_root())
     })
@@ -221,22 +248,18 @@ fn with_hash_buffer<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
     })
 }
 
-/// Whether the directory `name` of `dir` (empty: `dir` itself) is opaque, in either spelling of the mark.
+/// Whether the directory `name` of `dir` (empty: `dir` itself) is opaque to the overlayfs that this process mounts. Of the
+/// mark's two spellings the other one is nothing but an attribute, which steps can set (THREATS B6).
 pub(crate) fn has_opaque_mark(dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool, Errno> {
+    static MARK: LazyLock<&str> = LazyLock::new(|| OverlayXattrs::of_this_process().opaque());
     let path = by_descriptor(dir, name)?;
-    for mark in OVERLAY_OPAQUE {
-        let mut value = [0; 1];
-        match rustix::fs::lgetxattr(&path, mark, &mut value) {
-            Ok(1) if value == *b"y" => return Ok(true),
-            Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => {}
-            Err(error) => return Err(error),
-        }
+    let mut value = [0; 1];
+    match rustix::fs::lgetxattr(&path, *MARK, &mut value) {
+        Ok(1) => Ok(value == *b"y"),
+        Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
+        Err(error) => Err(error),
     }
-    Ok(false)
 }
-
-/// The attribute of an opaque directory, as root and in a user namespace (overlayfs.rst, "userxattr").
-pub(crate) const OVERLAY_OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
 
 /// The attributes of `name` in `dir` that layers carry, sorted.
 pub(crate) fn portable_xattrs(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
@@ -303,8 +326,27 @@ mod tests {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&bytes[..size]).unwrap();
             file.rewind().unwrap();
-            assert_eq!(hash_file(&file).unwrap(), (bytes_digest(&bytes[..size]), size as u64), "{size}");
+            let found = hash_file(&file).unwrap();
+            assert_eq!(
+                (found.digest, found.size_bytes),
+                (bytes_digest(&bytes[..size]), size as u64),
+                "{size}"
+            );
         }
+    }
+
+    #[test]
+    fn a_sparse_file_has_the_digest_of_its_bytes_and_takes_the_disk_of_its_data() {
+        let file = tempfile::tempfile().unwrap();
+        let mut bytes = vec![0; 3 * PARALLEL_HASH_BYTES as usize + 17];
+        for at in [0, 5_000_000, PARALLEL_HASH_BYTES as usize * 2 - 1] {
+            bytes[at..at + 9000].fill(b'x');
+            file.write_all_at(&[b'x'; 9000], at as u64).unwrap();
+        }
+        file.set_len(bytes.len() as u64).unwrap();
+        let found = hash_file(&file).unwrap();
+        assert_eq!((found.digest, found.size_bytes), (bytes_digest(&bytes), bytes.len() as u64));
+        assert!(found.disk_bytes < 100_000, "{}", found.disk_bytes);
     }
 
     #[test]

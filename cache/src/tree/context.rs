@@ -262,14 +262,14 @@ impl SourceTree for ContextTree {
         let file = self.open_entry(entry)?;
         let Some(index) = &self.index else {
             self.files_hashed.fetch_add(1, Ordering::Relaxed);
-            return Ok(hash_file(&file).at(path)?.0);
+            return Ok(hash_file(&file).at(path)?.digest);
         };
         let before = Stamp::of(&rustix::fs::fstat(&file).at(path)?);
         if let Some(known) = before.and_then(|stamp| index.find(path, &stamp)) {
             return Ok(known.digest);
         }
         let started = now_ns();
-        let (digest, _) = hash_file(&file).at(path)?;
+        let digest = hash_file(&file).at(path)?.digest;
         let has_xattrs = has_portable_xattrs(&file).at(path)?;
         self.files_hashed.fetch_add(1, Ordering::Relaxed);
         let after = Stamp::of(&rustix::fs::fstat(&file).at(path)?);

@@ -251,7 +251,7 @@ impl SourceTree for LayerTree {
     }
 
     fn digest(&self, entry: &Entry) -> Result<Digest, TreeError> {
-        Ok(hash_file(&self.open(&entry.path)?).at(&entry.path)?.0)
+        Ok(hash_file(&self.open(&entry.path)?).at(&entry.path)?.digest)
     }
 
     fn digests(&self, entries: &[Entry]) -> Result<Vec<Option<Digest>>, TreeError> {
@@ -413,17 +413,24 @@ mod tests {
     }
 
     #[test]
-    fn both_spellings_of_the_opaque_mark_are_understood() {
+    fn the_mark_of_this_process_s_overlayfs_is_obeyed_and_no_other() {
+        use kiln_image::layer::OverlayXattrs;
+        let own = OverlayXattrs::of_this_process();
+        let other = if own == OverlayXattrs::User { OverlayXattrs::Trusted } else { OverlayXattrs::User };
         let dir = tempfile::tempdir().unwrap();
         for layer in ["low", "top"] {
             fs::create_dir_all(dir.path().join(layer).join("d")).unwrap();
             fs::write(dir.path().join(layer).join("d").join(layer), "").unwrap();
         }
-        opaque(dir.path().join("top/d"), "user.overlay.opaque");
-        let tree = LayerTree::open(&[dir.path().join("low"), dir.path().join("top")]).unwrap();
-        let names: Vec<_> =
-            tree.read_dir(Path::new("d")).unwrap().into_iter().map(|entry| entry.path).collect();
-        assert_eq!(names, [Path::new("d/top")]);
+        let names = || -> Vec<PathBuf> {
+            let tree = LayerTree::open(&[dir.path().join("low"), dir.path().join("top")]).unwrap();
+            tree.read_dir(Path::new("d")).unwrap().into_iter().map(|entry| entry.path).collect()
+        };
+        // An ordinary user cannot even set it.
+        let _ = rustix::fs::setxattr(dir.path().join("top/d"), other.opaque(), b"y", XattrFlags::empty());
+        assert_eq!(names(), [Path::new("d/low"), Path::new("d/top")]);
+        opaque(dir.path().join("top/d"), own.opaque());
+        assert_eq!(names(), [Path::new("d/top")]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::spread;
 
 pub use beneath::bytes_digest;
 pub(crate) use beneath::{
-    has_opaque_mark, has_portable_xattrs, hash_file, list_dir, open_beneath, open_file, open_root,
+    FileHash, has_opaque_mark, has_portable_xattrs, hash_file, list_dir, open_beneath, open_file, open_root,
     portable_xattrs, stat_at, stat_entry, stat_entry_but_xattrs,
 };
 pub use context::ContextTree;
@@ -98,6 +98,14 @@ pub enum TreeError {
     /// A pipe, device or directory where a file's bytes are wanted.
     #[error("{0}: not a regular file")]
     NotAFile(PathBuf),
+    /// With this file there are more bytes than a layer may have.
+    #[error("{path}: with it the layer has more than {limit} bytes, and no image's layer may")]
+    LayerTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit: u64,
+    },
     /// More bytes than the reader takes.
     #[error("{path}: more than {limit} bytes")]
     TooLarge {

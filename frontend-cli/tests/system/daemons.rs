@@ -1,5 +1,6 @@
 //! Docker's daemon and podman run what kiln makes, and kiln what they save.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use kiln_fixtures::{Context, DockerRegistry};
 
 use crate::kiln::Kiln;
+use crate::ordinary::Ordinary;
 
 /// How long a daemon may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -134,6 +136,53 @@ fn docker_s_daemon_and_kiln_read_each_other_s_images() {
     let words = ["import", "-c", "CMD [\"cat\", \"/hard\"]", &path("files.tar"), "flat"];
     stdout(&mut docker.docker(&words));
     assert_eq!(stdout(&mut docker.docker(&["run", "--rm", "--network=none", "flat"])), "kept\n");
+}
+
+/// What a process finds out about its confinement, as tools for that do it: rights, filter, devices, what is hidden and what
+/// can be written.
+const LOOK_AROUND: &str = "sed -nE 's/^(Cap...|NoNewPrivs|Seccomp.*):\\s*(.*)/fact: \\1 \\2/p' /proc/self/status\n\
+    for path in /dev/*; do case $path in /dev/console|/dev/core) ;; *) stat -c 'fact: %N %F %t:%T' $path;; esac; done\n\
+    hides() { if [ -d $1 ]; then [ -z \"$(ls -A $1)\" ]; else [ -e $1 ] && ! head -c 1 $1 2>/dev/null | grep -q .; fi; }\n\
+    for path in /proc/[a-z]* /sys/firmware /sys/devices/virtual/powercap; do hides $path && echo fact: hidden $path; done\n\
+    for path in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /proc/irq/default_smp_affinity /sys/kernel/mm /sys/fs/cgroup \
+        /dev/shm /proc/kcore; do [ -w $path ] && echo fact: writable $path; done; true\n";
+
+/// The facts in a step's or a container's output.
+fn facts(said: &str) -> BTreeSet<String> {
+    said.lines().filter_map(|line| Some(line.split_once("fact: ")?.1.to_owned())).collect()
+}
+
+#[test]
+fn a_step_finds_about_itself_what_docker_s_containers_find() {
+    if !can_run("dockerd") {
+        return;
+    }
+    let Some(kiln) = Kiln::new("inspection beside docker's") else { return };
+    let docker = Dockerd::start();
+    let files = [("Dockerfile", "FROM busybox\nCOPY look /look\nRUN sh /look\n"), ("look", LOOK_AROUND)];
+    let context = Context::with_dockerfile(files[0].1).file("look", LOOK_AROUND);
+    stdout(
+        kiln.command(context.path(), &["build", "--load", "-t", "x", "."]).env("DOCKER_HOST", docker.host()),
+    );
+    let of_docker =
+        facts(&stdout(&mut docker.docker(&["run", "--rm", "--network=none", "x", "sh", "/look"])));
+    assert!(
+        of_docker.contains("CapEff 00000000a80425fb") && of_docker.contains("Seccomp 2"),
+        "{of_docker:?}"
+    );
+    assert!(of_docker.contains("hidden /proc/keys"), "{of_docker:?}");
+    // The list of what is hidden grows from release to release, and to an ordinary user the kernel shows less.
+    let differs = |found: &BTreeSet<String>| {
+        let more = found.difference(&of_docker).filter(|fact| !fact.starts_with("hidden "));
+        let less = of_docker.difference(found).filter(|fact| !fact.starts_with("writable "));
+        (more.cloned().collect::<Vec<_>>(), less.cloned().collect::<Vec<_>>())
+    };
+    let nothing = (Vec::<String>::new(), Vec::<String>::new());
+    let of_root = facts(&kiln.build(context.path(), &["--no-cache", "."]).stderr);
+    assert_eq!(differs(&of_root), nothing);
+    let Some(user) = Ordinary::new("inspection beside docker's") else { return };
+    let of_user = facts(&user.build(&user.folder("look", &files), &["--no-cache", "."]).stderr);
+    assert_eq!(differs(&of_user), nothing);
 }
 
 /// Nothing of them is of use to it, as its steps have other keys: it must not be led astray by them either.

@@ -35,6 +35,11 @@ impl Container {
 
     /// A command line of kiln's in the container named `name`, not started yet; `folder` is the working directory.
     fn command(&self, name: &str, folder: &Path, words: &[&str]) -> Command {
+        self.command_as(&[], name, folder, words)
+    }
+
+    /// The same with further options of `docker run`.
+    fn command_as(&self, options: &[&str], name: &str, folder: &Path, words: &[&str]) -> Command {
         let volume = |from: &Path, to: &str| format!("--volume={}:{to}", from.display());
         let mut line = vec![
             "run".to_owned(),
@@ -47,9 +52,8 @@ impl Container {
             "--workdir=/context".to_owned(),
             "--env=KILN_ROOT=/files/store".to_owned(),
             "--env=CONTAINERS_REGISTRIES_CONF=/files/registries.conf".to_owned(),
-            "box".to_owned(),
-            "kiln".to_owned(),
         ];
+        line.extend(options.iter().chain(&["box", "kiln"]).map(|word| (*word).to_owned()));
         line.extend(words.iter().map(|word| (*word).to_owned()));
         self.docker.docker(&line.iter().map(String::as_str).collect::<Vec<_>>())
     }
@@ -137,6 +141,46 @@ fn an_image_built_in_a_container_is_the_one_built_outside() {
     refused.says("a step has the container's network");
 }
 
+/// What lets an ordinary user of a container make namespaces, but for the last one, which lets it mount `/proc`.
+const UNCONFINED: &[&str] = &[
+    "--user=1000",
+    "--env=KILN_ROOT=/files/own/store",
+    "--security-opt=seccomp=unconfined",
+    "--security-opt=apparmor=unconfined",
+    "--security-opt=systempaths=unconfined",
+];
+
+#[test]
+fn an_ordinary_user_of_a_container_builds_where_it_may_make_namespaces() {
+    let Some(container) = Container::new("user in a container") else { return };
+    std::fs::create_dir(container.files.path().join("own")).unwrap();
+    stdout(Command::new("chown").arg("1000").arg(container.files.path().join("own")));
+    stdout(Command::new("chmod").arg("-R").arg("a+rX").arg(container.files.path()));
+    let context = Context::with_dockerfile(
+        "FROM debian\nRUN useradd -u 2000 worker && chown worker:nogroup /srv && stat -c owner:%u:%g /srv\n",
+    );
+    stdout(Command::new("chmod").arg("-R").arg("a+rX").arg(context.path()));
+    let call = |options: &[&str], words: &[&str]| -> Ended {
+        let words = [&["build", "--progress=plain", "--network=host"], words, &["."]].concat();
+        container.command_as(options, "user", context.path(), &words).output().unwrap().into()
+    };
+    // With what Docker allows there is no way, and the two that there are get named.
+    let refused = call(&UNCONFINED[..2], &["--executor=chroot"]);
+    assert_ne!(refused.status, 0);
+    refused.says("error: user namespaces are refused here: Operation not permitted");
+    refused.says("--security-opt seccomp=unconfined");
+    refused.says("or run kiln as root, there with --executor chroot");
+
+    let masked = call(&UNCONFINED[..4], &[]);
+    assert_ne!(masked.status, 0);
+    masked.says("error: sandbox: mounting /proc: Operation not permitted");
+    masked.says("hint: inside a container, let its /proc be whole (docker, podman: --security-opt systempaths=unconfined)");
+
+    let built = call(UNCONFINED, &[]);
+    assert_eq!(built.status, 0, "{}", built.stderr);
+    built.says("owner:2000:65534");
+}
+
 #[test]
 fn tutorials_build_in_a_container() {
     let Some(container) = Container::new("tutorials in a container") else { return };
@@ -161,6 +205,13 @@ fn tutorials_build_in_a_container() {
     container.build(entrypoint.path(), &["-t", "entry", "-o", dest, "."]);
     let id = run(&["-e", "UID=1001", "entry"]);
     assert!(id.starts_with("uid=1001(user) gid=1001(user)"), "{id}");
+
+    // Login shells, and a profile that one step writes and the next one reads.
+    let conda = Context::copy_of(&tutorial("conda"));
+    let line = ["-t", "conda", "-f", "images/Dockerfile", "--build-arg", "uid=4321", "-o", dest, "project"];
+    container.build(conda.path(), &line);
+    let said = run(&["conda"]);
+    assert_eq!(said, "tool activate /home/analyst/env\ntool install --file /tmp/environment.yml\n");
 }
 
 #[test]

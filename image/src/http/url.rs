@@ -26,6 +26,8 @@ pub(crate) struct Origin {
 
 /// Longer addresses than any server takes.
 const MAX_URL_BYTES: usize = 16 << 10;
+/// The longest name of a host (RFC 1035, 2.3.4): what is shown of an address has it whole.
+const MAX_HOST_BYTES: usize = 253;
 
 impl Url {
     /// # Errors
@@ -49,6 +51,9 @@ impl Url {
         let host = authority.host().to_ascii_lowercase();
         if host.is_empty() {
             return Err(invalid("it has no host"));
+        }
+        if host.len() > MAX_HOST_BYTES {
+            return Err(invalid("its host is longer than 253 bytes"));
         }
         // The parser takes anything for a port and gives none back.
         let port = match host_and_port.get(host.len()..) {
@@ -215,6 +220,17 @@ mod tests {
         ] {
             assert_eq!(base.join(location).unwrap().to_string(), target, "{location}");
         }
+    }
+
+    #[test]
+    fn what_is_shown_of_an_address_has_its_host_as_it_is() {
+        let quotes = Url::parse("http://a'b.example/it's").unwrap();
+        assert_eq!(quotes.to_string(), "http://a'b.example/it's");
+        let long = Url::parse(&format!("http://{}.example/{}", "a".repeat(245), "b".repeat(1000))).unwrap();
+        let shown = long.to_string();
+        assert!(shown.contains(".example/b") && shown.ends_with('…'), "{shown}");
+        let longer = Url::parse(&format!("http://{}.example/", "a".repeat(246))).unwrap_err();
+        assert!(longer.to_string().contains("its host is longer than 253 bytes"), "{longer}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{At as _, LayerError};
+use super::{At as _, LayerError, next_data};
 use crate::Digest;
 
 /// Runs `body` with a queue to a hashing thread; returns what it returned and the digest of all that it queued.
@@ -237,16 +237,16 @@ impl<'a> HashingWriter<'a> {
         Self { inner, queue, buffer, written: 0 }
     }
 
-    /// Writes exactly `size` bytes of `source`; fewer are an error of kind [`io::ErrorKind::UnexpectedEof`]. Each read fills
+    /// Writes the first `size` bytes of `source`; fewer are an error of kind [`io::ErrorKind::UnexpectedEof`]. Each read fills
     /// what is left of the buffer, up to where `in_place` says that the file is written, which may wait for more than it is
-    /// given.
+    /// given. Holes are not read.
     pub(super) fn copy_exactly(
         &mut self,
         source: &std::fs::File,
         size: u64,
         in_place: &mut dyn FnMut(u64) -> io::Result<u64>,
     ) -> io::Result<()> {
-        let (mut done, mut known) = (0, 0);
+        let (mut done, mut known, mut data) = (0, 0, 0..0);
         while done < size {
             if self.buffer.len() >= CHUNK_BYTES {
                 self.pass_on()?;
@@ -254,7 +254,17 @@ impl<'a> HashingWriter<'a> {
             if known <= done {
                 known = in_place(done)?.min(size);
             }
+            if data.end <= done {
+                data = next_data(source, done..known)?;
+            }
             let before = self.buffer.len();
+            if done < data.start {
+                let room = CHUNK_BYTES - before;
+                let zeros = usize::try_from(data.start - done).unwrap_or(room).min(room);
+                self.buffer.resize(before + zeros, 0);
+                done += zeros as u64;
+                continue;
+            }
             let read = match rustix::io::read(source, rustix::buffer::spare_capacity(&mut self.buffer)) {
                 Err(rustix::io::Errno::INTR) => continue,
                 read => read? as u64,
@@ -380,6 +390,41 @@ mod tests {
         assert_eq!(size, bytes.len() as u64);
         assert!(out == bytes);
         assert_eq!(digest, Digest::of(&bytes));
+    }
+
+    #[test]
+    fn holes_are_written_as_the_zeros_that_they_are() {
+        use std::os::unix::fs::FileExt as _;
+        const SIZE: usize = 5 << 20;
+        let mut bytes = vec![0; SIZE];
+        let source = tempfile::tempfile().unwrap();
+        for at in [0, 1 << 20, (1 << 20) + 300_000, 3 << 20] {
+            bytes[at..at + 5000].fill(b'x');
+            source.write_all_at(&[b'x'; 5000], at as u64).unwrap();
+        }
+        source.set_len(SIZE as u64).unwrap();
+        assert!(rustix::fs::fstat(&source).unwrap().st_blocks < 1000, "the file has holes");
+        // As whole, and as far as it is in place.
+        for step in [u64::MAX, 700_000] {
+            let mut out = Vec::new();
+            rustix::fs::seek(&source, rustix::fs::SeekFrom::Start(0)).unwrap();
+            with_hasher(|queue| {
+                let mut writer = HashingWriter::new(&mut out, queue);
+                writer
+                    .copy_exactly(&source, SIZE as u64, &mut |done| Ok(done.saturating_add(step)))
+                    .at(b"")?;
+                writer.finish().at(b"")
+            })
+            .unwrap();
+            assert!(out == bytes, "{step}");
+        }
+        let too_many = with_hasher(|queue| {
+            let mut out = io::sink();
+            let mut writer = HashingWriter::new(&mut out, queue);
+            rustix::fs::seek(&source, rustix::fs::SeekFrom::Start(0)).unwrap();
+            Ok(writer.copy_exactly(&source, SIZE as u64 + 1, &mut |_| Ok(u64::MAX)).unwrap_err().kind())
+        });
+        assert_eq!(too_many.unwrap().0, io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod compression;
 mod digest_stream;
 mod estargz;
 mod gzip;
+mod holes;
 mod in_order;
 mod listed;
 pub mod owner;
@@ -31,6 +32,7 @@ pub(crate) use compression::{SNIFF_BYTES, is_compressed};
 pub use digest_stream::read_ahead;
 pub use estargz::{Stargz, StargzWriter, TOC_DIGEST_ANNOTATION, UNCOMPRESSED_SIZE_ANNOTATION};
 pub use gzip::GzipWriter;
+pub use holes::next_data;
 pub use listed::{
     HASH_STATE_BYTES, ListedEntry, ListedFiles, ListedKind, MARK_BYTES, TarPrefix, digest_listed,
 };

@@ -290,6 +290,38 @@ fn a_limit_is_named_in_the_error() {
 }
 
 #[test]
+fn holes_count_for_a_layers_size() {
+    const SIZE: u64 = MAX_LAYER_BYTES / 2;
+    let size = SIZE.to_string();
+    let sparse = |tar: Tar, name: &[u8]| {
+        let records: [(&[u8], &[u8]); 3] =
+            [(b"GNU.sparse.map", b"0,1"), (b"GNU.sparse.name", name), (b"GNU.sparse.size", size.as_bytes())];
+        tar.pax(&records).file(b"GNUSparseFile.0/x", b"!")
+    };
+    let two = sparse(sparse(Tar::default(), b"a"), b"b");
+    if is_root() {
+        assert!(Scene::new().unpack(&two.0).is_ok());
+    }
+    let error = Scene::new().unpack(&sparse(two, b"c").end()).unwrap_err();
+    assert_eq!(error.to_string(), "c: more than 1099511627776 bytes in files");
+}
+
+#[test]
+fn zeros_become_holes() {
+    if !is_root() {
+        return;
+    }
+    let mut bytes = vec![0; 3 << 20];
+    bytes[1 << 20] = 1;
+    let scene = Scene::new();
+    scene.unpack(&Tar::default().file(b"f", &bytes).end()).unwrap();
+    let path = scene.root().join("f");
+    assert!(fs::read(&path).unwrap() == bytes);
+    let blocks = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&path).unwrap());
+    assert!(blocks < 1000, "{blocks}");
+}
+
+#[test]
 fn a_cut_archive_is_an_error() {
     let tar = Tar::default().file(b"f", &[1; 2000]).end();
     for length in [100, 700, 1600] {

@@ -80,9 +80,16 @@ fn unpack_tar<R: std::io::BufRead>(
     owner: Option<(u32, u32)>,
 ) -> Result<Extracted, LayerError> {
     let mut writer = TreeWriter::new(target, xattrs);
-    let mut size_bytes = 0;
+    let (mut size_bytes, mut with_holes) = (0, 0_u64);
     while let Some(entry) = tar.next_entry()? {
         let path = CleanPath::new(&entry.path)?;
+        if let TarKind::File { size, .. } = entry.kind {
+            with_holes = with_holes.saturating_add(size);
+            if with_holes > MAX_LAYER_BYTES {
+                let entry = shown(path.as_bytes());
+                return Err(LayerError::TooLarge { entry, what: "bytes in files", limit: MAX_LAYER_BYTES });
+            }
+        }
         if names == Names::Layer {
             match layer_name(&path)? {
                 LayerName::Plain => {}
@@ -249,11 +256,14 @@ fn write_file<R: std::io::BufRead>(
     for segment in segments {
         let mut offset = segment.offset;
         tar.copy_data(path.as_bytes(), segment.length, |piece| {
-            std::os::unix::fs::FileExt::write_all_at(file, piece, offset)?;
+            // Zeros become a hole: gigabytes of them are kilobytes of a compressed layer.
+            if piece.len() < HOLE_FROM_BYTES || piece.iter().any(|&byte| byte != 0) {
+                std::os::unix::fs::FileExt::write_all_at(file, piece, offset)?;
+                end = offset + piece.len() as u64;
+            }
             offset += piece.len() as u64;
             Ok(())
         })?;
-        end = offset;
     }
     if end < size {
         rustix::fs::ftruncate(file.as_fd(), size).at(path.as_bytes())?;
@@ -261,5 +271,8 @@ fn write_file<R: std::io::BufRead>(
     Ok(())
 }
 
-/// The most bytes of one layer or archive, uncompressed.
+/// Fewer zeros are written: a hole has whole blocks.
+const HOLE_FROM_BYTES: usize = 32 * 1024;
+
+/// The most bytes of one layer or archive, uncompressed, and of its files with the holes of sparse ones.
 pub const MAX_LAYER_BYTES: u64 = 1 << 40;

@@ -237,8 +237,16 @@ fn manifest_type(given: &str) -> &str {
 
 /// Hostile text for a person's eyes: short, and without control characters.
 pub(crate) fn escape(text: &str) -> String {
-    const SHOWN_CHARS: usize = 200;
-    text.chars().take(SHOWN_CHARS).flat_map(char::escape_debug).collect()
+    const SHOWN_CHARS: usize = 300;
+    let mut shown = String::new();
+    for char in text.chars().take(SHOWN_CHARS) {
+        // Quotes and backslashes do no harm, and an address with them is to be read as it is.
+        if char.is_ascii_graphic() { shown.push(char) } else { shown.extend(char.escape_debug()) }
+    }
+    if text.chars().nth(SHOWN_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 #[cfg(test)]

@@ -46,6 +46,59 @@ fn b1_b2_archives_never_write_outside_of_the_root() {
     }
 }
 
+/// Bytes of disk that `folder` takes.
+fn disk(folder: &Path) -> u64 {
+    let ended = Command::new("du").args(["-s", "-B1"]).arg(folder).output().unwrap();
+    let text = String::from_utf8(ended.stdout).unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn b4_holes_take_neither_disk_nor_hours() {
+    for who in Who::all("threat B4") {
+        let copies = "FROM busybox\nCOPY hole /\nADD a.tar zeros.tgz /d/\nRUN truncate -s 150M /made && \
+                      [ $(stat -c %s /hole) = 150000005 ] && [ $(tail -c 5 /hole) = above ] && [ $(stat -c %s /d/hole) = 150000005 ]\n\
+                      FROM busybox\nCOPY --from=0 /made /hole /d/zeros /\n";
+        let folder = who.folder("b4", &[("Dockerfile", copies)]);
+        let make = "truncate -s 150000000 hole; echo above | head -c 5 >>hole; tar -cSf a.tar hole; truncate -s 150M zeros; \
+                    tar -czf zeros.tgz zeros; rm zeros";
+        host(&folder, make);
+        who.build(&folder, &["."]);
+        let taken = disk(&who.store());
+        assert!(taken < 50 << 20, "{taken} bytes of disk for holes");
+        let told = who.call(&folder, &["du"]);
+        assert!(!told.stdout.contains("150MB") && !told.stdout.contains("157MB"), "{}", told.stdout);
+
+        for (name, instruction, script, words) in [
+            (
+                "run",
+                "RUN truncate -s 2048G /huge",
+                "",
+                "huge: with it the layer has more than 1099511627776 bytes",
+            ),
+            (
+                "copy",
+                "COPY huge /",
+                "truncate -s 2T huge",
+                "the files have 2199023255552 bytes, and an image's layer at most 1099511627776",
+            ),
+            (
+                "add",
+                "ADD a.tar /",
+                "truncate -s 700G x; cp --sparse=always x y; tar -cSf a.tar x y; rm x y",
+                "more than 1099511627776 bytes in files",
+            ),
+        ] {
+            let dockerfile = format!("FROM busybox\n{instruction}\n");
+            let folder = who.folder(&format!("b4-{name}"), &[("Dockerfile", &dockerfile)]);
+            host(&folder, script);
+            let ended = who.try_build(&folder, &["."]);
+            assert_ne!(ended.status, 0, "{name}");
+            ended.says(words);
+        }
+    }
+}
+
 #[test]
 fn b8_device_nodes_of_archives_do_not_work() {
     if !is_root_to("make device nodes", "threat B8") {
@@ -63,6 +116,27 @@ fn b8_device_nodes_of_archives_do_not_work() {
                 ended.says("zero");
             }
         }
+    }
+}
+
+#[test]
+fn b1_links_of_an_earlier_output_lead_nowhere() {
+    for who in Who::all("threat B1") {
+        let sentinel = who.folder("b1-victim", &[("file", "untouched")]);
+        let before = facts(&sentinel);
+        let output = |stage: &str| {
+            let text = format!(
+                "FROM busybox AS made\nRUN mkdir -p /o && {stage}\nFROM scratch\nCOPY --from=made /o /\n"
+            );
+            let folder = who.folder("b1-output", &[("Dockerfile", &text)]);
+            who.build(&folder, &["-o", "out", "."]);
+            folder.join("out")
+        };
+        output(&format!("ln -s {} /o/d && ln -s {}/file /o/f", sentinel.display(), sentinel.display()));
+        let out = output("mkdir /o/d && echo evil >/o/d/file && chmod 777 /o/d && echo evil >/o/f");
+        assert_eq!(std::fs::read_to_string(out.join("d/file")).unwrap(), "evil\n");
+        assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), "evil\n");
+        assert_eq!(facts(&sentinel), before);
     }
 }
 

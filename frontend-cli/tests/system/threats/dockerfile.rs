@@ -5,8 +5,13 @@ use super::Who;
 #[test]
 fn e3_privileges_need_a_word_on_the_command_line() {
     for who in Who::all("threat E3") {
-        for flag in ["--security=insecure", "--network=host", "--security=anything", "--network=anything"] {
-            who.refuses("e3", &format!("FROM busybox\nRUN {flag} true\n"));
+        for (flag, words) in [
+            ("--security=insecure", "security.insecure is not allowed"),
+            ("--network=host", "network.host is not allowed"),
+            ("--security=anything", "security \"anything\" is not valid"),
+            ("--network=anything", "invalid network mode \"anything\""),
+        ] {
+            who.refuses("e3", &format!("FROM busybox\nRUN {flag} true\n"), words);
         }
     }
 }
@@ -18,10 +23,10 @@ fn e4_paths_of_copies_are_anchored_in_their_root() {
             let dockerfile = format!(
                 "FROM busybox AS s\nRUN mkdir /a && ln -s /../../SENTINEL /l\nFROM scratch\nCOPY --from=s {source} /\n"
             );
-            who.refuses("e4", &dockerfile);
+            who.refuses("e4", &dockerfile, "/file: not found");
         }
         let parents = "FROM busybox\nCOPY --parents ./../../SENTINEL/./file /d/\n";
-        who.refuses("e4-parents", parents);
+        who.refuses("e4-parents", parents, "/file: not found");
     }
 }
 
@@ -32,7 +37,8 @@ fn e7_e9_what_a_step_prints_is_text_with_a_prefix() {
             RUN printf '\\033]52;c;eA==\\007\\033[2K\\033[1A\\n::set-env name=X::y\\n##[group]z\\n\\342\\200\\256backwards\\n'; false\n";
         let plain = dockerfile.replacen(" AS \u{202e}x", "", 1);
         for text in [dockerfile, &plain] {
-            let ended = who.refuses("e7", text);
+            let (ended, sound) = who.attempt("e7", text);
+            assert!(sound && ended.status != 0);
             // A clipboard would be written, lines hidden, a CI's variable set.
             let hostile =
                 |char: char| (char.is_control() && !matches!(char, '\n' | '\t')) || char == '\u{202e}';
@@ -66,6 +72,6 @@ fn h4_messages_of_any_size_arrive_or_are_refused() {
         who.survives("h4-long", &format!("FROM busybox\nENV A={long}\nRUN test ${{#A}} = 60000\n"));
         // The kernel takes 128 KiB a string.
         let longer = format!("FROM busybox\nENV A={long}\nENV A=$A$A$A$A\nRUN true\n");
-        who.refuses("h4-longer", &longer).says("too long");
+        who.refuses("h4-longer", &longer, "too long");
     }
 }

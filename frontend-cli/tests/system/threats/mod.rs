@@ -94,12 +94,14 @@ impl Who {
         ended
     }
 
-    /// As [`Who::survives`], of a build that must fail.
+    /// As [`Who::survives`], of a build that must fail with an error that has `words`.
     #[track_caller]
-    fn refuses(&self, name: &str, dockerfile: &str) -> Ended {
+    fn refuses(&self, name: &str, dockerfile: &str, words: &str) -> Ended {
         let (ended, sound) = self.attempt(name, dockerfile);
         assert!(sound, "the sentinel was changed\n{}", ended.stderr);
         assert_ne!(ended.status, 0, "{}", ended.stderr);
+        let error = ended.stderr.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+        assert!(error.contains(words), "`{words}` is not in `{error}`\n{}", ended.stderr);
         ended
     }
 

@@ -6,10 +6,11 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use kiln_image::layer::next_data;
 use memchr::memmem::Finder;
 use rustix::fs::{Mode, OFlags};
 
@@ -111,11 +112,30 @@ impl Shown {
 
     fn find_in_file(&self, path: &Path) -> io::Result<Option<&Needle>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        self.find_in(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let size = file.metadata()?.len();
+        let mut done = 0;
+        while done < size {
+            let data = next_data(&file, done..size)?;
+            // A secret that begins or ends in zeros may do so in a hole.
+            let from = data.start.saturating_sub(self.overlap() as u64).max(done);
+            (&file).seek(SeekFrom::Start(from))?;
+            let found = self.find_in((&file).take(data.end + self.overlap() as u64 - from))?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            done = data.end;
+        }
+        Ok(None)
+    }
+
+    /// Bytes of a piece that are looked at again with the next one.
+    fn overlap(&self) -> usize {
+        self.0.iter().map(|needle| needle.finder.needle().len() - 1).max().unwrap_or_default()
     }
 
     fn find_in(&self, mut input: impl Read) -> io::Result<Option<&Needle>> {
-        let overlap = self.0.iter().map(|needle| needle.finder.needle().len() - 1).max().unwrap_or_default();
+        let overlap = self.overlap();
         let mut buffer = vec![0; overlap + CHUNK_BYTES];
         let mut kept = 0;
         loop {
@@ -214,6 +234,20 @@ mod tests {
             );
         }
         assert!(shown.find_in(&b"short opensesame"[..]).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_secret_is_found_between_holes() {
+        use std::os::unix::fs::FileExt as _;
+        let shown = shown();
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::create(folder.path().join("f")).unwrap();
+        file.set_len(64 << 20).unwrap();
+        let id = || shown.search(folder.path()).unwrap().map(|leak| leak.id);
+        assert_eq!(id(), None);
+        file.write_all_at(b"nothing", 1 << 20).unwrap();
+        file.write_all_at(b"canary-of-a-secret", 33 << 20).unwrap();
+        assert_eq!(id().as_deref(), Some("key"));
     }
 
     #[test]

@@ -55,6 +55,14 @@ pub enum CopyError {
     /// A source file changed between being read for the key and being copied.
     #[error("{} changed while it was being copied", .0.display())]
     Changed(PathBuf),
+    /// More bytes than a layer may have.
+    #[error("the files have {size_bytes} bytes, and an image's layer at most {limit}")]
+    TooLarge {
+        /// Bytes of file data.
+        size_bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// Writing.
     #[error("{}: {source}", .path.display())]
     Io {
@@ -107,7 +115,8 @@ fn closest(tree: &Arc<dyn SourceTree>, path: &Path) -> Option<PathBuf> {
         .filter_map(|entry| {
             let candidate = entry.path.file_name()?.to_string_lossy().into_owned();
             let distance = edit_distance(&name.to_lowercase(), &candidate.to_lowercase());
-            (distance <= limit).then_some((distance, entry.path))
+            // The same name is a link that leads nowhere.
+            (1..=limit).contains(&distance).then_some((distance, entry.path))
         })
         .min()
         .map(|(_, path)| path)

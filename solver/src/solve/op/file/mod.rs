@@ -159,7 +159,8 @@ pub fn copy_out(
 ) -> Result<(), SolveError> {
     let mut plan = LayerPlan::new(None);
     plan_materialized(&mut plan, tree, path, owner)?;
-    Ok(write::write(&plan, target, None, None)?)
+    write::write(&plan, target, None, None)?;
+    Ok(())
 }
 
 fn plan_materialized(
@@ -207,7 +208,8 @@ fn make(
     } else {
         None
     };
-    write::write(plan, &draft.fs(), earlier.as_deref(), follower.as_ref().map(Follower::progress))?;
+    let progress = follower.as_ref().map(Follower::progress);
+    let holes = write::write(plan, &draft.fs(), earlier.as_deref(), progress)?;
     if let Some((digests, memory)) = &memory {
         earlier::remember(memory, draft.id(), plan, digests);
     }
@@ -216,15 +218,15 @@ fn make(
         draft,
         contents,
         size_bytes: Some(plan.size_bytes()),
-        space: Some(space_of(plan, earlier.as_deref())),
+        space: Some(space_of(plan, earlier.as_deref(), holes)),
         log: Vec::new(),
         usage: Usage::default(),
         diff_id: follower.and_then(Follower::written),
     })
 }
 
-/// What the plan's layer takes on disk.
-fn space_of(plan: &LayerPlan<'_>, earlier: Option<&Earlier>) -> Space {
+/// What the plan's layer takes on disk, `holes` bytes of it as holes.
+fn space_of(plan: &LayerPlan<'_>, earlier: Option<&Earlier>, holes: u64) -> Space {
     let mut space = Space { shared_with: earlier.map(Earlier::layer), ..Space::default() };
     let mut groups = std::collections::HashSet::new();
     for (index, (_, node)) in plan.nodes().enumerate() {
@@ -241,6 +243,7 @@ fn space_of(plan: &LayerPlan<'_>, earlier: Option<&Earlier>) -> Space {
             space.shared_bytes += bytes;
         }
     }
+    space.bytes = space.bytes.saturating_sub(holes);
     space
 }
 
@@ -509,6 +512,10 @@ struct Digests {
 
 impl Digests {
     fn of(plan: &LayerPlan<'_>) -> Result<Self, SolveError> {
+        let (size_bytes, limit) = (plan.size_bytes(), layer::MAX_LAYER_BYTES);
+        if size_bytes > limit {
+            return Err(CopyError::TooLarge { size_bytes, limit }.into());
+        }
         let mut files = Vec::with_capacity(plan.len());
         // Files by tree, so that each tree can hash its own in parallel and use its index.
         type FromTree = (Arc<dyn SourceTree>, Vec<usize>, Vec<Entry>);

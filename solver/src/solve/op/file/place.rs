@@ -121,7 +121,7 @@ impl<'a> LayerPlan<'a> {
                 EntryKind::File { size } => size,
                 _ => 0,
             })
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 
     /// Starts an action.

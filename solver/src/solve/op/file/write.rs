@@ -6,14 +6,15 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kiln_cache::{Entry, EntryKind, SourceTree, spread};
-use kiln_image::layer::{Born, owner};
+use kiln_image::layer::{Born, next_data, owner};
 use rayon::prelude::*;
 use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
@@ -31,15 +32,21 @@ const READ_WHOLE_BYTES: u64 = 128 * 1024;
 /// Files are copied in pieces of so many bytes, after each of which whoever follows is told.
 const PIECE_BYTES: u64 = 8 << 20;
 
-/// Writes everything into the existing, empty directory `root`; what `earlier` has it gives, and `progress` is told.
+/// Writes everything into the existing, empty directory `root`; what `earlier` has it gives, and `progress` is told. Returns
+/// how many bytes of the files are holes.
 pub(super) fn write(
     plan: &LayerPlan<'_>,
     root: &Path,
     earlier: Option<&Earlier>,
     progress: Option<&Progress>,
-) -> Result<(), CopyError> {
+) -> Result<u64, CopyError> {
     let dir = at(root, sys::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))?;
-    let writer = Writer { progress, born: Born::below(dir.as_fd()), root: at(root, sys::fstat(&dir))? };
+    let writer = Writer {
+        progress,
+        born: Born::below(dir.as_fd()),
+        root: at(root, sys::fstat(&dir))?,
+        holes: AtomicU64::default(),
+    };
     let (mut files, mut known) = (Vec::new(), Vec::new());
     let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();
     let mut first_of_group: HashMap<usize, PathBuf> = HashMap::new();
@@ -80,7 +87,7 @@ pub(super) fn write(
     for (target, entry) in dirs.iter().rev() {
         set_metadata(target, entry)?;
     }
-    Ok(())
+    Ok(writer.holes.into_inner())
 }
 
 /// A file to be.
@@ -124,6 +131,8 @@ struct Writer<'a> {
     born: Born,
     /// The root directory, of whose group those below are until all is written.
     root: sys::Stat,
+    /// Bytes that are zeros without being written.
+    holes: AtomicU64,
 }
 
 impl Writer<'_> {
@@ -178,7 +187,8 @@ impl Writer<'_> {
                 self.tell(index, copied);
                 copied
             }
-            _ => at(&entry.path, self.copy_in_pieces(index, &mut source, file))?,
+            EntryKind::File { size } => at(&entry.path, self.copy_in_pieces(index, size, &mut source, file))?,
+            _ => 0,
         };
         // The key was made of the bytes as they were then.
         let now = at(&entry.path, source.metadata())?;
@@ -190,15 +200,28 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn copy_in_pieces(&self, index: usize, source: &mut File, file: &mut File) -> io::Result<u64> {
-        let mut copied = 0;
-        loop {
-            match io::copy(&mut Read::by_ref(source).take(PIECE_BYTES), file)? {
-                0 => return Ok(copied),
-                piece => copied += piece,
+    /// Copies what is to be `size` bytes, holes as holes; returns how many there were.
+    fn copy_in_pieces(&self, index: usize, size: u64, source: &mut File, file: &mut File) -> io::Result<u64> {
+        let (mut copied, mut data) = (0, 0..0);
+        while copied < size {
+            if data.end <= copied {
+                data = next_data(&*source, copied..size)?;
+            }
+            if copied < data.start {
+                self.holes.fetch_add(data.start - copied, Ordering::Relaxed);
+                copied = data.start;
+                file.set_len(copied)?;
+                file.seek(SeekFrom::Start(copied))?;
+            } else {
+                let wanted = PIECE_BYTES.min(data.end - copied);
+                match io::copy(&mut Read::by_ref(source).take(wanted), file)? {
+                    0 => break,
+                    piece => copied += piece,
+                }
             }
             self.tell(index, copied);
         }
+        Ok(copied)
     }
 
     fn tell(&self, index: usize, bytes: u64) {
