@@ -117,12 +117,18 @@ pub(super) fn take_over(file: File, path: &Path) -> Result<Option<File>, StoreEr
     }
 }
 
+/// Bytes that nobody can guess, for a name in `folder`.
+pub(super) fn random<const N: usize>(folder: &Path) -> Result<[u8; N], StoreError> {
+    let mut bytes = [0; N];
+    // The kernel gives up to 256 bytes at once.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).at(folder)?;
+    Ok(bytes)
+}
+
 /// A name in `work/` that nobody can guess.
 pub(super) fn random_name(root: &Path) -> Result<(LayerId, PathBuf), StoreError> {
     let work = root.join("work");
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| StoreError::io(&work, std::io::Error::other(error.to_string())))?;
+    let bytes = random(&work)?;
     let id = LayerId::from(kiln_image::DiffId(Digest::from_bytes(bytes)));
     Ok((id, work.join(id.to_string())))
 }

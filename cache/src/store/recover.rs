@@ -4,7 +4,7 @@
 //! another one now, every row that is still unsettled is from before the stop, and its files may be anything.
 
 use std::fs::{DirEntry, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use kiln_image::Digest;
@@ -147,5 +147,8 @@ fn recover_blob(db: &Db, entry: &DirEntry) -> Result<(), StoreError> {
 
 /// The machine's; where there is none, every opening counts as the same run.
 fn boot_id() -> String {
-    std::fs::read_to_string(BOOT_ID).map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
+    let mut text = [0; 64];
+    let read = File::open(BOOT_ID).and_then(|mut file| file.read(&mut text));
+    let text = read.map(|length| String::from_utf8_lossy(&text[..length]));
+    text.map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
 }
