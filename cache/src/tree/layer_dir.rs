@@ -6,7 +6,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::beneath::open_root;
+use rustix::fs::OFlags;
+
+use super::beneath::{each_name, open_beneath, open_root};
 use super::{At as _, TreeError};
 
 /// A layer's directory, opened when something is first looked for in it.
@@ -40,10 +42,10 @@ impl LayerDir {
             return Ok(names.may_have(name));
         }
         let mut names = Names::default();
-        for entry in rustix::fs::Dir::read_from(self.fd()?).at(&self.path)? {
-            let entry = entry.at(&self.path)?;
-            names.add(NameBit::of(OsStr::from_bytes(entry.file_name().to_bytes())));
-        }
+        // Opened again: where the one descriptor of all stands would be everybody's.
+        let dir =
+            open_beneath(self.fd()?, Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY).at(&self.path)?;
+        each_name(dir.as_fd(), &self.path, |name| names.add(NameBit::of(OsStr::from_bytes(name))))?;
         Ok(self.names.get_or_init(|| names).may_have(name))
     }
 }
