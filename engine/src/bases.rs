@@ -18,6 +18,8 @@ use crate::session::Session;
 
 /// Manifests and configs in the store are read up to this size.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
+/// Most are shorter: they are read at once.
+const USUAL_DOCUMENT_BYTES: usize = 16 << 10;
 
 /// What an image's name stood for.
 #[derive(Clone, Debug)]
@@ -253,7 +255,7 @@ impl<'a> Bases<'a> {
     fn document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
         use std::io::Read as _;
         let Some(file) = self.session.store.open_blob(digest)? else { return Ok(None) };
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(USUAL_DOCUMENT_BYTES);
         let read = file.take(DOCUMENT_LIMIT).read_to_end(&mut bytes);
         read.map_err(|error| Error::io(self.session.store.root(), error))?;
         Ok(Some(bytes))

@@ -7,7 +7,7 @@ use kiln_cache::{ContextTree, PathFilter, SourceTree, Verdict};
 use kiln_parser::ignore::{self, IgnoreMemory, IgnoreRules};
 use kiln_solver::solve::{CopyError, SolveError};
 
-use super::text::{beneath, read_text};
+use super::text::read_text;
 use crate::Error;
 use crate::session::Session;
 
@@ -53,9 +53,12 @@ pub(super) fn directory(session: &Session<'_>, root: &Path, own: Own<'_>) -> Res
         Own::None => {}
     }
     if !matches!(own, Own::Given(_)) {
-        for name in NAMES {
+        let tree = ContextTree::open(root, None, None)?;
+        for name in NAMES.map(Path::new) {
             // A link of that name must not lead out of the context (THREATS D6).
-            candidates.push(beneath(root, Path::new(name))?);
+            if tree.entry(name)?.is_some() {
+                candidates.push(root.join(tree.resolve(name)?));
+            }
         }
     }
     let mut filter: Option<Box<dyn PathFilter>> = None;
