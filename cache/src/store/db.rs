@@ -27,6 +27,9 @@ const LARGE_LOG_BYTES: u64 = 256 << 10;
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
 /// 8 MB of free pages are worth a rewrite of the database's end.
 const WORTH_PAGES: u32 = 2_000;
+/// So much of the database is read through the page cache itself. Only what a transaction sees is looked at, which nobody
+/// cuts off; what is written goes by write(2).
+const MAPPED_BYTES: i64 = 256 << 20;
 /// All statements of this crate stay prepared.
 const CACHED_STATEMENTS: usize = 64;
 
@@ -308,6 +311,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Else whatever is bound to a statement may make it be prepared once more.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "wal_autocheckpoint", BACKSTOP_PAGES)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
