@@ -152,8 +152,7 @@ impl<'a> Bases<'a> {
         platform: &Platform,
         digest: Digest,
     ) -> Result<(BaseImage, ImageOrigin), Error> {
-        if let Some(record) = self.session.store.image(image, platform)?
-            && let Some(found) = self.stored(image, &record)?
+        if let Some(found) = self.stored_as(image, platform)?
             && found.0.digest == digest
         {
             return Ok(found);
@@ -168,11 +167,12 @@ impl<'a> Bases<'a> {
         let build = self.session.build;
         if !build.pull {
             // An image of the store has a name as it is, and one that was pulled the one that its name stood for.
+            if let Some(found) = self.stored_as(image, platform)? {
+                return Ok(found);
+            }
             let names = self.session.registry.names(image).unwrap_or_default();
-            for name in std::iter::once(image).chain(names.iter().filter(|name| *name != image)) {
-                if let Some(record) = self.session.store.image(name, platform)?
-                    && let Some(found) = self.stored(name, &record)?
-                {
+            for name in names.iter().filter(|name| *name != image) {
+                if let Some(found) = self.stored_as(name, platform)? {
                     return Ok(found);
                 }
             }
@@ -190,6 +190,17 @@ impl<'a> Bases<'a> {
             config: remote.config.clone(),
         };
         Ok((base, ImageOrigin::Registry(Arc::new(remote))))
+    }
+
+    fn stored_as(
+        &self,
+        name: &ImageRef,
+        platform: &Platform,
+    ) -> Result<Option<(BaseImage, ImageOrigin)>, Error> {
+        match self.session.store.image(name, platform)? {
+            Some(record) => self.stored(name, &record),
+            None => Ok(None),
+        }
     }
 
     /// An image the store knows: built here, loaded, or looked up earlier.
