@@ -86,7 +86,7 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
 /// The database if it has its schema, and whether the machine was started anew since it was last opened.
 fn ready(path: &Path) -> Result<Option<(Db, bool)>, StoreError> {
     match Db::open(path)? {
-        Opened::Ready(db) => needs_recovery(&db).map(|recovers| Some((db, recovers))),
+        Opened::Ready(db, boot_id) => Ok(Some((db, needs_recovery(boot_id.as_deref())))),
         Opened::Unformatted | Opened::Older => Ok(None),
     }
 }

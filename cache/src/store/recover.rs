@@ -11,7 +11,7 @@ use kiln_image::Digest;
 use rusqlite::{OptionalExtension, params};
 
 use super::blobs::{self, digest_of_file};
-use super::db::{Db, TxError};
+use super::db::{self, Db, TxError};
 use super::draft::LayerDraft;
 use super::error::{At, StoreError};
 use super::layers::{self, Origin};
@@ -20,20 +20,15 @@ use super::sweep;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Whether this is another run of the machine than the last that opened the store.
-pub(super) fn needs_recovery(db: &Db) -> Result<bool, StoreError> {
-    let known: Option<String> = db.read(|connection| {
-        connection
-            .prepare_cached("SELECT value FROM meta WHERE name = 'boot_id'")?
-            .query_row([], |row| row.get(0))
-            .optional()
-    })?;
-    Ok(known.as_deref() != Some(&boot_id()))
+/// Whether this is another run of the machine than that in which the store was last recovered.
+pub(super) fn needs_recovery(last: Option<&str>) -> bool {
+    last != Some(&boot_id())
 }
 
 /// Verifies or drops what is unsettled. The caller holds the opening lock.
 pub(super) fn recover(root: &Path, db: &Db) -> Result<(), StoreError> {
-    if !needs_recovery(db)? {
+    let last = db.read(db::boot_id)?;
+    if !needs_recovery(last.as_deref()) {
         return Ok(()); // Another process did it while this one waited for the lock.
     }
     let trash = LayerDraft::new(root)?;

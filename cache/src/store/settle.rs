@@ -120,7 +120,7 @@ fn run(root: &Path, db: &Path, folding: &Folding, wakes: &Receiver<Wake>) {
         }
         // A connection of its own: a checkpoint's fsync must not hold the one that builds use.
         let result = match Db::open(db) {
-            Ok(Opened::Ready(db)) => {
+            Ok(Opened::Ready(db, _)) => {
                 let folded = if wake == Ok(Wake::Now) { db.checkpoint() } else { Ok(()) };
                 folding.set(false);
                 folded.and_then(|()| settle(root, &db))

@@ -53,6 +53,13 @@ impl ContextTree {
         Ok(Self { root: open_root(root)?, filter, index, files_hashed: AtomicU64::new(0) })
     }
 
+    /// The same directory, seen through `filter`.
+    #[must_use]
+    pub fn filtered(mut self, filter: Box<dyn PathFilter>) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
     /// Writes the file-hash index if it changed; dropping the tree does it as well, but tells nobody of an error.
     ///
     /// # Errors

@@ -37,6 +37,8 @@ pub(super) enum Own<'a> {
 
 /// A directory of the host's with its ignore file: the first that is there holds, whatever is in it.
 pub(super) fn directory(session: &Session<'_>, root: &Path, own: Own<'_>) -> Result<Directory, Error> {
+    let index = session.store.context_index_path(root);
+    let mut tree = ContextTree::open(root, None, Some(&index))?;
     let mut candidates = Vec::new();
     match own {
         Own::Given(path) if std::fs::symlink_metadata(path).is_err() => {
@@ -53,7 +55,6 @@ pub(super) fn directory(session: &Session<'_>, root: &Path, own: Own<'_>) -> Res
         Own::None => {}
     }
     if !matches!(own, Own::Given(_)) {
-        let tree = ContextTree::open(root, None, None)?;
         for name in NAMES.map(Path::new) {
             // A link of that name must not lead out of the context (THREATS D6).
             if tree.entry(name)?.is_some() {
@@ -61,7 +62,6 @@ pub(super) fn directory(session: &Session<'_>, root: &Path, own: Own<'_>) -> Res
             }
         }
     }
-    let mut filter: Option<Box<dyn PathFilter>> = None;
     let mut hidden = None;
     for path in candidates {
         let Some(text) = read_text(&path)? else { continue };
@@ -70,13 +70,11 @@ pub(super) fn directory(session: &Session<'_>, root: &Path, own: Own<'_>) -> Res
             Error::user(format!("{name}:{}: {error}", error.number)).hinted("mend the line or take it out")
         })?;
         if !rules.is_empty() {
-            filter = Some(Box::new(Rules(IgnoreMemory::new(rules.clone()))));
+            tree = tree.filtered(Box::new(Rules(IgnoreMemory::new(rules.clone()))));
             hidden = Some(Arc::new(Hidden { root: root.to_owned(), ignore_file: name, rules }));
         }
         break;
     }
-    let index = session.store.context_index_path(root);
-    let tree = ContextTree::open(root, filter, Some(&index))?;
     Ok((Arc::new(tree), hidden))
 }
 
