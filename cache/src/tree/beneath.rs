@@ -16,7 +16,7 @@ use blake3::hazmat::{
     merge_subtrees_root,
 };
 use kiln_image::Digest;
-use kiln_image::layer::is_portable_xattr;
+use kiln_image::layer::{is_portable_xattr, unnoted};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
@@ -39,7 +39,8 @@ pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> 
 /// Opens the regular file at `path`; a pipe or device is refused without waiting for it.
 pub(crate) fn open_file(root: BorrowedFd<'_>, path: &Path) -> Result<File, TreeError> {
     // NONBLOCK: opening a pipe that nobody writes to would wait for ever (THREATS A14, D7).
-    let file = match open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match unnoted(|more| open_beneath(root, path, flags | more)) {
         Err(Errno::LOOP | Errno::NXIO) => return Err(TreeError::NotAFile(path.to_path_buf())),
         result => result.at(path)?,
     };

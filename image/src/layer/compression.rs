@@ -221,7 +221,7 @@ pub const ARCHIVE_HEAD_BYTES: usize = 1 << 20;
 pub(crate) const SNIFF_BYTES: usize = 8;
 const INPUT_BUFFER_BYTES: usize = 128 * 1024;
 /// libdeflate's makes smaller layers than zlib's usual 6.
-const GZIP_LEVEL: i32 = 5;
+const GZIP_LEVEL: i32 = 4;
 const ZSTD_LEVEL: i32 = 3;
 const MAX_WORKERS: usize = 8;
 

@@ -7,6 +7,7 @@
 //! differently; `tree_writer` is the only code that touches the file system, always beneath one directory descriptor and
 //! never through a link in the last component; `unpack` and `pack` hold the meaning of entries.
 
+mod born;
 mod compression;
 mod digest_stream;
 mod estargz;
@@ -22,6 +23,7 @@ mod tests;
 mod tree_writer;
 mod unpack;
 
+pub use born::Born;
 pub use compression::{
     ARCHIVE_HEAD_BYTES, Compressor, ZSTD_WINDOW_LOG_MAX, compress, decompress, is_archive,
 };
@@ -38,6 +40,9 @@ pub use tar_writer::{TarEntry, TarWriter, write_tar_of};
 pub use tree_writer::MAX_DEFERRED_BYTES;
 pub use unpack::{ExtractOptions, Extracted, MAX_LAYER_BYTES, extract_archive, unpack};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
 use crate::DiffId;
 
 /// Whether this process is in the machine's first user namespace.
@@ -46,6 +51,18 @@ pub fn is_in_first_namespace() -> bool {
     /// Inode of that namespace (`PROC_USER_INIT_INO` of the kernel's proc_ns.h).
     const INITIAL: u64 = 0xEFFF_FFFD;
     std::fs::metadata("/proc/self/ns/user").map_or(true, |found| found.ino() == INITIAL)
+}
+
+/// Opens a layer's file for reading by `open`, which is given a flag more: its access time is not to be noted, which for
+/// thousands of files costs as much as reading them. The kernel allows that to owners (open(2), `O_NOATIME`).
+///
+/// # Errors
+/// Those of `open`.
+pub fn unnoted<T>(open: impl Fn(OFlags) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    match open(OFlags::NOATIME) {
+        Err(Errno::PERM) => open(OFlags::empty()),
+        result => result,
+    }
 }
 
 /// How overlayfs' own attributes are spelled.

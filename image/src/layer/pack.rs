@@ -19,7 +19,7 @@ use tar::EntryType;
 use super::tar_writer::{TarEntry, TarWriter, write_tar_of};
 use super::{
     At as _, LayerError, OPAQUE_VALUE, OverlayXattrs, Packed, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
-    is_portable_xattr, shown,
+    is_portable_xattr, shown, unnoted,
 };
 
 /// How a tree is packed.
@@ -162,7 +162,8 @@ impl Packer<'_, '_> {
             FileType::RegularFile => {
                 let (parent, name) = self.parent_of(path)?;
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = File::from(rustix::fs::openat(parent, name, flags, Mode::empty()).at(path)?);
+                let open = |more| rustix::fs::openat(parent, name, flags | more, Mode::empty());
+                let file = File::from(unnoted(open).at(path)?);
                 record.size = u64::try_from(stat.st_size).unwrap_or_default();
                 record.take_xattrs(portable_xattrs(&file).at(path)?);
                 self.out.file(record, &file)?;

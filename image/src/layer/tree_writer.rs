@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::tar_reader::Mtime;
 use super::{
-    At as _, LayerError, MAX_PATH_BYTES, OPAQUE_VALUE, OverlayXattrs, is_overlay_xattr, owner, shown,
+    At as _, Born, LayerError, MAX_PATH_BYTES, OPAQUE_VALUE, OverlayXattrs, is_overlay_xattr, owner, shown,
 };
 
 /// Who owns a new file, what may be done with it, and since when it is so.
@@ -77,12 +77,28 @@ pub(super) enum Existing {
     Other,
 }
 
+/// A directory that something was made in.
+struct Parent {
+    path: Vec<u8>,
+    fd: OwnedFd,
+    /// If it was asked for.
+    stat: Option<Stat>,
+}
+
+/// A file that is being written.
+pub(super) struct NewFile {
+    pub(super) file: File,
+    has_owner: bool,
+    has_mode: bool,
+}
+
 /// Writes into one tree.
 pub(super) struct TreeWriter<'a> {
     root: BorrowedFd<'a>,
     xattrs: OverlayXattrs,
     /// The last parent, since entries come directory by directory.
-    parent: Option<(Vec<u8>, OwnedFd)>,
+    parent: Option<Parent>,
+    born: Born,
     /// Times of directories, set at the end: what is made in a directory changes them.
     dir_times: Vec<(CleanPath, Mtime)>,
     deferred_bytes: usize,
@@ -90,7 +106,7 @@ pub(super) struct TreeWriter<'a> {
 
 impl<'a> TreeWriter<'a> {
     pub(super) fn new(root: BorrowedFd<'a>, xattrs: OverlayXattrs) -> Self {
-        Self { root, xattrs, parent: None, dir_times: Vec::new(), deferred_bytes: 0 }
+        Self { root, xattrs, parent: None, born: Born::below(root), dir_times: Vec::new(), deferred_bytes: 0 }
     }
 
     /// What is at `path` now.
@@ -121,24 +137,45 @@ impl<'a> TreeWriter<'a> {
         Ok(())
     }
 
-    /// Makes a regular file; the caller writes and then calls [`TreeWriter::finish_file`].
-    pub(super) fn create_file(&mut self, path: &CleanPath) -> Result<File, LayerError> {
-        let (parent, name) = self.parent_of(path)?;
+    /// Makes a regular file; the caller writes and then calls [`TreeWriter::finish_file`]. `None` if something is there.
+    pub(super) fn create_file(
+        &mut self,
+        path: &CleanPath,
+        metadata: &Metadata<'_>,
+    ) -> Result<Option<NewFile>, LayerError> {
+        let (born, (uid, gid)) = (self.born, (metadata.uid, metadata.gid));
+        let (_, name) = self.parent_of(path)?;
+        let Some(parent) = &mut self.parent else { return Ok(None) };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR).at(path.as_bytes())?;
-        Ok(File::from(file))
+        let file = match rustix::fs::openat(&parent.fd, name, flags, born.mode(metadata.mode)) {
+            Err(Errno::EXIST) => return Ok(None),
+            file => File::from(file.at(path.as_bytes())?),
+        };
+        let stat = match parent.stat {
+            Some(stat) => stat,
+            None => rustix::fs::fstat(&parent.fd).at(path.as_bytes())?,
+        };
+        parent.stat = Some(stat);
+        let has_owner = born.has_owner(&stat, uid, gid);
+        Ok(Some(NewFile { file, has_owner, has_mode: born.has_mode(metadata.mode) }))
     }
 
-    /// Gives a written file its owner, mode, attributes and time, in this order: a change of owner takes set-user-id bits
-    /// and capabilities away.
+    /// Gives a written file what it was not born with of owner, mode, attributes and time, in this order: a change of owner
+    /// takes set-user-id bits and capabilities away.
     pub(super) fn finish_file(
         &self,
         path: &CleanPath,
-        file: &File,
+        new: &NewFile,
         metadata: &Metadata<'_>,
     ) -> Result<(), LayerError> {
-        self.set_owner_mode_xattrs(path, file.as_fd(), metadata)?;
-        rustix::fs::futimens(file, &times(metadata.mtime)).at(path.as_bytes())
+        if !new.has_owner {
+            owned(owner::give(&new.file, metadata.uid, metadata.gid), path, metadata)?;
+        }
+        if !new.has_mode {
+            rustix::fs::fchmod(&new.file, Mode::from_raw_mode(metadata.mode)).at(path.as_bytes())?;
+        }
+        set_xattrs(path, new.file.as_fd(), metadata)?;
+        rustix::fs::futimens(&new.file, &times(metadata.mtime)).at(path.as_bytes())
     }
 
     /// Makes the directory, or takes the one that is there. Its time is set by [`TreeWriter::finish`].
@@ -281,22 +318,7 @@ impl<'a> TreeWriter<'a> {
     ) -> Result<(), LayerError> {
         owned(owner::give(fd, metadata.uid, metadata.gid), path, metadata)?;
         rustix::fs::fchmod(fd, Mode::from_raw_mode(metadata.mode)).at(path.as_bytes())?;
-        for (name, value) in metadata.xattrs {
-            if is_overlay_xattr(name) {
-                tracing::debug!(entry = shown(path.as_bytes()), "overlayfs attribute dropped");
-                continue;
-            }
-            let Ok(c_name) = CString::new(name.as_slice()) else { continue };
-            match rustix::fs::fsetxattr(fd, &c_name, value, XattrFlags::empty()) {
-                Ok(()) => {}
-                // As Docker does: what the file system or the kernel does not take is left out, but for what decides
-                // on a program's rights.
-                Err(Errno::NOTSUP) => {}
-                Err(Errno::PERM) if name != b"security.capability" => {}
-                Err(error) => return Err(error).at(path.as_bytes()),
-            }
-        }
-        Ok(())
+        set_xattrs(path, fd, metadata)
     }
 
     fn parent_of<'p>(&mut self, path: &'p CleanPath) -> Result<(BorrowedFd<'_>, &'p [u8]), LayerError> {
@@ -309,12 +331,11 @@ impl<'a> TreeWriter<'a> {
 
     /// The directory `path`, made (0755, owned by root) with all above it where it is missing.
     fn parent(&mut self, path: &[u8]) -> Result<BorrowedFd<'_>, LayerError> {
-        let known = self.parent.take().filter(|(known, _)| known == path);
-        let (known, fd) = match known {
+        let known = match self.parent.take().filter(|known| known.path == path) {
             Some(known) => known,
-            None => (path.to_vec(), self.open_or_make_parent(path)?),
+            None => Parent { path: path.to_vec(), fd: self.open_or_make_parent(path)?, stat: None },
         };
-        Ok(self.parent.insert((known, fd)).1.as_fd())
+        Ok(self.parent.insert(known).fd.as_fd())
     }
 
     fn open_or_make_parent(&self, path: &[u8]) -> Result<OwnedFd, LayerError> {
@@ -395,6 +416,25 @@ fn remove_dir_all(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()>
         rustix::fs::unlinkat(&top, path.as_slice(), AtFlags::REMOVEDIR)?;
     }
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
+}
+
+fn set_xattrs(path: &CleanPath, fd: BorrowedFd<'_>, metadata: &Metadata<'_>) -> Result<(), LayerError> {
+    for (name, value) in metadata.xattrs {
+        if is_overlay_xattr(name) {
+            tracing::debug!(entry = shown(path.as_bytes()), "overlayfs attribute dropped");
+            continue;
+        }
+        let Ok(c_name) = CString::new(name.as_slice()) else { continue };
+        match rustix::fs::fsetxattr(fd, &c_name, value, XattrFlags::empty()) {
+            Ok(()) => {}
+            // As Docker does: what the file system or the kernel does not take is left out, but for what decides
+            // on a program's rights.
+            Err(Errno::NOTSUP) => {}
+            Err(Errno::PERM) if name != b"security.capability" => {}
+            Err(error) => return Err(error).at(path.as_bytes()),
+        }
+    }
+    Ok(())
 }
 
 fn owned(given: Result<(), Errno>, path: &CleanPath, metadata: &Metadata<'_>) -> Result<(), LayerError> {

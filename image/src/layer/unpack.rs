@@ -166,6 +166,18 @@ fn write_entry<R: std::io::BufRead>(
         writer.hard_link(path, &target)?;
         return Ok(0);
     }
+    if let TarKind::File { size, segments } = &entry.kind {
+        let new = loop {
+            // Mostly nothing is there.
+            match writer.create_file(path, &metadata)? {
+                Some(new) => break new,
+                None => writer.remove(path)?,
+            }
+        };
+        write_file(tar, path, &new.file, *size, segments)?;
+        writer.finish_file(path, &new, &metadata)?;
+        return Ok(segments.iter().map(|segment| segment.length).sum());
+    }
     let existing = writer.existing(path)?;
     match (&existing, &entry.kind) {
         (Existing::Nothing, _) | (Existing::Dir, TarKind::Dir) => {}
@@ -177,12 +189,6 @@ fn write_entry<R: std::io::BufRead>(
             if matches!(existing, Existing::Whiteout) {
                 writer.set_opaque(path)?;
             }
-        }
-        TarKind::File { size, segments } => {
-            let file = writer.create_file(path)?;
-            write_file(tar, path, &file, *size, segments)?;
-            writer.finish_file(path, &file, &metadata)?;
-            return Ok(segments.iter().map(|segment| segment.length).sum());
         }
         TarKind::Symlink(target) => {
             if target.is_empty() {
@@ -208,7 +214,8 @@ fn write_entry<R: std::io::BufRead>(
             let made = writer.node(path, FileType::BlockDevice, (major, minor), &metadata);
             device_or_nothing(made, path, names)?;
         }
-        TarKind::HardLink(_) => {}
+        // Made above.
+        TarKind::File { .. } | TarKind::HardLink(_) => {}
     }
     Ok(0)
 }

@@ -157,8 +157,8 @@ impl Facts {
 
     fn set_files(&mut self, mut files: Vec<FileFact>) {
         if files.len() > MAX_FILES {
-            let rest: Vec<String> = files.drain(MAX_FILES..).map(|file| format!("{file:?}")).collect();
-            self.more_files = Some(fingerprint(rest.concat().as_bytes()));
+            let rest = files.split_off(MAX_FILES);
+            self.more_files = Some(fingerprint(&serde_json::to_vec(&rest).unwrap_or_default()));
         }
         self.files = files;
     }

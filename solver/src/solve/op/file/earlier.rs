@@ -13,13 +13,14 @@
 //! Whatever is wrong with the file or the layer, nothing is taken from it.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use kiln_cache::{Entry, EntryKind, LayerId, Store};
 use kiln_image::Digest;
-use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags};
 
 use super::Digests;
 use super::place::{Data, LayerPlan, Node};
@@ -74,9 +75,12 @@ impl Earlier {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = sys::open(store.layer_path(layer), flags, Mode::empty()).ok()?;
+        let mut files = files.into_iter().peekable();
         let is_same = plan.nodes().zip(&digests.files).map(|((path, node), digest)| {
-            record(node, digest.as_ref())
-                .is_some_and(|wanted| files.get(path.as_os_str().as_bytes()) == Some(&wanted.as_slice()))
+            let Some(wanted) = record(node, digest.as_ref()) else { return false };
+            // Both are in one order.
+            while files.next_if(|(known, _)| *known != path && *known < path).is_some() {}
+            files.next_if(|(known, _)| *known == path).is_some_and(|(_, known)| known == wanted)
         });
         let is_same = is_same.collect();
         let made = plan.nodes().enumerate().filter(|(_, (_, node))| plan.is_made_now(&node.entry));
@@ -84,6 +88,11 @@ impl Earlier {
             .filter_map(|(index, (path, node))| Some((index, time_of_dir(&dir, path, &node.entry)?)))
             .collect();
         Some(Self { layer, dir, is_same, made_ns })
+    }
+
+    /// Its directory.
+    pub(super) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
     }
 
     /// Which layer it is.
@@ -99,12 +108,6 @@ impl Earlier {
     /// The time of the plan's entry of this number: that of the earlier copy, where this one has none of its own.
     pub(super) fn mtime_ns(&self, index: usize, entry: &Entry) -> i128 {
         self.made_ns.get(&index).copied().unwrap_or(entry.mtime_ns)
-    }
-
-    /// Gives the file `path` the further name `target`. `false`: it has to be written after all, be it that it has as many
-    /// names as it can have.
-    pub(super) fn link(&self, path: &Path, target: &Path) -> bool {
-        sys::linkat(&self.dir, path, CWD, target, AtFlags::empty()).is_ok()
     }
 }
 
@@ -164,8 +167,8 @@ fn record(node: &Node, digest: Option<&Digest>) -> Option<[u8; FIXED_BYTES - 4]>
     Some(record)
 }
 
-/// Records by path.
-type Records<'a> = HashMap<&'a [u8], &'a [u8]>;
+/// Paths and records, in the order of the plan that was written.
+type Records<'a> = Vec<(&'a Path, &'a [u8])>;
 
 /// The layer, and its files' records.
 fn parse(bytes: &[u8]) -> Option<(LayerId, Records<'_>)> {
@@ -176,12 +179,12 @@ fn parse(bytes: &[u8]) -> Option<(LayerId, Records<'_>)> {
     }
     let layer = std::str::from_utf8(&body[8..HEADER_BYTES]).ok()?.parse().ok()?;
     let mut rest = &body[HEADER_BYTES..];
-    let mut files = HashMap::with_capacity(rest.len() / (FIXED_BYTES + 32));
+    let mut files = Vec::with_capacity(rest.len() / (FIXED_BYTES + 32));
     while !rest.is_empty() {
         let (fixed, behind) = rest.split_at_checked(FIXED_BYTES)?;
         let length = u32::from_le_bytes(fixed[..4].try_into().ok()?);
         let (path, behind) = behind.split_at_checked(usize::try_from(length).ok()?)?;
-        files.insert(path, &fixed[4..]);
+        files.push((Path::new(OsStr::from_bytes(path)), &fixed[4..]));
         rest = behind;
     }
     Some((layer, files))

@@ -2,18 +2,19 @@
 //!
 //! SHA-256 of a tar is one thread's work, and a large COPY would wait for it after the last byte was copied. The plan is
 //! the layer entry for entry, so the tar is known before it is there: a thread goes through it behind the writers and reads
-//! what they have written. It reads the layer and never the source, so what is hashed is what was kept.
+//! what they have written. It reads the layer and never the source, so what is hashed is what was kept; a file that an
+//! earlier layer has is read there, as it will be the same file.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use kiln_cache::EntryKind;
-use kiln_image::layer::{ListedEntry, ListedFiles, ListedKind, digest_listed};
+use kiln_image::layer::{ListedEntry, ListedFiles, ListedKind, digest_listed, unnoted};
 use rustix::fs::{self as sys, Mode, OFlags};
 
 use super::Digests;
@@ -43,7 +44,7 @@ impl Follower {
     pub(super) fn start(
         plan: &LayerPlan<'_>,
         digests: Option<&Digests>,
-        earlier: Option<&Earlier>,
+        earlier: Option<&Arc<Earlier>>,
         root: &Path,
         resume: impl FnOnce(&Listed) -> Option<Resume>,
     ) -> Option<Self> {
@@ -54,14 +55,14 @@ impl Follower {
         if bytes.sum::<u64>() < WORTH_BYTES {
             return None;
         }
-        let listed = list(plan, digests, earlier)?;
+        let listed = list(plan, digests, earlier.map(AsRef::as_ref))?;
         let resume = resume(&listed);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = sys::open(root, flags, Mode::empty()).ok()?;
         let progress = Arc::new(Progress::new(plan.len()));
-        let follower = Arc::clone(&progress);
+        let (follower, earlier) = (Arc::clone(&progress), earlier.cloned());
         let thread = thread::Builder::new().name("kiln-diff-id".into()).spawn(move || {
-            let mut files = Files { root, numbers: &listed.numbers, progress: follower };
+            let mut files = Files { root, earlier, numbers: &listed.numbers, progress: follower };
             let known = resume.as_ref().and_then(Resume::last);
             let (packed, prefixes) = digest_listed(&listed.entries, known, &mut files).ok()?;
             if let Some(resume) = &resume {
@@ -131,6 +132,7 @@ fn list(plan: &LayerPlan<'_>, digests: Option<&Digests>, earlier: Option<&Earlie
 /// The layer's files as the writers make them.
 struct Files<'a> {
     root: OwnedFd,
+    earlier: Option<Arc<Earlier>>,
     /// Of the list's entries among the plan's nodes.
     numbers: &'a [usize],
     progress: Arc<Progress>,
@@ -139,13 +141,28 @@ struct Files<'a> {
 impl ListedFiles for Files<'_> {
     fn open(&mut self, number: usize, entry: &ListedEntry) -> io::Result<File> {
         self.in_place(number, 0)?;
+        let dir = self.earlier_with(number).map_or(self.root.as_fd(), Earlier::dir);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(sys::openat(&self.root, &entry.path, flags, Mode::empty())?.into())
+        Ok(unnoted(|more| sys::openat(dir, &entry.path, flags | more, Mode::empty()))?.into())
     }
 
     fn in_place(&mut self, number: usize, read: u64) -> io::Result<u64> {
-        let node = self.numbers.get(number).copied().unwrap_or_default();
-        self.progress.wait(node, read)
+        match self.earlier_with(number) {
+            Some(_) => self.progress.whole(),
+            None => self.progress.wait(self.node(number), read),
+        }
+    }
+}
+
+impl Files<'_> {
+    /// The entry's number among the plan's nodes.
+    fn node(&self, number: usize) -> usize {
+        self.numbers.get(number).copied().unwrap_or_default()
+    }
+
+    /// The earlier layer, if it has the entry's file.
+    fn earlier_with(&self, number: usize) -> Option<&Earlier> {
+        self.earlier.as_deref().filter(|earlier| earlier.has(self.node(number)))
     }
 }
 
@@ -201,12 +218,19 @@ impl Progress {
         }
     }
 
+    /// What is in place of a file that nobody writes: all of it, while anybody wants to know.
+    fn whole(&self) -> io::Result<u64> {
+        if self.is_given_up.load(Ordering::SeqCst) {
+            Err(io::ErrorKind::BrokenPipe.into())
+        } else {
+            Ok(u64::MAX)
+        }
+    }
+
     /// How many bytes of the node are in place, as soon as they are more than `than`.
     fn wait(&self, node: usize, than: u64) -> io::Result<u64> {
         let now = || self.written.get(node).map_or(0, |written| written.load(Ordering::SeqCst));
-        if self.is_given_up.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
+        self.whole()?;
         if now() > than {
             return Ok(now());
         }

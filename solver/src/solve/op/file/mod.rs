@@ -194,17 +194,20 @@ fn make(
     let draft = store.draft_layer()?;
     let digests = known.as_ref().map(|(digests, _)| *digests);
     let memory = known.and_then(|(digests, what)| Some((digests, earlier::memory_path(store, plan, &what)?)));
-    let earlier = memory.as_ref().and_then(|(digests, memory)| Earlier::find(store, memory, plan, digests));
+    let earlier = memory
+        .as_ref()
+        .and_then(|(digests, memory)| Earlier::find(store, memory, plan, digests))
+        .map(Arc::new);
     let resume = |listed: &Listed| {
         let path = resume::states_path(store, &memory.as_ref()?.1);
-        Some(Resume::find(path, draft.id(), earlier.as_ref(), listed))
+        Some(Resume::find(path, draft.id(), earlier.as_deref(), listed))
     };
     let follower = if step.is_in_result {
         Follower::start(plan, digests, earlier.as_ref(), &draft.fs(), resume)
     } else {
         None
     };
-    write::write(plan, &draft.fs(), earlier.as_ref(), follower.as_ref().map(Follower::progress))?;
+    write::write(plan, &draft.fs(), earlier.as_deref(), follower.as_ref().map(Follower::progress))?;
     if let Some((digests, memory)) = &memory {
         earlier::remember(memory, draft.id(), plan, digests);
     }
@@ -213,7 +216,7 @@ fn make(
         draft,
         contents,
         size_bytes: Some(plan.size_bytes()),
-        space: Some(space_of(plan, earlier.as_ref())),
+        space: Some(space_of(plan, earlier.as_deref())),
         log: Vec::new(),
         usage: Usage::default(),
         diff_id: follower.and_then(Follower::written),

@@ -363,8 +363,15 @@ impl<'a> LayerPlan<'a> {
         dest: PathBuf,
         meta: &Meta,
     ) -> Result<(PathBuf, Node), SolveError> {
-        let mut entry = with_meta(Entry { path: dest.clone(), hard_link: None, ..source.clone() }, meta)?;
-        entry.digest = None;
+        let entry = Entry {
+            path: dest.clone(),
+            kind: source.kind.clone(),
+            xattrs: source.xattrs.clone(),
+            hard_link: None,
+            digest: None,
+            ..source
+        };
+        let entry = with_meta(entry, meta)?;
         let group = match source.kind {
             EntryKind::Dir => None,
             _ => source.hard_link.map(|inode| self.group(inode)),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_cache::{Entry, EntryKind, SourceTree, spread};
-use kiln_image::layer::owner;
+use kiln_image::layer::{Born, owner};
 use rayon::prelude::*;
 use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
@@ -38,8 +38,9 @@ pub(super) fn write(
     earlier: Option<&Earlier>,
     progress: Option<&Progress>,
 ) -> Result<(), CopyError> {
-    let writer = Writer { earlier, progress, born_as: born_as(root)? };
-    let mut files = Vec::new();
+    let dir = at(root, sys::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))?;
+    let writer = Writer { progress, born: Born::below(dir.as_fd()), root: at(root, sys::fstat(&dir))? };
+    let (mut files, mut known) = (Vec::new(), Vec::new());
     let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();
     let mut first_of_group: HashMap<usize, PathBuf> = HashMap::new();
     let mut dirs = Vec::new();
@@ -62,8 +63,11 @@ pub(super) fn write(
             }
             first_of_group.insert(group, target.clone());
         }
-        let earlier = earlier.filter(|earlier| earlier.has(index)).map(|_| path.as_path());
-        files.push(New { index, target, node, earlier });
+        let is_known = earlier.is_some_and(|earlier| earlier.has(index));
+        if is_known { &mut known } else { &mut files }.push(New { index, path, target, node });
+    }
+    if let Some(earlier) = earlier {
+        files.extend(link_known(earlier, known));
     }
     spread(
         files.len() >= PARALLEL_FROM,
@@ -83,27 +87,47 @@ pub(super) fn write(
 struct New<'a> {
     /// Among the plan's nodes.
     index: usize,
+    /// In the layer.
+    path: &'a Path,
     target: PathBuf,
     node: &'a Node,
-    /// Its path in the earlier layer, if that has it.
-    earlier: Option<&'a Path>,
+}
+
+/// Gives files of the earlier layer a further name each, directory by directory. Returns those that have to be written after
+/// all, be it that one has as many names as it can have.
+fn link_known<'a>(earlier: &Earlier, known: Vec<New<'a>>) -> Vec<New<'a>> {
+    let dirs: Vec<&[New<'_>]> = known.chunk_by(|a, b| a.path.parent() == b.path.parent()).collect();
+    let link = |files: &[New<'_>]| -> Option<Vec<bool>> {
+        let first = files.first()?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let above = first.path.parent().filter(|above| !above.as_os_str().is_empty());
+        let from = sys::openat(earlier.dir(), above.unwrap_or(Path::new(".")), flags, Mode::empty()).ok()?;
+        let to = sys::open(first.target.parent()?, flags, Mode::empty()).ok()?;
+        let linked = files.iter().map(|file| {
+            let Some(name) = file.path.file_name() else { return false };
+            sys::linkat(&from, name, &to, name, AtFlags::empty()).is_ok()
+        });
+        Some(linked.collect())
+    };
+    let link_all = |files: &&[New<'_>]| link(files).unwrap_or_else(|| vec![false; files.len()]);
+    let linked: Vec<Vec<bool>> = spread(
+        known.len() >= PARALLEL_FROM,
+        || dirs.iter().map(link_all).collect(),
+        || dirs.par_iter().map(link_all).collect(),
+    );
+    let linked = linked.into_iter().flatten();
+    known.into_iter().zip(linked).filter(|(_, is_linked)| !is_linked).map(|(file, _)| file).collect()
 }
 
 struct Writer<'a> {
-    earlier: Option<&'a Earlier>,
     progress: Option<&'a Progress>,
-    /// The owner and group that new files have, where that is sure.
-    born_as: Option<(u32, u32)>,
+    born: Born,
+    /// The root directory, of whose group those below are until all is written.
+    root: sys::Stat,
 }
 
 impl Writer<'_> {
-    fn write_node(&self, New { index, target, node, earlier: known }: &New<'_>) -> Result<(), CopyError> {
-        if let (Some(earlier), Some(path)) = (self.earlier, known)
-            && earlier.link(path, target)
-        {
-            self.tell(*index, u64::MAX);
-            return Ok(());
-        }
+    fn write_node(&self, New { index, target, node, .. }: &New<'_>) -> Result<(), CopyError> {
         match node.entry.kind {
             EntryKind::File { .. } => self.write_file(*index, target, node),
             _ => write_other(target, node),
@@ -112,7 +136,7 @@ impl Writer<'_> {
 
     fn write_file(&self, index: usize, target: &Path, node: &Node) -> Result<(), CopyError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = at(target, sys::openat(CWD, target, flags, Mode::RUSR | Mode::WUSR))?;
+        let file = at(target, sys::openat(CWD, target, flags, self.born.mode(node.entry.mode)))?;
         let mut file = File::from(file);
         match &node.data {
             Data::None => {}
@@ -123,11 +147,13 @@ impl Writer<'_> {
             Data::Source { tree, entry } => self.copy_bytes(index, tree, entry, &mut file)?,
         }
         let entry = &node.entry;
-        if self.born_as != Some((entry.uid, entry.gid)) {
+        if !self.born.has_owner(&self.root, entry.uid, entry.gid) {
             at(target, owner::give(&file, entry.uid, entry.gid))?;
         }
         // After the owner: chown takes the set-id bits away.
-        at(target, sys::fchmod(&file, Mode::from_raw_mode(entry.mode)))?;
+        if !self.born.has_mode(entry.mode) {
+            at(target, sys::fchmod(&file, Mode::from_raw_mode(entry.mode)))?;
+        }
         for (name, value) in &entry.xattrs {
             if let Err(error) = sys::fsetxattr(file.as_fd(), name, value, XattrFlags::empty()) {
                 tracing::debug!(?target, ?name, %error, "attribute not kept");
@@ -180,15 +206,6 @@ impl Writer<'_> {
             progress.advance(index, bytes);
         }
     }
-}
-
-/// The owner and group of files made below `root`: in a set-group-id directory (directories below inherit that) or on a
-/// file system with mount options about it the group is another, so the file system itself is asked.
-fn born_as(root: &Path) -> Result<Option<(u32, u32)>, CopyError> {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let stat = at(root, sys::stat(root))?;
-    let is_plain = (stat.st_uid, stat.st_gid) == (uid, gid) && stat.st_mode & Mode::SGID.as_raw_mode() == 0;
-    Ok(is_plain.then_some((uid, gid)))
 }
 
 fn write_other(target: &Path, node: &Node) -> Result<(), CopyError> {
