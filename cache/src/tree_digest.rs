@@ -20,9 +20,9 @@ use sha2::{Digest as _, Sha256};
 use crate::space::Space;
 use crate::spread;
 use crate::tree::{
-    At as _, Entry, EntryKind, FileHash, TreeError, depth_first, has_opaque_mark, has_portable_xattrs,
-    hash_file, is_worth_threads, list_dir, list_levels, open_beneath, open_file, open_root, portable_xattrs,
-    stat_at, stat_entry, stat_entry_but_xattrs,
+    At as _, Entry, EntryKind, FileHash, TreeError, depth_first, has_portable_xattrs, hash_file,
+    is_worth_threads, list_dir, list_levels, open_beneath, open_file, open_root, portable_xattrs, stat_at,
+    stat_entry_but_xattrs, stat_marked,
 };
 
 /// A layer directory's contents.
@@ -172,8 +172,7 @@ type LayerEntry = (Entry, bool);
 fn root_entry(root: &OwnedFd, tree: &Path) -> Result<LayerEntry, TreeError> {
     let dot = OsStr::new(".");
     let stat = stat_at(root.as_fd(), dot).at(tree)?.ok_or(Errno::NOENT).at(tree)?;
-    let entry = stat_entry(root.as_fd(), dot, PathBuf::new(), &stat)?.ok_or(Errno::NOENT).at(tree)?;
-    Ok((entry, has_opaque_mark(root.as_fd(), dot).at(tree)?))
+    stat_marked(root.as_fd(), dot, PathBuf::new(), &stat)?.ok_or(Errno::NOENT).at(tree)
 }
 
 /// All below the root, depth first, sorted by components.
@@ -194,13 +193,13 @@ fn list(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<LayerEntry>, TreeError>
         let child = path.join(&name);
         let stat = stat_at(dir.as_fd(), &name).at(&child)?.ok_or(Errno::NOENT).at(&child)?;
         // Of files that are read anyway attributes are asked for then.
-        let entry = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => stat_entry_but_xattrs(dir.as_fd(), &name, child, &stat)?,
-            _ => stat_entry(dir.as_fd(), &name, child, &stat)?,
+        let found = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                stat_entry_but_xattrs(dir.as_fd(), &name, child, &stat)?.map(|entry| (entry, false))
+            }
+            _ => stat_marked(dir.as_fd(), &name, child, &stat)?,
         };
-        let Some(mut entry) = entry else { continue };
-        let is_dir = entry.kind == EntryKind::Dir;
-        let is_opaque = is_dir && has_opaque_mark(dir.as_fd(), &name).at(&entry.path)?;
+        let Some((mut entry, is_opaque)) = found else { continue };
         if entry.kind == (EntryKind::CharDevice { major: 0, minor: 0 }) {
             // A whiteout is its name: overlayfs makes them as hard links of each other, or not, as it likes.
             entry = Entry { mode: 0, uid: 0, gid: 0, hard_link: None, ..entry };

@@ -18,6 +18,8 @@ use crate::session::Session;
 
 /// Manifests and configs in the store are read up to this size.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
+/// Most are shorter: they are read at once.
+const USUAL_DOCUMENT_BYTES: usize = 16 << 10;
 
 /// What an image's name stood for.
 #[derive(Clone, Debug)]
@@ -150,8 +152,7 @@ impl<'a> Bases<'a> {
         platform: &Platform,
         digest: Digest,
     ) -> Result<(BaseImage, ImageOrigin), Error> {
-        if let Some(record) = self.session.store.image(image, platform)?
-            && let Some(found) = self.stored(image, &record)?
+        if let Some(found) = self.stored_as(image, platform)?
             && found.0.digest == digest
         {
             return Ok(found);
@@ -166,11 +167,12 @@ impl<'a> Bases<'a> {
         let build = self.session.build;
         if !build.pull {
             // An image of the store has a name as it is, and one that was pulled the one that its name stood for.
+            if let Some(found) = self.stored_as(image, platform)? {
+                return Ok(found);
+            }
             let names = self.session.registry.names(image).unwrap_or_default();
-            for name in std::iter::once(image).chain(names.iter().filter(|name| *name != image)) {
-                if let Some(record) = self.session.store.image(name, platform)?
-                    && let Some(found) = self.stored(name, &record)?
-                {
+            for name in names.iter().filter(|name| *name != image) {
+                if let Some(found) = self.stored_as(name, platform)? {
                     return Ok(found);
                 }
             }
@@ -188,6 +190,17 @@ impl<'a> Bases<'a> {
             config: remote.config.clone(),
         };
         Ok((base, ImageOrigin::Registry(Arc::new(remote))))
+    }
+
+    fn stored_as(
+        &self,
+        name: &ImageRef,
+        platform: &Platform,
+    ) -> Result<Option<(BaseImage, ImageOrigin)>, Error> {
+        match self.session.store.image(name, platform)? {
+            Some(record) => self.stored(name, &record),
+            None => Ok(None),
+        }
     }
 
     /// An image the store knows: built here, loaded, or looked up earlier.
@@ -253,7 +266,7 @@ impl<'a> Bases<'a> {
     fn document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
         use std::io::Read as _;
         let Some(file) = self.session.store.open_blob(digest)? else { return Ok(None) };
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(USUAL_DOCUMENT_BYTES);
         let read = file.take(DOCUMENT_LIMIT).read_to_end(&mut bytes);
         read.map_err(|error| Error::io(self.session.store.root(), error))?;
         Ok(Some(bytes))

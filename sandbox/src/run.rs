@@ -344,7 +344,9 @@ impl Sandbox {
                     return Ok(Streamed::NoNetwork(error));
                 }
             }
-            while let Some(descriptor) = self.control.as_ref().and_then(|fd| receive_descriptor(fd.as_fd())) {
+            while ready.control
+                && let Some(descriptor) = self.control.as_ref().and_then(|fd| receive_descriptor(fd.as_fd()))
+            {
                 // The sockets come first, in the order of the mounts; then a terminal's master, then the listener.
                 match (plan.sockets.get(relays.len()), &spec.io, &plan.emulated) {
                     (Some(target), ..) => relays.push(Relay::start(descriptor, target.clone())?),
@@ -367,7 +369,7 @@ impl Sandbox {
             if ready.control_closed {
                 self.control = None;
             }
-            let ended = self.read_reports(&mut buffer) || ready.ended;
+            let ended = (ready.report && self.read_reports(&mut buffer)) || ready.ended;
             if let Some(session) = &mut session {
                 session.copy_size();
                 session.write_typed();
@@ -379,8 +381,10 @@ impl Sandbox {
             // After the end until nothing is left: what was written last is still in the pipes. The pipes' ends are
             // not waited for, since a descriptor passed to a process outside would keep them open.
             loop {
-                let out = drain(&mut self.stdout, Output::Stdout, &mut buffer, output);
-                let err = drain(&mut self.stderr, Output::Stderr, &mut buffer, output);
+                let out =
+                    (ready.stdout || ended) && drain(&mut self.stdout, Output::Stdout, &mut buffer, output);
+                let err =
+                    (ready.stderr || ended) && drain(&mut self.stderr, Output::Stderr, &mut buffer, output);
                 if !(ended && (out || err)) {
                     break;
                 }
@@ -411,14 +415,12 @@ impl Sandbox {
     fn wait(&self, session: Option<&Session<'_>>, on_demand: Option<&OnDemand>) -> io::Result<Ready> {
         let mut events = Vec::with_capacity(8);
         events.push(PollFd::new(&self.supervisor.process.pidfd, PollFlags::IN));
-        let mut control_at = None;
-        if let Some(control) = &self.control {
-            control_at = Some(events.len());
-            events.push(PollFd::new(control, PollFlags::IN));
-        }
-        for stream in [&self.report, &self.stdout, &self.stderr].into_iter().flatten() {
+        let streams = [&self.control, &self.report, &self.stdout, &self.stderr];
+        let streams_at = streams.map(|stream| {
+            let stream = stream.as_ref()?;
             events.push(PollFd::new(stream, PollFlags::IN));
-        }
+            Some(events.len() - 1)
+        });
         let mut listener_at = None;
         if let Some(listener) = on_demand.and_then(OnDemand::listener) {
             listener_at = Some(events.len());
@@ -439,19 +441,30 @@ impl Sandbox {
             Err(errno) => return Err(errno.into()),
         }
         let flags = |index: usize| events.get(index).map_or(PollFlags::empty(), PollFd::revents);
+        let [control, report, stdout, stderr] =
+            streams_at.map(|at: Option<usize>| at.map_or(PollFlags::empty(), flags));
         Ok(Ready {
             ended: !flags(0).is_empty(),
-            control_closed: control_at.is_some_and(|at| flags(at).contains(PollFlags::HUP)),
+            control: !control.is_empty(),
+            control_closed: control.contains(PollFlags::HUP),
+            report: !report.is_empty(),
+            stdout: !stdout.is_empty(),
+            stderr: !stderr.is_empty(),
             input: input_at.is_some_and(|at| !flags(at).is_empty()),
             asks: listener_at.map_or(PollFlags::empty(), flags),
         })
     }
 }
 
+/// What poll(2) says of each: only what is ready is read.
 #[derive(Clone, Copy, Debug)]
 struct Ready {
     ended: bool,
+    control: bool,
     control_closed: bool,
+    report: bool,
+    stdout: bool,
+    stderr: bool,
     input: bool,
     /// Of the listener for calls that want the network.
     asks: PollFlags,

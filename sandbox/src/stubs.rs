@@ -29,6 +29,7 @@ pub(crate) fn remove(upper: &Path, layers: &[PathBuf], stubs: &[Stub<'_>]) -> io
         return Ok(());
     }
     let root = rustix::fs::openat(CWD, upper, DIRECTORY, Mode::empty())?;
+    let mut emptier: Vec<&Path> = Vec::new();
     for stub in stubs.iter().rev() {
         let path = Path::new(OsStr::from_bytes(stub.path));
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
@@ -40,9 +41,11 @@ pub(crate) fn remove(upper: &Path, layers: &[PathBuf], stubs: &[Stub<'_>]) -> io
         if unlink_keeping_time(directory.as_fd(), name, stub.directory)? == Unlinked::Filled {
             continue;
         }
-        remove_copied_up(root.as_fd(), layers, parent)?;
+        if !emptier.contains(&parent) {
+            emptier.push(parent);
+        }
     }
-    Ok(())
+    emptier.into_iter().try_for_each(|path| remove_copied_up(root.as_fd(), layers, path))
 }
 
 fn is_untouched(found: &Stat, stub: &Stub<'_>) -> bool {

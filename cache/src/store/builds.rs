@@ -1,15 +1,28 @@
-//! Past builds, a row each; what is in it is the engine's business.
+//! Past builds, a line each in `history`; what is in it is the engine's business.
+//!
+//! Every build adds one, also one that found everything done and reads nothing but the database: hence a file of its own,
+//! to which a line is appended and nothing else. A line that a kill or a power cut spoilt is none.
 
-use rusqlite::params;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::Store;
-use super::error::StoreError;
+use super::error::{At, StoreError};
+use super::locks::is_at;
 use super::packed::{pack, unpack};
 
 /// So many are remembered.
-const MAX_BUILDS: i64 = 256;
-/// A build that takes more is not remembered: with [`MAX_BUILDS`], the history stays below 64 MB.
+const MAX_BUILDS: usize = 256;
+/// A build that takes more is not remembered.
 const MAX_BUILD_BYTES: usize = 256 << 10;
+/// A history that has grown longer is written anew, with what fits into half of this.
+const MAX_HISTORY_BYTES: u64 = 8 << 20;
 
 /// A past build.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +34,7 @@ pub struct BuildRow {
 }
 
 impl Store {
-    /// Remembers a build, and forgets the oldest beyond 256. One transaction.
+    /// Remembers a build. Now and then the oldest are forgotten, all beyond 256 and those that take too much room.
     ///
     /// # Errors
     /// I/O.
@@ -30,13 +43,16 @@ impl Store {
         if about.len() > MAX_BUILD_BYTES {
             return Ok(());
         }
-        self.db().write(|tx| {
-            tx.prepare_cached("INSERT OR REPLACE INTO builds(id, about) VALUES(?1, ?2)")?
-                .execute(params![build.id, about])?;
-            let newest = tx.last_insert_rowid();
-            tx.prepare_cached("DELETE FROM builds WHERE seq <= ?1")?.execute(params![newest - MAX_BUILDS])?;
-            Ok(())
-        })
+        let path = self.history_path();
+        let mut file = open(&path, FlockOperation::LockShared)?;
+        // The line's end is at its beginning: after one that was cut short this one is whole.
+        let line = format!("\n{} {}", build.id, STANDARD_NO_PAD.encode(about));
+        file.write_all(line.as_bytes()).at(&path)?;
+        if file.stream_position().at(&path)? <= MAX_HISTORY_BYTES {
+            return Ok(());
+        }
+        drop(file);
+        rewrite(&path, |_| true).map(drop)
     }
 
     /// The remembered builds, newest first.
@@ -44,15 +60,12 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn builds(&self) -> Result<Vec<BuildRow>, StoreError> {
-        let rows: Vec<(String, Vec<u8>)> = self.db().read(|connection| {
-            connection
-                .prepare_cached("SELECT id, about FROM builds ORDER BY seq DESC")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
-        })?;
-        let unpacked =
-            rows.into_iter().filter_map(|(id, about)| Some(BuildRow { id, about: unpack(&about)? }));
-        Ok(unpacked.collect())
+        let path = self.history_path();
+        let mut text = Vec::new();
+        match File::open(&path).and_then(|mut file| file.read_to_end(&mut text)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            read => read.at(&path).map(|_| newest_first(&text).map(|(row, _)| row).collect()),
+        }
     }
 
     /// Forgets builds. Returns how many there were; unknown ids are none.
@@ -60,12 +73,64 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn remove_builds(&self, ids: &[String]) -> Result<usize, StoreError> {
-        self.db().write(|tx| {
-            let mut removed = 0;
-            for id in ids {
-                removed += tx.prepare_cached("DELETE FROM builds WHERE id = ?1")?.execute(params![id])?;
-            }
-            Ok(removed)
-        })
+        rewrite(&self.history_path(), |row| !ids.contains(&row.id))
     }
+
+    fn history_path(&self) -> PathBuf {
+        self.root().join("history")
+    }
+}
+
+/// Opens the history for appending and locks it: shared to append, alone to replace it.
+fn open(path: &Path, operation: FlockOperation) -> Result<File, StoreError> {
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path)
+            .at(path)?;
+        while let Err(error) = flock(&file, operation) {
+            if error != rustix::io::Errno::INTR {
+                return Err(error).at(path);
+            }
+        }
+        // Somebody may have put another in its place before the lock was had.
+        if is_at(&file, path)? {
+            return Ok(file);
+        }
+    }
+}
+
+/// Writes the history anew with the builds that `keeps` wants. Returns how many it did not.
+fn rewrite(path: &Path, keeps: impl Fn(&BuildRow) -> bool) -> Result<usize, StoreError> {
+    let mut file = open(path, FlockOperation::LockExclusive)?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).at(path)?;
+    let (kept, unwanted): (Vec<_>, Vec<_>) = newest_first(&text).partition(|(row, _)| keeps(row));
+    let mut room = MAX_HISTORY_BYTES as usize / 2;
+    let mut lines: Vec<&[u8]> = Vec::with_capacity(2 * kept.len());
+    for (_, line) in kept {
+        let Some(left) = room.checked_sub(line.len() + 1) else { break };
+        room = left;
+        lines.extend([line, b"\n".as_slice()]);
+    }
+    lines.reverse();
+    // Of this name there is one only: whoever writes it has the lock.
+    let new = path.with_extension("new");
+    std::fs::write(&new, lines.concat()).and_then(|()| std::fs::rename(&new, path)).at(&new)?;
+    Ok(unwanted.len())
+}
+
+/// The last builds of a history's text, each with its line.
+fn newest_first(text: &[u8]) -> impl Iterator<Item = (BuildRow, &[u8])> {
+    text.rsplit(|&byte| byte == b'\n').filter_map(|line| Some((parse(line)?, line))).take(MAX_BUILDS)
+}
+
+fn parse(line: &[u8]) -> Option<BuildRow> {
+    let (id, packed) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+    let about = unpack(&STANDARD_NO_PAD.decode(packed).ok()?)?;
+    Some(BuildRow { id: id.to_owned(), about })
 }

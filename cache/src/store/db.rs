@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::error::StoreError;
 use super::migrate;
@@ -20,9 +20,10 @@ pub(super) const FORMAT: u32 = 5;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// 16 MB of log, should no settling thread ever live long enough to checkpoint.
 const BACKSTOP_PAGES: u32 = 4_000;
-/// The first to open the database reads the whole log (some 2 ms and 250 system calls for each MB): above this it is worth
-/// two fsyncs in the background to fold it in.
-const LARGE_LOG_BYTES: u64 = 256 << 10;
+/// The first to open the database reads the whole log, page by page (some 2 ms and 250 system calls for each MB), and so
+/// does each of the builds that follow and find everything done: above this it is worth two fsyncs in the background, once.
+/// What a new database begins with is less.
+const LARGE_LOG_BYTES: u64 = 144 << 10;
 /// Builds go first: a checkpoint that finds them at work leaves the log's end for the next time.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
 /// 8 MB of free pages are worth a rewrite of the database's end.
@@ -105,8 +106,8 @@ pub(super) struct Db {
 
 /// What a freshly opened database is.
 pub(super) enum Opened {
-    /// Ready.
-    Ready(Db),
+    /// Ready, and the run of the machine in which the store was last recovered.
+    Ready(Db, Option<String>),
     /// Empty: it wants its schema, under the store's opening lock.
     Unformatted,
     /// Of an older format: to be brought up to date by who has the store alone.
@@ -143,8 +144,7 @@ impl Db {
         }
         let failed = |error| failure(path, &error);
         let connection = connect(path).map_err(failed)?;
-        let format: u32 =
-            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+        let (format, boot_id) = read_head(&connection).map_err(failed)?;
         if format > FORMAT {
             return Err(StoreError::NewerFormat { path: path.into(), found: format, known: FORMAT });
         }
@@ -154,7 +154,8 @@ impl Db {
         if format < FORMAT {
             return Ok(Opened::Unformatted);
         }
-        Ok(Opened::Ready(Self { path: path.into(), connection: Mutex::new(connection) }))
+        be_durable(&connection).map_err(failed)?;
+        Ok(Opened::Ready(Self { path: path.into(), connection: Mutex::new(connection) }, boot_id))
     }
 
     /// Gives an empty database its schema, or an older one what it lacks. The caller holds the opening lock, and for an
@@ -162,6 +163,7 @@ impl Db {
     pub(super) fn format(path: &Path) -> Result<Self, StoreError> {
         let failed = |error| failure(path, &error);
         let mut connection = connect(path).map_err(failed)?;
+        be_durable(&connection).map_err(failed)?;
         // To be said before there is anything: what removed rows leave can be given back (see `shrink`).
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
@@ -308,10 +310,35 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Else whatever is bound to a statement may make it be prepared once more.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // Not read through a map: where the file is cut off or the disk fails, that kills the process.
     connection.pragma_update(None, "wal_autocheckpoint", BACKSTOP_PAGES)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     Ok(connection)
+}
+
+/// What every opening looks at, in one transaction: the format and the [`boot_id`].
+fn read_head(connection: &Connection) -> rusqlite::Result<(u32, Option<String>)> {
+    let transaction = connection.unchecked_transaction()?;
+    let format = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if format != FORMAT {
+        return Ok((format, None));
+    }
+    let boot_id = boot_id(&transaction)?;
+    transaction.commit()?;
+    Ok((format, boot_id))
+}
+
+/// The run of the machine in which the store was last recovered.
+pub(super) fn boot_id(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    connection
+        .prepare_cached("SELECT value FROM meta WHERE name = 'boot_id'")?
+        .query_row([], |row| row.get(0))
+        .optional()
+}
+
+/// Before the first write. It wants to know the schema, which costs nothing once that was read.
+fn be_durable(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", "NORMAL")
 }
 
 /// Says what SQLite's refusal means for the store, and leaves a mark if it means damage.
@@ -373,7 +400,7 @@ mod tests {
             .unwrap()
             .execute_batch("CREATE TRIGGER t AFTER INSERT ON meta BEGIN DELETE FROM meta; END;")
             .unwrap();
-        let Opened::Ready(db) = Db::open(&path).unwrap() else { panic!("no schema") };
+        let Opened::Ready(db, _) = Db::open(&path).unwrap() else { panic!("no schema") };
         db.write(|tx| Ok(tx.execute("INSERT INTO meta VALUES('a', 'b')", [])?)).unwrap();
         let rows: u32 = db.read(|c| c.query_row("SELECT count(*) FROM meta", [], |row| row.get(0))).unwrap();
         assert_eq!(rows, 1);

@@ -102,6 +102,9 @@ impl LayerDraft {
 impl Drop for LayerDraft {
     fn drop(&mut self) {
         // The lock is still held, so no sweep is at it as well. What cannot be removed stays for a later sweep.
+        if remove_rest(&self.path).is_ok() {
+            return;
+        }
         if let Err(error) = remove_tree(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "a draft could not be removed");
         }
@@ -117,12 +120,18 @@ pub(super) fn take_over(file: File, path: &Path) -> Result<Option<File>, StoreEr
     }
 }
 
+/// Bytes that nobody can guess, for a name in `folder`.
+pub(super) fn random<const N: usize>(folder: &Path) -> Result<[u8; N], StoreError> {
+    let mut bytes = [0; N];
+    // The kernel gives up to 256 bytes at once.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).at(folder)?;
+    Ok(bytes)
+}
+
 /// A name in `work/` that nobody can guess.
 pub(super) fn random_name(root: &Path) -> Result<(LayerId, PathBuf), StoreError> {
     let work = root.join("work");
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| StoreError::io(&work, std::io::Error::other(error.to_string())))?;
+    let bytes = random(&work)?;
     let id = LayerId::from(kiln_image::DiffId(Digest::from_bytes(bytes)));
     Ok((id, work.join(id.to_string())))
 }
@@ -130,6 +139,20 @@ pub(super) fn random_name(root: &Path) -> Result<(LayerId, PathBuf), StoreError>
 fn make_with_mode(path: &Path, mode: u32) -> Result<(), StoreError> {
     DirBuilder::new().mode(mode).create(path).at(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(mode)).at(path)
+}
+
+/// Removes a draft that has become a layer: what overlayfs left in its work directory (overlayfs.rst, "Volatile mount") is
+/// known and need not be looked for.
+fn remove_rest(path: &Path) -> std::io::Result<()> {
+    let mark = path.join("work/work/incompat/volatile/dirty");
+    let dirs = mark.ancestors().skip(1).take_while(|dir| dir.starts_with(path));
+    for removed in std::iter::once(std::fs::remove_file(&mark)).chain(dirs.map(std::fs::remove_dir)) {
+        match removed {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 /// Removes a directory and all in it. Nothing runs in it any more; links are not followed.

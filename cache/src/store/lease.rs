@@ -11,13 +11,14 @@
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::Read as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
+use super::draft;
 use super::error::{At, StoreError};
 use super::locks::{FileLock, Kind, Mode};
 
@@ -43,9 +44,19 @@ struct State {
 #[derive(Debug)]
 struct Files {
     gate: File,
-    own: File,
-    /// Unlinks the file on drop.
-    _lock: FileLock,
+    /// Of this handle's own file, which goes with it.
+    own: FileLock,
+    /// Whole ids in that.
+    written_bytes: u64,
+}
+
+impl Files {
+    fn write(&mut self, ids: &[Id], locks: &Path) -> Result<(), StoreError> {
+        let bytes = ids.concat();
+        self.own.file().write_all_at(&bytes, self.written_bytes).at(locks)?;
+        self.written_bytes += bytes.len() as u64;
+        Ok(())
+    }
 }
 
 /// Nobody leases while this lives.
@@ -73,7 +84,7 @@ impl Lease {
                 return Err(error).at(&gate);
             }
         }
-        let written = files.own.write_all(&new.concat()).at(&self.locks);
+        let written = files.write(&new, &self.locks);
         let found = written.is_ok() && is_there();
         flock(&files.gate, FlockOperation::Unlock).at(&gate)?;
         written?;
@@ -85,7 +96,7 @@ impl Lease {
     pub(super) fn hold_new(&self, id: Id) -> Result<(), StoreError> {
         let mut state = self.lock();
         if !state.held.contains(&id) {
-            state.files(&self.locks)?.own.write_all(&id).at(&self.locks)?;
+            state.files(&self.locks)?.write(&[id], &self.locks)?;
             state.held.insert(id);
         }
         Ok(())
@@ -99,16 +110,10 @@ impl Lease {
 impl State {
     fn files(&mut self, locks: &Path) -> Result<&mut Files, StoreError> {
         if self.files.is_none() {
-            let mut random = [0; 16];
-            getrandom::fill(&mut random)
-                .map_err(|error| StoreError::io(locks, std::io::Error::other(error.to_string())))?;
+            let random: [u8; 16] = draft::random(locks)?;
             let name = random.iter().fold(PREFIX.to_owned(), |name, byte| format!("{name}{byte:02x}"));
-            let path = locks.join(name);
-            let lock = FileLock::take_now(&path, Mode::Exclusive, Kind::Transient)?;
-            let own = OpenOptions::new().append(true).open(&path).at(&path)?;
-            // Whom a lock file belongs to stands at its beginning; a lease has nothing but ids.
-            own.set_len(0).at(&path)?;
-            self.files = Some(Files { gate: open_gate(locks)?, own, _lock: lock });
+            let own = FileLock::take_now(&locks.join(name), Mode::Exclusive, Kind::Lease)?;
+            self.files = Some(Files { gate: open_gate(locks)?, own, written_bytes: 0 });
         }
         self.files.as_mut().ok_or(StoreError::Canceled)
     }
@@ -131,7 +136,7 @@ pub(super) fn leased(root: &Path, _gate: &ClosedGate) -> Result<HashSet<Id>, Sto
         }
         let path = entry.path();
         // Dropping the lock of a dead writer unlinks the file.
-        if FileLock::try_take(&path, Mode::Exclusive, Kind::Transient)?.is_some() {
+        if FileLock::try_take(&path, Mode::Exclusive, Kind::Lease)?.is_some() {
             continue;
         }
         let mut bytes = Vec::new();

@@ -43,6 +43,8 @@ pub(super) enum Mode {
 pub(super) enum Kind {
     /// The file goes with the lock. Exclusive locks only: with two holders neither could unlink it.
     Transient,
+    /// As `Transient`, and what is in the file is its holder's business.
+    Lease,
     /// The file stays.
     Kept,
 }
@@ -73,8 +75,8 @@ impl FileLock {
             if !is_at(&file, path)? {
                 continue;
             }
-            let lock = Self { file, transient: (kind == Kind::Transient).then(|| path.to_path_buf()) };
-            if mode == Mode::Exclusive {
+            let lock = Self { file, transient: (kind != Kind::Kept).then(|| path.to_path_buf()) };
+            if mode == Mode::Exclusive && kind != Kind::Lease {
                 // For people and `on_wait` only; a disk too full for it must not stop the step.
                 let _ = lock.write_holder();
             }
@@ -124,6 +126,11 @@ impl FileLock {
     /// As [`FileLock::take`] for what is over soon: nobody is told and nobody can cancel.
     pub(super) fn take_now(path: &Path, mode: Mode, kind: Kind) -> Result<Self, StoreError> {
         Self::take(path, mode, kind, &mut |_| {}, &AtomicBool::new(false))
+    }
+
+    /// The locked file.
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     fn write_holder(&self) -> std::io::Result<()> {

@@ -7,7 +7,7 @@ use super::packed::pack;
 /// Format 2: a record's log stood beside it, and was read whenever it was found.
 pub(super) const FIRST_KNOWN: u32 = 2;
 
-/// What format 3 adds.
+/// What format 3 adds. Nothing is written to `builds` any more: past builds have a file of their own.
 pub(super) const FORMAT_3: &str = "
 CREATE TABLE record_details(
     key BLOB PRIMARY KEY,

@@ -17,7 +17,7 @@ use super::error::{At, StoreError};
 use super::lease::Lease;
 use super::locks::{FileLock, Kind, Mode};
 use super::recover::{needs_recovery, recover};
-use super::settle::{Settler, Wake, has_unsettled};
+use super::settle::{Settler, Wake};
 use super::uses::Uses;
 use super::{Inner, Store, sweep};
 
@@ -65,10 +65,9 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
     }
     sweep::sweep(&root, &db)?;
     let (settler, lease) = (Settler::default(), Lease::new(&root));
+    // What others left unsettled is settled by the first claim: a process that finds everything done is over too soon.
     if db.has_large_log() {
         settler.wake(Wake::Now, &root, &db_path);
-    } else if has_unsettled(&db)? {
-        settler.wake(Wake::Soon, &root, &db_path);
     }
     Ok(Store {
         inner: Arc::new(Inner {
@@ -87,7 +86,7 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
 /// The database if it has its schema, and whether the machine was started anew since it was last opened.
 fn ready(path: &Path) -> Result<Option<(Db, bool)>, StoreError> {
     match Db::open(path)? {
-        Opened::Ready(db) => needs_recovery(&db).map(|recovers| Some((db, recovers))),
+        Opened::Ready(db, boot_id) => Ok(Some((db, needs_recovery(boot_id.as_deref())))),
         Opened::Unformatted | Opened::Older => Ok(None),
     }
 }

@@ -143,6 +143,8 @@ impl Store {
         on_wait: &mut dyn FnMut(Wait<'_>),
         cancel: &AtomicBool,
     ) -> Result<Claim, StoreError> {
+        // Whoever makes something lives long enough to settle what processes before this one left.
+        self.wake_settler();
         let path = self.lock_path(&key.0.hex());
         let log = self.lock_path(&format!("{}{}", key.0.hex(), live_log::SUFFIX));
         let mut reader = live_log::Reader::new(log.clone());

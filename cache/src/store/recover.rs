@@ -4,14 +4,14 @@
 //! another one now, every row that is still unsettled is from before the stop, and its files may be anything.
 
 use std::fs::{DirEntry, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use kiln_image::Digest;
 use rusqlite::{OptionalExtension, params};
 
 use super::blobs::{self, digest_of_file};
-use super::db::{Db, TxError};
+use super::db::{self, Db, TxError};
 use super::draft::LayerDraft;
 use super::error::{At, StoreError};
 use super::layers::{self, Origin};
@@ -20,20 +20,15 @@ use super::sweep;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Whether this is another run of the machine than the last that opened the store.
-pub(super) fn needs_recovery(db: &Db) -> Result<bool, StoreError> {
-    let known: Option<String> = db.read(|connection| {
-        connection
-            .prepare_cached("SELECT value FROM meta WHERE name = 'boot_id'")?
-            .query_row([], |row| row.get(0))
-            .optional()
-    })?;
-    Ok(known.as_deref() != Some(&boot_id()))
+/// Whether this is another run of the machine than that in which the store was last recovered.
+pub(super) fn needs_recovery(last: Option<&str>) -> bool {
+    last != Some(&boot_id())
 }
 
 /// Verifies or drops what is unsettled. The caller holds the opening lock.
 pub(super) fn recover(root: &Path, db: &Db) -> Result<(), StoreError> {
-    if !needs_recovery(db)? {
+    let last = db.read(db::boot_id)?;
+    if !needs_recovery(last.as_deref()) {
         return Ok(()); // Another process did it while this one waited for the lock.
     }
     let trash = LayerDraft::new(root)?;
@@ -147,5 +142,8 @@ fn recover_blob(db: &Db, entry: &DirEntry) -> Result<(), StoreError> {
 
 /// The machine's; where there is none, every opening counts as the same run.
 fn boot_id() -> String {
-    std::fs::read_to_string(BOOT_ID).map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
+    let mut text = [0; 64];
+    let read = File::open(BOOT_ID).and_then(|mut file| file.read(&mut text));
+    let text = read.map(|length| String::from_utf8_lossy(&text[..length]));
+    text.map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
 }

@@ -1,6 +1,6 @@
 //! Getting layers and blobs to the disk, out of everybody's way.
 //!
-//! A step's commit syncs nothing. A background thread, one a store and started by the first commit, waits for a quiet
+//! A step's commit syncs nothing. A background thread, one a store and started by the first claim, waits for a quiet
 //! moment, calls syncfs(2) once for all that was written, and marks what was there *before* the call as settled. After a
 //! power cut, [`recover`](super::recover) trusts what is settled and looks at the rest.
 
@@ -99,8 +99,8 @@ impl Store {
     }
 }
 
-/// Whether a process before this one left something to do.
-pub(super) fn has_unsettled(db: &Db) -> Result<bool, StoreError> {
+/// Whether there is something to do.
+fn has_unsettled(db: &Db) -> Result<bool, StoreError> {
     db.read(|connection| {
         connection
             .prepare_cached(
@@ -120,7 +120,7 @@ fn run(root: &Path, db: &Path, folding: &Folding, wakes: &Receiver<Wake>) {
         }
         // A connection of its own: a checkpoint's fsync must not hold the one that builds use.
         let result = match Db::open(db) {
-            Ok(Opened::Ready(db)) => {
+            Ok(Opened::Ready(db, _)) => {
                 let folded = if wake == Ok(Wake::Now) { db.checkpoint() } else { Ok(()) };
                 folding.set(false);
                 folded.and_then(|()| settle(root, &db))
@@ -139,6 +139,9 @@ fn run(root: &Path, db: &Path, folding: &Folding, wakes: &Receiver<Wake>) {
 }
 
 fn settle(root: &Path, db: &Db) -> Result<(), StoreError> {
+    if !has_unsettled(db)? {
+        return Ok(());
+    }
     let newest = |sql| db.read(|connection| connection.prepare_cached(sql)?.query_row([], |row| row.get(0)));
     let layers: Option<i64> = newest("SELECT max(seq) FROM layers WHERE settled = 0")?;
     let blobs: Option<i64> = newest("SELECT max(seq) FROM blobs WHERE settled = 0")?;

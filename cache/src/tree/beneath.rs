@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::Read as _;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
@@ -17,7 +18,7 @@ use blake3::hazmat::{
 };
 use kiln_image::Digest;
 use kiln_image::layer::{OverlayXattrs, is_portable_xattr, next_data, unnoted};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::{At as _, Entry, EntryKind, TreeError};
@@ -52,18 +53,30 @@ pub(crate) fn open_file(root: BorrowedFd<'_>, path: &Path) -> Result<File, TreeE
     }
 }
 
-/// The names in a directory, sorted by their bytes.
+/// The names in a directory that was just opened, sorted by their bytes.
 pub(crate) fn list_dir(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>, TreeError> {
     let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(dir).at(path)? {
+    each_name(dir, path, |name| names.push(OsString::from_vec(name.to_vec())))?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Calls `see` with each name in a directory that was just opened, in any order.
+pub(super) fn each_name(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    mut see: impl FnMut(&[u8]),
+) -> Result<(), TreeError> {
+    let mut buffer = [MaybeUninit::uninit(); LIST_BUFFER_BYTES];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    while let Some(entry) = entries.next() {
         let entry = entry.at(path)?;
         let name = entry.file_name().to_bytes();
         if !matches!(name, b"." | b"..") {
-            names.push(OsString::from_vec(name.to_vec()));
+            see(name);
         }
     }
-    names.sort_unstable();
-    Ok(names)
+    Ok(())
 }
 
 /// The properties of `name` in `dir`; `None` when there is none.
@@ -82,15 +95,28 @@ pub(crate) fn stat_entry(
     path: PathBuf,
     stat: &Stat,
 ) -> Result<Option<Entry>, TreeError> {
-    let mut entry = stat_entry_but_xattrs(dir, name, path, stat)?;
+    Ok(stat_marked(dir, name, path, stat)?.map(|(entry, _)| entry))
+}
+
+/// As [`stat_entry`], and whether it is an opaque directory.
+pub(crate) fn stat_marked(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    path: PathBuf,
+    stat: &Stat,
+) -> Result<Option<(Entry, bool)>, TreeError> {
+    let Some(mut entry) = stat_entry_but_xattrs(dir, name, path, stat)? else { return Ok(None) };
     // The kernel allows users' attributes and capabilities on files and directories only.
-    if let Some(entry @ Entry { kind: EntryKind::File { .. } | EntryKind::Dir, .. }) = &mut entry {
-        entry.xattrs = portable_xattrs(dir, name).at(&entry.path)?;
-        if let Some((uid, gid)) = kiln_image::layer::owner::take_noted(&mut entry.xattrs) {
-            (entry.uid, entry.gid) = (uid, gid);
-        }
+    if !matches!(entry.kind, EntryKind::File { .. } | EntryKind::Dir) {
+        return Ok(Some((entry, false)));
     }
-    Ok(entry)
+    let xattrs = Xattrs::of(dir, name).at(&entry.path)?;
+    entry.xattrs = xattrs.portable().at(&entry.path)?;
+    if let Some((uid, gid)) = kiln_image::layer::owner::take_noted(&mut entry.xattrs) {
+        (entry.uid, entry.gid) = (uid, gid);
+    }
+    let is_opaque = entry.kind == EntryKind::Dir && xattrs.have_opaque_mark().at(&entry.path)?;
+    Ok(Some((entry, is_opaque)))
 }
 
 /// As [`stat_entry`], without asking for attributes.
@@ -251,39 +277,67 @@ fn with_hash_buffer<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
 /// Whether the directory `name` of `dir` (empty: `dir` itself) is opaque to the overlayfs that this process mounts. Of the
 /// mark's two spellings the other one is nothing but an attribute, which steps can set (THREATS B6).
 pub(crate) fn has_opaque_mark(dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool, Errno> {
-    static MARK: LazyLock<&str> = LazyLock::new(|| OverlayXattrs::of_this_process().opaque());
-    let path = by_descriptor(dir, name)?;
-    let mut value = [0; 1];
-    match rustix::fs::lgetxattr(&path, *MARK, &mut value) {
-        Ok(1) => Ok(value == *b"y"),
-        Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
-        Err(error) => Err(error),
-    }
+    Xattrs::of(dir, name)?.have_opaque_mark()
 }
 
 /// The attributes of `name` in `dir` that layers carry, sorted.
 pub(crate) fn portable_xattrs(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
-    let path = by_descriptor(dir, name)?;
-    let mut names = [0_u8; 512];
-    let mut more_names = Vec::new();
-    let names = match rustix::fs::llistxattr(&path, &mut names) {
-        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
-        Ok(length) => &names[..length],
-        Err(Errno::RANGE) => {
-            more_names.resize(MAX_XATTR_BYTES, 0);
-            let length = rustix::fs::llistxattr(&path, more_names.as_mut_slice())?;
-            &more_names[..length]
-        }
-        Err(error) => return Err(error),
-    };
-    let mut xattrs = Vec::new();
-    for name in names.split(|&b| b == 0).filter(|name| is_portable_xattr(name)) {
-        let mut value = vec![0; MAX_XATTR_BYTES];
-        let length = rustix::fs::lgetxattr(&path, name, value.as_mut_slice())?;
-        xattrs.push((OsString::from_vec(name.to_vec()), value[..length].to_vec()));
+    Xattrs::of(dir, name)?.portable()
+}
+
+/// What attributes something has: listed once, as most have none, and read where they are wanted.
+struct Xattrs {
+    path: CString,
+    /// Each ends with a zero byte.
+    names: Vec<u8>,
+}
+
+impl Xattrs {
+    /// Those of `name` in `dir`; an empty name is `dir` itself.
+    fn of(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Self, Errno> {
+        let path = by_descriptor(dir, name)?;
+        let mut names = [0_u8; 512];
+        let names = match rustix::fs::llistxattr(&path, &mut names) {
+            Ok(length) => names[..length].to_vec(),
+            Err(Errno::NOTSUP) => Vec::new(),
+            Err(Errno::RANGE) => {
+                let mut names = vec![0; MAX_XATTR_BYTES];
+                let length = rustix::fs::llistxattr(&path, names.as_mut_slice())?;
+                names.truncate(length);
+                names
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { path, names })
     }
-    xattrs.sort();
-    Ok(xattrs)
+
+    fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.names.split(|&byte| byte == 0)
+    }
+
+    fn portable(&self) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
+        let mut xattrs = Vec::new();
+        for name in self.names().filter(|name| is_portable_xattr(name)) {
+            let mut value = vec![0; MAX_XATTR_BYTES];
+            let length = rustix::fs::lgetxattr(&self.path, name, value.as_mut_slice())?;
+            xattrs.push((OsString::from_vec(name.to_vec()), value[..length].to_vec()));
+        }
+        xattrs.sort();
+        Ok(xattrs)
+    }
+
+    fn have_opaque_mark(&self) -> Result<bool, Errno> {
+        static MARK: LazyLock<&str> = LazyLock::new(|| OverlayXattrs::of_this_process().opaque());
+        if !self.names().any(|name| name == MARK.as_bytes()) {
+            return Ok(false);
+        }
+        let mut value = [0; 1];
+        match rustix::fs::lgetxattr(&self.path, *MARK, &mut value) {
+            Ok(1) => Ok(value == *b"y"),
+            Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Whether an open file may have attributes that layers carry: much sooner known than which, by its name.
@@ -309,6 +363,8 @@ fn by_descriptor(dir: BorrowedFd<'_>, name: &OsStr) -> Result<CString, Errno> {
 /// The kernel's own limits for a list of names and for a value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const MAX_XATTR_BYTES: usize = 64 * 1024;
 const HASH_BUFFER_BYTES: usize = 128 * 1024;
+/// A thousand names at once; what does not fit comes with further calls.
+const LIST_BUFFER_BYTES: usize = 32 * 1024;
 /// Files from this size on are hashed in parallel, and in pieces of at most this size.
 const PARALLEL_HASH_BYTES: u64 = 4 * 1024 * 1024;
 

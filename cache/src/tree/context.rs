@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -51,6 +51,13 @@ impl ContextTree {
     ) -> Result<Self, TreeError> {
         let index = index.map(|path| FileIndex::new(path, root, settled_ns));
         Ok(Self { root: open_root(root)?, filter, index, files_hashed: AtomicU64::new(0) })
+    }
+
+    /// The same directory, seen through `filter`.
+    #[must_use]
+    pub fn filtered(mut self, filter: Box<dyn PathFilter>) -> Self {
+        self.filter = Some(filter);
+        self
     }
 
     /// Writes the file-hash index if it changed; dropping the tree does it as well, but tells nobody of an error.
@@ -103,10 +110,9 @@ impl ContextTree {
         };
         let dir = parent.as_ref().unwrap_or(&self.root).as_fd();
         let name = if name.is_empty() { OsStr::new(".") } else { name };
-        match stat_at(dir, name).at(&path)? {
-            Some(stat) => Ok(stat_entry(dir, name, path, &stat)?.map(owned_by_root)),
-            None => Ok(None),
-        }
+        let Some(stat) = stat_at(dir, name).at(&path)? else { return Ok(None) };
+        let known = self.stamp_of_file(&stat).and_then(|(index, stamp)| index.find(&path, &stamp));
+        Ok(entry_of(dir, name, path, &stat, known)?.map(owned_by_root))
     }
 
     fn keeps_something_in(&self, path: &Path) -> Result<bool, TreeError> {
@@ -141,15 +147,10 @@ impl ContextTree {
             }
             // Gone since it was listed: as if it had never been.
             let Some(stat) = stat_at(dir.as_fd(), &name).at(&path)? else { continue };
-            let known = self.known(&mut finder, &name, &stat);
-            let entry = match known {
-                Some(Known { has_xattrs: false, .. }) => {
-                    stat_entry_but_xattrs(dir.as_fd(), &name, path, &stat)?
-                }
-                _ => stat_entry(dir.as_fd(), &name, path, &stat)?,
-            };
-            let Some(mut entry) = entry else { continue };
-            entry.digest = known.map(|known| known.digest);
+            let known = self
+                .stamp_of_file(&stat)
+                .and_then(|(index, stamp)| index.find_in(&mut finder, &name, &stamp));
+            let Some(entry) = entry_of(dir.as_fd(), &name, path, &stat, known)? else { continue };
             if verdict == Verdict::Keep || entry.kind == EntryKind::Dir {
                 entries.push((owned_by_root(entry), verdict));
             }
@@ -157,12 +158,12 @@ impl ContextTree {
         Ok(entries)
     }
 
-    /// What the index says of the file `name`, whose directory is the finder's.
-    fn known(&self, finder: &mut Finder, name: &OsStr, stat: &Stat) -> Option<Known> {
+    /// The index and what a regular file is known by in it.
+    fn stamp_of_file(&self, stat: &Stat) -> Option<(&FileIndex, Stamp)> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return None;
         }
-        self.index.as_ref()?.find_in(finder, name, &Stamp::of(stat)?)
+        Some((self.index.as_ref()?, Stamp::of(stat)?))
     }
 
     fn walk_dir(&self, real: &Path, shown: &Path) -> Result<Vec<Entry>, TreeError> {
@@ -292,6 +293,21 @@ impl Drop for ContextTree {
             tracing::debug!(%error, "file-hash index not saved");
         }
     }
+}
+
+/// The entry `name` of `dir`, of which the index says what is `known`.
+fn entry_of(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    path: PathBuf,
+    stat: &Stat,
+    known: Option<Known>,
+) -> Result<Option<Entry>, TreeError> {
+    let entry = match known {
+        Some(Known { has_xattrs: false, .. }) => stat_entry_but_xattrs(dir, name, path, stat)?,
+        _ => stat_entry(dir, name, path, stat)?,
+    };
+    Ok(entry.map(|entry| Entry { digest: known.map(|known| known.digest), ..entry }))
 }
 
 fn owned_by_root(entry: Entry) -> Entry {

@@ -199,9 +199,11 @@ impl FileIndex {
         if self.stored.get().is_none_or(|stored| stored.starts.is_empty()) {
             return Ok(());
         }
-        let file = std::fs::File::options().write(true).open(&self.path)?;
-        let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
-        if age > USE_GRAIN { file.set_modified(SystemTime::now()) } else { Ok(()) }
+        let age = std::fs::metadata(&self.path)?.modified()?.elapsed().unwrap_or_default();
+        if age <= USE_GRAIN {
+            return Ok(());
+        }
+        std::fs::File::options().write(true).open(&self.path)?.set_modified(SystemTime::now())
     }
 
     fn stored(&self) -> &Stored {

@@ -5,25 +5,37 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::beneath::open_root;
+use rustix::fs::OFlags;
+
+use super::beneath::{each_name, open_beneath, open_root};
 use super::{At as _, TreeError};
 
 /// A layer's directory, opened when something is first looked for in it.
 ///
 /// A build of many steps asks each layer again and again for paths that it does not have. A layer that one step made has
-/// few names at its top, so these are read once and answer most of that.
+/// few names at its top, so these are read once and answer most of that, where it is asked often.
 #[derive(Debug)]
 pub struct LayerDir {
     path: PathBuf,
     dir: OnceLock<OwnedFd>,
     names: OnceLock<Names>,
+    questions: AtomicU32,
 }
+
+/// To look for so many names takes no more than to list all.
+const FEW_QUESTIONS: u32 = 4;
 
 impl LayerDir {
     /// The layer whose tree is at `path`, which nobody writes to.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), dir: OnceLock::new(), names: OnceLock::new() }
+        Self {
+            path: path.to_owned(),
+            dir: OnceLock::new(),
+            names: OnceLock::new(),
+            questions: AtomicU32::new(0),
+        }
     }
 
     pub(super) fn fd(&self) -> Result<BorrowedFd<'_>, TreeError> {
@@ -39,11 +51,14 @@ impl LayerDir {
         if let Some(names) = self.names.get() {
             return Ok(names.may_have(name));
         }
-        let mut names = Names::default();
-        for entry in rustix::fs::Dir::read_from(self.fd()?).at(&self.path)? {
-            let entry = entry.at(&self.path)?;
-            names.add(NameBit::of(OsStr::from_bytes(entry.file_name().to_bytes())));
+        if self.questions.fetch_add(1, Ordering::Relaxed) < FEW_QUESTIONS {
+            return Ok(true);
         }
+        let mut names = Names::default();
+        // Opened again: where the one descriptor of all stands would be everybody's.
+        let dir =
+            open_beneath(self.fd()?, Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY).at(&self.path)?;
+        each_name(dir.as_fd(), &self.path, |name| names.add(NameBit::of(OsStr::from_bytes(name))))?;
         Ok(self.names.get_or_init(|| names).may_have(name))
     }
 }
@@ -95,6 +110,7 @@ mod tests {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         let layer = LayerDir::new(dir.path());
+        layer.questions.store(FEW_QUESTIONS, Ordering::Relaxed);
         let has = |name: &str| layer.may_have(NameBit::of(OsStr::new(name))).unwrap();
         assert!(has("a") && has("usr") && has(".wh.like") && has("long-name-of-something"));
         let doubtful = (0..1000).filter(|number| has(&number.to_string())).count();

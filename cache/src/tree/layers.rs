@@ -1,18 +1,20 @@
 //! The merged view of layers, computed as overlayfs computes it but without a mount.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kiln_image::Digest;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::beneath::{has_opaque_mark, hash_file, list_dir, open_beneath, open_file, stat_at, stat_entry};
+use super::beneath::{
+    has_opaque_mark, hash_file, list_dir, open_beneath, open_file, stat_at, stat_entry, stat_marked,
+};
 use super::layer_dir::{LayerDir, NameBit};
 use super::resolve::{Follow, Step, resolve};
 use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean, list_levels};
@@ -26,12 +28,15 @@ use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean, list_levels
 pub struct LayerTree {
     /// Bottom first.
     layers: Vec<Arc<LayerDir>>,
+    /// The directories that were found so far: every look-up goes through some of them, and nobody writes to layers.
+    dirs: Mutex<HashMap<PathBuf, Arc<Merged>>>,
 }
 
 /// Which layers make up a directory, topmost first.
 type Stack = Vec<usize>;
 
 /// One name of the merged view.
+#[derive(Debug)]
 struct Merged {
     /// What it is, from the topmost layer that has it.
     entry: Entry,
@@ -51,12 +56,12 @@ impl LayerTree {
         for layer in &layers {
             layer.fd()?;
         }
-        Ok(Self { layers })
+        Ok(Self::of(layers))
     }
 
     /// The view of layers, bottom first, that are opened when they are looked into.
     pub fn of(layers: Vec<Arc<LayerDir>>) -> Self {
-        Self { layers }
+        Self { layers, dirs: Mutex::default() }
     }
 
     /// Reads a small regular file (`/etc/passwd`), links followed in the root, never blocking on a pipe or device.
@@ -83,15 +88,37 @@ impl LayerTree {
     }
 
     /// What is at `path`, in which no component but the last is a link.
-    fn find(&self, path: &Path) -> Result<Option<Merged>, TreeError> {
-        let mut found = self.root()?;
+    fn find(&self, path: &Path) -> Result<Option<Arc<Merged>>, TreeError> {
         let mut at = PathBuf::new();
+        let mut found = self.known_or(&at, || self.root())?;
         for name in path {
             let Some(dir) = found.filter(|found| found.entry.kind == EntryKind::Dir) else { return Ok(None) };
-            found = self.child(&at, &dir.stack, name)?;
-            at.push(name);
+            let path = at.join(name);
+            found = self.known_or(&path, || self.child(&at, &dir.stack, name))?;
+            at = path;
         }
         Ok(found)
+    }
+
+    /// The directory that `path` is known to be, or what `look` finds there.
+    fn known_or(
+        &self,
+        path: &Path,
+        look: impl FnOnce() -> Result<Option<Merged>, TreeError>,
+    ) -> Result<Option<Arc<Merged>>, TreeError> {
+        if let Some(dir) = self.dirs().get(path) {
+            return Ok(Some(Arc::clone(dir)));
+        }
+        let found = look()?.map(Arc::new);
+        if let Some(dir) = found.as_ref().filter(|found| found.entry.kind == EntryKind::Dir) {
+            self.dirs().insert(path.to_path_buf(), Arc::clone(dir));
+        }
+        Ok(found)
+    }
+
+    fn dirs(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Merged>>> {
+        // Whole after any panic: every change of it is one call.
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn root(&self) -> Result<Option<Merged>, TreeError> {
@@ -161,7 +188,7 @@ impl LayerTree {
 
     fn real_path(&self, path: &Path, follow: Follow) -> Result<PathBuf, TreeError> {
         resolve(path, follow, |path| {
-            Ok(match self.find(path)?.map(|found| found.entry.kind) {
+            Ok(match self.find(path)?.map(|found| found.entry.kind.clone()) {
                 None => Step::Missing,
                 Some(EntryKind::Symlink(target)) => Step::Symlink(target),
                 Some(_) => Step::Other,
@@ -198,14 +225,13 @@ impl NameState {
             }
             return Ok(());
         }
-        if self.found.is_none() {
-            let entry = stat_entry(dir, name, path.to_path_buf(), stat)?;
-            self.found = entry.map(|entry| Merged { entry, layer, stack: Stack::new() });
-        }
         if let Some(found) = &mut self.found {
             found.stack.push(layer);
+            self.is_closed = has_opaque_mark(dir, name).at(path)?;
+        } else if let Some((entry, is_opaque)) = stat_marked(dir, name, path.to_path_buf(), stat)? {
+            self.found = Some(Merged { entry, layer, stack: vec![layer] });
+            self.is_closed = is_opaque;
         }
-        self.is_closed = has_opaque_mark(dir, name).at(path)?;
         Ok(())
     }
 }
@@ -213,7 +239,7 @@ impl NameState {
 impl SourceTree for LayerTree {
     fn entry(&self, path: &Path) -> Result<Option<Entry>, TreeError> {
         let real = self.real_path(path, Follow::Parents)?;
-        Ok(self.find(&real)?.map(|found| Entry { path: clean(path), ..found.entry }))
+        Ok(self.find(&real)?.map(|found| Entry { path: clean(path), ..found.entry.clone() }))
     }
 
     fn resolve(&self, path: &Path) -> Result<PathBuf, TreeError> {
@@ -235,11 +261,11 @@ impl SourceTree for LayerTree {
         let Some(found) = self.find(&real)? else { return Ok(Vec::new()) };
         let shown = clean(path);
         let below = match found.entry.kind {
-            EntryKind::Dir => self.walk_dir(&real, &shown, found.stack)?,
+            EntryKind::Dir => self.walk_dir(&real, &shown, found.stack.clone())?,
             _ => Vec::new(),
         };
         let mut entries = Vec::with_capacity(below.len() + 1);
-        entries.push(Entry { path: shown, ..found.entry });
+        entries.push(Entry { path: shown, ..found.entry.clone() });
         entries.extend(below);
         Ok(entries)
     }

@@ -7,7 +7,7 @@ use kiln_cache::{ContextTree, PathFilter, SourceTree, Verdict};
 use kiln_parser::ignore::{self, IgnoreMemory, IgnoreRules};
 use kiln_solver::solve::{CopyError, SolveError};
 
-use super::text::{beneath, read_text};
+use super::text::read_text;
 use crate::Error;
 use crate::session::Session;
 
@@ -37,6 +37,8 @@ pub(super) enum Own<'a> {
 
 /// A directory of the host's with its ignore file: the first that is there holds, whatever is in it.
 pub(super) fn directory(session: &Session<'_>, root: &Path, own: Own<'_>) -> Result<Directory, Error> {
+    let index = session.store.context_index_path(root);
+    let mut tree = ContextTree::open(root, None, Some(&index))?;
     let mut candidates = Vec::new();
     match own {
         Own::Given(path) if std::fs::symlink_metadata(path).is_err() => {
@@ -53,12 +55,13 @@ pub(super) fn directory(session: &Session<'_>, root: &Path, own: Own<'_>) -> Res
         Own::None => {}
     }
     if !matches!(own, Own::Given(_)) {
-        for name in NAMES {
+        for name in NAMES.map(Path::new) {
             // A link of that name must not lead out of the context (THREATS D6).
-            candidates.push(beneath(root, Path::new(name))?);
+            if tree.entry(name)?.is_some() {
+                candidates.push(root.join(tree.resolve(name)?));
+            }
         }
     }
-    let mut filter: Option<Box<dyn PathFilter>> = None;
     let mut hidden = None;
     for path in candidates {
         let Some(text) = read_text(&path)? else { continue };
@@ -67,13 +70,11 @@ pub(super) fn directory(session: &Session<'_>, root: &Path, own: Own<'_>) -> Res
             Error::user(format!("{name}:{}: {error}", error.number)).hinted("mend the line or take it out")
         })?;
         if !rules.is_empty() {
-            filter = Some(Box::new(Rules(IgnoreMemory::new(rules.clone()))));
+            tree = tree.filtered(Box::new(Rules(IgnoreMemory::new(rules.clone()))));
             hidden = Some(Arc::new(Hidden { root: root.to_owned(), ignore_file: name, rules }));
         }
         break;
     }
-    let index = session.store.context_index_path(root);
-    let tree = ContextTree::open(root, filter, Some(&index))?;
     Ok((Arc::new(tree), hidden))
 }
 

@@ -1,7 +1,8 @@
 //! What a build tells, shown: one stream of events, one display at a time.
 //!
-//! The engine's threads send; one thread owns the display, so that no display needs locks. The channel is bounded: a
-//! step that floods its log waits for the screen and takes no memory. Displays write to standard error.
+//! The engine's threads send; one thread owns the display, so that no display needs locks. It does not get up for each
+//! event: what comes within [`GATHER`] of the first is shown with it. The channel is bounded: a step that floods its log
+//! waits for the screen and takes no memory. Displays write to standard error.
 
 mod plain;
 mod quiet;
@@ -10,8 +11,8 @@ mod tty;
 
 use std::collections::HashMap;
 use std::io::{BufWriter, IsTerminal as _};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use kiln::{Event, StepId};
@@ -119,18 +120,25 @@ impl Progress {
 
     /// Where the engine sends its events.
     pub(crate) fn sink(&self) -> impl Fn(Event) + Send + Sync + use<> {
-        let sender = self.sender.clone();
-        move |event| {
-            // After the end nobody looks any more.
-            let _ = sender.send(Message::Event(event));
-        }
+        let (sender, display) = (self.sender.clone(), self.thread.thread().clone());
+        move |event| send(&sender, &display, Message::Event(event))
     }
 
     /// Shows what is left and ends the display.
     pub(crate) fn finish(self) -> Summary {
         // The engine may still hold sinks, so the end is said and not left to the channel's closing.
-        let _ = self.sender.send(Message::Finish);
+        send(&self.sender, self.thread.thread(), Message::Finish);
+        self.thread.thread().unpark();
         self.thread.join().unwrap_or_default()
+    }
+}
+
+/// Hands `message` to the thread of the display, which is called if it gathers while the queue is full.
+fn send(sender: &SyncSender<Message>, display: &Thread, message: Message) {
+    if let Err(TrySendError::Full(message)) = sender.try_send(message) {
+        display.unpark();
+        // After the end nobody looks any more.
+        let _ = sender.send(message);
     }
 }
 
@@ -144,10 +152,13 @@ fn show(
     let mut summary = Summary::default();
     let mut last_tick = Duration::ZERO;
     loop {
-        // What comes at once is written at once, and not piece by piece.
         let next = receiver.try_recv().or_else(|_| {
             display.pause();
-            receiver.recv_timeout((last_tick + every).saturating_sub(start.elapsed()))
+            let next = receiver.recv_timeout((last_tick + every).saturating_sub(start.elapsed()));
+            if let Ok(Message::Event(_)) = next {
+                std::thread::park_timeout(GATHER);
+            }
+            next
         });
         match next {
             Ok(Message::Event(event)) => {
@@ -176,6 +187,8 @@ fn show(
 
 /// Events that may wait for the screen.
 const QUEUE: usize = 1024;
+/// Nobody reads faster than this, and a build of which everything is cached is over sooner.
+const GATHER: Duration = Duration::from_millis(10);
 /// How often a display that need not redraw hears of the time.
 const IDLE_TICK: Duration = Duration::from_millis(500);
 /// BuildKit's rate.

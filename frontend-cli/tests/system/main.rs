@@ -34,5 +34,6 @@ mod sharing;
 mod single_id;
 mod storage;
 mod stress;
+mod system_calls;
 mod threats;
 mod tutorials;

@@ -62,10 +62,7 @@ pub fn give_at(directory: BorrowedFd<'_>, path: impl AsRef<OsStr>, uid: u32, gid
 
 /// Takes the note of an owner out of a file's attributes, where this process writes such notes.
 pub fn take_noted(xattrs: &mut Vec<(OsString, Vec<u8>)>) -> Option<(u32, u32)> {
-    if !has_single_id() {
-        return None;
-    }
-    let at = xattrs.iter().position(|(name, _)| name == NOTE)?;
+    let at = xattrs.iter().position(|(name, _)| name == NOTE).filter(|_| has_single_id())?;
     parse(&xattrs.remove(at).1)
 }
 

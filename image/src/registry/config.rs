@@ -1,13 +1,11 @@
-//! What the user has configured for registries, read once.
+//! What the user has configured for registries, each file read once.
 
 use std::path::{Path, PathBuf};
 
 use super::RegistryError;
 use super::credentials::CredentialStore;
 use super::login::Login;
-use super::mirrors::Mirrors;
-use super::registries_conf;
-use super::short_names::ShortNames;
+use super::registries_conf::Registries;
 use crate::http::{CertificateDirs, ProxyRules, Retry};
 
 /// Longest configuration file that is read.
@@ -18,8 +16,7 @@ const MAX_FILE_BYTES: u64 = 8 << 20;
 /// The default is none of them: every registry by HTTPS, without a login and without proxies.
 #[derive(Clone, Debug, Default)]
 pub struct RegistryConfig {
-    pub(crate) mirrors: Mirrors,
-    pub(crate) short_names: ShortNames,
+    pub(crate) registries: Registries,
     pub(crate) credentials: CredentialStore,
     pub(crate) proxies: ProxyRules,
     pub(crate) certificates: CertificateDirs,
@@ -29,17 +26,16 @@ pub struct RegistryConfig {
 }
 
 impl RegistryConfig {
-    /// Reads `CONTAINERS_REGISTRIES_CONF` (else `$XDG_CONFIG_HOME/containers/registries.conf`, else
-    /// `/etc/containers/registries.conf`, and the directories beside them), docker's credentials (`DOCKER_AUTH_CONFIG`, `DOCKER_CONFIG`), podman's
+    /// Finds `CONTAINERS_REGISTRIES_CONF` (else `$XDG_CONFIG_HOME/containers/registries.conf`, else
+    /// `/etc/containers/registries.conf`, and the directories beside them), which is read when it is first needed; reads
+    /// docker's credentials (`DOCKER_AUTH_CONFIG`, `DOCKER_CONFIG`), podman's
     /// (`REGISTRY_AUTH_FILE`, `auth.json`), the proxies, and where certificates lie (`certs.d`). `env` looks variables up.
     ///
     /// # Errors
     /// A file that exists and cannot be read or parsed.
     pub fn load(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, RegistryError> {
-        let (mirrors, short_names) = registries_conf::load(env)?;
         Ok(Self {
-            mirrors,
-            short_names,
+            registries: Registries::of(env),
             credentials: CredentialStore::load(env)?,
             proxies: ProxyRules::from_env(env),
             certificates: CertificateDirs::from_env(env),

@@ -95,7 +95,7 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let mut config = self.client.config.clone();
         config.credentials = CredentialStore::only(login.clone().into());
-        let endpoint = config.mirrors.server(server.host());
+        let endpoint = config.registries.mirrors()?.server(server.host());
         // Errors are about images elsewhere: a name is needed for them, and not shown.
         let image: ImageRef = format!("{}/login", server.host())
             .parse()

@@ -126,9 +126,9 @@ impl Registry {
     /// one name for each registry in which it has names without a registry looked for. All others are themselves.
     ///
     /// # Errors
-    /// [`RegistryError::AmbiguousShortName`].
+    /// [`RegistryError::AmbiguousShortName`], [`RegistryError::InvalidConfig`].
     pub fn names(&self, image: &ImageRef) -> Result<Vec<ImageRef>, RegistryError> {
-        self.client.config.short_names.candidates(image)
+        self.client.config.registries.short_names()?.candidates(image)
     }
 
     fn resolve_named(
@@ -161,9 +161,9 @@ impl Registry {
     /// The repository of `target`, to push to. Mirrors are not asked: they are for reading.
     ///
     /// # Errors
-    /// [`RegistryError::Blocked`].
+    /// [`RegistryError::Blocked`], [`RegistryError::InvalidConfig`].
     pub fn push_to(&self, target: &ImageRef, cancel: &Arc<AtomicBool>) -> Result<Push, RegistryError> {
-        let mut endpoints = self.client.config.mirrors.endpoints(target)?;
+        let mut endpoints = self.client.config.registries.mirrors()?.endpoints(target)?;
         // The image's own place is always there, and the last.
         let endpoint = endpoints.pop().ok_or_else(|| RegistryError::NotFound { image: target.familiar() })?;
         let (client, cancel) = (Arc::clone(&self.client), Arc::clone(cancel));
@@ -227,7 +227,7 @@ impl Registry {
         image: &ImageRef,
         ask: impl Fn(&Endpoint) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let endpoints = self.client.config.mirrors.endpoints(image)?;
+        let endpoints = self.client.config.registries.mirrors()?.endpoints(image)?;
         let last = endpoints.len() - 1;
         for endpoint in &endpoints[..last] {
             match ask(endpoint) {

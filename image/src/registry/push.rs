@@ -188,7 +188,7 @@ impl Push {
 
     /// The repository of `image`, if it is another one of the same registry.
     fn near(&self, image: &ImageRef) -> Option<String> {
-        let source = self.client.config.mirrors.endpoints(image).ok()?.pop()?;
+        let source = self.client.config.registries.mirrors().ok()?.endpoints(image).ok()?.pop()?;
         let is_near = source.host == self.endpoint.host && source.repository != self.endpoint.repository;
         is_near.then_some(source.repository)
     }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 
@@ -28,22 +29,70 @@ pub(super) struct File {
     pub(super) short_name_mode: Option<Mode>,
 }
 
-/// Reads what the user has configured; `CONTAINERS_REGISTRIES_CONF` names the only file that counts.
-pub(super) fn load(env: &dyn Fn(&str) -> Option<String>) -> Result<(Mirrors, ShortNames), RegistryError> {
-    let get = |name| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let mut conf = Conf::default();
-    if let Some(path) = get("CONTAINERS_REGISTRIES_CONF") {
-        // A file that the user names must be there.
-        if !conf.read(&path)? {
-            let reason = "no such file, but CONTAINERS_REGISTRIES_CONF names it".into();
-            return Err(RegistryError::InvalidConfig { path, reason });
-        }
-        return Ok((conf.mirrors, conf.short_names));
+/// What the user has configured, read when it is first asked for: a build that finds its bases in the store never does.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Registries {
+    /// `None`: nothing is configured.
+    places: Option<Places>,
+    read: OnceLock<Conf>,
+}
+
+/// Where files are looked for.
+#[derive(Clone, Debug)]
+struct Places {
+    /// `CONTAINERS_REGISTRIES_CONF`: the only file that counts.
+    only: Option<PathBuf>,
+    /// The user's directory beside [`SYSTEM`].
+    user: Option<PathBuf>,
+    /// Where an ordinary user's caches are.
+    cache: Option<PathBuf>,
+}
+
+impl Registries {
+    /// Those of a user with these variables.
+    pub(super) fn of(env: &dyn Fn(&str) -> Option<String>) -> Self {
+        let get = |name| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = get("HOME");
+        let in_home = |folder| Some(home.as_ref()?.join(folder));
+        let config = get("XDG_CONFIG_HOME").or_else(|| in_home(".config"));
+        let places = Places {
+            only: get("CONTAINERS_REGISTRIES_CONF"),
+            user: config.map(|config| config.join("containers")),
+            cache: get("XDG_CACHE_HOME").or_else(|| in_home(".cache")),
+        };
+        Self { places: Some(places), read: OnceLock::new() }
     }
-    let home = get("HOME");
-    let user = get("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
-    let user = user.map(|config| config.join("containers"));
-    let has_own = match &user {
+
+    /// Which servers to ask for an image.
+    pub(crate) fn mirrors(&self) -> Result<&Mirrors, RegistryError> {
+        Ok(&self.read()?.mirrors)
+    }
+
+    /// What names without a registry stand for.
+    pub(crate) fn short_names(&self) -> Result<&ShortNames, RegistryError> {
+        Ok(&self.read()?.short_names)
+    }
+
+    fn read(&self) -> Result<&Conf, RegistryError> {
+        if let Some(read) = self.read.get() {
+            return Ok(read);
+        }
+        let read = self.places.as_ref().map(read).transpose()?;
+        Ok(self.read.get_or_init(|| read.unwrap_or_default()))
+    }
+}
+
+fn read(places: &Places) -> Result<Conf, RegistryError> {
+    let mut conf = Conf::default();
+    if let Some(path) = &places.only {
+        // A file that the user names must be there.
+        if !conf.read(path)? {
+            let reason = "no such file, but CONTAINERS_REGISTRIES_CONF names it".into();
+            return Err(RegistryError::InvalidConfig { path: path.clone(), reason });
+        }
+        return Ok(conf);
+    }
+    let has_own = match &places.user {
         Some(directory) => conf.read(&directory.join("registries.conf"))?,
         None => false,
     };
@@ -51,22 +100,22 @@ pub(super) fn load(env: &dyn Fn(&str) -> Option<String>) -> Result<(Mirrors, Sho
         conf.read(&Path::new(SYSTEM).join("registries.conf"))?;
         conf.read_all(&Path::new(SYSTEM).join("registries.conf.d"))?;
     }
-    if let Some(directory) = &user {
+    if let Some(directory) = &places.user {
         conf.read_all(&directory.join("registries.conf.d"))?;
     }
     // What podman's users chose when they were asked.
     // Root of a user namespace is an ordinary user, and the machine's root's file none of its business.
     let chosen = match rustix::process::geteuid().is_root() && crate::layer::is_in_first_namespace() {
-        true => Some(PathBuf::from("/var/cache")),
-        false => get("XDG_CACHE_HOME").or_else(|| Some(home?.join(".cache"))),
+        true => Some(Path::new("/var/cache")),
+        false => places.cache.as_deref(),
     };
     if let Some(cache) = chosen {
         conf.read(&cache.join("containers/short-name-aliases.conf"))?;
     }
-    Ok((conf.mirrors, conf.short_names))
+    Ok(conf)
 }
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct Conf {
     mirrors: Mirrors,
     short_names: ShortNames,
@@ -112,8 +161,8 @@ mod tests {
         std::fs::write(folder.join("1.conf"), "[aliases]\n\"kiln/alias\" = \"one.example/a\"\n").unwrap();
         let env = |name: &str| (name == "HOME").then(|| home.path().to_str().unwrap().to_owned());
         let names = || {
-            let (_, short_names) = load(&env).unwrap();
-            short_names.candidates(&"kiln/alias:2".parse().unwrap()).unwrap()
+            let registries = Registries::of(&env);
+            registries.short_names().unwrap().candidates(&"kiln/alias:2".parse().unwrap()).unwrap()
         };
         assert_eq!(names()[0].to_string(), "one.example/a:2");
         std::fs::write(folder.join("2.conf"), "[aliases]\n\"kiln/alias\" = \"two.example/a\"\n").unwrap();

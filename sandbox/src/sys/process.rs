@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use super::check;
 
@@ -259,8 +260,13 @@ pub(crate) struct StartStrings {
 const START_STRINGS_LIMIT: usize = 6 * 1024 * 1024;
 
 impl StartStrings {
-    /// Asks procfs; nothing where it does not tell.
+    /// Asks procfs, once; nothing where it does not tell.
     pub(crate) fn of_this_process() -> Option<StartStrings> {
+        static KNOWN: OnceLock<Option<StartStrings>> = OnceLock::new();
+        *KNOWN.get_or_init(Self::find)
+    }
+
+    fn find() -> Option<StartStrings> {
         let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
         // The name in parentheses may hold anything, so fields are counted from its end: arg_start is the 48th of
         // proc_pid_stat(5), env_end the 51st.

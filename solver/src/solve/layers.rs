@@ -95,7 +95,10 @@ impl Pulls {
         step: Option<StepId>,
     ) -> Result<Snapshot, SolveError> {
         let (image, from) = match origin {
-            ImageOrigin::Store { layers } => return Ok(Snapshot { layers: layers.clone() }),
+            ImageOrigin::Store { layers } => {
+                self.note_present(layers);
+                return Ok(Snapshot { layers: layers.clone() });
+            }
             ImageOrigin::Registry(image) => (image, PullFrom::Registry(image.reference.clone())),
             ImageOrigin::Local { images, image } => (image, PullFrom::Local(Arc::clone(images))),
         };
