@@ -444,12 +444,9 @@ impl Reader<'_> {
     /// `${name#pattern}` and its three sisters.
     fn trimmed(&mut self, name: &str, operator: char) -> Result<String, ExpandError> {
         let text = self.until(Some('}'), true)?.whole;
-        let Some(value) = self.look_up(name) else {
-            return Ok(if self.lexing.keep_unset {
-                format!("${{{name}{operator}{text}}}")
-            } else {
-                String::new()
-            });
+        let value = match self.look_up(name) {
+            None if self.lexing.keep_unset => return Ok(format!("${{{name}{operator}{text}}}")),
+            value => value.unwrap_or_default(),
         };
         let (longest, pattern) = match text.strip_prefix(operator) {
             Some(pattern) => (true, pattern),
@@ -469,9 +466,9 @@ impl Reader<'_> {
         let all = self.chars.next_if_eq(&'/').is_some();
         let pattern = self.until(Some('/'), true)?.whole;
         let replacement = self.until(Some('}'), true)?.whole;
-        let Some(value) = self.look_up(name) else {
-            let kept = format!("${{{name}/{pattern}/{replacement}}}");
-            return Ok(if self.lexing.keep_unset { kept } else { String::new() });
+        let value = match self.look_up(name) {
+            None if self.lexing.keep_unset => return Ok(format!("${{{name}/{pattern}/{replacement}}}")),
+            value => value.unwrap_or_default(),
         };
         let limit = MAX_RESULT_BYTES - self.written.min(MAX_RESULT_BYTES);
         self.glob(&pattern)?.replace(&value, &replacement, all, limit).ok_or(TOO_MUCH_WORK)
@@ -619,6 +616,7 @@ mod tests {
             value("${s//ba/'<$0>'} ${s/ba/'<$0>'} ${s//b/'$x$$'}"),
             "foo<ba>r<ba>z foo<$0>rbaz foo$ar$az"
         );
+        assert_eq!(value("${no/*/x}${no//*/x}${empty/*/x}${no/a/x}${no#*}"), "xxx");
         assert_eq!(value("${s/b?r/-} ${s//o/} ${p//\\//-}"), "foo-baz fbarbaz -usr-local-bin-tool");
     }
 
