@@ -156,6 +156,8 @@ fn files_and_directories_do_not_replace_each_other() {
             "cannot replace to directory /x/a.txt with file",
         ),
         ("FROM BASE/busybox\nRUN echo x > /x\nCOPY d /x\n", "cannot copy to non-directory: /x"),
+        ("FROM BASE/busybox\nRUN echo x > /x\nCOPY a.txt /x/y\n", "mkdir /x: not a directory"),
+        ("FROM BASE/busybox\nRUN echo x > /x\nWORKDIR /x\n", "mkdir /x: not a directory"),
     ] {
         let error = bench.image(dockerfile).map(drop).unwrap_err();
         assert_eq!(error.message, message);
