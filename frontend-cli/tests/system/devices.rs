@@ -74,7 +74,7 @@ fn devices_need_permission_and_each_may_be_allowed_alone() {
 #[test]
 fn a_dockerfiles_word_for_a_device_is_what_the_user_says() {
     let Some(kiln) = Kiln::new("aliases of devices") else { return };
-    let context = context("FROM busybox\nRUN --device=gpu,required env | grep -x NODE=1\n");
+    let context = context("FROM busybox\nRUN --device=gpu,required env | grep -x NODE=yes\n");
     let build = |allow: &str| {
         kiln.call(context.path(), &["build", "--progress=none", "--cdi-spec-dir=cdi", allow, "."])
     };
