@@ -16,7 +16,7 @@ use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
 use kiln_solver::solve::{ExecSettings, Executor, Isolation, Sandbox};
 
-use crate::attest::Attestations;
+use crate::attest::{Attestations, ProvenanceMode};
 use crate::differences::StepDifference;
 use crate::output::{Annotation, ImageOptions, TreeOptions};
 use crate::session::Session;
@@ -184,6 +184,7 @@ pub struct Build {
     pub(crate) cache_to: Vec<CacheSpec>,
     pub(crate) annotations: Vec<Annotation>,
     pub(crate) attestations: Attestations,
+    pub(crate) told_provenance: Option<ProvenanceMode>,
     pub(crate) rewrite_timestamp: bool,
     pub(crate) verify_reproducible: bool,
     pub(crate) registry: Option<RegistryConfig>,
@@ -222,6 +223,12 @@ pub struct BuildResult {
     pub differences: Option<Vec<StepDifference>>,
     /// Its platform, the first one of several.
     pub platform: Platform,
+    /// How the image was made for each platform (SLSA provenance 0.2), if [`Build::tell_provenance`] asked for that.
+    pub provenance: Vec<(Platform, serde_json::Value)>,
+    /// The Dockerfile's path, as messages name it.
+    pub dockerfile_name: String,
+    /// The Dockerfile.
+    pub dockerfile: Vec<u8>,
     /// Steps that were found.
     pub steps_cached: usize,
     /// Steps that ran.
@@ -274,6 +281,7 @@ impl Build {
             cache_to: Vec::new(),
             annotations: Vec::new(),
             attestations: Attestations::default(),
+            told_provenance: None,
             rewrite_timestamp: false,
             verify_reproducible: false,
             registry: None,
@@ -282,6 +290,12 @@ impl Build {
             events: Arc::new(|_| {}),
             cancel: Arc::new(AtomicBool::new(false)),
         }
+    }
+
+    /// What the build argument `name` was set to; `None` where it is empty too.
+    pub(crate) fn arg_value(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.args.iter().rev().find(|(given, _)| given == name)?;
+        Some(value.as_str()).filter(|value| !value.is_empty())
     }
 
     /// The name under which [`crate::history`] will have it.
@@ -517,6 +531,13 @@ impl Build {
     /// What is said of the images in their outputs; an index is made then, even of one image.
     pub fn attestations(mut self, asked: Attestations) -> Self {
         self.attestations = asked;
+        self
+    }
+
+    /// Tells in the result how the images were made, attested or not: with every build argument, and with steps and times
+    /// where `mode` is [`ProvenanceMode::Max`].
+    pub fn tell_provenance(mut self, mode: ProvenanceMode) -> Self {
+        self.told_provenance = Some(mode);
         self
     }
 

@@ -22,7 +22,7 @@ use kiln_solver::solve::{Remote, RemoteCache, RemoteLayer, RemoteRecord, Solved,
 
 use crate::assemble::Assembled;
 use crate::cache_mounts;
-use crate::output::blobs;
+use crate::output::{blobs, boolean};
 use crate::session::Session;
 use crate::{Error, ErrorKind};
 
@@ -47,7 +47,10 @@ impl Caches {
     /// Understands the flags. Nothing is read or connected.
     pub(crate) fn open(session: &Session<'_>) -> Result<Self, Error> {
         let build = session.build;
-        let mut caches = Self { imports: None, exports: Vec::new(), inline: false };
+        // buildx takes this argument, which is older than `--cache-to`, for `type=inline` (FEATURES AS18).
+        let argument = build.arg_value("BUILDKIT_INLINE_CACHE");
+        let inline = argument.is_some_and(|value| boolean("", value).unwrap_or_default());
+        let mut caches = Self { imports: None, exports: Vec::new(), inline };
         if build.cache_from.is_empty() && build.cache_to.is_empty() {
             return Ok(caches);
         }

@@ -19,7 +19,7 @@ use kiln_solver::solve::{
     self, Inputs, Journal, LogLimits, Networks, Output, Pulls, Secret, SolveError, Solver, Trees,
 };
 
-use crate::attest::{Attestations, Attestor, Request};
+use crate::attest::{Attestations, Attestor, ProvenanceMode, Request};
 use crate::bases::Bases;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
 use crate::caches::Caches;
@@ -62,7 +62,7 @@ impl Session<'_> {
         let prepared = context::prepare(self)?;
         let name = prepared.dockerfile_name.clone();
         account.dockerfile.clone_from(&prepared.dockerfile);
-        self.build_prepared(prepared, &tags, &asked)
+        self.build_prepared(prepared, &tags, &asked, &account.dockerfile)
             .map_err(|error| error.in_dockerfile(&name, &account.dockerfile))
     }
 
@@ -71,8 +71,10 @@ impl Session<'_> {
         prepared: context::Prepared,
         tags: &[ImageRef],
         asked: &Attestations,
+        dockerfile: &[u8],
     ) -> Result<BuildResult, Error> {
         let caches = Caches::open(self)?;
+        let dockerfile_name = prepared.dockerfile_name.clone();
         let set = self.image_set(&self.platforms()?)?;
         let planned = self.planned_for(prepared, asked)?;
         let mut solver = self.solver(planned.inputs);
@@ -96,7 +98,8 @@ impl Session<'_> {
             asked,
             request: planned.request.as_ref(),
         };
-        let (images, exported) = caches.retry(&solver, || self.solve_and_export(&solver, &caches, &work))?;
+        let Made { images, exported, provenance } =
+            caches.retry(&solver, || self.solve_and_export(&solver, &caches, &work))?;
         solver.keep_imports()?;
         caches.export(self, &solver, &images)?;
         let (steps_cached, steps_run) = self.reporter.counts();
@@ -107,6 +110,9 @@ impl Session<'_> {
             manifest: exported.manifest,
             names: exported.names,
             platform: images[0].platform.clone(),
+            provenance,
+            dockerfile_name,
+            dockerfile: dockerfile.to_owned(),
             steps_cached,
             steps_run,
             differences,
@@ -126,9 +132,13 @@ impl Session<'_> {
         let mut request = self.plan_request(&mut prepared, &dockerfile)?;
         let pins = Pins::of(self.build, &prepared)?;
         let epoch = epoch::resolve(self, &dockerfile, &prepared.origins, &mut request)?;
-        let mut attested = match asked.provenance {
-            Some(_) => Some(Request::of(self, &prepared, &request)?),
-            None => None,
+        let told = self.build.told_provenance;
+        let mut attested = if asked.provenance.is_some() || told.is_some() {
+            // The repository is in what `min` does not tell.
+            let with_checkout = asked.provenance.is_some() || told == Some(ProvenanceMode::Max);
+            Some(Request::of(self, &prepared, &request, with_checkout)?)
+        } else {
+            None
         };
         let platforms = self.platforms()?;
         let bases = Bases::new(self, prepared.local_images, pins.as_ref());
@@ -212,12 +222,7 @@ impl Session<'_> {
     }
 
     /// Solves the plans and makes the outputs of what they give.
-    fn solve_and_export(
-        &self,
-        solver: &Solver<'_>,
-        caches: &Caches,
-        work: &Work<'_>,
-    ) -> Result<(Vec<assemble::Assembled>, output::Exported), Error> {
+    fn solve_and_export(&self, solver: &Solver<'_>, caches: &Caches, work: &Work<'_>) -> Result<Made, Error> {
         let outputs = match &work.solved {
             Some(outputs) => outputs.clone(),
             None => solver.solve_all(work.graph, work.results).map_err(|error: SolveError| {
@@ -235,7 +240,11 @@ impl Session<'_> {
         }
         let attestor = Attestor::new(solver, work.asked, self.build.id(), work.request, work.plans);
         let exported = output::export(self, solver, &images, work.set, work.tags, &attestor)?;
-        Ok((images, exported))
+        let provenance = match self.build.told_provenance {
+            Some(mode) => attestor.tell(&images, mode)?,
+            None => Vec::new(),
+        };
+        Ok(Made { images, exported, provenance })
     }
 
     /// What to build for, each once; one `None` where nothing is asked for.
@@ -257,8 +266,7 @@ impl Session<'_> {
     /// Whether an index is made (FEATURES AS19).
     fn image_set(&self, platforms: &[Option<Platform>]) -> Result<ImageSet, Error> {
         const NAME: &str = "BUILDKIT_MULTI_PLATFORM";
-        let given = self.build.args.iter().rev().find(|(name, _)| name == NAME);
-        match (given.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty()), platforms) {
+        match (self.build.arg_value(NAME), platforms) {
             (None, [_]) => Ok(ImageSet::Single),
             (None, _) => Ok(ImageSet::Index),
             (Some("1" | "t" | "T" | "true" | "TRUE" | "True"), _) => Ok(ImageSet::Index),
@@ -411,6 +419,14 @@ struct Work<'a> {
     /// What is to be attested.
     asked: &'a Attestations,
     request: Option<&'a Request>,
+}
+
+/// What came of it.
+struct Made {
+    images: Vec<assemble::Assembled>,
+    exported: output::Exported,
+    /// What is told of how the images were made.
+    provenance: Vec<(Platform, serde_json::Value)>,
 }
 
 /// A build before its first step.

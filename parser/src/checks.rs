@@ -67,6 +67,7 @@ impl Checks {
                 ("experimental", value) => checks.experimental.set(value),
                 ("error", "1" | "t" | "T" | "TRUE" | "true" | "True") => checks.is_error = true,
                 ("error", "0" | "f" | "F" | "FALSE" | "false" | "False") => checks.is_error = false,
+                ("error", _) => return Err(BadCheck { option: option.trim().to_owned() }),
                 _ => return Err(BadCheck { option: key.to_owned() }),
             }
         }
@@ -340,7 +341,7 @@ mod tests {
     fn a_wrong_option_is_named() {
         let error = Checks::parse("foo=bar").unwrap_err();
         assert_eq!(error.to_string(), "failed to parse check options: invalid check option \"foo\"");
-        assert!(Checks::parse("error=perhaps").is_err());
+        assert_eq!(Checks::parse("error=perhaps").unwrap_err().option, "error=perhaps");
         assert!(Checks::parse("skip=A, B ; error=true").unwrap().is_error());
     }
 }

@@ -261,7 +261,7 @@ pub enum ParseError {
         span: Span,
     },
     /// A flag's value is no duration.
-    #[error("{problem} in duration \"{value}\" of --{flag}")]
+    #[error("{problem} \"{value}\" of --{flag}")]
     InvalidDuration {
         /// The flag.
         flag: &'static str,
@@ -281,7 +281,7 @@ pub enum ParseError {
         span: Span,
     },
     /// `--retries` is no number, or negative.
-    #[error("--retries needs a number from 0 on, not \"{value}\"")]
+    #[error("--retries {} ({value})", if value.starts_with('-') { "cannot be negative" } else { "needs a number" })]
     InvalidRetries {
         /// The value.
         value: String,

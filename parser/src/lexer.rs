@@ -238,7 +238,7 @@ impl<'a> Lexer<'a> {
                 continue;
             }
             if trimmed.first() == Some(&b'#') {
-                self.remember_comment(trimmed);
+                self.remember_comment(line.content);
                 continue;
             }
             if trimmed.is_empty() {
@@ -335,8 +335,10 @@ impl<'a> Lexer<'a> {
         self.first_directives.iter().any(|(seen, _)| *seen == name)
     }
 
-    fn remember_comment(&mut self, trimmed: &[u8]) {
-        let comment = String::from_utf8_lossy(trimmed.get(1..).unwrap_or_default());
+    /// BuildKit takes the first byte away, whatever it is: a comment that is indented keeps its `#`, and describes and
+    /// switches nothing.
+    fn remember_comment(&mut self, line: &[u8]) {
+        let comment = String::from_utf8_lossy(line.get(1..).unwrap_or_default());
         match comment.trim() {
             // A bare `#` separates a licence header from the description below it.
             "" => self.comment.clear(),

@@ -360,7 +360,15 @@ pub(crate) fn open_source(
 /// Mounts on a path inside, which is resolved once, to a descriptor.
 fn mount_on_target(maker: &Maker<'_>, source: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
     let target = open_target(maker, target, target_kind(source)?)?;
-    attach(source, target.as_fd(), c"")
+    match attach(source, target.as_fd(), c"") {
+        // The kernel says no more than that when a directory is to hide a file, or a file a directory.
+        Err(Errno::INVAL) => match (target_kind(source)?, target_kind(target.as_fd())?) {
+            (TargetKind::Directory, TargetKind::File) => Err(Errno::NOTDIR),
+            (TargetKind::File, TargetKind::Directory) => Err(Errno::ISDIR),
+            _ => Err(Errno::INVAL),
+        },
+        attached => attached,
+    }
 }
 
 /// Opens a mount's target, making it where it is missing.

@@ -24,7 +24,7 @@ pub enum IdentityError {
     #[error("unable to find group {0}: no matching entries in group file")]
     UnknownGroup(String),
     /// A number that no id can have.
-    #[error("{0} is out of range: ids go from 0 to 2147483647")]
+    #[error("{0}: uids and gids must be in range 0-2147483647")]
     OutOfRange(String),
 }
 

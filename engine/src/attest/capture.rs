@@ -41,7 +41,12 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn of(session: &Session<'_>, prepared: &Prepared, plan: &PlanRequest) -> Result<Self, Error> {
+    pub(crate) fn of(
+        session: &Session<'_>,
+        prepared: &Prepared,
+        plan: &PlanRequest,
+        with_checkout: bool,
+    ) -> Result<Self, Error> {
         let build = session.build;
         let mut arguments = BTreeMap::new();
         for (name, value) in &plan.build_args {
@@ -77,7 +82,7 @@ impl Request {
             dockerfile_name: name
                 .map_or_else(|| "Dockerfile".into(), |name| name.to_string_lossy().into_owned()),
             checkout: match &build.context {
-                ContextSource::Directory(path) if wants_checkout()? => Checkout::of(path),
+                ContextSource::Directory(path) if with_checkout && wants_checkout()? => Checkout::of(path),
                 _ => None,
             },
             context: match &build.context {

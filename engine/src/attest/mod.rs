@@ -22,7 +22,7 @@ use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kiln_image::oci::Descriptor;
-use kiln_image::{Digest, ImageRef};
+use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::event::Event;
 use kiln_solver::plan::Plan;
 use kiln_solver::solve::Solver;
@@ -160,39 +160,71 @@ impl<'a> Attestor<'a> {
             });
         }
         if let (Some(asked), Some(request)) = (self.provenance(place), self.request) {
-            let plan = self.plans.get(index).ok_or_else(|| internal("an image without a plan"))?;
-            let capture = Capture::of(request, plan, &self.solver.journal.downloads())?;
-            if asked.complete_materials && !capture.is_complete() {
-                let locals: Vec<_> = capture.locals.iter().map(String::as_str).collect();
-                return Err(Error::user(format!(
-                    "provenance materials are incomplete: {} come from this machine",
-                    locals.join(", ")
-                ))
-                .hinted("build from the address of a repository, or leave out complete-materials"));
-            }
-            let seconds = |time: Option<SystemTime>| {
-                let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-                i64::try_from(since.as_secs()).unwrap_or_default()
-            };
-            let (started, finished) = match image.epoch {
-                Some(epoch) => (epoch, epoch),
-                None => (seconds(request.started), seconds(Some(SystemTime::now()))),
-            };
-            let making = Making {
-                request,
-                capture: &capture,
-                plan,
-                started: timestamp(started),
-                finished: timestamp(finished),
-                id: image.epoch.is_none().then_some(self.id),
-            };
             predicates.push(Predicate {
                 kind: provenance::predicate_type(asked.version),
                 file_name: asked.file_name.clone(),
-                body: making.predicate(asked),
+                body: self.made(index, image, request, asked)?,
             });
         }
         Ok(predicates)
+    }
+
+    /// How an image was made, in the words of `asked`.
+    fn made(
+        &self,
+        index: usize,
+        image: &Assembled,
+        request: &Request,
+        asked: &Provenance,
+    ) -> Result<Value, Error> {
+        let plan = self.plans.get(index).ok_or_else(|| internal("an image without a plan"))?;
+        let capture = Capture::of(request, plan, &self.solver.journal.downloads())?;
+        if asked.complete_materials && !capture.is_complete() {
+            let locals: Vec<_> = capture.locals.iter().map(String::as_str).collect();
+            return Err(Error::user(format!(
+                "provenance materials are incomplete: {} come from this machine",
+                locals.join(", ")
+            ))
+            .hinted("build from the address of a repository, or leave out complete-materials"));
+        }
+        let seconds = |time: Option<SystemTime>| {
+            let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+            i64::try_from(since.as_secs()).unwrap_or_default()
+        };
+        let (started, finished) = match image.epoch {
+            Some(epoch) => (epoch, epoch),
+            None => (seconds(request.started), seconds(Some(SystemTime::now()))),
+        };
+        let making = Making {
+            request,
+            capture: &capture,
+            plan,
+            started: timestamp(started),
+            finished: timestamp(finished),
+            id: image.epoch.is_none().then_some(self.id),
+        };
+        Ok(making.predicate(asked))
+    }
+
+    /// How the images were made, for the user and as buildx tells it: of SLSA's version 0.2, with the whole request; `Min`
+    /// leaves out steps, times and what is noted beside.
+    pub(crate) fn tell(
+        &self,
+        images: &[Assembled],
+        mode: ProvenanceMode,
+    ) -> Result<Vec<(Platform, Value)>, Error> {
+        let Some(request) = self.request else { return Ok(Vec::new()) };
+        let asked = Provenance { version: SlsaVersion::V02, ..Provenance::default() };
+        let tell = |(index, image): (usize, &Assembled)| {
+            let mut made = self.made(index, image, request, &asked)?;
+            if mode == ProvenanceMode::Min
+                && let Some(keys) = made.as_object_mut()
+            {
+                keys.retain(|key, _| key != "buildConfig" && key != "metadata");
+            }
+            Ok((image.platform.clone(), made))
+        };
+        images.iter().enumerate().map(tell).collect()
     }
 
     /// The image's packages, read once.

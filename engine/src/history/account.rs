@@ -58,6 +58,7 @@ impl Account {
             dockerfile: dockerfile_name(build),
             target: build.target.clone(),
             tags: build.tags.clone(),
+            name: build.arg_value("BUILDKIT_BUILD_NAME").map(str::to_owned),
             result: outcome,
             image: result.as_ref().ok().map(|made| made.config_digest.to_string()),
             error: error.map(|error| cut(&error.message)),

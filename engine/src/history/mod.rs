@@ -43,6 +43,8 @@ pub struct PastBuild {
     pub target: Option<String>,
     /// The names asked for.
     pub tags: Vec<String>,
+    /// What the build itself is called: the build argument `BUILDKIT_BUILD_NAME`.
+    pub name: Option<String>,
     /// How it ended.
     pub result: PastResult,
     /// The image's id.

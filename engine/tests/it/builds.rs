@@ -148,6 +148,34 @@ fn a_bind_mount_of_the_context_shows_what_the_ignore_file_leaves() {
 }
 
 #[test]
+fn a_stage_without_files_can_be_mounted() {
+    let Some(bench) = Bench::with_base() else { return };
+    for more in ["", ",rw"] {
+        let mount = format!("--mount=from=nothing,target=/c{more}");
+        bench
+            .image(&format!(
+                "FROM scratch AS nothing\nFROM BASE/busybox\nRUN {mount} ls -A /c && echo none\n"
+            ))
+            .unwrap();
+        assert_eq!(bench.log(), "none\n");
+    }
+}
+
+#[test]
+fn a_mount_of_a_directory_hides_no_file_and_says_so() {
+    let Some(bench) = Bench::with_base() else { return };
+    bench.write("a", "");
+    for (mount, said) in [
+        ("target=/etc/passwd", "/etc/passwd: Not a directory"),
+        ("source=a,target=/etc", "/etc: Is a directory"),
+    ] {
+        let error =
+            bench.image(&format!("FROM BASE/busybox\nRUN --mount={mount} true\n")).map(drop).unwrap_err();
+        assert!(error.message.contains(said), "{}", error.message);
+    }
+}
+
+#[test]
 fn a_script_is_run_by_its_own_interpreter() {
     let Some(bench) = Bench::with_base() else { return };
     bench.image("FROM BASE/busybox\nRUN <<EOF\n#!/bin/awk -f\nBEGIN { print \"from awk\" }\nEOF\n").unwrap();

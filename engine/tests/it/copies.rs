@@ -147,7 +147,7 @@ fn a_destination_is_resolved_in_the_parent() {
 }
 
 #[test]
-fn files_and_directories_do_not_replace_each_other() {
+fn what_a_copy_cannot_do_is_told() {
     let Some(bench) = Bench::with_base() else { return };
     bench.write("a.txt", "").write("d/f", "");
     for (dockerfile, message) in [
@@ -156,6 +156,10 @@ fn files_and_directories_do_not_replace_each_other() {
             "cannot replace to directory /x/a.txt with file",
         ),
         ("FROM BASE/busybox\nRUN echo x > /x\nCOPY d /x\n", "cannot copy to non-directory: /x"),
+        ("FROM scratch\nCOPY c/d/*.txt /x/\n", "/c/d: not found"),
+        ("FROM scratch AS s\nFROM scratch\nCOPY --from=s /c/* /x/\n", "/c: not found"),
+        ("FROM BASE/busybox\nRUN echo x > /x\nCOPY a.txt /x/y\n", "mkdir /x: not a directory"),
+        ("FROM BASE/busybox\nRUN echo x > /x\nWORKDIR /x\n", "mkdir /x: not a directory"),
     ] {
         let error = bench.image(dockerfile).map(drop).unwrap_err();
         assert_eq!(error.message, message);

@@ -97,16 +97,16 @@ pub(crate) struct LogoutArgs {
     pub server: Option<String>,
 }
 
-/// `kiln push`.
+/// `kiln push` and `kiln pull`.
 #[derive(Debug, Args)]
-pub(crate) struct PushArgs {
-    /// Push all tags of the repository
+pub(crate) struct TransferArgs {
+    /// All tags of the repository
     #[arg(short, long)]
     pub all_tags: bool,
     /// Print only the name
     #[arg(short, long)]
     pub quiet: bool,
-    /// Push the image of one platform only
+    /// Of an image for several platforms, only this one's
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,
     /// How progress is shown: auto, plain, tty, rawjson, quiet, none
@@ -114,29 +114,7 @@ pub(crate) struct PushArgs {
     pub progress: String,
     #[command(flatten)]
     pub registry: RegistryArgs,
-    /// Name, with a tag
-    #[arg(value_name = "NAME[:TAG]")]
-    pub name: String,
-}
-
-/// `kiln pull`.
-#[derive(Debug, Args)]
-pub(crate) struct PullArgs {
-    /// Pull all tags of the repository
-    #[arg(short, long)]
-    pub all_tags: bool,
-    /// Print only the name
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// The platform wanted
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
-    /// How progress is shown: auto, plain, tty, rawjson, quiet, none
-    #[arg(long, value_name = "MODE", default_value = "auto")]
-    pub progress: String,
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-    /// Name, with a tag or digest
+    /// Name, with a tag; a digest to pull by
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     pub name: String,
 }

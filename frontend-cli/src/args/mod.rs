@@ -28,7 +28,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use builds::{BuildsArgs, BuildsCommand, ExplainArgs, LogsArgs};
 pub(crate) use images::{
     DiffArgs, ExportArgs, HistoryArgs, ImagePruneArgs, ImagesArgs, ImportArgs, InspectArgs, LoadArgs,
-    LoginArgs, LogoutArgs, PullArgs, PushArgs, RmiArgs, SaveArgs, TagArgs,
+    LoginArgs, LogoutArgs, RmiArgs, SaveArgs, TagArgs, TransferArgs,
 };
 use limits::LimitArgs;
 pub(crate) use storage::{DoctorArgs, DuArgs, PruneArgs, SystemDfArgs, SystemPruneArgs};
@@ -87,11 +87,11 @@ pub(crate) enum Command {
     /// Remove what builds keep for later builds
     Prune(PruneArgs),
     /// Download an image from a registry
-    Pull(PullArgs),
+    Pull(TransferArgs),
     /// Write down what the sources of a Dockerfile are, for `kiln build --locked`
     Lock(Box<LockArgs>),
     /// Upload an image to a registry
-    Push(PushArgs),
+    Push(TransferArgs),
     /// Remove one or more images
     Rmi(RmiArgs),
     /// Run a command in a new container
@@ -185,8 +185,8 @@ pub(crate) struct BuildArgs {
     /// or none at all), none, host
     #[arg(long, value_name = "MODE", default_value = "default", allow_hyphen_values = true)]
     pub network: String,
-    /// Allow what needs permission (`network.host`, `security.insecure`, `device`, `device=VENDOR/CLASS=NAME`)
-    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',', allow_hyphen_values = true)]
+    /// Allow what needs permission (`network.host`, `security.insecure`, `device`, `device=NAME[,alias=WORD]`)
+    #[arg(long, value_name = "ENTITLEMENT", allow_hyphen_values = true)]
     pub allow: Vec<String>,
     /// A directory with CDI specifications of devices, in place of /etc/cdi and /var/run/cdi
     #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
@@ -505,7 +505,7 @@ impl Cli {
 }
 
 /// A boolean as docker's flag parser reads it.
-fn parse_bool(text: &str) -> Result<bool, String> {
+pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use kiln::{
-    Annotation, Build, BuildResult, ContextSource, DockerTarget, DockerfileSource, ImageOptions, Isolation,
-    NetworkMode, OutputSpec, StepDifference,
+    Annotation, Build, ContextSource, DockerTarget, DockerfileSource, ImageOptions, Isolation, NetworkMode,
+    OutputSpec, StepDifference,
 };
 
+use super::metadata::Metadata;
 use crate::args::call::{self, Method};
 use crate::args::ssh::Ssh;
 use crate::args::{BuildArgs, attest, cache, host, output, pair, resource, secret, ssh};
@@ -40,7 +41,12 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     crate::cancel::on_signal(move || cancel.cancel());
     let progress = Progress::start(mode, &super::env)?;
     let id = build.id().to_owned();
-    let built = build.on_event(progress.sink()).run();
+    let metadata = args.metadata_file.as_ref().map(|path| (path, Metadata::wanted(super::env)));
+    let build = match &metadata {
+        Some((_, metadata)) => metadata.asked_of(build, progress.sink()),
+        None => build.on_event(progress.sink()),
+    };
+    let built = build.run();
     let summary = progress.finish();
     if args.explain {
         let why = super::explain::of_build(&id, root, args.format.as_deref())?;
@@ -54,8 +60,8 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     if let Some(path) = &args.iidfile {
         write_whole(path, built.config_digest.to_string().as_bytes())?;
     }
-    if let Some(path) = &args.metadata_file {
-        write_whole(path, metadata(&built).as_bytes())?;
+    if let Some((path, metadata)) = metadata {
+        write_whole(path, metadata.text(&built).as_bytes())?;
     }
     if args.quiet {
         super::print(&format!("{}\n", built.config_digest))?;
@@ -156,8 +162,8 @@ pub(super) fn request(
         if !is_known {
             return Err(Failure::usage(format!("--allow {entitlement}: there is no such entitlement"))
                 .with_hint(
-                    "the entitlements are `network.host`, `security.insecure`, `device`, `device=NAME` and \
-                     `buildx.local.delete`",
+                    "the entitlements are `network.host`, `security.insecure`, `device`, \
+                     `device=NAME[,alias=WORD]` and `buildx.local.delete`",
                 ));
         }
         build = build.allow(entitlement);
@@ -407,25 +413,6 @@ fn reproducibility(differences: &[StepDifference]) -> String {
 
 /// Of one step.
 const MOST_FILES_SHOWN: usize = 100;
-
-/// `--metadata-file`, with buildx's keys. Without a manifest the image's digest is its id, as docker's own store has it.
-fn metadata(built: &BuildResult) -> String {
-    let mut keys = serde_json::Map::new();
-    // buildx names builder and node, of which there is none, and the build.
-    keys.insert("buildx.build.ref".to_owned(), format!("kiln/kiln/{}", built.id).into());
-    let config = built.config_digest.to_string();
-    keys.insert("containerimage.config.digest".to_owned(), config.clone().into());
-    if let Some(manifest) = built.manifest.as_ref().and_then(|manifest| serde_json::to_value(manifest).ok()) {
-        keys.insert("containerimage.descriptor".to_owned(), manifest);
-    }
-    let digest = built.manifest_digest.map_or(config, |digest| digest.to_string());
-    keys.insert("containerimage.digest".to_owned(), digest.into());
-    if !built.names.is_empty() {
-        let names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
-        keys.insert("image.name".to_owned(), names.join(",").into());
-    }
-    format!("{:#}\n", serde_json::Value::Object(keys))
-}
 
 fn remove(path: &Path) -> Result<(), Failure> {
     match std::fs::remove_file(path) {

@@ -71,9 +71,9 @@ fn list(builds: &[PastBuild], now: jiff::Timestamp) -> String {
     table(&["BUILD", "NAME", "RESULT", "STARTED", "DURATION", "CACHED"], &rows)
 }
 
-/// What a build was of: its first name, else its context; and the stage.
+/// What a build is called, or was of: its image's first name, else its context; and the stage.
 fn name(build: &PastBuild) -> String {
-    let name = match (build.tags.first(), build.context.as_str()) {
+    let name = match (build.name.as_ref().or(build.tags.first()), build.context.as_str()) {
         (Some(tag), _) => tag.clone(),
         (None, "") => "(no context)".to_owned(),
         (None, context) => context.to_owned(),

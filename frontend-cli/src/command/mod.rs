@@ -21,6 +21,7 @@ mod lock;
 mod login;
 mod logout;
 mod logs;
+mod metadata;
 mod prune;
 mod pull;
 mod push;

@@ -7,24 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kiln::images::Images;
 use kiln::{ImageRecord, ImageRef, Platform, Registry};
 
-use crate::args::PullArgs;
+use crate::args::TransferArgs;
 use crate::progress::{Mode, Progress};
 use crate::report::Failure;
 
-pub(super) fn run(args: &PullArgs, root: Option<&Path>) -> Result<u8, Failure> {
-    let mode = match Mode::choose(&args.progress, super::env("BUILDKIT_PROGRESS").as_deref())? {
-        _ if args.quiet => Mode::Quiet,
-        mode => mode,
-    };
-    let platform =
-        args.platform.as_deref().map(str::parse::<Platform>).transpose().map_err(|e| e.to_string())?;
-    let name: ImageRef =
-        args.name.parse().map_err(|error: kiln::InvalidReference| Failure::usage(error.to_string()))?;
-    let cancel = Arc::new(AtomicBool::new(false));
-    let raised = Arc::clone(&cancel);
-    crate::cancel::on_signal(move || raised.store(true, Ordering::Relaxed));
-    let images = super::open(root)?;
-    let registry = Registry::new(args.registry.config()?).map_err(kiln::Error::from)?;
+pub(super) fn run(args: &TransferArgs, root: Option<&Path>) -> Result<u8, Failure> {
+    let Transfer { mode, platform, name, cancel, images, registry } = Transfer::of(args, root)?;
     // Where several registries may have it, the first that does says what it is called.
     let name = match registry.names(&name).map_err(kiln::Error::from)?.as_slice() {
         [one] => one.clone(),
@@ -57,6 +45,36 @@ pub(super) fn run(args: &PullArgs, root: Option<&Path>) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// What pulling and pushing begin with.
+pub(super) struct Transfer {
+    pub(super) mode: Mode,
+    pub(super) platform: Option<Platform>,
+    pub(super) name: ImageRef,
+    /// Raised by an interrupt.
+    pub(super) cancel: Arc<AtomicBool>,
+    pub(super) images: Images,
+    pub(super) registry: Registry,
+}
+
+impl Transfer {
+    pub(super) fn of(args: &TransferArgs, root: Option<&Path>) -> Result<Self, Failure> {
+        let mode = match Mode::choose(&args.progress, super::env("BUILDKIT_PROGRESS").as_deref())? {
+            _ if args.quiet => Mode::Quiet,
+            mode => mode,
+        };
+        let platform =
+            args.platform.as_deref().map(str::parse::<Platform>).transpose().map_err(|e| e.to_string())?;
+        let name =
+            args.name.parse().map_err(|error: kiln::InvalidReference| Failure::usage(error.to_string()))?;
+        let cancel = Arc::new(AtomicBool::new(false));
+        let raised = Arc::clone(&cancel);
+        crate::cancel::on_signal(move || raised.store(true, Ordering::Relaxed));
+        let images = super::open(root)?;
+        let registry = Registry::new(args.registry.config()?).map_err(kiln::Error::from)?;
+        Ok(Self { mode, platform, name, cancel, images, registry })
+    }
+}
+
 /// Pulls under a display.
 pub(super) fn pull(
     images: &Images,
@@ -74,7 +92,7 @@ pub(super) fn pull(
 
 /// The name given, or with `-a` one for each tag that its repository has.
 fn names(
-    args: &PullArgs,
+    args: &TransferArgs,
     name: &ImageRef,
     registry: &Registry,
     cancel: &AtomicBool,

@@ -2,29 +2,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln::images::{Images, PushedImage};
-use kiln::{ImageRef, Platform, Pushed, Registry};
+use kiln::{ImageRef, Pushed};
 
-use crate::args::PushArgs;
-use crate::progress::{Mode, Progress};
+use super::pull::Transfer;
+use crate::args::TransferArgs;
+use crate::progress::Progress;
 use crate::report::Failure;
 
-pub(super) fn run(args: &PushArgs, root: Option<&Path>) -> Result<u8, Failure> {
-    let mode = match Mode::choose(&args.progress, super::env("BUILDKIT_PROGRESS").as_deref())? {
-        _ if args.quiet => Mode::Quiet,
-        mode => mode,
-    };
-    let platform =
-        args.platform.as_deref().map(str::parse::<Platform>).transpose().map_err(|e| e.to_string())?;
-    let name: ImageRef =
-        args.name.parse().map_err(|error: kiln::InvalidReference| Failure::usage(error.to_string()))?;
-    let cancel = Arc::new(AtomicBool::new(false));
-    let raised = Arc::clone(&cancel);
-    crate::cancel::on_signal(move || raised.store(true, Ordering::Relaxed));
-    let images = super::open(root)?;
-    let registry = Registry::new(args.registry.config()?).map_err(kiln::Error::from)?;
+pub(super) fn run(args: &TransferArgs, root: Option<&Path>) -> Result<u8, Failure> {
+    let Transfer { mode, platform, name, cancel, images, registry } = Transfer::of(args, root)?;
     if !args.quiet {
         super::print(&format!("The push refers to repository [{}]\n", name.name()))?;
     }
@@ -38,7 +26,7 @@ pub(super) fn run(args: &PushArgs, root: Option<&Path>) -> Result<u8, Failure> {
 }
 
 /// The name given, or with `-a` all of its repository.
-fn names(args: &PushArgs, name: &ImageRef, images: &Images) -> Result<Vec<ImageRef>, Failure> {
+fn names(args: &TransferArgs, name: &ImageRef, images: &Images) -> Result<Vec<ImageRef>, Failure> {
     if !args.all_tags {
         return Ok(vec![name.clone()]);
     }

@@ -169,6 +169,7 @@ fn stages_that_need_each_other_are_named() {
      --> Dockerfile:4:1
     4 | COPY --from=a /x /x
       | ^^^^^^^^^^^^^^^^^^^
+    hint: a needs b on line 2, b needs a on line 4
     ");
 }
 

@@ -72,6 +72,20 @@ fn devices_need_permission_and_each_may_be_allowed_alone() {
 }
 
 #[test]
+fn a_dockerfiles_word_for_a_device_is_what_the_user_says() {
+    let Some(kiln) = Kiln::new("aliases of devices") else { return };
+    let context = context("FROM busybox\nRUN --device=gpu,required env | grep -x NODE=yes\n");
+    let build = |allow: &str| {
+        kiln.call(context.path(), &["build", "--progress=none", "--cdi-spec-dir=cdi", allow, "."])
+    };
+    let named = build("--allow=device=acme.com/test=node,alias=gpu");
+    assert_eq!(named.status, 0, "{}", named.stderr);
+    build("--allow=device").says("required device \"gpu\" is not registered");
+    build("--allow=device=acme.com/test=no,alias=gpu").says("\"acme.com/test=no\" is not registered");
+    build("--allow=device=acme.com/test=node,name=gpu").says("unknown key `name=gpu`");
+}
+
+#[test]
 fn a_device_that_is_not_there_is_an_error_only_where_it_is_required() {
     let Some(kiln) = Kiln::new("missing devices") else { return };
     let optional = context("FROM busybox\nRUN --device=acme.com/test=other env\n");

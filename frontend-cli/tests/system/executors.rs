@@ -1,6 +1,6 @@
 //! Builds by an OCI runtime of the host's make what builds by the embedded executor make.
 
-use kiln_fixtures::Context;
+use kiln_fixtures::{Context, folder};
 
 use crate::kiln::Kiln;
 use crate::ordinary::Ordinary;
@@ -8,29 +8,16 @@ use crate::ordinary::Ordinary;
 /// Debian's package crun, one of `fixtures/packages.sh`.
 const RUNTIME: &str = "--executor=oci=/usr/bin/crun";
 
-/// Every kind of mount, users, a script, limits, and what a step leaves.
-const DOCKERFILE: &str = "FROM debian AS tools\n\
-    RUN echo tool >/tool && ln -s tool /link\n\
-    FROM debian\n\
-    ENV A=1 B='x y'\n\
-    RUN useradd -u 2000 -m worker && chown worker:nogroup /srv && chmod 2755 /srv\n\
-    RUN --mount=type=cache,target=/cache,uid=2000 --mount=type=tmpfs,target=/scratch \\\n\
-        --mount=type=bind,from=tools,source=/,target=/tools --mount=type=bind,source=file,target=/deep/er/file \\\n\
-        --mount=type=secret,id=key,target=/run/secrets/key,uid=2000,mode=400 \\\n\
-        test \"$(cat /run/secrets/key | wc -c)\" = 6 && cat /tools/link /deep/er/file >/srv/both && touch /cache/x /scratch/x\n\
-    RUN <<EOF\n\
-    set -e\n\
-    rm /etc/debian_version\n\
-    mkdir -p /opt/a/b\n\
-    ln /srv/both /opt/a/b/hard\n\
-    EOF\n\
-    WORKDIR /made/here\n\
-    USER worker\n\
-    RUN id >/tmp/id && env | sort >/tmp/env && grep -E 'Cap|Seccomp:|NoNewPrivs' /proc/self/status >/tmp/status\n\
+/// What a runtime may give that has namespaces: rights of its own choice, a step without a network.
+const MORE_STEPS: &str = "\
+    RUN grep -E 'Cap|Seccomp:|NoNewPrivs' /proc/self/status >/tmp/status\n\
     RUN --network=none ls /sys/class/net >/tmp/net && cat /etc/hosts >/tmp/hosts\n";
 
 fn context() -> Context {
-    Context::with_dockerfile(DOCKERFILE).file("file", "from the context\n").file("key", "canary")
+    let context = Context::copy_of(&folder().join("every-step"));
+    let dockerfile = std::fs::read_to_string(context.path().join("Dockerfile")).unwrap();
+    context.write("Dockerfile", dockerfile + MORE_STEPS);
+    context
 }
 
 /// Flags of a build whose image has only what the steps made.
@@ -55,8 +42,7 @@ fn an_image_is_the_same_whoever_ran_its_steps() {
 #[test]
 fn an_ordinary_user_builds_by_a_runtime() {
     let Some(user) = Ordinary::new("rootless crun") else { return };
-    let folder = user
-        .folder("context", &[("Dockerfile", DOCKERFILE), ("file", "from the context\n"), ("key", "canary")]);
+    let folder = user.copy_of(context().path(), "context");
     user.build(&folder, &[&[RUNTIME], FLAGS].concat());
     let said = user.run(&["x", "sh", "-c", "cat /tmp/id /tmp/net; stat -c '%u:%g %a' /srv"]);
     assert_eq!(said, "uid=2000(worker) gid=2000(worker) groups=2000(worker)\nlo\n2000:65534 2755\n");

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use kiln_fixtures::{Context, tutorial};
+use kiln_fixtures::{Context, folder, tutorial};
 
 use crate::daemons::{Dockerd, can_run, stdout};
 use crate::kiln::{Ended, Kiln};
@@ -71,31 +71,8 @@ impl Container {
     }
 }
 
-/// Every kind of mount, users, a script, and what a step leaves.
-const DOCKERFILE: &str = "FROM debian AS tools\n\
-    RUN echo tool >/tool && ln -s tool /link\n\
-    FROM debian\n\
-    ENV A=1 B='x y'\n\
-    RUN useradd -u 2000 -m worker && chown worker:nogroup /srv && chmod 2755 /srv\n\
-    RUN --mount=type=cache,target=/cache,uid=2000 --mount=type=tmpfs,target=/scratch \\\n\
-        --mount=type=bind,from=tools,source=/,target=/tools --mount=type=bind,source=file,target=/deep/er/file \\\n\
-        --mount=type=secret,id=key,target=/run/secrets/key,uid=2000,mode=400 \\\n\
-        test \"$(cat /run/secrets/key | wc -c)\" = 30 && cat /tools/link /deep/er/file >/srv/both && touch /cache/x /scratch/x\n\
-    RUN <<EOF\n\
-    set -e\n\
-    rm /etc/debian_version\n\
-    rm -r /etc/skel\n\
-    mkdir -p /opt/a/b /etc/skel\n\
-    ln /srv/both /opt/a/b/hard\n\
-    EOF\n\
-    COPY file /opt/a/b/copied\n\
-    RUN --mount=type=cache,target=/cache,uid=2000 test -e /cache/x && echo more >>/opt/a/b/copied && (setsid sh -c 'sleep 1; echo late >/late' &)\n\
-    WORKDIR /made/here\n\
-    USER worker\n\
-    RUN id >/tmp/id && env | sort >/tmp/env && cat /etc/hosts >/tmp/hosts && echo hidden >/dev/null && test ! -s /dev/null\n";
-
-/// Of thirty bytes that are in no file of an image.
-const SECRET: &str = "canary-of-a-build-in-container";
+/// The secret of `every-step`, which is in no file of an image.
+const SECRET: &str = "canary-of-every-step-of-a-build";
 
 /// Flags of a build whose image has only what the steps made.
 const FLAGS: &[&str] = &[
@@ -111,10 +88,7 @@ const FLAGS: &[&str] = &[
 #[test]
 fn an_image_built_in_a_container_is_the_one_built_outside() {
     let Some(container) = Container::new("in a container") else { return };
-    let context = Context::with_dockerfile(DOCKERFILE)
-        .file("file", "from the context\n")
-        .file(".dockerignore", "key\n")
-        .file("key", SECRET);
+    let context = Context::copy_of(&folder().join("every-step"));
     let inspect = &["inspect", "--format={{.Id}} {{json .RootFS.Layers}}", "x"];
 
     // Nothing weaker is used without a word.

@@ -5,6 +5,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use kiln_fixtures::Context;
 use serde_json::Value;
 
@@ -110,6 +112,56 @@ fn an_epoch_makes_two_builds_the_same_to_the_last_byte() {
     assert_eq!(id.trim(), one["containerimage.config.digest"]);
     assert_eq!(first.run(&["app", "stat", "-c", "%Y", "/made"]), "1700000000\n");
     assert_eq!(first.run(&["app"]), "made\n");
+}
+
+#[test]
+fn the_metadata_file_tells_what_buildx_does() {
+    let Some(kiln) = Kiln::new("metadata file") else { return };
+    let context = Context::with_dockerfile(
+        "FROM scratch AS none\nLABEL a=b\nFROM busybox as x\nARG A\nRUN --mount=type=secret,id=s true\nMAINTAINER $B\n",
+    );
+    let build = |more: &[&str], env: &[(&str, &str)]| {
+        let file = context.path().join("metadata.json");
+        let words = [
+            &["build", "--build-arg=A=1", "--metadata-file=metadata.json", "-o", "type=oci,dest=/dev/null"],
+            more,
+            &["."],
+        ];
+        let ended = kiln.command(context.path(), &words.concat()).envs(env.iter().copied()).output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        json(&file)
+    };
+    let metadata = build(&[], &[]);
+    let made = &metadata["buildx.build.provenance"];
+    assert_eq!(made["buildType"], "https://mobyproject.org/buildkit@v1");
+    assert_eq!(made["invocation"]["parameters"]["args"]["build-arg:A"], "1");
+    assert!(made["materials"][0]["uri"].as_str().unwrap().starts_with("pkg:docker/"), "{made}");
+    assert!(made.get("metadata").is_none() && made.get("buildConfig").is_none(), "{made}");
+    assert!(metadata.get("buildx.build.warnings").is_none());
+
+    let env = [("BUILDX_METADATA_PROVENANCE", "max"), ("BUILDX_METADATA_WARNINGS", "1")];
+    let metadata = build(&[], &env);
+    let made = &metadata["buildx.build.provenance"];
+    assert!(
+        made["metadata"]["buildStartedOn"].is_string() && made["buildConfig"]["llbDefinition"].is_array()
+    );
+    let warnings = metadata["buildx.build.warnings"].as_array().unwrap();
+    let text = |value: &serde_json::Value| {
+        String::from_utf8(STANDARD.decode(value.as_str().unwrap()).unwrap()).unwrap()
+    };
+    let short: Vec<_> = warnings.iter().map(|warning| text(&warning["short"])).collect();
+    assert_eq!(short[0], "FromAsCasing: 'as' and 'FROM' keywords' casing do not match (line 3)");
+    assert_eq!(warnings[0]["range"][0]["start"]["line"], 3);
+    assert!(warnings[0]["url"].as_str().unwrap().ends_with("/from-as-casing/"));
+    assert!(text(&warnings[0]["sourceInfo"]["data"]).contains("FROM busybox as x"));
+    assert!(
+        short.iter().any(|text| text.starts_with("MaintainerDeprecated: ") && text.ends_with(" (line 6)"))
+    );
+
+    let two = build(&["--platform=linux/amd64,linux/arm64", "--target=none"], &[]);
+    assert!(two["buildx.build.provenance/linux/arm64"]["materials"].is_array(), "{two}");
+    let none = build(&[], &[("BUILDX_METADATA_PROVENANCE", "disabled")]);
+    assert!(none.get("buildx.build.provenance").is_none() && none.get("buildx.build.ref").is_some());
 }
 
 #[test]

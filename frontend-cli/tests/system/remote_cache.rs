@@ -185,6 +185,23 @@ fn two_machines_write_one_directory_at_once() {
 }
 
 #[test]
+fn the_old_argument_asks_for_an_inline_cache_and_another_names_the_build() {
+    let Some(kiln) = Kiln::new("inline cache") else { return };
+    let context = Context::with_dockerfile("FROM scratch\nCOPY <<EOF /x\nEOF\n");
+    let has_cache = |value: &str| {
+        let dest = context.path().join(value);
+        let output = format!("--output=type=oci,tar=false,dest={}", dest.display());
+        let argument = format!("--build-arg=BUILDKIT_INLINE_CACHE={value}");
+        kiln.build(context.path(), &[&output, &argument, "--build-arg=BUILDKIT_BUILD_NAME=nightly", "."]);
+        let blobs = std::fs::read_dir(dest.join("blobs/sha256")).unwrap();
+        let mut texts = blobs.map(|blob| std::fs::read(blob.unwrap().path()).unwrap());
+        texts.any(|text| String::from_utf8_lossy(&text).contains("moby.buildkit.cache.v0"))
+    };
+    assert!(has_cache("1") && !has_cache("0"));
+    kiln.ok(context.path(), &["builds"]).says("nightly");
+}
+
+#[test]
 fn a_cache_that_cannot_be_read_or_written_is_a_warning_unless_the_user_relies_on_it() {
     let Some(kiln) = Kiln::new("remote cache") else { return };
     let context = project();

@@ -73,26 +73,29 @@ fn duration(flags: &Flags, name: &'static str) -> Result<u64, ParseError> {
     }
 }
 
+/// Of a number that cannot be read or is too large.
+const INVALID: &str = "invalid duration";
+
 /// Reads a duration as Go writes it: `1h2m3.5s`, with an optional sign; `0` needs no unit.
 fn nanoseconds(text: &str) -> Result<i128, String> {
-    let (mut rest, sign) = sign(text).map_err(|_| "invalid number".to_owned())?;
+    let (mut rest, sign) = sign(text).map_err(|_| INVALID.to_owned())?;
     if rest == "0" {
         return Ok(0);
     }
     if rest.is_empty() {
-        return Err("no number".to_owned());
+        return Err(INVALID.to_owned());
     }
     let mut total: i128 = 0;
     while !rest.is_empty() {
-        let (after, (whole, fraction)) = number(rest).map_err(|_| "invalid number".to_owned())?;
-        let (after, name) = name(after).map_err(|_| "missing unit".to_owned())?;
+        let (after, (whole, fraction)) = number(rest).map_err(|_| INVALID.to_owned())?;
+        let (after, name) = name(after).map_err(|_| "missing unit in duration".to_owned())?;
         let unit = match unit(name) {
             Ok(("", unit)) => unit,
-            _ => return Err(format!("unknown unit \"{name}\"")),
+            _ => return Err(format!("unknown unit \"{name}\" in duration")),
         };
-        total += scaled(whole, fraction, unit).ok_or("too large a number")?;
+        total += scaled(whole, fraction, unit).ok_or(INVALID)?;
         if total > i128::from(i64::MAX) {
-            return Err("too large a number".to_owned());
+            return Err(INVALID.to_owned());
         }
         rest = after;
     }
@@ -142,7 +145,7 @@ fn unit(name: &str) -> IResult<&str, u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::nanoseconds;
+    use super::{INVALID, nanoseconds};
 
     #[test]
     fn durations_are_read_as_go_writes_them() {
@@ -156,9 +159,9 @@ mod tests {
 
     #[test]
     fn a_wrong_duration_says_what_is_wrong() {
-        assert_eq!(nanoseconds("5parsecs"), Err("unknown unit \"parsecs\"".into()));
-        assert_eq!(nanoseconds("5"), Err("missing unit".into()));
-        assert_eq!(nanoseconds("s"), Err("invalid number".into()));
-        assert_eq!(nanoseconds("99999999999999999999h"), Err("too large a number".into()));
+        assert_eq!(nanoseconds("5parsecs"), Err("unknown unit \"parsecs\" in duration".into()));
+        assert_eq!(nanoseconds("5"), Err("missing unit in duration".into()));
+        assert_eq!(nanoseconds("s"), Err(INVALID.into()));
+        assert_eq!(nanoseconds("99999999999999999999h"), Err(INVALID.into()));
     }
 }

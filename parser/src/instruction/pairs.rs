@@ -4,12 +4,12 @@ use super::Request;
 use crate::lexer::Text;
 use crate::{ArgPair, InstructionKind, KeyValue, ParseError, words};
 
-pub(super) fn parse_arg(mut request: Request<'_>) -> Result<InstructionKind, ParseError> {
+pub(super) fn parse_arg(request: Request<'_>) -> Result<InstructionKind, ParseError> {
     let words = words::split(&request.args, request.escape);
     if words.is_empty() {
         return Err(request.no_arguments());
     }
-    request.checked_flags(&[])?;
+    // BuildKit passes over flags of ARG without a look.
     let pairs = words.iter().map(|word| match cut(word) {
         Some((name, _)) if name.is_empty() => {
             Err(ParseError::BlankName { instruction: "ARG", span: word.span() })

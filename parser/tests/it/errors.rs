@@ -146,13 +146,15 @@ fn healthcheck_options_are_durations_and_a_count() {
     insta::assert_snapshot!(each(&[
         "HEALTHCHECK --interval=5parsecs CMD x",
         "HEALTHCHECK --timeout=10us CMD x",
+        "HEALTHCHECK --start-period=x CMD x",
         "HEALTHCHECK --retries=many CMD x",
         "HEALTHCHECK --retries=-1 CMD x",
     ]), @r#"
 2: unknown unit "parsecs" in duration "5parsecs" of --interval [--interval=5parsecs] -- write a number and a unit: `500ms`, `30s`, `1m30s`
 2: Interval "timeout" cannot be less than 1ms [--timeout=10us] -- write a number and a unit: `500ms`, `30s`, `1m30s`
-2: --retries needs a number from 0 on, not "many" [--retries=many]
-2: --retries needs a number from 0 on, not "-1" [--retries=-1]
+2: invalid duration "x" of --start-period [--start-period=x] -- write a number and a unit: `500ms`, `30s`, `1m30s`
+2: --retries needs a number (many) [--retries=many]
+2: --retries cannot be negative (-1) [--retries=-1]
 "#);
 }
 

@@ -217,6 +217,12 @@ fn the_comment_right_above_describes_an_instruction() {
 }
 
 #[test]
+fn an_indented_comment_keeps_its_sign_as_in_buildkit() {
+    let file = parse(b"FROM scratch\n  # check=skip=all\nENV a b\n").unwrap();
+    assert_eq!(file.stages[0].instructions[0].comment, ["# check=skip=all"]);
+}
+
+#[test]
 fn every_word_points_at_where_it_was_written() {
     let text = "FROM scratch\nCOPY --chown=1 \\\n   # note\n   a\\\nb \\\n  /dest\n";
     let file = parse(text.as_bytes()).unwrap();

@@ -129,6 +129,14 @@ fn directives_end_with_the_first_line_that_is_none() {
     assert_eq!(errors("# escape=\\\n# Escape=`\nFROM a\n"), ["only one escape parser directive can be used"]);
 }
 
+// LX25
+#[test]
+fn arg_has_no_flags_and_minds_none() {
+    assert!(matches!(first("ARG --x=y a"), InstructionKind::Arg(pairs) if pairs[0].name.value == "a"));
+    assert_eq!(errors("FROM scratch\nARG --x\n"), ["ARG requires at least one argument"]);
+    assert_eq!(errors("FROM scratch\nENV --x a=b\n"), ["unknown flag: --x"]);
+}
+
 // LX22
 #[test]
 fn flags_lose_quotes_and_escapes() {

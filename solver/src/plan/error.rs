@@ -38,6 +38,8 @@ pub enum PlanError {
     CircularStages {
         /// One of them.
         stage: String,
+        /// Which needs which, where there are several.
+        round: Option<String>,
         /// Where.
         span: Span,
     },
@@ -232,10 +234,12 @@ pub enum PlanError {
         span: Span,
     },
     /// `ADD --checksum` is no digest.
-    #[error("invalid checksum {value:?}: unsupported digest algorithm or format")]
+    #[error("invalid checksum {value:?}: {problem}")]
     InvalidChecksum {
         /// Expanded.
         value: String,
+        /// What is wrong with it.
+        problem: &'static str,
         /// Where.
         span: Span,
     },
@@ -392,6 +396,7 @@ impl PlanError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::CircularStages { round, .. } => round.clone(),
             Self::UnknownTarget { closest, .. }
             | Self::Base { closest, .. }
             | Self::InvalidBaseName { closest, .. } => {

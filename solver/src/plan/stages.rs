@@ -282,8 +282,10 @@ impl<'a> Stages<'a> {
                         *next += 1;
                         match marks[stage.0] {
                             Mark::Open => {
+                                let (span, first) = (*span, *stage);
                                 let stage = self.list[start].display_name.clone();
-                                return Err(PlanError::CircularStages { stage, span: *span });
+                                let round = self.round(&stack, first);
+                                return Err(PlanError::CircularStages { stage, round, span });
                             }
                             Mark::New => {
                                 marks[stage.0] = Mark::Open;
@@ -296,6 +298,20 @@ impl<'a> Stages<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Tells a circle of several stages: `stack` has the stages on the way to one that needs `first`, each with the
+    /// number of dependencies that were looked at.
+    fn round(&self, stack: &[(usize, usize)], first: StageIndex) -> Option<String> {
+        let start = stack.iter().position(|(number, _)| *number == first.0)?;
+        let circle = stack.get(start..).filter(|circle| circle.len() > 1)?;
+        let needs = circle.iter().filter_map(|(number, next)| {
+            let stage = &self.list[*number];
+            let (needed, span) = stage.dependencies.get(next.checked_sub(1)?)?;
+            let needed = &self.list[needed.0].display_name;
+            Some(format!("{} needs {needed} on line {}", stage.display_name, span.line))
+        });
+        Some(needs.collect::<Vec<_>>().join(", "))
     }
 }
 

@@ -314,7 +314,16 @@ fn git_source(
 }
 
 fn parse_checksum(text: &str, span: Span) -> Result<Digest, PlanError> {
-    text.parse().map_err(|_| PlanError::InvalidChecksum { value: text.to_owned(), span })
+    text.parse().map_err(|_| {
+        let problem = match text.split_once(':') {
+            Some(("sha256", hex)) if hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                "invalid checksum digest length"
+            }
+            None | Some(("sha256" | "", _)) => "invalid checksum digest format",
+            Some(_) => "unsupported digest algorithm",
+        };
+        PlanError::InvalidChecksum { value: text.to_owned(), problem, span }
+    })
 }
 
 /// Octal up to 07777, or symbols such as `u=rwX,go-w` (FEATURES CP15, CP16).

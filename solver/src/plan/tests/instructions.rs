@@ -47,7 +47,7 @@ fn mistakes_are_told_with_their_lines() {
       line 2: source can't be a git ref for COPY
       hint: use ADD to fetch it
     ADD --checksum=sha256:1 https://x.org/a /b
-      line 2: invalid checksum "sha256:1": unsupported digest algorithm or format
+      line 2: invalid checksum "sha256:1": invalid checksum digest length
       hint: write sha256: and 64 hex digits for a URL, or a commit for a git source
     ADD --checksum=abc a /b
       line 2: checksum requires HTTP(S) or Git sources

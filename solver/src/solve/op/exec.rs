@@ -545,7 +545,13 @@ impl Prepared {
         match step.inputs.get(input.0) {
             Some(Output::Snapshot(snapshot)) => {
                 step.solver.ensure_layers(snapshot)?;
-                Ok((layers::paths(step.solver, snapshot), file::clean(source)))
+                let mut layers = layers::paths(step.solver, snapshot);
+                if layers.is_empty() {
+                    let nothing = step.solver.store.scratch_dir()?;
+                    layers.push(nothing.fs());
+                    self.guards.push(Guard::Scratch(nothing));
+                }
+                Ok((layers, file::clean(source)))
             }
             // The process must see the filtered tree, and must not reach the user's own files: it sees a layer.
             Some(Output::Tree(tree)) => {

@@ -23,6 +23,12 @@ pub enum CopyError {
         /// Where.
         dest: PathBuf,
     },
+    /// A directory cannot be made where something else is.
+    #[error("mkdir {}: not a directory", .path.display())]
+    Occupied {
+        /// What is there.
+        path: PathBuf,
+    },
     /// A file cannot go where a directory is.
     #[error("cannot replace to directory {} with file", .dest.display())]
     IsADirectory {

@@ -191,7 +191,7 @@ impl<'a> LayerPlan<'a> {
             prefix.push(component);
             match self.lookup(&prefix)? {
                 Some(entry) if entry.kind == EntryKind::Dir => {}
-                Some(_) => return Err(CopyError::NotADirectory { dest: shown(&prefix) }.into()),
+                Some(_) => return Err(CopyError::Occupied { path: shown(&prefix) }.into()),
                 None => {
                     let (uid, gid) = owner.unwrap_or((0, 0));
                     let entry = Entry {

@@ -42,7 +42,8 @@ pub(in crate::solve::op) fn clean(path: &str) -> PathBuf {
     clean
 }
 
-/// Selects `source`. The named path's own link is followed; a pattern that matches nothing is no error.
+/// Selects `source`. The named path's own link is followed; a pattern that matches nothing is no error, unless there is
+/// not even the directory that it is to match in.
 pub(super) fn select(
     tree: &Arc<dyn SourceTree>,
     source: &str,
@@ -51,6 +52,12 @@ pub(super) fn select(
     if !(wildcard && Pattern::is_wildcard(source)) {
         let path = clean(source);
         return Ok(vec![follow(tree, path, source)?]);
+    }
+    let parts = clean(source);
+    let directory: PathBuf =
+        parts.iter().take_while(|part| !Pattern::is_wildcard(&part.to_string_lossy())).collect();
+    if !directory.as_os_str().is_empty() {
+        follow(tree, directory.clone(), &directory.to_string_lossy())?;
     }
     let mut selected = Vec::new();
     for path in matches(tree, Path::new(""), source)? {
