@@ -126,9 +126,12 @@ impl Store {
             pruned.items = chosen.items.iter().filter_map(|&index| items[index].take()).collect();
             Ok(pruned)
         });
-        // What a full disk needs is that they go.
-        if !matches!(removed, Ok(_) | Err(StoreError::DiskFull { .. })) {
-            sweep::give_back(self.root(), self.db(), &trash)?;
+        match &removed {
+            // What is made again must not meet a settled row of before after a power cut.
+            Ok(pruned) if !prune.is_dry_run && !pruned.items.is_empty() => self.db().sync()?,
+            // What a full disk needs is that they go.
+            Ok(_) | Err(StoreError::DiskFull { .. }) => {}
+            Err(_) => sweep::give_back(self.root(), self.db(), &trash)?,
         }
         removed
     }

@@ -4,6 +4,8 @@
 //! newest transactions but never the order among them. Nothing checkpoints in a step's way: the settling thread does
 //! (see `settle`), and SQLite itself only once the log has [`BACKSTOP_PAGES`] pages.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::error::StoreError;
+use super::error::{At, StoreError};
 use super::migrate;
 
 /// The format of the database and of the directories beside it (`PRAGMA user_version`).
@@ -223,6 +225,17 @@ impl Db {
             TxError::Sql(error) => failure(&self.path, &error),
             TxError::Store(error) => error,
         })
+    }
+
+    /// Gets what is committed to the disk: fdatasync(2) of the log. Commits do not wait for it, so that after a power cut the
+    /// database may be behind the files; this is for what it must not be behind of.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        let [log, _] = companions(&self.path);
+        match File::open(&log).and_then(|log| log.sync_data()) {
+            // Folded into the database, which was synced then.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            synced => synced.at(&log),
+        }
     }
 
     /// Whether the log is long enough to slow the next opening down.

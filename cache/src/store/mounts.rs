@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use kiln_image::Digest;
 use kiln_image::layer::owner;
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Store;
@@ -151,15 +151,23 @@ impl Store {
             self.make_mount(&path, request, seed)?;
         }
         self.inner.has_news.store(true, std::sync::atomic::Ordering::Relaxed);
-        self.db().write(|tx| {
+        let was_settled = self.db().write(|tx| {
+            let was_settled = tx
+                .prepare_cached("SELECT settled FROM mounts WHERE name = ?1")?
+                .query_row(params![name], |row| row.get::<_, bool>(0))
+                .optional()?;
             // What is written to it from now on may be anything after a power cut, until the next sync (see `settle`).
             tx.prepare_cached(
                 "INSERT INTO mounts(name, id, made_at, used_at) VALUES(?1, ?2, ?3, ?3)
                  ON CONFLICT(name) DO UPDATE SET used_at = ?3, uses = uses + 1, settled = 0",
             )?
             .execute(params![name, request.id, db::now()])?;
-            Ok(())
+            Ok(was_settled)
         })?;
+        if was_settled == Some(true) {
+            // Else a power cut could leave what is written now, and that it was settled before.
+            self.db().sync()?;
+        }
         Ok(CacheMount { path, _lock: lock })
     }
 

@@ -43,6 +43,7 @@ impl Store {
             drop_incomplete(tx)?;
             Ok(())
         })?;
+        self.db().sync()?;
         drop(trash);
         Ok(Repair { found, left: self.check(depth)? })
     }
