@@ -148,6 +148,13 @@ fn a_bind_mount_of_the_context_shows_what_the_ignore_file_leaves() {
 }
 
 #[test]
+fn a_secret_that_was_not_given_leaves_its_variable_empty() {
+    let Some(bench) = Bench::with_base() else { return };
+    bench.image("FROM BASE/busybox\nRUN --mount=type=secret,id=no,env=NO,target=/no env | grep ^NO; test ! -e /no\n").unwrap();
+    assert_eq!(bench.log(), "NO=\n");
+}
+
+#[test]
 fn a_stage_without_files_can_be_mounted() {
     let Some(bench) = Bench::with_base() else { return };
     for more in ["", ",rw"] {

@@ -102,7 +102,7 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                 let target = match (target.is_empty(), &env) {
                     (true, Some(_)) => String::new(),
                     (true, None) => paths::join(SECRETS, paths::base_name(&id)),
-                    (false, _) => paths::join("/", &target),
+                    (false, _) => absolute(step, &target, span)?,
                 };
                 mounts.secret_variables.extend(env.clone());
                 let kind = ExecMountKind::Secret {
@@ -124,7 +124,7 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                 step.planner.notes.ssh(&id, *required, span);
                 let target = match target.is_empty() {
                     true => format!("{AGENTS}.{agents}"),
-                    false => paths::join("/", &target),
+                    false => absolute(step, &target, span)?,
                 };
                 agents += 1;
                 mounts.agent_socket.get_or_insert_with(|| target.clone());

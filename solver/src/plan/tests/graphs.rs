@@ -236,7 +236,7 @@ fn mounts() {
          RUN --mount=target=ctx --mount=type=bind,from=deps,source=lib,target=/lib,rw \
          --mount=type=cache,id=$ID,target=.cache --mount=type=cache,target=/c/,from=deps,source=/seed,mode=0700 \
          --mount=type=tmpfs,target=/tmp --mount=type=secret,id=s --mount=type=secret,id=t,env=TOKEN \
-         --mount=type=ssh build $TOKEN\n"
+         --mount=type=secret,id=r,target=rel/r --mount=type=ssh build $TOKEN\n"
     ), @r#"
     #0 [deps 1/1] FROM docker.io/library/busybox:latest@sha256:…
        image docker.io/library/busybox:latest
@@ -244,7 +244,7 @@ fn mounts() {
        mkdir /w 755 None
     #2 [internal] load build context
        context context
-    #3 [stage-1 3/3] RUN --mount=target=ctx --mount=type=bind,from=deps,source=lib,target=/lib,rw --mount=type=cache,id=npm,target=.cache --mount=type=cache,target=/c/,from=deps,source=/seed,mode=0700 --mount=type=tmpfs,target=/tmp --mount=type=secret,id=s --mount=type=secret,id=t,env=TOKEN --mount=type=ssh build ****  <- #1 #2 #0
+    #3 [stage-1 3/3] RUN --mount=target=ctx --mount=type=bind,from=deps,source=lib,target=/lib,rw --mount=type=cache,id=npm,target=.cache --mount=type=cache,target=/c/,from=deps,source=/seed,mode=0700 --mount=type=tmpfs,target=/tmp --mount=type=secret,id=s --mount=type=secret,id=t,env=TOKEN --mount=type=secret,id=r,target=rel/r --mount=type=ssh build ****  <- #1 #2 #0
        exec ["/bin/sh", "-c", "build $TOKEN"] in /w env ["PATH=/bin", "ID=npm", "SSH_AUTH_SOCK=/run/buildkit/ssh_agent.0"]
        mount "/w/ctx" bind / of input 1, writable false
        mount "/lib" bind /lib of input 2, writable true
@@ -253,6 +253,7 @@ fn mounts() {
        mount "/tmp" Tmpfs { size: None, read_only: false }
        mount "/run/secrets/s" Secret { id: "s", env: None, required: false, mode: 256, uid: 0, gid: 0 }
        mount "" Secret { id: "t", env: Some("TOKEN"), required: false, mode: 256, uid: 0, gid: 0 }
+       mount "/w/rel/r" Secret { id: "r", env: None, required: false, mode: 256, uid: 0, gid: 0 }
        mount "/run/buildkit/ssh_agent.0" Ssh { id: "default", required: false, mode: 384, uid: 0, gid: 0 }
     result #3 for linux/amd64
     env ["PATH=/bin"]

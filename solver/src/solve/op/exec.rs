@@ -506,6 +506,8 @@ impl Prepared {
                     if *required {
                         return Err(SolveError::MissingSecret { id: id.clone() });
                     }
+                    // As in BuildKit: no file, and a variable with nothing in it.
+                    self.env.extend(env.as_ref().map(|name| format!("{name}=").into()));
                     return Ok(());
                 };
                 self.secrets.add(id, &secret.0);
