@@ -78,4 +78,23 @@ mod tests {
         assert_eq!(log_line(b"\x1b[2K\x1b[1Ahidden"), "\\u{1b}[2K\\u{1b}[1Ahidden");
         assert_eq!(log_line(b"\xff"), "\u{fffd}");
     }
+
+    /// The rules of the fuzz target `terminal`, on what it found worth keeping.
+    #[test]
+    fn outputs_of_the_corpus_have_nothing_that_a_terminal_obeys() {
+        let harmless =
+            |text: &str| assert!(!text.chars().any(|char| char.is_control() && char != '\t'), "{text:?}");
+        let size = |count| std::num::NonZero::new(count).unwrap();
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/terminal");
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            bytes.split(|byte| *byte == b'\n').for_each(|line| harmless(&log_line(line)));
+            let mut terminal = vt100::Parser::new(size(6), size(80), 0);
+            terminal.process(&bytes);
+            terminal.screen().rows(0, 80).for_each(|row| harmless(&printable(&row)));
+            count += 1;
+        }
+        assert!(count > 50, "{count}");
+    }
 }

@@ -1,10 +1,13 @@
 //! Dockerfiles that the C preprocessor reads first: those whose names end in `.in`, as buildah has it (FEATURES LX36).
 //!
-//! `#include` reads any file of the user's, so only a file that the user names on the own disk is read so, and nothing
-//! that came with a fetched context.
+//! `#include` reads any file of the user's. So only a file that the user names on the own disk is read so, nothing that came
+//! with a fetched context, and what it includes has to be beside it, in the context, in the system's folders or in one that
+//! the user's flags name.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::dockerfile::Found;
@@ -34,14 +37,47 @@ pub(super) fn found(build: &Build, main: &Main, found: Found) -> Result<Found, E
 
 fn preprocess(build: &Build, root: Option<&Path>, found: &Found) -> Result<Vec<u8>, Error> {
     let folder = found.path.as_deref().and_then(Path::parent);
-    let mut command = Command::new("cpp");
-    // Without line markers, which the Dockerfile's comments would start with; white space stays as it is.
-    command.args(["-E", "-P", "-traditional", "-undef"]);
-    for place in folder.into_iter().chain(root) {
-        command.arg("-iquote").arg(if place.as_os_str().is_empty() { Path::new(".") } else { place });
-    }
+    let folders: Vec<&Path> = folder
+        .into_iter()
+        .chain(root)
+        .map(|place| if place.as_os_str().is_empty() { Path::new(".") } else { place })
+        .collect();
     let variable = std::env::var(FLAGS_VARIABLE).unwrap_or_default();
-    command.args(variable.split_whitespace()).args(&build.preprocessor_flags).arg("-");
+    let flags: Vec<&str> =
+        variable.split_whitespace().chain(build.preprocessor_flags.iter().map(String::as_str)).collect();
+    let call = |mode: &[&str]| {
+        let mut command = Command::new("cpp");
+        // Without line markers, which the Dockerfile's comments would start with; white space stays as it is.
+        command.args(["-E", "-P", "-traditional", "-undef"]).args(mode);
+        for folder in &folders {
+            command.arg("-iquote").arg(folder);
+        }
+        command.args(&flags).arg("-");
+        run(command, found, mode.is_empty())
+    };
+    let allowed: Vec<PathBuf> = folders
+        .iter()
+        .map(|folder| folder.to_path_buf())
+        .chain(SYSTEM_FOLDERS.iter().map(PathBuf::from))
+        .chain(named_by(&flags))
+        .filter_map(|folder| folder.canonicalize().ok())
+        .collect();
+    // Before anything of them is read into what errors quote.
+    for included in dependencies(&call(&["-M"])?) {
+        // With links followed.
+        let real = included.canonicalize().unwrap_or_default();
+        if !allowed.iter().any(|folder| real.starts_with(folder)) {
+            let place = included.display();
+            let message =
+                format!("{} includes {place}, which is neither beside it nor in the context", found.name);
+            return Err(Error::user(message).hinted("name its folder: --cpp-flag=-I/the/folder"));
+        }
+    }
+    call(&[])
+}
+
+/// Runs the preprocessor on the Dockerfile.
+fn run(mut command: Command, found: &Found, knows_includes: bool) -> Result<Vec<u8>, Error> {
     let running = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut running = running.map_err(|error| match error.kind() {
         ErrorKind::NotFound => Error::user(format!(
@@ -66,8 +102,66 @@ fn preprocess(build: &Build, root: Option<&Path>, found: &Found) -> Result<Vec<u
     let ended = running.wait().map_err(|error| Error::io(Path::new("cpp"), error))?;
     read?;
     if !ended.success() {
-        let told = String::from_utf8_lossy(&told).trim().to_owned();
-        return Err(Error::user(format!("cpp cannot read {}: {told}", found.name)));
+        let told = String::from_utf8_lossy(&told);
+        // Where it is not known yet what is included, lines of that must not be quoted.
+        let told: Vec<&str> =
+            told.lines().filter(|line| knows_includes || line.starts_with("<stdin>:")).collect();
+        return Err(Error::user(format!("cpp cannot read {}: {}", found.name, told.join("\n"))));
     }
     Ok(text)
+}
+
+/// The files of a rule for make, as `cpp -M` writes it.
+fn dependencies(rule: &[u8]) -> Vec<PathBuf> {
+    let start = rule.windows(2).position(|pair| pair == b": ").map_or(rule.len(), |colon| colon + 2);
+    let (mut files, mut name) = (Vec::new(), Vec::new());
+    let mut bytes = rule[start..].iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match (byte, bytes.peek()) {
+            (b'\\', Some(b' ' | b'#')) | (b'$', Some(b'$')) => {
+                name.extend(bytes.next());
+            }
+            (b'\\', Some(b'\n')) | (b' ' | b'\n', _) => files.push(std::mem::take(&mut name)),
+            _ => name.push(byte),
+        }
+    }
+    files.push(name);
+    files.retain(|name| !name.is_empty());
+    files.into_iter().map(|name| PathBuf::from(OsString::from_vec(name))).collect()
+}
+
+/// The folders and files that the user's own flags name.
+fn named_by(flags: &[&str]) -> Vec<PathBuf> {
+    let mut flags = flags.iter();
+    let mut named = Vec::new();
+    while let Some(flag) = flags.next() {
+        let place = PLACE_FLAGS.iter().find_map(|name| flag.strip_prefix(name));
+        if let Some(place) =
+            place.and_then(|place| if place.is_empty() { flags.next().copied() } else { Some(place) })
+        {
+            named.push(PathBuf::from(place));
+        }
+    }
+    named
+}
+
+/// What the compiler brings, which everybody may read.
+const SYSTEM_FOLDERS: [&str; 2] = ["/usr/include", "/usr/lib/gcc"];
+
+/// Flags with a folder or a file, cpp(1).
+const PLACE_FLAGS: [&str; 6] = ["-iquote", "-isystem", "-idirafter", "-include", "-imacros", "-I"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_for_make_gives_the_files_as_they_are_named() {
+        let rule = b"-: /usr/include/stdc-predef.h inc\\ dir/a\\ b$$\\#c \\\n /x/l\n";
+        let files = ["/usr/include/stdc-predef.h", "inc dir/a b$#c", "/x/l"].map(PathBuf::from);
+        assert_eq!(dependencies(rule), files);
+        assert_eq!(dependencies(b"-:\n"), Vec::<PathBuf>::new());
+        let flags = ["-DX", "-I/a", "-I", "/b", "-iquote", "/c", "-include/d", "-I"];
+        assert_eq!(named_by(&flags), ["/a", "/b", "/c", "/d"].map(PathBuf::from));
+    }
 }

@@ -26,15 +26,17 @@ fn server() -> u16 {
     port
 }
 
+/// Whether pasta has a device to work with: udev lets every user open it, and root always may.
+fn may_open_tun(test: &str) -> bool {
+    std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_ok()
+        || is_root_to("open this machine's /dev/net/tun", test)
+}
+
 #[test]
 fn the_hosts_loopback_is_reached_where_the_host_s_network_is_asked_for_and_nowhere_else() {
     let ask = "(echo; sleep 1) | nc -w 2 127.0.0.1 $PORT";
     let dockerfile = format!("FROM busybox\nARG PORT\nARG FLAG\nRUN echo heard: $( {ask} ); ip route\n");
-    // udev lets every user open it; where it does not, pasta has nothing to work with.
-    if std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_err()
-        && !kiln_fixtures::is_root()
-    {
-        eprintln!("skipped network: needs root to open this machine's /dev/net/tun");
+    if !may_open_tun("network") {
         return;
     }
     let Some((kiln, folder)) = kiln("network", &dockerfile) else { return };
@@ -73,7 +75,7 @@ fn steps_resolve_the_names_that_the_host_resolves() {
 fn a_network_that_fails_is_no_matter_to_who_never_uses_it() {
     use std::os::unix::fs::PermissionsExt as _;
     // Else it is known beforehand that pasta fails.
-    if !is_root_to("open /dev/net/tun", "a network that fails") {
+    if !may_open_tun("a network that fails") {
         return;
     }
     let dockerfile =

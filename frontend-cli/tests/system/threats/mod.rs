@@ -105,6 +105,18 @@ impl Who {
         ended
     }
 
+    /// Runs commands in a step, each of which must fail with its words.
+    #[track_caller]
+    fn denies(&self, name: &str, before: &str, commands: &[(&str, &str)]) {
+        let lines: String = commands
+            .iter()
+            .map(|(command, words)| {
+                format!("if said=$({command} 2>&1); then echo did: '{command}'; exit 1; fi\ncase $said in *'{words}'*) ;; *) echo said: $said; exit 1;; esac\n")
+            })
+            .collect();
+        self.survives(name, &format!("FROM busybox\n{before}\nRUN <<EOF\n{lines}EOF\n"));
+    }
+
     fn attempt(&self, name: &str, dockerfile: &str) -> (Ended, bool) {
         let sentinel =
             self.folder(&format!("{name}-sentinel"), &[("file", "untouched"), ("dir/x", "untouched")]);

@@ -123,6 +123,36 @@ fn d6_links_of_a_context_lead_nowhere_outside() {
 }
 
 #[test]
+fn d6_a_template_includes_nothing_from_outside() {
+    for who in Who::all("threat D6") {
+        let outside = who.folder("d6-secret", &[("file", "RUN untouched\n")]);
+        let path = outside.join("file");
+        let link = |folder: &Path| symlink(&path, folder.join("link")).unwrap();
+        for (name, include) in [
+            ("absolute", format!("#include \"{}\"", path.display())),
+            ("climbs", "#include \"../d6-secret/file\"".to_owned()),
+            ("link", "#include \"link\"".to_owned()),
+            ("import", format!("#define PLACE <{}>\n#include PLACE", path.display())),
+            ("nested", "#include \"more\"".to_owned()),
+        ] {
+            let more = format!("#include \"{}\"\n", path.display());
+            let text = format!("FROM busybox\n{include}\n");
+            let folder = who.folder(&format!("d6-template-{name}"), &[("x.in", &text), ("more", &more)]);
+            if name == "link" {
+                link(&folder);
+            }
+            let ended = who.try_build(&folder, &["-f", "x.in", "."]);
+            assert_ne!(ended.status, 0, "{name}");
+            ended.says("which is neither beside it nor in the context");
+            assert!(!ended.stderr.contains("untouched"), "{name}: {}", ended.stderr);
+            // What the command line names is the user's own wish.
+            let flag = format!("--cpp-flag=-I{}", outside.display());
+            who.try_build(&folder, &["-f", "x.in", &flag, "."]).says("untouched");
+        }
+    }
+}
+
+#[test]
 fn d7_pipes_and_sockets_of_a_context_are_not_waited_for() {
     for who in Who::all("threat D7") {
         let folder = who.folder("d7", &[("Dockerfile", "FROM scratch\nCOPY . /all\n"), ("file", "x")]);
@@ -137,6 +167,7 @@ fn d7_pipes_and_sockets_of_a_context_are_not_waited_for() {
         assert_ne!(refused.status, 0);
         refused.says(".dockerignore is no regular file");
         std::fs::remove_file(folder.join(".dockerignore")).unwrap();
-        who.try_build(&folder, &["."]);
+        who.build(&folder, &["-o", "out", "."]);
+        assert!(folder.join("out/all/pipe").exists() && !folder.join("out/all/socket").exists());
     }
 }
