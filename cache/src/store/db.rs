@@ -24,8 +24,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 const BACKSTOP_PAGES: u32 = 4_000;
 /// The first to open the database reads the whole log, page by page (some 2 ms and 250 system calls for each MB), and so
 /// does each of the builds that follow and find everything done: above this it is worth two fsyncs in the background, once.
-/// What a new database begins with is less.
-const LARGE_LOG_BYTES: u64 = 144 << 10;
+const LARGE_LOG_BYTES: u64 = 96 << 10;
 /// Builds go first: a checkpoint that finds them at work leaves the log's end for the next time.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
 /// 8 MB of free pages are worth a rewrite of the database's end.

@@ -45,11 +45,13 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
     let use_path = root.join("locks/use");
     let db_path = root.join("db.sqlite");
     let mut in_use = FileLock::take_now(&use_path, Mode::Shared, Kind::Kept)?;
+    let mut is_new = false;
     let (db, recovers) = match ready(&db_path) {
         Ok(Some(ready)) => ready,
         Ok(None) | Err(StoreError::Corrupt { .. }) => {
             // A rebuild or a change of format needs the store alone; whoever waits for that must not itself be in the way.
             drop(in_use);
+            is_new = true;
             format_or_rebuild(&root, &db_path)?;
             in_use = FileLock::take_now(&use_path, Mode::Shared, Kind::Kept)?;
             ready(&db_path)?.ok_or_else(|| StoreError::Corrupt {
@@ -66,7 +68,8 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
     sweep::sweep(&root, &db)?;
     let (settler, lease) = (Settler::default(), Lease::new(&root));
     // What others left unsettled is settled by the first claim: a process that finds everything done is over too soon.
-    if db.has_large_log() {
+    // All of a new database is in its log: whoever makes one has something to write, which goes there too.
+    if !is_new && db.has_large_log() {
         settler.wake(Wake::Now, &root, &db_path);
     }
     Ok(Store {

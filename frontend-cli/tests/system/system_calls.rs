@@ -7,7 +7,7 @@ use kiln_fixtures::Context;
 
 use crate::kiln::Kiln;
 
-/// A cached build of ten steps: some 390 in a static release build, and here the loader's, up to 35 for pages of the
+/// A cached build of ten steps: some 390 in a static release build, and here the loader's, up to 23 for pages of the
 /// database's log, and some for other versions of the C library.
 const MOST_OF_CACHED: usize = 490;
 /// Files younger than two seconds are hashed again, and a long log is folded in: neither is there for ever.
