@@ -344,7 +344,8 @@ impl Sandbox {
                     return Ok(Streamed::NoNetwork(error));
                 }
             }
-            while ready.control
+            // A descriptor is sent before what is reported, and may have come while the rest was asked.
+            while (ready.control || ready.report || ready.ended)
                 && let Some(descriptor) = self.control.as_ref().and_then(|fd| receive_descriptor(fd.as_fd()))
             {
                 // The sockets come first, in the order of the mounts; then a terminal's master, then the listener.
