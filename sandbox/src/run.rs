@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -325,7 +326,8 @@ impl Sandbox {
         cancel: &AtomicBool,
     ) -> io::Result<Streamed> {
         let deadline = spec.limits.time.and_then(|time| Instant::now().checked_add(time));
-        let mut buffer = vec![0_u8; READ_BYTES];
+        // Not zeroed: the copies of this process that are being started would each copy its pages once more.
+        let mut buffer = Vec::with_capacity(READ_BYTES);
         let mut session: Option<Session<'_>> = None;
         let mut relays: Vec<Relay> = Vec::new();
         let mut emulation = None;
@@ -401,10 +403,11 @@ impl Sandbox {
     }
 
     /// Reads what has been reported; `true` when that says that nothing runs any more.
-    fn read_reports(&mut self, buffer: &mut [u8]) -> bool {
+    fn read_reports(&mut self, buffer: &mut Vec<u8>) -> bool {
         while let Some(report) = &self.report {
-            match rustix::io::read(report, &mut *buffer) {
-                Ok(length @ 1..) => self.reports.extend_from_slice(&buffer[..length]),
+            buffer.clear();
+            match rustix::io::read(report, spare_capacity(buffer)) {
+                Ok(1..) => self.reports.extend_from_slice(buffer),
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
                 _ => self.report = None,
@@ -475,13 +478,14 @@ struct Ready {
 fn drain(
     stream: &mut Option<OwnedFd>,
     kind: Output,
-    buffer: &mut [u8],
+    buffer: &mut Vec<u8>,
     output: &mut dyn FnMut(Output, &[u8]),
 ) -> bool {
     let Some(fd) = stream else { return false };
-    match rustix::io::read(&*fd, &mut *buffer) {
-        Ok(length @ 1..) => {
-            output(kind, &buffer[..length]);
+    buffer.clear();
+    match rustix::io::read(&*fd, spare_capacity(buffer)) {
+        Ok(1..) => {
+            output(kind, buffer);
             true
         }
         Err(Errno::AGAIN | Errno::INTR) => false,

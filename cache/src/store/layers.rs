@@ -232,7 +232,7 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn commit_layer(&self, draft: LayerDraft) -> Result<Layer, StoreError> {
-        let made = New::from_draft(&draft, None, None, None)?;
+        let made = New::from_draft(&draft, None, None, None, false)?;
         self.keep(&draft, &made, |_| Ok(()))?;
         Ok(made.layer)
     }
@@ -255,11 +255,9 @@ impl Store {
         if let Some(diff_id) = remembered()? {
             return Ok(diff_id);
         }
-        let path = self.layer_path(id);
-        let tree = File::open(&path).at(&path)?;
-        let packed = kiln_image::layer::pack(tree.as_fd(), overlay_xattrs(), &mut std::io::sink())?;
-        self.remember_diff_id(id, packed.diff_id)?;
-        Ok(packed.diff_id)
+        let diff_id = packed_diff_id(&self.layer_path(id))?;
+        self.remember_diff_id(id, diff_id)?;
+        Ok(diff_id)
     }
 
     /// Notes a layer's DiffId, for those who computed it from the layer's own files.
@@ -312,21 +310,24 @@ pub(super) struct New {
     pub(super) layer: Layer,
     origin: Origin,
     size_bytes: Option<u64>,
-    diff_id: Option<DiffId>,
+    pub(super) diff_id: Option<DiffId>,
     /// `None`: now.
     made_at: Option<i64>,
     space: Space,
 }
 
 impl New {
-    /// What `draft` becomes; reads the whole tree if nobody knows its contents. `size_bytes` is for who knows both.
+    /// What `draft` becomes; reads the whole tree if nobody knows its contents. `size_bytes` is for who knows both. A small
+    /// layer that `wants_diff_id` gets it here: a thread and a transaction for that alone would cost more.
     pub(super) fn from_draft(
         draft: &LayerDraft,
         contents: Option<ContentsDigest>,
         size_bytes: Option<u64>,
         space: Option<Space>,
+        wants_diff_id: bool,
     ) -> Result<Self, StoreError> {
         let fs = draft.fs();
+        let mut is_small = false;
         let (contents, origin, size_bytes, space) = match contents {
             Some(contents) => {
                 let space = match space {
@@ -337,6 +338,7 @@ impl New {
             }
             None => {
                 let found = crate::tree_digest(&fs)?;
+                is_small = found.entries <= SMALL_ENTRIES && found.size_bytes <= SMALL_BYTES;
                 let space = Space { bytes: found.disk_bytes, ..Space::default() };
                 (found.contents, Origin::Digested, Some(found.size_bytes), space)
             }
@@ -345,11 +347,21 @@ impl New {
             layer: Layer { id: draft.id(), contents },
             origin,
             size_bytes,
-            diff_id: None,
+            diff_id: if wants_diff_id && is_small { Some(packed_diff_id(&fs)?) } else { None },
             made_at: None,
             space,
         })
     }
+}
+
+/// A layer of no more entries and bytes is packed sooner than a thread is started for it.
+const SMALL_ENTRIES: u64 = 32;
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// The DiffId of the tree at `path`.
+fn packed_diff_id(path: &Path) -> Result<DiffId, StoreError> {
+    let tree = File::open(path).at(path)?;
+    Ok(kiln_image::layer::pack(tree.as_fd(), overlay_xattrs(), &mut std::io::sink())?.diff_id)
 }
 
 /// How layers' opaque marks are spelled by and for this user.

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use kiln_image::{ContentsDigest, Digest};
+use kiln_image::{ContentsDigest, DiffId, Digest};
 use rusqlite::{Connection, params};
 
 use super::Store;
@@ -51,6 +51,8 @@ pub struct NewRecord {
     pub facts: Vec<u8>,
     /// The disk space of its layer, where its maker knows both that and the contents. Else it is measured.
     pub space: Option<Space>,
+    /// Its layer's DiffId will be asked for: that of a small one is computed at once.
+    pub wants_diff_id: bool,
 }
 
 /// What [`Store::find_or_claim`] found.
@@ -187,7 +189,7 @@ impl Claim {
     }
 
     /// Makes `draft` a layer and records it under the claim's key, all at once, then lets waiters go. `contents` is
-    /// given by a step that knows it (a copy); else it is computed here.
+    /// given by a step that knows it (a copy); else it is computed here. Returns the layer's DiffId too, where it is known.
     ///
     /// # Errors
     /// I/O, disk full. Nothing is visible then.
@@ -196,14 +198,14 @@ impl Claim {
         draft: LayerDraft,
         contents: Option<ContentsDigest>,
         record: NewRecord,
-    ) -> Result<Record, StoreError> {
-        let made = New::from_draft(&draft, contents, record.added_bytes, record.space)?;
+    ) -> Result<(Record, Option<DiffId>), StoreError> {
+        let made = New::from_draft(&draft, contents, record.added_bytes, record.space, record.wants_diff_id)?;
         let details = PackedDetails::of(&record);
         let record = self.record_of(vec![made.layer], record);
         self.store.keep(&draft, &made, |tx| write_record(tx, &record, &details))?;
         // Waiters go before what is left of the draft is removed.
         drop(self);
-        Ok(record)
+        Ok((record, made.diff_id))
     }
 
     /// Records layers that are in the store already as the step's result: none for a step that changed nothing, or

@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::Read as _;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
@@ -67,8 +66,9 @@ pub(super) fn each_name(
     path: &Path,
     mut see: impl FnMut(&[u8]),
 ) -> Result<(), TreeError> {
-    let mut buffer = [MaybeUninit::uninit(); LIST_BUFFER_BYTES];
-    let mut entries = RawDir::new(dir, &mut buffer);
+    // Not on the stack, where all of its pages would be touched.
+    let mut buffer = Vec::with_capacity(LIST_BUFFER_BYTES);
+    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
     while let Some(entry) = entries.next() {
         let entry = entry.at(path)?;
         let name = entry.file_name().to_bytes();

@@ -64,7 +64,7 @@ fn draft(store: &Store, text: &str) -> LayerDraft {
 fn commit(store: &Store, claim: Claim, text: &str) -> Result<Record, StoreError> {
     let cost = Cost { duration: Duration::from_millis(7), ..Cost::default() };
     let record = NewRecord { name: text.into(), cost, log: b"log".to_vec(), ..NewRecord::default() };
-    claim.commit(draft(store, text), Some(contents(text)), record)
+    Ok(claim.commit(draft(store, text), Some(contents(text)), record)?.0)
 }
 
 fn run_step(store: &Store, name: &str) -> Record {

@@ -58,6 +58,21 @@ fn stages_the_target_does_not_need_are_not_built() {
 }
 
 #[test]
+fn layers_with_the_same_contents_are_each_where_they_belong() {
+    let Some(bench) = Bench::with_base() else { return };
+    // Writing a file, a whiteout, and a directory that hides the one below, each twice with something else between.
+    let (_, image) = bench
+        .image(
+            "FROM BASE/busybox\nRUN mkdir /d && echo 1 > /d/kept && echo a > /f\nRUN echo b > /f\nRUN echo a > /f\nRUN echo b > /f\n\
+             RUN rm /f\nRUN echo b > /f\nRUN rm /f\nRUN test ! -e /f && echo gone > /seen\n\
+             RUN rm -r /d && mkdir /d && echo 2 > /d/new\nRUN echo 1 > /d/kept\nRUN rm -r /d && mkdir /d && echo 2 > /d/new\n\
+             RUN ls /d >> /seen\nRUN true\nRUN true\nRUN ls / | grep -c f$ >> /seen || true\n",
+        )
+        .unwrap();
+    assert_eq!(image.text("seen"), "gone\nnew\n0\n");
+}
+
+#[test]
 fn a_failed_step_says_its_command_its_code_and_its_last_words() {
     let Some(bench) = Bench::with_base() else { return };
     let error = bench.image("FROM BASE/busybox\nRUN echo last words; exit 7\n").map(drop).unwrap_err();

@@ -5,44 +5,18 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use sha2::{Digest as _, Sha256};
 
 use super::{At as _, LayerError, next_data};
 use crate::Digest;
 
-/// Runs `body` with a queue to a hashing thread; returns what it returned and the digest of all that it queued.
-pub(super) fn with_hasher<T>(
-    body: impl FnOnce(HashQueue) -> Result<T, LayerError>,
-) -> Result<(T, Digest), LayerError> {
-    let (result, hashed) = with_hasher_from(Sha256::new(), body)?;
-    Ok((result, hashed.digest))
-}
-
 /// What came of a stream.
 pub(super) struct Hashed {
     pub(super) digest: Digest,
-    /// The state at each [mark](HashQueue::mark).
+    /// The state at each [mark](HashingWriter::mark).
     pub(super) marks: Vec<Sha256>,
-}
-
-/// As [`with_hasher`], behind what `hash` has seen already.
-pub(super) fn with_hasher_from<T>(
-    hash: Sha256,
-    body: impl FnOnce(HashQueue) -> Result<T, LayerError>,
-) -> Result<(T, Hashed), LayerError> {
-    std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(QUEUE_CHUNKS);
-        let hasher = std::thread::Builder::new()
-            .name("kiln-layer-digest".to_owned())
-            .spawn_scoped(scope, move || hash_all(hash, &receiver))
-            .at(b"hashing thread")?;
-        // The queue is dropped at the end of `body`, also when it fails, which ends the thread.
-        let result = body(HashQueue { sender, spare: VecDeque::new() })?;
-        let hashed =
-            hasher.join().map_err(|_| io::Error::other("the hashing thread died")).at(b"hashing thread")?;
-        Ok((result, hashed))
-    })
 }
 
 enum Queued {
@@ -50,8 +24,11 @@ enum Queued {
     Mark,
 }
 
-fn hash_all(mut hash: Sha256, receiver: &Receiver<Queued>) -> Hashed {
-    let mut marks = Vec::new();
+fn died() -> io::Error {
+    io::Error::other("the hashing thread died")
+}
+
+fn hash_all(mut hash: Sha256, mut marks: Vec<Sha256>, receiver: &Receiver<Queued>) -> Hashed {
     for queued in receiver {
         match queued {
             Queued::Chunk(chunk) => hash.update(chunk.as_slice()),
@@ -61,25 +38,78 @@ fn hash_all(mut hash: Sha256, receiver: &Receiver<Queued>) -> Hashed {
     Hashed { digest: Digest::from_bytes(hash.finalize().into()), marks }
 }
 
-/// The way to the hashing thread, with the buffers that came back from it.
-pub(super) struct HashQueue {
-    sender: SyncSender<Queued>,
+/// The way to the hashing thread, with the buffers that came back from it. It starts with the first chunk: a stream that
+/// has less is hashed where it comes from.
+struct HashQueue {
+    hasher: Hasher,
     spare: VecDeque<Arc<Vec<u8>>>,
 }
 
+enum Hasher {
+    Here { hash: Sha256, marks: Vec<Sha256> },
+    Thread { sender: SyncSender<Queued>, thread: JoinHandle<Hashed> },
+}
+
 impl HashQueue {
+    /// Goes on behind what `hash` has seen.
+    fn new(hash: Sha256) -> Self {
+        Self { hasher: Hasher::Here { hash, marks: Vec::new() }, spare: VecDeque::new() }
+    }
+
     /// Hands a chunk to the hasher; the caller may go on reading it.
     fn push(&mut self, chunk: Arc<Vec<u8>>) -> io::Result<()> {
+        if let Hasher::Here { hash, marks } = &mut self.hasher {
+            let (hash, marks) = (hash.clone(), std::mem::take(marks));
+            let (sender, receiver) = sync_channel(QUEUE_CHUNKS);
+            // Not joined where something fails: it ends with the queue.
+            let thread = std::thread::Builder::new()
+                .name("kiln-layer-digest".to_owned())
+                .spawn(move || hash_all(hash, marks, &receiver))?;
+            self.hasher = Hasher::Thread { sender, thread };
+        }
         self.send(Queued::Chunk(chunk))
+    }
+
+    /// Hashes what is less than a chunk; `true` when that was done here and now.
+    fn has_hashed(&mut self, bytes: &[u8]) -> bool {
+        match &mut self.hasher {
+            Hasher::Here { hash, .. } => {
+                hash.update(bytes);
+                true
+            }
+            Hasher::Thread { .. } => false,
+        }
     }
 
     /// Has the state kept behind what was handed over so far.
     fn mark(&mut self) -> io::Result<()> {
-        self.send(Queued::Mark)
+        match &mut self.hasher {
+            Hasher::Here { hash, marks } => {
+                marks.push(hash.clone());
+                Ok(())
+            }
+            Hasher::Thread { .. } => self.send(Queued::Mark),
+        }
     }
 
-    fn send(&mut self, queued: Queued) -> io::Result<()> {
-        self.sender.send(queued).map_err(|_| io::Error::other("the hashing thread died"))
+    fn send(&self, queued: Queued) -> io::Result<()> {
+        match &self.hasher {
+            Hasher::Thread { sender, .. } if sender.send(queued).is_ok() => Ok(()),
+            _ => Err(died()),
+        }
+    }
+
+    /// Waits until all is hashed.
+    fn finish(self) -> io::Result<Hashed> {
+        match self.hasher {
+            Hasher::Here { hash, marks } => {
+                Ok(Hashed { digest: Digest::from_bytes(hash.finalize().into()), marks })
+            }
+            Hasher::Thread { sender, thread } => {
+                drop(sender);
+                thread.join().map_err(|_| died())
+            }
+        }
     }
 
     /// Gives a chunk back that the caller has done with.
@@ -108,18 +138,18 @@ pub(super) fn read_hashed<T: Send>(
     limit: u64,
     body: impl FnOnce(ChunkReader) -> Result<T, LayerError> + Send,
 ) -> Result<(T, Digest), LayerError> {
-    with_hasher(|queue| {
-        std::thread::scope(|scope| {
-            let (sender, receiver) = sync_channel(QUEUE_CHUNKS);
-            let reader = ChunkReader { receiver, chunk: Arc::default(), position: 0 };
-            let body = std::thread::Builder::new()
-                .name("kiln-layer-files".to_owned())
-                .spawn_scoped(scope, move || body(reader))
-                .at(b"layer thread")?;
-            feed(input, limit, queue, sender);
-            body.join().map_err(|_| io::Error::other("the layer thread died")).at(b"layer thread")?
-        })
-    })
+    let mut queue = HashQueue::new(Sha256::new());
+    let result = std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(QUEUE_CHUNKS);
+        let reader = ChunkReader { receiver, chunk: Arc::default(), position: 0 };
+        let body = std::thread::Builder::new()
+            .name("kiln-layer-files".to_owned())
+            .spawn_scoped(scope, move || body(reader))
+            .at(b"layer thread")?;
+        feed(input, limit, &mut queue, sender);
+        body.join().map_err(|_| io::Error::other("the layer thread died")).at(b"layer thread")?
+    })?;
+    Ok((result, queue.finish().at(b"hashing thread")?.digest))
 }
 
 /// Runs `body` on what a thread of its own reads from `input`, which may read further than `body` does and stops soon after
@@ -159,7 +189,7 @@ pub fn read_ahead<T>(
 fn feed(
     mut input: impl Read,
     limit: u64,
-    mut queue: HashQueue,
+    queue: &mut HashQueue,
     sender: SyncSender<io::Result<Arc<Vec<u8>>>>,
 ) {
     let mut budget = limit;
@@ -232,7 +262,9 @@ pub(super) struct HashingWriter<'a> {
 }
 
 impl<'a> HashingWriter<'a> {
-    pub(super) fn new(inner: &'a mut dyn Write, mut queue: HashQueue) -> Self {
+    /// Goes on behind what `hash` has seen.
+    pub(super) fn new(inner: &'a mut dyn Write, hash: Sha256) -> Self {
+        let mut queue = HashQueue::new(hash);
         let buffer = queue.buffer();
         Self { inner, queue, buffer, written: 0 }
     }
@@ -285,15 +317,26 @@ impl<'a> HashingWriter<'a> {
 
     /// Has the hash's state kept behind all that was written so far; returns how many bytes that were.
     pub(super) fn mark(&mut self) -> io::Result<u64> {
-        self.pass_on()?;
+        self.pass_on_rest()?;
         self.queue.mark()?;
         Ok(self.written)
     }
 
-    /// Passes on what is buffered and returns how many bytes there were in all.
-    pub(super) fn finish(mut self) -> io::Result<u64> {
+    /// Passes on what is buffered and returns how many bytes there were in all, and what came of them.
+    pub(super) fn finish(mut self) -> io::Result<(u64, Hashed)> {
         self.flush()?;
-        Ok(self.written)
+        Ok((self.written, self.queue.finish()?))
+    }
+
+    /// As `pass_on`, for what need not fill a chunk.
+    fn pass_on_rest(&mut self) -> io::Result<()> {
+        if !self.queue.has_hashed(&self.buffer) {
+            return self.pass_on();
+        }
+        self.inner.write_all(&self.buffer)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
     }
 
     fn pass_on(&mut self) -> io::Result<()> {
@@ -321,7 +364,7 @@ impl Write for HashingWriter<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.pass_on()?;
+        self.pass_on_rest()?;
         self.inner.flush()
     }
 }
@@ -380,16 +423,33 @@ mod tests {
         file.write_all(b"x").unwrap();
         file.rewind().unwrap();
         let mut out = Vec::new();
-        let (size, digest) = with_hasher(|queue| {
-            let mut writer = HashingWriter::new(&mut out, queue);
-            writer.write_all(&bytes[..1000]).at(b"")?;
-            writer.copy_exactly(&file, bytes.len() as u64 - 1000, &mut |_| Ok(u64::MAX)).at(b"")?;
-            writer.finish().at(b"")
-        })
-        .unwrap();
+        let mut writer = HashingWriter::new(&mut out, Sha256::new());
+        writer.write_all(&bytes[..1000]).unwrap();
+        writer.copy_exactly(&file, bytes.len() as u64 - 1000, &mut |_| Ok(u64::MAX)).unwrap();
+        let (size, hashed) = writer.finish().unwrap();
         assert_eq!(size, bytes.len() as u64);
         assert!(out == bytes);
-        assert_eq!(digest, Digest::of(&bytes));
+        assert_eq!(hashed.digest, Digest::of(&bytes));
+    }
+
+    #[test]
+    fn states_are_kept_with_and_without_a_thread() {
+        let bytes: Vec<u8> = (0..700_000_u32).map(|i| (i % 253) as u8).collect();
+        for ends in [&[0, 10, 1000][..], &[10, 500_000, 500_010, 700_000]] {
+            let mut out = io::sink();
+            let mut writer = HashingWriter::new(&mut out, Sha256::new());
+            let mut start = 0;
+            for &end in ends {
+                writer.write_all(&bytes[start..end]).unwrap();
+                assert_eq!(writer.mark().unwrap(), end as u64);
+                start = end;
+            }
+            let hashed = writer.finish().unwrap().1;
+            let of = |state: &Sha256| Digest::from_bytes(state.clone().finalize().into());
+            let expected: Vec<_> = ends.iter().map(|&end| Digest::of(&bytes[..end])).collect();
+            assert_eq!(hashed.marks.iter().map(of).collect::<Vec<_>>(), expected);
+            assert_eq!(hashed.digest, expected[ends.len() - 1]);
+        }
     }
 
     #[test]
@@ -408,23 +468,16 @@ mod tests {
         for step in [u64::MAX, 700_000] {
             let mut out = Vec::new();
             rustix::fs::seek(&source, rustix::fs::SeekFrom::Start(0)).unwrap();
-            with_hasher(|queue| {
-                let mut writer = HashingWriter::new(&mut out, queue);
-                writer
-                    .copy_exactly(&source, SIZE as u64, &mut |done| Ok(done.saturating_add(step)))
-                    .at(b"")?;
-                writer.finish().at(b"")
-            })
-            .unwrap();
+            let mut writer = HashingWriter::new(&mut out, Sha256::new());
+            writer.copy_exactly(&source, SIZE as u64, &mut |done| Ok(done.saturating_add(step))).unwrap();
+            writer.finish().unwrap();
             assert!(out == bytes, "{step}");
         }
-        let too_many = with_hasher(|queue| {
-            let mut out = io::sink();
-            let mut writer = HashingWriter::new(&mut out, queue);
-            rustix::fs::seek(&source, rustix::fs::SeekFrom::Start(0)).unwrap();
-            Ok(writer.copy_exactly(&source, SIZE as u64 + 1, &mut |_| Ok(u64::MAX)).unwrap_err().kind())
-        });
-        assert_eq!(too_many.unwrap().0, io::ErrorKind::UnexpectedEof);
+        let mut out = io::sink();
+        let mut writer = HashingWriter::new(&mut out, Sha256::new());
+        rustix::fs::seek(&source, rustix::fs::SeekFrom::Start(0)).unwrap();
+        let too_many = writer.copy_exactly(&source, SIZE as u64 + 1, &mut |_| Ok(u64::MAX));
+        assert_eq!(too_many.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

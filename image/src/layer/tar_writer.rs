@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 
-use super::digest_stream::{HashingWriter, with_hasher_from};
+use super::digest_stream::HashingWriter;
 use super::{At as _, LayerError, Packed, owner};
 use crate::DiffId;
 
@@ -30,12 +30,10 @@ pub(super) fn write_rest_of_tar(
     out: &mut dyn Write,
     body: impl FnOnce(&mut TarWriter<'_>) -> Result<(), LayerError>,
 ) -> Result<(Packed, Vec<Sha256>), LayerError> {
-    let (size_bytes, hashed) = with_hasher_from(hash, |queue| {
-        let mut writer = TarWriter { out: HashingWriter::new(out, queue) };
-        body(&mut writer)?;
-        writer.write(&[0; 2 * BLOCK])?;
-        writer.out.finish().at(b"tar")
-    })?;
+    let mut writer = TarWriter { out: HashingWriter::new(out, hash) };
+    body(&mut writer)?;
+    writer.write(&[0; 2 * BLOCK])?;
+    let (size_bytes, hashed) = writer.out.finish().at(b"tar")?;
     Ok((Packed { diff_id: DiffId(hashed.digest), size_bytes }, hashed.marks))
 }
 

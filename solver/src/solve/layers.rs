@@ -326,9 +326,14 @@ pub(super) fn tree(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<LayerTree
     Ok(LayerTree::of(snapshot.layers.iter().map(dir).collect()))
 }
 
-/// The directories of a snapshot's layers.
+/// The directories of a snapshot's layers, as they are mounted: of layers with the same contents the topmost is enough, since
+/// whatever a lower one shows or hides it does too. Steps that change nothing make many of them.
 pub(super) fn paths(solver: &Solver<'_>, snapshot: &Snapshot) -> Vec<PathBuf> {
-    snapshot.layers.iter().map(|layer| solver.store.layer_path(layer.id)).collect()
+    let mut seen = HashSet::new();
+    let topmost = snapshot.layers.iter().rev().filter(|layer| seen.insert(layer.contents.0));
+    let mut paths: Vec<_> = topmost.map(|layer| solver.store.layer_path(layer.id)).collect();
+    paths.reverse();
+    paths
 }
 
 fn missing(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<Vec<PullSource>, SolveError> {

@@ -291,11 +291,12 @@ impl Step<'_> {
             log: made.log,
             facts,
             space: made.space,
+            wants_diff_id: self.is_in_result,
         };
         let layer = made.draft.id();
-        let record = claim.commit(made.draft, made.contents, record)?;
+        let (record, diff_id) = claim.commit(made.draft, made.contents, record)?;
         let mut started = made.diff_id;
-        for added in record.layers.iter().filter(|_| self.is_in_result) {
+        for added in record.layers.iter().filter(|_| self.is_in_result && diff_id.is_none()) {
             match started.take_if(|_| added.id == layer) {
                 Some(worker) => self.solver.pulls.follow_diff_id(layer, worker),
                 None => self.solver.pulls.start_diff_id(self.solver.store, added.id),
