@@ -1,7 +1,8 @@
 //! The process between the engine and the command: it starts what becomes the command, the first process of a process
 //! namespace, and stays outside of that, where nothing inside can see or signal it.
 //!
-//! Nothing here allocates, locks or panics: it is a copy of one thread of the host program.
+//! Nothing here allocates, locks or panics: it is a copy of one thread of the host program. The command-to-be shares that copy's
+//! memory until it is the command.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -57,7 +58,7 @@ fn start(plan: &Plan, descriptors: &ChildDescriptors<'_>, execution: &Execution<
         namespace = 0;
         sys::adopt_orphans().at(Step::Descriptors)?;
     }
-    sys::fork(namespace, || {
+    sys::fork_for_exec(namespace, || {
         let failure = match first_process(plan, descriptors, execution, &supervisor) {
             Err(failure) => failure,
             Ok(never) => match never {},

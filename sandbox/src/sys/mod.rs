@@ -1,6 +1,6 @@
 //! The system calls that rustix has no safe form of; all `unsafe` of kiln's own is here.
 //!
-//! Rules for the child (everything that runs inside [`process::fork`]'s closure): no allocation, no lock, no panic.
+//! Rules for the child (everything that runs inside the closures of [`process::fork`] and [`process::fork_for_exec`]): no allocation, no lock, no panic.
 
 mod mount;
 mod notify;
@@ -14,9 +14,9 @@ pub(crate) use notify::{
 };
 pub(crate) use process::{
     Children, Forked, PointerList, RawUsage, SignalsBlocked, StartStrings, adopt_orphans, bring_loopback_up,
-    children_usage, close_range, current_directory_is_reachable, execve, fork, new_session_keyring, reap,
-    reset_signals, set_raw_rlimit, unshare_control_groups, unshare_mounts, unshare_network, unshare_users,
-    wait_for,
+    children_usage, close_range, current_directory_is_reachable, execve, fork, fork_for_exec,
+    new_session_keyring, reap, reset_signals, set_raw_rlimit, unshare_control_groups, unshare_mounts,
+    unshare_network, unshare_users, wait_for,
 };
 pub(crate) use seccomp::{Instruction, load_filter};
 

@@ -1,6 +1,6 @@
 //! Processes and signals.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -62,6 +62,75 @@ pub(crate) fn fork(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<F
     // SAFETY: CLONE_PIDFD made the kernel store a new descriptor that nothing else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Forked { pid: pid as i32, pidfd })
+}
+
+/// As [`fork`], for a process that becomes another program: it runs in this one's memory, on a stack of its own, and this one
+/// waits until it has become that program or is gone. Copying the memory would take longer than all that it does there.
+///
+/// Only for a process of one thread that has no other use for what `child` may write: whatever that changes stays changed.
+pub(crate) fn fork_for_exec(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<Forked> {
+    extern "C" fn run<F: FnOnce() -> i32>(child: *mut c_void) -> i32 {
+        let _never_return = ExitOnDrop;
+        // SAFETY: `fork_for_exec` passes the address of an `Option<F>` that outlives this process's use of its memory.
+        let child = unsafe { (*child.cast::<Option<F>>()).take() };
+        exit_now(child.map_or(127, |child| child()))
+    }
+    fn entry<F: FnOnce() -> i32>(_: &F) -> extern "C" fn(*mut c_void) -> i32 {
+        run::<F>
+    }
+    let entry = entry(&child);
+    let stack = Stack::new()?;
+    let mut child = Some(child);
+    let mut pidfd: i32 = -1;
+    let flags = namespaces | libc::CLONE_PIDFD | libc::CLONE_VM | libc::CLONE_VFORK;
+    // SAFETY: the stack is mapped, of that child alone and unmapped only after CLONE_VFORK has let this thread go on, when
+    // the child no longer uses this memory; so are `child` and `pidfd` on this stack, which stands still meanwhile. No other
+    // thread is there that could see what the child writes, as the contract above says. With CLONE_PIDFD the fifth argument
+    // is where the descriptor is stored.
+    let pid = check(unsafe {
+        libc::clone(entry, stack.top(), flags, (&raw mut child).cast(), &raw mut pidfd) as libc::c_long
+    })?;
+    // SAFETY: CLONE_PIDFD made the kernel store a new descriptor that nothing else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Forked { pid: pid as i32, pidfd })
+}
+
+/// Memory for a child's stack; only what is used of it is ever there.
+struct Stack(*mut c_void);
+
+impl Stack {
+    /// Far more than entering a sandbox takes; unoptimised code takes the most.
+    const BYTES: usize = 1 << 20;
+
+    fn new() -> io::Result<Stack> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address that the kernel chooses overlaps nothing.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), Self::BYTES, access, kind, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Stack(start);
+        // What is below may be in use: an overflow must not reach it.
+        // SAFETY: the first page of the mapping that was just made and that nobody uses.
+        check(unsafe { libc::mprotect(start, Self::GUARD_BYTES, libc::PROT_NONE) as libc::c_long })?;
+        Ok(stack)
+    }
+
+    /// The largest page of any architecture.
+    const GUARD_BYTES: usize = 64 << 10;
+
+    /// Where it begins to grow down from.
+    fn top(&self) -> *mut c_void {
+        self.0.wrapping_byte_add(Self::BYTES)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the whole mapping that `new` made; whoever ran on it no longer does.
+        unsafe { libc::munmap(self.0, Self::BYTES) };
+    }
 }
 
 struct ExitOnDrop;
