@@ -5,10 +5,10 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use kiln_image::layer::{BLOCK_BYTES, Unpacked};
+
 use crate::LayerId;
 
-/// Most file systems give out space in pieces of this size.
-const BLOCK_BYTES: u64 = 4096;
 /// What a name and an inode take: between ext4's 256 and XFS' 512, and some for the directory.
 const INODE_BYTES: u64 = 512;
 
@@ -32,6 +32,14 @@ impl Space {
     /// What a file of so many blocks of 512 bytes (`st_blocks`) takes: of a sparse one, less than its size.
     pub fn of_blocks(blocks: u64) -> u64 {
         blocks.saturating_mul(512).saturating_add(INODE_BYTES)
+    }
+
+    /// What a layer takes that was just unpacked: nobody looks at all of its files again for that.
+    pub fn of_unpacked(unpacked: &Unpacked) -> u64 {
+        let Unpacked { entries, directories, blocks, .. } = *unpacked;
+        blocks * BLOCK_BYTES
+            + directories * Self::of_dir()
+            + entries.saturating_sub(directories) * Self::of_other()
     }
 
     /// What an empty directory takes.
@@ -78,6 +86,10 @@ pub(crate) fn measure(path: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
+    use kiln_image::layer::{self, OverlayXattrs};
+
     use super::*;
 
     #[test]
@@ -91,5 +103,27 @@ mod tests {
         assert_eq!(measure(dir.path()).unwrap(), one);
         write("c");
         assert_eq!(measure(dir.path()).unwrap(), 2 * one);
+    }
+
+    #[test]
+    fn what_is_unpacked_takes_about_what_its_unpacking_says() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for number in 0..50_usize {
+            let dir = from.path().join(format!("{}", number % 7));
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join(number.to_string()), vec![b'x'; number * number * 20]).unwrap();
+        }
+        // Nearly all of it is a hole.
+        let holes = std::fs::File::create(from.path().join("holes")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&holes, b"end", 64 << 20).unwrap();
+        let mut tar = Vec::new();
+        let xattrs = OverlayXattrs::User;
+        layer::pack(std::fs::File::open(from.path()).unwrap().as_fd(), xattrs, &mut tar).unwrap();
+        let target = std::fs::File::open(to.path()).unwrap();
+        let unpacked = layer::unpack(&mut tar.as_slice(), target.as_fd(), xattrs).unwrap();
+        // A file system may put small files elsewhere, and gives out the last blocks when it writes them.
+        rustix::fs::syncfs(&target).unwrap();
+        let (said, found) = (Space::of_unpacked(&unpacked), measure(to.path()).unwrap());
+        assert!(said.abs_diff(found) < found / 5, "{said} {found}");
     }
 }

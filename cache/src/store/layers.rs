@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
 
-use kiln_image::layer::OverlayXattrs;
+use kiln_image::layer::{OverlayXattrs, Unpacked};
 use kiln_image::{ContentsDigest, DiffId, Digest};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -165,7 +165,7 @@ impl Store {
     }
 
     /// Unpacks a pulled layer once, however many threads and processes want it: `unpack` fills the draft and returns
-    /// the DiffId it streamed and the bytes of file data; if that is not `diff_id` the layer is refused.
+    /// what it streamed; if its DiffId is not `diff_id` the layer is refused.
     ///
     /// # Errors
     /// The DiffId differs; whatever `unpack` says; I/O.
@@ -173,7 +173,7 @@ impl Store {
         &self,
         diff_id: DiffId,
         cancel: &AtomicBool,
-        unpack: impl FnOnce(&LayerDraft) -> Result<(DiffId, u64), E>,
+        unpack: impl FnOnce(&LayerDraft) -> Result<Unpacked, E>,
     ) -> Result<Layer, E> {
         let layer = Layer { id: LayerId::from(diff_id), contents: diff_id.into() };
         self.add_once(layer, diff_id, Origin::Pulled, None, cancel, unpack)
@@ -190,7 +190,7 @@ impl Store {
         contents: ContentsDigest,
         made_at: i64,
         cancel: &AtomicBool,
-        unpack: impl FnOnce(&LayerDraft) -> Result<(DiffId, u64), E>,
+        unpack: impl FnOnce(&LayerDraft) -> Result<Unpacked, E>,
     ) -> Result<Layer, E> {
         let layer = Layer { id: LayerId::imported(diff_id, contents), contents };
         self.add_once(layer, diff_id, Origin::Given, Some(made_at), cancel, unpack)
@@ -203,7 +203,7 @@ impl Store {
         origin: Origin,
         made_at: Option<i64>,
         cancel: &AtomicBool,
-        unpack: impl FnOnce(&LayerDraft) -> Result<(DiffId, u64), E>,
+        unpack: impl FnOnce(&LayerDraft) -> Result<Unpacked, E>,
     ) -> Result<Layer, E> {
         let id = layer.id;
         if let Some(layer) = self.layer(id)? {
@@ -215,12 +215,12 @@ impl Store {
             return Ok(layer);
         }
         let draft = self.draft_layer()?;
-        let (actual, size_bytes) = unpack(&draft)?;
-        if actual != diff_id {
-            return Err(StoreError::DigestMismatch { expected: diff_id.0, actual: actual.0 }.into());
+        let unpacked = unpack(&draft)?;
+        if unpacked.diff_id != diff_id {
+            return Err(StoreError::DigestMismatch { expected: diff_id.0, actual: unpacked.diff_id.0 }.into());
         }
-        let fs = draft.fs();
-        let space = Space { bytes: measure(&fs).at(&fs)?, ..Space::default() };
+        let size_bytes = unpacked.size_bytes;
+        let space = Space { bytes: Space::of_unpacked(&unpacked), ..Space::default() };
         let made =
             New { layer, origin, size_bytes: Some(size_bytes), diff_id: Some(diff_id), made_at, space };
         self.keep(&draft, &made, |_| Ok(()))?;

@@ -23,7 +23,7 @@ fn a_pulled_layer_is_unpacked_once_among_many_threads() {
                     .add_pulled_layer::<StoreError>(diff_id("a"), &AtomicBool::new(false), |draft| {
                         unpacked.fetch_add(1, Ordering::SeqCst);
                         std::fs::write(draft.fs().join("file"), "a").unwrap();
-                        Ok((diff_id("a"), 1))
+                        Ok(unpacked_from("a"))
                     })
                     .unwrap();
                 assert_eq!(file_of(&store, &layer), "a");
@@ -40,7 +40,7 @@ fn a_pulled_layer_is_unpacked_once_among_many_threads() {
 fn a_pulled_layer_that_is_not_what_was_asked_for_is_refused() {
     let (_dir, store) = store();
     let result = store.add_pulled_layer::<StoreError>(diff_id("good"), &AtomicBool::new(false), |_| {
-        Ok((diff_id("evil"), 0))
+        Ok(unpacked_from("evil"))
     });
     assert!(matches!(result, Err(StoreError::DigestMismatch { .. })));
     assert!(!store.has_layer(diff_id("good").into()).unwrap());

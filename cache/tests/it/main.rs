@@ -22,6 +22,7 @@ use std::time::Duration;
 use kiln_cache::{
     CheckDepth, Claim, Cost, Layer, LayerDraft, Lookup, NewRecord, Record, StepKey, Store, StoreError,
 };
+use kiln_image::layer::Unpacked;
 use kiln_image::{ContentsDigest, DiffId, Digest};
 
 /// A store in a directory of its own.
@@ -78,9 +79,15 @@ fn pull(store: &Store, text: &str) -> Layer {
     store
         .add_pulled_layer::<StoreError>(diff_id(text), &AtomicBool::new(false), |draft| {
             std::fs::write(draft.fs().join("file"), text).unwrap();
-            Ok((diff_id(text), text.len() as u64))
+            Ok(unpacked_from(text))
         })
         .unwrap()
+}
+
+/// What a layer of one file was.
+fn unpacked_from(text: &str) -> Unpacked {
+    let size_bytes = text.len() as u64;
+    Unpacked { diff_id: diff_id(text), size_bytes, entries: 1, directories: 0, blocks: 1 }
 }
 
 fn file_of(store: &Store, layer: &Layer) -> String {

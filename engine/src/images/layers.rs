@@ -54,9 +54,7 @@ pub(crate) fn add(
     cancel: &Arc<AtomicBool>,
     tar: &mut (dyn Read + Send),
 ) -> Result<(), Error> {
-    let added = store.add_pulled_layer(diff_id, cancel, |draft| {
-        unpack(draft, tar).map_err(Explained).map(|unpacked| (unpacked.diff_id, unpacked.size_bytes))
-    });
+    let added = store.add_pulled_layer(diff_id, cancel, |draft| unpack(draft, tar).map_err(Explained));
     added.map(drop).map_err(|Explained(error)| error)
 }
 
@@ -89,7 +87,7 @@ pub(super) fn fetch(
         if let Some(copy) = copy.take() {
             copy.finish(Some(descriptor.digest))?;
         }
-        Ok::<_, Explained>((unpacked.diff_id, unpacked.size_bytes))
+        Ok::<_, Explained>(unpacked)
     });
     added.map_err(|Explained(error)| error)?;
     // Where the layer was there (or another process just made it) its blob may be gone, and is not asked for.

@@ -130,7 +130,14 @@ pub struct Unpacked {
     pub size_bytes: u64,
     /// Entries.
     pub entries: u64,
+    /// Those that are directories.
+    pub directories: u64,
+    /// Blocks of [`BLOCK_BYTES`] that the data of files fills.
+    pub blocks: u64,
 }
+
+/// Most file systems give out space in pieces of this size.
+pub const BLOCK_BYTES: u64 = 4096;
 
 /// What was packed.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,8 @@ use super::digest_stream::read_hashed;
 use super::tar_reader::{Segment, TarEntry, TarKind, TarReader};
 use super::tree_writer::{CleanPath, Existing, Metadata, TreeWriter};
 use super::{
-    At as _, LayerError, OverlayXattrs, Unpacked, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
-    decompress, shown,
+    At as _, BLOCK_BYTES, LayerError, OverlayXattrs, Unpacked, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE,
+    WHITEOUT_PREFIX, decompress, shown,
 };
 use crate::DiffId;
 
@@ -29,7 +29,8 @@ pub fn unpack(
     let (unpacked, digest) = read_hashed(decompress(blob)?, MAX_LAYER_BYTES, |stream| {
         unpack_tar(TarReader::new(stream), target, xattrs, Names::Layer, None)
     })?;
-    Ok(Unpacked { diff_id: DiffId(digest), size_bytes: unpacked.size_bytes, entries: unpacked.entries })
+    let Extracted { size_bytes, entries, directories, blocks } = unpacked;
+    Ok(Unpacked { diff_id: DiffId(digest), size_bytes, entries, directories, blocks })
 }
 
 /// How an archive is taken out.
@@ -46,6 +47,10 @@ pub struct Extracted {
     pub size_bytes: u64,
     /// Entries.
     pub entries: u64,
+    /// Those that are directories.
+    pub directories: u64,
+    /// Blocks of [`BLOCK_BYTES`] that the data of files fills.
+    pub blocks: u64,
 }
 
 /// Takes an archive of ADD's (see [`super::is_archive`]) out into the directory `target`: as [`unpack`], but names mean
@@ -80,7 +85,8 @@ fn unpack_tar<R: std::io::BufRead>(
     owner: Option<(u32, u32)>,
 ) -> Result<Extracted, LayerError> {
     let mut writer = TreeWriter::new(target, xattrs);
-    let (mut size_bytes, mut with_holes) = (0, 0_u64);
+    let mut total = Extracted { size_bytes: 0, entries: 0, directories: 0, blocks: 0 };
+    let mut with_holes = 0_u64;
     while let Some(entry) = tar.next_entry()? {
         let path = CleanPath::new(&entry.path)?;
         if let TarKind::File { size, .. } = entry.kind {
@@ -104,11 +110,14 @@ fn unpack_tar<R: std::io::BufRead>(
                 }
             }
         }
-        size_bytes += write_entry(&mut tar, &mut writer, &path, entry, owner, names)?;
+        total.directories += u64::from(matches!(entry.kind, TarKind::Dir));
+        let written = write_entry(&mut tar, &mut writer, &path, entry, owner, names)?;
+        total.size_bytes += written.size_bytes;
+        total.blocks += written.data_bytes.div_ceil(BLOCK_BYTES);
     }
-    let entries = tar.drain()?;
+    total.entries = tar.drain()?;
     writer.finish()?;
-    Ok(Extracted { size_bytes, entries })
+    Ok(total)
 }
 
 /// What a layer's entry is by its name (image-spec, `layer.md`, Whiteouts).
@@ -151,7 +160,16 @@ fn white_out(writer: &mut TreeWriter<'_>, hidden: &CleanPath) -> Result<(), Laye
     }
 }
 
-/// Makes the entry, replacing what is there; returns its bytes of data.
+/// Bytes of a file.
+#[derive(Clone, Copy, Default)]
+struct Written {
+    /// In the archive.
+    size_bytes: u64,
+    /// Without those that became holes.
+    data_bytes: u64,
+}
+
+/// Makes the entry, replacing what is there.
 fn write_entry<R: std::io::BufRead>(
     tar: &mut TarReader<R>,
     writer: &mut TreeWriter<'_>,
@@ -159,7 +177,7 @@ fn write_entry<R: std::io::BufRead>(
     entry: TarEntry,
     owner: Option<(u32, u32)>,
     names: Names,
-) -> Result<u64, LayerError> {
+) -> Result<Written, LayerError> {
     let (uid, gid) = owner.unwrap_or((entry.uid, entry.gid));
     let metadata = Metadata { mode: entry.mode, uid, gid, mtime: entry.mtime, xattrs: &entry.xattrs };
     if let TarKind::HardLink(target) = &entry.kind {
@@ -171,7 +189,7 @@ fn write_entry<R: std::io::BufRead>(
             });
         }
         writer.hard_link(path, &target)?;
-        return Ok(0);
+        return Ok(Written::default());
     }
     if let TarKind::File { size, segments } = &entry.kind {
         let new = loop {
@@ -181,9 +199,10 @@ fn write_entry<R: std::io::BufRead>(
                 None => writer.remove(path)?,
             }
         };
-        write_file(tar, path, &new.file, *size, segments)?;
+        let data_bytes = write_file(tar, path, &new.file, *size, segments)?;
         writer.finish_file(path, &new, &metadata)?;
-        return Ok(segments.iter().map(|segment| segment.length).sum());
+        let size_bytes = segments.iter().map(|segment| segment.length).sum();
+        return Ok(Written { size_bytes, data_bytes });
     }
     let existing = writer.existing(path)?;
     match (&existing, &entry.kind) {
@@ -224,7 +243,7 @@ fn write_entry<R: std::io::BufRead>(
         // Made above.
         TarKind::File { .. } | TarKind::HardLink(_) => {}
     }
-    Ok(0)
+    Ok(Written::default())
 }
 
 /// Only the machine's root makes device nodes. To a layer unpacked by somebody else they are missing: none would work in a
@@ -245,14 +264,15 @@ fn device_or_nothing(made: Result<(), LayerError>, path: &CleanPath, names: Name
 
 const EPERM: i32 = rustix::io::Errno::PERM.raw_os_error();
 
+/// Returns how many bytes were written.
 fn write_file<R: std::io::BufRead>(
     tar: &mut TarReader<R>,
     path: &CleanPath,
     file: &std::fs::File,
     size: u64,
     segments: &[Segment],
-) -> Result<(), LayerError> {
-    let mut end = 0;
+) -> Result<u64, LayerError> {
+    let (mut end, mut data_bytes) = (0, 0);
     for segment in segments {
         let mut offset = segment.offset;
         tar.copy_data(path.as_bytes(), segment.length, |piece| {
@@ -260,6 +280,7 @@ fn write_file<R: std::io::BufRead>(
             if piece.len() < HOLE_FROM_BYTES || piece.iter().any(|&byte| byte != 0) {
                 std::os::unix::fs::FileExt::write_all_at(file, piece, offset)?;
                 end = offset + piece.len() as u64;
+                data_bytes += piece.len() as u64;
             }
             offset += piece.len() as u64;
             Ok(())
@@ -268,7 +289,7 @@ fn write_file<R: std::io::BufRead>(
     if end < size {
         rustix::fs::ftruncate(file.as_fd(), size).at(path.as_bytes())?;
     }
-    Ok(())
+    Ok(data_bytes)
 }
 
 /// Fewer zeros are written: a hole has whole blocks.

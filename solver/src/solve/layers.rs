@@ -455,7 +455,11 @@ fn open(solver: &Solver<'_>, source: &PullSource) -> Result<Box<dyn Read + Send>
     })
 }
 
-fn fetch(solver: &Solver<'_>, source: &PullSource, draft: &LayerDraft) -> Result<(DiffId, u64), SolveError> {
+fn fetch(
+    solver: &Solver<'_>,
+    source: &PullSource,
+    draft: &LayerDraft,
+) -> Result<layer::Unpacked, SolveError> {
     let descriptor = &source.descriptor;
     let kept = solver.store.has_blob(&descriptor.digest);
     let reader: Box<dyn Read + Send> = if kept {
@@ -493,7 +497,7 @@ fn fetch(solver: &Solver<'_>, source: &PullSource, draft: &LayerDraft) -> Result
     if let Some(how) = compression_of(&descriptor.media_type) {
         solver.store.remember_compressed(source.diff_id, how, descriptor.digest)?;
     }
-    Ok((unpacked.diff_id, unpacked.size_bytes))
+    Ok(unpacked)
 }
 
 /// The word for a layer's compression by its media type (image-spec, `layer.md`; docker's schema 2).
