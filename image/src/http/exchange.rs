@@ -280,14 +280,12 @@ fn run(agent: &ureq::Agent, request: &Request, outgoing: Option<Outgoing>, sende
         return;
     }
     let mut reader = body.into_with_config().limit(u64::MAX).reader();
+    // One for all: mostly less comes at once, and zeroing a new one each time would cost more than the copy.
+    let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let message = match reader.read(&mut chunk) {
+        let message = match reader.read(&mut buffer) {
             Ok(0) => Message::End,
-            Ok(read) => {
-                chunk.truncate(read);
-                Message::Data(chunk)
-            }
+            Ok(read) => Message::Data(buffer[..read].to_vec()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => Message::Failed(plain(error)),
         };

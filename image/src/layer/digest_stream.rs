@@ -117,13 +117,12 @@ impl HashQueue {
         self.spare.push_back(chunk);
     }
 
-    /// An empty buffer, one that the hasher has done with if there is any.
+    /// A buffer, one that the hasher has done with if there is any: what is in it is of no use.
     fn buffer(&mut self) -> Vec<u8> {
         if self.spare.front().is_some_and(|chunk| Arc::strong_count(chunk) == 1)
             && let Some(chunk) = self.spare.pop_front()
-            && let Ok(mut buffer) = Arc::try_unwrap(chunk)
+            && let Ok(buffer) = Arc::try_unwrap(chunk)
         {
-            buffer.clear();
             return buffer;
         }
         Vec::with_capacity(CHUNK_BYTES)
@@ -195,7 +194,7 @@ fn feed(
     let mut budget = limit;
     loop {
         let mut buffer = queue.buffer();
-        let read = (&mut input).take(CHUNK_BYTES as u64).read_to_end(&mut buffer);
+        let read = fill(&mut input, &mut buffer);
         let left = budget.checked_sub(buffer.len() as u64).ok_or_else(|| io::ErrorKind::FileTooLarge.into());
         let chunk = match read.and(left) {
             Ok(_) if buffer.is_empty() => return,
@@ -215,6 +214,22 @@ fn feed(
         }
         queue.recycle(chunk);
     }
+}
+
+/// Reads a chunk, the last one shorter. What the buffer held is overwritten: zeroing it would cost as much as copying it.
+fn fill(input: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<()> {
+    buffer.resize(CHUNK_BYTES, 0);
+    let mut filled = 0;
+    while filled < CHUNK_BYTES {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(())
 }
 
 /// The other end of [`read_hashed`].
@@ -343,7 +358,8 @@ impl<'a> HashingWriter<'a> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let next = self.queue.buffer();
+        let mut next = self.queue.buffer();
+        next.clear();
         let chunk = Arc::new(std::mem::replace(&mut self.buffer, next));
         self.queue.push(Arc::clone(&chunk))?;
         self.inner.write_all(&chunk)?;
