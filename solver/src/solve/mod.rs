@@ -32,7 +32,7 @@ pub use forecast::{Forecast, Foreseen, Verdict};
 pub use journal::{Download, Journal, Outcome, StepNote};
 pub(crate) use key::VERSION as KEY_VERSION;
 pub use network::{Isolation, Networks};
-pub use op::exec::{Confinement, Executor, Sandbox};
+pub use op::executor::{Confinement, Executor, Sandbox};
 pub use op::file::{CopyError, copy_out};
 pub use op::log::LogLimits;
 pub use remote::{Remote, RemoteCache, RemoteLayer, RemoteMount, RemoteRecord, Solved};

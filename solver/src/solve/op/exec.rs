@@ -11,7 +11,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use kiln_cache::{
@@ -20,12 +19,13 @@ use kiln_cache::{
 use kiln_image::{Digest, Platform};
 use kiln_parser::CacheSharing;
 use kiln_sandbox::{
-    Binfmt, Chroot, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, OciRuntime,
-    Rootfs, SandboxError, Security, Spec, resolve_user,
+    Binfmt, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs,
+    SandboxError, Security, Spec, resolve_user,
 };
 use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
 
+use super::executor::Confinement;
 use super::file::Part;
 use super::log::{Clip, Log};
 use super::secrets::{Leak, Masked, Shown};
@@ -47,76 +47,6 @@ const SCRIPT_MODE: u32 = 0o755;
 
 /// Mode of a tmpfs mount, as `/tmp` has it.
 const TMPFS_MODE: u32 = 0o1777;
-
-/// Runs a prepared process: the embedded sandbox, an OCI runtime, or what an embedder brings. No part of any key.
-pub trait Executor: Send + Sync + std::fmt::Debug {
-    /// Runs `spec` to its end; see [`kiln_sandbox::run`].
-    ///
-    /// # Errors
-    /// See [`SandboxError`].
-    fn run(
-        &self,
-        spec: &Spec,
-        output: &mut dyn FnMut(kiln_sandbox::Output, &[u8]),
-        cancel: &AtomicBool,
-    ) -> Result<Exit, SandboxError>;
-
-    /// What it keeps steps apart by.
-    fn confinement(&self) -> Confinement {
-        Confinement::Namespaces
-    }
-}
-
-/// What keeps a step apart from all that is around it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Confinement {
-    /// Namespaces of its own: mounts and a network can be given to it.
-    Namespaces,
-    /// A root of its own and nothing else: it has the network that is there, trees are kept for it, and a cache mount is
-    /// one step's at a time.
-    Root,
-}
-
-/// The embedded sandbox.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sandbox;
-
-impl Executor for Sandbox {
-    fn run(
-        &self,
-        spec: &Spec,
-        output: &mut dyn FnMut(kiln_sandbox::Output, &[u8]),
-        cancel: &AtomicBool,
-    ) -> Result<Exit, SandboxError> {
-        kiln_sandbox::run(spec, output, cancel)
-    }
-}
-
-impl Executor for Chroot {
-    fn run(
-        &self,
-        spec: &Spec,
-        output: &mut dyn FnMut(kiln_sandbox::Output, &[u8]),
-        cancel: &AtomicBool,
-    ) -> Result<Exit, SandboxError> {
-        Chroot::run(self, spec, output, cancel)
-    }
-
-    fn confinement(&self) -> Confinement {
-        Confinement::Root
-    }
-}
-
-impl Executor for OciRuntime {
-    fn run(
-        &self,
-        spec: &Spec,
-        output: &mut dyn FnMut(kiln_sandbox::Output, &[u8]),
-        cancel: &AtomicBool,
-    ) -> Result<Exit, SandboxError> {
-        OciRuntime::run(self, spec, output, cancel)
-    }
-}
 
 /// Runs an exec vertex.
 pub(super) fn run(step: &Step<'_>, exec: &Exec) -> Result<Output, SolveError> {

@@ -1,6 +1,7 @@
 //! What vertices do.
 
-pub(super) mod exec;
+mod exec;
+pub(super) mod executor;
 pub(super) mod file;
 mod git;
 pub(super) mod log;
