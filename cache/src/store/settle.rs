@@ -118,6 +118,10 @@ fn run(root: &Path, db: &Path, folding: &Folding, wakes: &Receiver<Wake>) {
         while wake == Ok(Wake::Soon) && Instant::now() < latest {
             wake = wakes.recv_timeout(QUIET);
         }
+        if wake == Err(RecvTimeoutError::Disconnected) {
+            // Most likely the process is ending: nothing can stop a syncfs that has begun, and its end would wait for it.
+            std::thread::sleep(QUIET);
+        }
         // A connection of its own: a checkpoint's fsync must not hold the one that builds use.
         let result = match Db::open(db) {
             Ok(Opened::Ready(db, _)) => {

@@ -13,7 +13,7 @@
 //! magic 8 bytes · count u64 · context's path: length u32 · bytes
 //! count times, sorted by key: key length u32 · size u64 · mtime i64 · ctime i64 · inode u64 · device u64
 //!                             · idle u8 · digest 32 bytes · attributes u8 · key
-//! SHA-256 of all that, 32 bytes
+//! BLAKE3 of all that, 32 bytes
 //! ```
 //! A key is a path with NUL for each slash, so that keys sort as a walk goes: depth first. Whatever is wrong with the file, it counts as empty.
 
@@ -29,7 +29,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use kiln_image::Digest;
 use rustix::fs::Stat;
 
-use super::beneath::nanoseconds;
+use super::beneath::{bytes_digest, nanoseconds};
 
 /// What must be equal for a digest to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,10 +242,10 @@ struct Record<'a> {
 impl Stored {
     fn parse(bytes: Vec<u8>) -> Option<Self> {
         let body = bytes.len().checked_sub(32).filter(|&body| body >= HEADER_BYTES)?;
-        if bytes[..8] != MAGIC || Digest::of(&bytes[..body]).as_bytes()[..] != bytes[body..] {
+        if bytes[..8] != MAGIC || bytes_digest(&bytes[..body]).as_bytes()[..] != bytes[body..] {
             return None;
         }
-        let count = usize::try_from(u64_at(&bytes, 8)?).ok()?;
+        let count = usize::try_from(u64_at(&bytes, COUNT_AT)?).ok()?;
         // Each record has a fixed part, so the count cannot ask for more memory than the file has.
         if count > body / FIXED_BYTES {
             return None;
@@ -299,39 +299,53 @@ impl Stored {
 
 /// The file's new bytes: what is new, and of the rest what was in use lately.
 fn encode(context: &[u8], stored: &Stored, session: &Session) -> Vec<u8> {
-    let mut records: BTreeMap<&[u8], (Stamp, u8, Known)> = BTreeMap::new();
-    for index in 0..stored.starts.len() {
-        let Some(record) = stored.record(index) else { continue };
-        let was_used = stored.used.get(index).is_some_and(|used| used.load(Ordering::Relaxed));
-        let idle = if was_used { 0 } else { record.idle.saturating_add(1) };
-        if idle <= MAX_IDLE {
-            records.insert(record.key, (record.stamp, idle, record.known));
-        }
-    }
-    for (key, (stamp, known)) in &session.new {
-        records.insert(key, (*stamp, 0, *known));
-    }
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + records.len() * (FIXED_BYTES + 64) + 32);
+    let added = session.new.len() * (FIXED_BYTES + 64);
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + context.len() + stored.bytes.len() + added + 32);
     bytes.extend(MAGIC);
-    bytes.extend((records.len() as u64).to_le_bytes());
+    bytes.extend([0; 8]);
     bytes.extend(u32::try_from(context.len()).unwrap_or_default().to_le_bytes());
     bytes.extend(context);
-    for (key, (stamp, idle, known)) in records {
-        // Paths come from the kernel, which has none near 4 GiB.
-        bytes.extend(u32::try_from(key.len()).unwrap_or_default().to_le_bytes());
-        bytes.extend(stamp.size.to_le_bytes());
-        bytes.extend(stamp.mtime_ns.to_le_bytes());
-        bytes.extend(stamp.ctime_ns.to_le_bytes());
-        bytes.extend(stamp.inode.to_le_bytes());
-        bytes.extend(stamp.device.to_le_bytes());
-        bytes.push(idle);
-        bytes.extend(known.digest.as_bytes());
-        bytes.push(u8::from(known.has_xattrs));
-        bytes.extend(key);
+    let mut count = 0_u64;
+    let mut push = |record: Record<'_>| {
+        count += 1;
+        record.encode(&mut bytes);
+    };
+    // Both are sorted.
+    let mut new =
+        session.new.iter().map(|(key, &(stamp, known))| Record { key, stamp, idle: 0, known }).peekable();
+    for index in 0..stored.starts.len() {
+        let Some(record) = stored.record(index) else { continue };
+        while let Some(record) = new.next_if(|new| new.key < record.key) {
+            push(record);
+        }
+        let is_replaced = new.peek().is_some_and(|new| new.key == record.key);
+        let was_used = stored.used.get(index).is_some_and(|used| used.load(Ordering::Relaxed));
+        let idle = if was_used { 0 } else { record.idle.saturating_add(1) };
+        if !is_replaced && idle <= MAX_IDLE {
+            push(Record { idle, ..record });
+        }
     }
-    let sum = Digest::of(&bytes);
+    new.for_each(push);
+    bytes[COUNT_AT..COUNT_AT + 8].copy_from_slice(&count.to_le_bytes());
+    let sum = bytes_digest(&bytes);
     bytes.extend(sum.as_bytes());
     bytes
+}
+
+impl Record<'_> {
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        // Paths come from the kernel, which has none near 4 GiB.
+        bytes.extend(u32::try_from(self.key.len()).unwrap_or_default().to_le_bytes());
+        bytes.extend(self.stamp.size.to_le_bytes());
+        bytes.extend(self.stamp.mtime_ns.to_le_bytes());
+        bytes.extend(self.stamp.ctime_ns.to_le_bytes());
+        bytes.extend(self.stamp.inode.to_le_bytes());
+        bytes.extend(self.stamp.device.to_le_bytes());
+        bytes.push(self.idle);
+        bytes.extend(self.known.digest.as_bytes());
+        bytes.push(u8::from(self.known.has_xattrs));
+        bytes.extend(self.key);
+    }
 }
 
 /// The directory that the index at `path` is of; `None` if it is none, or cannot be read.
@@ -371,7 +385,8 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 /// How long a file must have been left alone for its digest to be kept: coarser than any file system's time stamps.
 pub(super) const SETTLED_NS: i64 = 2_000_000_000;
 
-const MAGIC: [u8; 8] = *b"kilnidx4";
+const MAGIC: [u8; 8] = *b"kilnidx5";
+const COUNT_AT: usize = 8;
 const HEADER_BYTES: usize = 8 + 8 + 4;
 /// The kernel's longest path, and what stands before it.
 const MAX_HEAD_BYTES: u64 = 4096 + HEADER_BYTES as u64;
@@ -417,6 +432,26 @@ mod tests {
         }
         assert_eq!(again.find_in(&mut finder, OsStr::new("file"), &stamp(0)), None);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn what_is_new_takes_its_place_among_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        // Before, between, instead of and behind what is there; a directory's name sorts before those that go on with it.
+        for (round, names) in [["b", "d/x", "d-"], ["a", "b", "d"], ["c", "d/x", "e"]].iter().enumerate() {
+            let index = FileIndex::new(&path, Path::new("/context"), SETTLED_NS);
+            for name in names {
+                index.remember(Path::new(name), stamp(round as u64), known(name.as_bytes()), now_ns());
+            }
+            index.save().unwrap();
+        }
+        let index = FileIndex::new(&path, Path::new("/context"), SETTLED_NS);
+        let expected = [("a", 1), ("b", 1), ("c", 2), ("d", 1), ("d/x", 2), ("d-", 0), ("e", 2)];
+        for (name, round) in expected {
+            assert_eq!(index.find(Path::new(name), &stamp(round)), Some(known(name.as_bytes())), "{name}");
+        }
+        assert_eq!(index.stored().starts.len(), expected.len());
     }
 
     #[test]

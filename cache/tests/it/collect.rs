@@ -230,7 +230,7 @@ fn notes_on_contexts_that_are_gone_go() {
 fn index_of(context: &Path) -> Vec<u8> {
     use std::os::unix::ffi::OsStrExt as _;
     let path = context.as_os_str().as_bytes();
-    let mut bytes = b"kilnidx4".to_vec();
+    let mut bytes = b"kilnidx5".to_vec();
     bytes.extend(0_u64.to_le_bytes());
     bytes.extend(u32::try_from(path.len()).unwrap().to_le_bytes());
     bytes.extend(path);
