@@ -63,7 +63,7 @@ pub use kiln_image::registry::{
 };
 pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::lint::{RULES, Rule};
-pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};
+pub use kiln_parser::{ParseError, ParseErrors, Span, Warning, boolean};
 pub use kiln_remote::{CacheSpec, InvalidSpec};
 pub use kiln_sandbox::{Chroot, Dns, HostAddress, OciRuntime, Resources, SandboxError, Swap};
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};

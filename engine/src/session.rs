@@ -266,16 +266,17 @@ impl Session<'_> {
     /// Whether an index is made (FEATURES AS19).
     fn image_set(&self, platforms: &[Option<Platform>]) -> Result<ImageSet, Error> {
         const NAME: &str = "BUILDKIT_MULTI_PLATFORM";
-        match (self.build.arg_value(NAME), platforms) {
-            (None, [_]) => Ok(ImageSet::Single),
-            (None, _) => Ok(ImageSet::Index),
-            (Some("1" | "t" | "T" | "true" | "TRUE" | "True"), _) => Ok(ImageSet::Index),
-            (Some("0" | "f" | "F" | "false" | "FALSE" | "False"), [_]) => Ok(ImageSet::Single),
-            (Some("0" | "f" | "F" | "false" | "FALSE" | "False"), _) => {
+        let wanted = self.build.arg_value(NAME).map(|value| {
+            kiln_parser::boolean(value)
+                .ok_or_else(|| Error::user(format!("invalid boolean value for {NAME}: {value:?}")))
+        });
+        match (wanted.transpose()?, platforms) {
+            (None | Some(false), [_]) => Ok(ImageSet::Single),
+            (None | Some(true), _) => Ok(ImageSet::Index),
+            (Some(false), _) => {
                 Err(Error::user("conflicting options: returning multiple target platforms is not allowed")
                     .hinted("leave out --build-arg BUILDKIT_MULTI_PLATFORM"))
             }
-            (Some(value), _) => Err(Error::user(format!("invalid boolean value for {NAME}: {value:?}"))),
         }
     }
 

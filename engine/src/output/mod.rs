@@ -17,7 +17,7 @@ use kiln_image::{Digest, ImageRef, InvalidReference};
 use kiln_solver::event::{Event, StepId};
 use kiln_solver::solve::Solver;
 
-pub(crate) use options::boolean;
+pub(crate) use options::flag;
 pub use options::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};
 
 use crate::Error;

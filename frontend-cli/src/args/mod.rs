@@ -504,13 +504,9 @@ impl Cli {
     }
 }
 
-/// A boolean as docker's flag parser reads it.
+/// The value of a flag that is true or false.
 pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("expected true or false".to_owned()),
-    }
+    kiln::boolean(text).ok_or_else(|| "expected true or false".to_owned())
 }
 
 #[cfg(test)]
