@@ -39,6 +39,7 @@ pub mod history;
 pub mod images;
 mod lock;
 mod output;
+mod platforms;
 mod push;
 pub mod rootless;
 pub mod run;

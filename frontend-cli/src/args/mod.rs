@@ -169,6 +169,20 @@ pub(crate) struct BuildArgs {
     /// A label for the image
     #[arg(long = "label", value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub labels: Vec<String>,
+    /// Leave a label out of the image, whoever set it
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
+    pub unsetlabel: Vec<String>,
+    /// Leave a variable out of the image
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub unsetenv: Vec<String>,
+    /// Whether a stage has the labels of its base (default: true)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub inherit_labels: bool,
+    /// Leave out of the image how it was made
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub omit_history: bool,
     /// A further context (`name=path`, `name=docker-image://…`, …)
     #[arg(long = "build-context", value_name = "NAME=VALUE", allow_hyphen_values = true)]
     pub contexts: Vec<String>,
@@ -194,6 +208,10 @@ pub(crate) struct BuildArgs {
     /// The platforms to build for
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', allow_hyphen_values = true)]
     pub platform: Vec<String>,
+    /// Build for every platform that all base images are there for
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub all_platforms: bool,
     /// A line for /etc/hosts (`host:ip`; `host-gateway` is the address that reaches the host)
     #[arg(long, value_name = "HOST:IP", allow_hyphen_values = true)]
     pub add_host: Vec<String>,
@@ -215,6 +233,9 @@ pub(crate) struct BuildArgs {
     /// Add an annotation (`[TYPE[,TYPE]:]KEY=VALUE`; types: manifest, index, manifest-descriptor, index-descriptor)
     #[arg(long = "annotation", value_name = "ANNOTATION", allow_hyphen_values = true)]
     pub annotations: Vec<String>,
+    /// Leave an annotation out
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
+    pub unsetannotation: Vec<String>,
     /// Attach an attestation to the image (`type=provenance|sbom[,KEY=VALUE]`); may be repeated
     #[arg(long, value_name = "ATTESTATION", allow_hyphen_values = true)]
     pub attest: Vec<String>,
@@ -254,6 +275,9 @@ pub(crate) struct BuildArgs {
     /// Write the image's id to a file
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub iidfile: Option<PathBuf>,
+    /// Write the image's id to a file, without `sha256:`
+    #[arg(long, alias = "raw-iidfile", value_name = "FILE", allow_hyphen_values = true)]
+    pub iidfile_raw: Option<PathBuf>,
     /// Write what was built to a file, as JSON
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub metadata_file: Option<PathBuf>,
@@ -287,7 +311,8 @@ pub(crate) struct BuildArgs {
     pub context: OsString,
 }
 
-/// What docker's first builder knew and BuildKit ignores (FEATURES CL26, CL40): taken, so that scripts go on working.
+/// What docker's first builder knew and BuildKit ignores (FEATURES CL26, CL40), and what buildah can turn off that kiln
+/// never does (CL51): taken, so that scripts go on working.
 #[derive(Debug, Args)]
 pub(crate) struct LegacyArgs {
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -308,6 +333,12 @@ pub(crate) struct LegacyArgs {
     pub security_opt: Vec<String>,
     #[arg(long, hide = true)]
     pub builder: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = parse_bool)]
+    pub identity_label: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = parse_bool)]
+    pub inherit_annotations: bool,
 }
 
 impl LegacyArgs {
@@ -317,6 +348,8 @@ impl LegacyArgs {
             ("--squash", self.squash),
             ("--isolation", self.isolation.as_deref().is_some_and(|value| value != "default")),
             ("--security-opt", !self.security_opt.is_empty()),
+            ("--identity-label", self.identity_label),
+            ("--inherit-annotations", self.inherit_annotations),
         ]
         .into_iter()
         .filter_map(|(flag, given)| given.then_some(flag))

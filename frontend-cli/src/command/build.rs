@@ -34,7 +34,7 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
         }
     }
     // A script must not find the id of an earlier build after this one failed.
-    if let Some(path) = &args.iidfile {
+    for path in args.iidfile.iter().chain(&args.iidfile_raw) {
         remove(path)?;
     }
     let cancel = build.cancel_handle();
@@ -59,6 +59,9 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     let built = built.map_err(|error| Failure::from(error).with_step(summary.failed_step))?;
     if let Some(path) = &args.iidfile {
         write_whole(path, built.config_digest.to_string().as_bytes())?;
+    }
+    if let Some(path) = &args.iidfile_raw {
+        write_whole(path, built.config_digest.hex().as_bytes())?;
     }
     if let Some((path, metadata)) = metadata {
         write_whole(path, metadata.text(&built).as_bytes())?;
@@ -124,6 +127,11 @@ pub(super) fn request(
     for platform in platforms(&args.platform, super::env("DOCKER_DEFAULT_PLATFORM")) {
         build = build.platform(platform);
     }
+    build = build.all_platforms(args.all_platforms);
+    build = args.unsetlabel.iter().fold(build, Build::unset_label);
+    build = args.unsetenv.iter().fold(build, Build::unset_env);
+    build = args.unsetannotation.iter().fold(build, Build::unset_annotation);
+    build = build.inherit_labels(args.inherit_labels).omit_history(args.omit_history);
     build = build.no_cache(args.no_cache).pull(args.pull).offline(args.offline).locked(args.locked);
     if let Some(text) = &args.cache_ttl {
         let lifetime = kiln::lifetime(text).ok_or_else(|| {
@@ -274,7 +282,10 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
     }
     let has_no_image =
         |output: &OutputSpec| matches!(output, OutputSpec::Local { .. } | OutputSpec::Tar { .. });
-    if args.iidfile.is_some() && !outputs.is_empty() && outputs.iter().all(has_no_image) {
+    if (args.iidfile.is_some() || args.iidfile_raw.is_some())
+        && !outputs.is_empty()
+        && outputs.iter().all(has_no_image)
+    {
         return Err(Failure::usage("--iidfile needs an image, but the outputs are files only"));
     }
     Ok(outputs)

@@ -83,6 +83,42 @@ fn annotations_media_types_and_compressions_are_as_asked_for() {
 }
 
 #[test]
+fn an_image_says_no_more_of_itself_than_asked_for() {
+    let Some(kiln) = Kiln::new("trimmed images") else { return };
+    let out = tempfile::tempdir().unwrap();
+    let context = Context::with_dockerfile(
+        "FROM busybox AS base\nLABEL old=1\nENV KEEP=1 DROP=2\n\
+         FROM base\nRUN echo $DROP >/made\nLABEL new=1 gone=2\n",
+    );
+    let layout = out.path().join("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    let trim = ["--unsetlabel=gone", "--unsetenv=DROP", "--inherit-labels=false", "--omit-history=true"];
+    let notes = ["--annotation=a=1", "--annotation=b=2", "--unsetannotation=b", "--identity-label=false"];
+    let iid = out.path().join("iid");
+    let file = format!("--iidfile-raw={}", iid.display());
+    let ended = kiln.build(
+        context.path(),
+        &[&trim[..], &notes, &["-o", "type=image", "-o", &output, &file, "-t", "t", "."]].concat(),
+    );
+    assert!(!ended.stderr.contains("ignored"), "{}", ended.stderr);
+    let manifest = blob(&layout, &json(&layout.join("index.json"))["manifests"][0]);
+    let config = blob(&layout, &manifest["config"]);
+    assert_eq!(manifest["annotations"], serde_json::json!({"a": "1"}));
+    assert_eq!(config["config"]["Labels"], serde_json::json!({"new": "1"}));
+    let env = config["config"]["Env"].as_array().unwrap();
+    assert!(env.contains(&"KEEP=1".into()) && !env.iter().any(|pair| pair == "DROP=2"), "{env:?}");
+    assert!(config.get("history").is_none_or(|history| history.as_array().unwrap().is_empty()), "{config}");
+    assert_eq!(kiln.run(&["t", "cat", "/made"]), "2\n");
+    let id = std::fs::read_to_string(&iid).unwrap();
+    assert_eq!(format!("sha256:{id}"), manifest["config"]["digest"].as_str().unwrap());
+    // As a base it has no history to go on with, and gets entries for its layers.
+    let next = Context::with_dockerfile("FROM t\nENV X=1\n");
+    kiln.build(next.path(), &["-t", "next", "."]);
+    assert_eq!(kiln.ok(Path::new("/"), &["history", "-q", "next"]).stdout.lines().count(), 3);
+    kiln.build(next.path(), &["--identity-label", "."]).says("--identity-label is ignored");
+}
+
+#[test]
 fn an_epoch_makes_two_builds_the_same_to_the_last_byte() {
     let Some(first) = Kiln::new("reproducible images") else { return };
     let Some(second) = Kiln::new("reproducible images") else { return };
