@@ -60,7 +60,7 @@ pub use explain::Explanation;
 pub use forecast::{ForecastReport, ForecastStep};
 pub use kiln_cache::{Cost, Details, ImageRecord, Store, StoreError};
 pub use kiln_image::registry::{
-    Kept, Login, Pushed, Registry, RegistryConfig, RegistryError, Server, Verify,
+    Kept, Login, Pushed, Registry, RegistryConfig, RegistryError, Server, TokenServer, Verify,
 };
 pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::lint::{RULES, Rule};

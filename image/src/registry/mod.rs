@@ -25,7 +25,7 @@ use ureq::http::header;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use auth::challenges;
-pub use config::{RegistryConfig, Verify};
+pub use config::{RegistryConfig, TokenServer, Verify};
 pub use error::RegistryError;
 pub use login::{Kept, Login, Server};
 pub use push::{Push, PushBlob, Pushed};
