@@ -160,6 +160,7 @@ pub struct Build {
     pub(crate) target: Option<String>,
     pub(crate) tags: Vec<String>,
     pub(crate) labels: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
     pub(crate) trim: Trim,
     pub(crate) omit_history: bool,
     pub(crate) platforms: Vec<String>,
@@ -179,6 +180,7 @@ pub struct Build {
     pub(crate) settings: ExecSettings,
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) max_parallelism: usize,
     pub(crate) contexts: Vec<(String, String)>,
     pub(crate) secrets: Vec<(String, SecretSource)>,
     pub(crate) allow_secret_in_layer: bool,
@@ -262,6 +264,7 @@ impl Build {
             target: None,
             tags: Vec::new(),
             labels: Vec::new(),
+            env: Vec::new(),
             trim: Trim::default(),
             omit_history: false,
             platforms: Vec::new(),
@@ -280,6 +283,7 @@ impl Build {
             settings: ExecSettings::default(),
             executor: Arc::new(Sandbox),
             timeout: None,
+            max_parallelism: 0,
             contexts: Vec::new(),
             secrets: Vec::new(),
             allow_secret_in_layer: false,
@@ -369,6 +373,12 @@ impl Build {
     /// A label.
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.push((key.into(), value.into()));
+        self
+    }
+
+    /// A variable of every stage from its start, as if `ENV` stood behind `FROM`.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((name.into(), value.into()));
         self
     }
 
@@ -496,6 +506,12 @@ impl Build {
     /// How long each RUN step may run.
     pub fn step_timeout(mut self, limit: Duration) -> Self {
         self.settings.step_timeout = Some(limit);
+        self
+    }
+
+    /// At most so many steps run at once; 0 is as many as are ready.
+    pub fn max_parallelism(mut self, steps: usize) -> Self {
+        self.max_parallelism = steps;
         self
     }
 

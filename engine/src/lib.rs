@@ -59,6 +59,7 @@ pub use error::{Error, ErrorKind, ErrorLabel};
 pub use explain::Explanation;
 pub use forecast::{ForecastReport, ForecastStep};
 pub use kiln_cache::{Cost, Details, ImageRecord, Store, StoreError};
+pub use kiln_image::http::Retry;
 pub use kiln_image::registry::{
     Kept, Login, Pushed, Registry, RegistryConfig, RegistryError, Server, TokenServer, Verify,
 };

@@ -202,7 +202,7 @@ fn is_plain(word: &str) -> bool {
 }
 
 /// A time as Go's programs take it: `90s`, `1h30m`, `1.5m`, `250ms`; a number alone is seconds.
-fn duration(flag: &str, text: &str) -> Result<Duration, String> {
+pub(super) fn duration(flag: &str, text: &str) -> Result<Duration, String> {
     let invalid =
         || format!("invalid argument `{text}` for {flag}: expected a time such as 90s, 10m or 1h30m");
     let mut rest = text.trim();

@@ -169,6 +169,9 @@ pub(crate) struct BuildArgs {
     /// A label for the image
     #[arg(long = "label", value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub labels: Vec<String>,
+    /// Set a variable as if ENV stood behind every FROM; `NAME` alone takes its value from the environment
+    #[arg(long, value_name = "NAME=VALUE", allow_hyphen_values = true)]
+    pub env: Vec<String>,
     /// Leave a label out of the image, whoever set it
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     pub unsetlabel: Vec<String>,
@@ -208,6 +211,15 @@ pub(crate) struct BuildArgs {
     /// The platforms to build for
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', allow_hyphen_values = true)]
     pub platform: Vec<String>,
+    /// The machine to build for (`arm64`), with --os and --variant in place of --platform
+    #[arg(long, value_name = "ARCH", conflicts_with = "platform")]
+    pub arch: Option<String>,
+    /// The system to build for (`linux`)
+    #[arg(long, value_name = "OS", conflicts_with = "platform")]
+    pub os: Option<String>,
+    /// The variant of the machine to build for (`v7`)
+    #[arg(long, value_name = "VARIANT", conflicts_with = "platform")]
+    pub variant: Option<String>,
     /// Build for every platform that all base images are there for
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
@@ -291,9 +303,12 @@ pub(crate) struct BuildArgs {
     /// What to do with the Dockerfile: build, check, outline, targets (`METHOD[,format=json][,ignorestatus=true]`)
     #[arg(long, value_name = "METHOD", default_value = "build", allow_hyphen_values = true)]
     pub call: String,
-    /// Form of what --check, --call, --dry-run and --explain print: text, json
+    /// Form of what --check, --call, --dry-run and --explain print: text, json; or of the image: oci, docker
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// How many steps run at once (default: as many as are ready)
+    #[arg(long, value_name = "NUMBER", default_value_t, hide_default_value = true)]
+    pub jobs: usize,
     /// Also look for what an experimental lint rule finds; `own` is all of kiln's own rules
     #[arg(long, value_name = "RULE", value_delimiter = ',', allow_hyphen_values = true)]
     pub lint: Vec<String>,
@@ -309,6 +324,13 @@ pub(crate) struct BuildArgs {
     /// PATH, URL or `-`
     #[arg(value_name = "PATH | URL | -", required = true)]
     pub context: OsString,
+}
+
+impl BuildArgs {
+    /// `--format`, where it is about what is printed.
+    pub(crate) fn report_format(&self) -> Option<&str> {
+        self.format.as_deref().filter(|format| !matches!(*format, "oci" | "docker"))
+    }
 }
 
 /// What docker's first builder knew and BuildKit ignores (FEATURES CL26, CL40), and what buildah can turn off that kiln
@@ -522,7 +544,10 @@ fn usage_error(error: &clap::Error, command: &str) -> UsageError {
             first.strip_prefix("error: ").unwrap_or(first).to_owned()
         }
     };
-    let nearest = text(ContextKind::SuggestedArg).or_else(|| text(ContextKind::SuggestedSubcommand));
+    // To clap a flag of two letters is near to many words.
+    let is_near = |flag: &String| 2 * flag.len() > given.len();
+    let nearest =
+        text(ContextKind::SuggestedArg).filter(is_near).or_else(|| text(ContextKind::SuggestedSubcommand));
     let hint = match nearest {
         Some(nearest) => format!("did you mean `{nearest}`? See '{place} --help'"),
         None => format!("See '{place} --help'"),

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use kiln::{Login, RegistryConfig, Server, TokenServer, Verify};
+use kiln::{Login, RegistryConfig, Retry, Server, TokenServer, Verify};
 
+use super::limits::duration;
 use super::{csv, parse_bool};
 use crate::report::Failure;
 
@@ -24,6 +25,12 @@ pub(crate) struct RegistryArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = parse_bool, hide_possible_values = true)]
     pub tls_verify: Option<bool>,
+    /// How often to try again what a registry refuses for a moment (default: 4)
+    #[arg(long, value_name = "NUMBER")]
+    pub retry: Option<u32>,
+    /// How long to wait before that; each further wait is twice as long (default: 500ms)
+    #[arg(long, value_name = "DURATION")]
+    pub retry_delay: Option<String>,
     /// How the server of a registry's tokens is trusted, if not as others are
     /// (`host=REGISTRY[,ca=FILE][,cert=FILE,key=FILE][,insecure=true]`)
     #[arg(long, value_name = "TRUST", allow_hyphen_values = true)]
@@ -45,6 +52,12 @@ impl RegistryArgs {
         if let Some(directory) = &self.cert_dir {
             config = config.certificate_dir(directory);
         }
+        let mut retry = Retry::default();
+        retry.attempts = self.retry.map_or(retry.attempts, |times| times.saturating_add(1));
+        if let Some(text) = &self.retry_delay {
+            retry.first_delay = duration("--retry-delay", text)?;
+        }
+        config = config.retry(retry);
         for text in &self.registry_auth_tlscontext {
             let (registry, trust) = token_server(text)
                 .map_err(|problem| Failure::usage(format!("--registry-auth-tlscontext {text}: {problem}")))?;

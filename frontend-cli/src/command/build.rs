@@ -19,12 +19,12 @@ use crate::report::Failure;
 
 pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> {
     let mode = mode(args, super::env("BUILDKIT_PROGRESS").as_deref())?;
-    let call = call::parse(&args.call, args.check, args.format.as_deref())?;
+    let call = call::parse(&args.call, args.check, args.report_format())?;
     if call.method != Method::Build {
         return super::check::run(request(args, root, &[])?, call, mode);
     }
     if args.dry_run {
-        return super::forecast::run(request(args, root, &[])?, args.format.as_deref());
+        return super::forecast::run(request(args, root, &[])?, args.report_format());
     }
     let outputs = outputs(args)?;
     let build = request(args, root, &outputs)?;
@@ -49,8 +49,8 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     let built = build.run();
     let summary = progress.finish();
     if args.explain {
-        let why = super::explain::of_build(&id, root, args.format.as_deref())?;
-        if args.format.as_deref() == Some("json") {
+        let why = super::explain::of_build(&id, root, args.report_format())?;
+        if args.report_format() == Some("json") {
             super::print(&why)?;
         } else {
             let _ = write!(std::io::stderr(), "{why}");
@@ -124,10 +124,17 @@ pub(super) fn request(
         let (key, value) = pair::label(text)?;
         build = build.label(key, value);
     }
-    for platform in platforms(&args.platform, super::env("DOCKER_DEFAULT_PLATFORM")) {
+    let own = own_platform(args);
+    let asked = own.as_ref().map_or(args.platform.as_slice(), std::slice::from_ref);
+    for platform in platforms(asked, super::env("DOCKER_DEFAULT_PLATFORM")) {
         build = build.platform(platform);
     }
-    build = build.all_platforms(args.all_platforms);
+    build = build.all_platforms(args.all_platforms).max_parallelism(args.jobs);
+    for text in &args.env {
+        if let Some((name, value)) = pair::variable("--env", text, &super::env)? {
+            build = build.env(name, value);
+        }
+    }
     build = args.unsetlabel.iter().fold(build, Build::unset_label);
     build = args.unsetenv.iter().fold(build, Build::unset_env);
     build = args.unsetannotation.iter().fold(build, Build::unset_annotation);
@@ -260,6 +267,19 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
         let to = DockerTarget::Engine { context: None };
         outputs.push(OutputSpec::Docker { to, options: ImageOptions::default() });
     }
+    if let Some(types) = media_types(args) {
+        if outputs.is_empty() {
+            outputs.push(OutputSpec::Image { options: ImageOptions::default() });
+        }
+        for output in &mut outputs {
+            if let OutputSpec::Image { options }
+            | OutputSpec::Oci { options, .. }
+            | OutputSpec::Docker { options, .. } = output
+            {
+                options.set("oci-mediatypes", types).map_err(Failure::from)?;
+            }
+        }
+    }
     let to_stdout = |output: &&OutputSpec| {
         matches!(
             output,
@@ -289,6 +309,15 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
         return Err(Failure::usage("--iidfile needs an image, but the outputs are files only"));
     }
     Ok(outputs)
+}
+
+/// Whether the image has OCI's media types, where `--format` says so, as buildah has it (FEATURES CL48).
+fn media_types(args: &BuildArgs) -> Option<&'static str> {
+    match args.format.as_deref()? {
+        "oci" => Some("true"),
+        "docker" => Some("false"),
+        _ => None,
+    }
 }
 
 fn context(args: &BuildArgs) -> Result<ContextSource, Failure> {
@@ -374,6 +403,23 @@ fn arguments_in(path: &Path) -> Result<Vec<(String, String)>, Failure> {
         }
     }
     Ok(arguments)
+}
+
+/// The platform whose parts are asked for one by one (FEATURES CL44).
+fn own_platform(args: &BuildArgs) -> Option<String> {
+    if args.arch.is_none() && args.os.is_none() && args.variant.is_none() {
+        return None;
+    }
+    let host = kiln::Platform::host();
+    let mut name = format!(
+        "{}/{}",
+        args.os.as_deref().unwrap_or(&host.os),
+        args.arch.as_deref().unwrap_or(&host.architecture)
+    );
+    if let Some(variant) = &args.variant {
+        name += &format!("/{variant}");
+    }
+    Some(name)
 }
 
 /// The platforms asked for; `local` is this machine's. Without any it is the engine's choice.

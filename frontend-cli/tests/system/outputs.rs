@@ -119,6 +119,32 @@ fn an_image_says_no_more_of_itself_than_asked_for() {
 }
 
 #[test]
+fn buildahs_flags_name_the_form_the_machine_and_variables() {
+    let Some(kiln) = Kiln::new("buildah's flags") else { return };
+    let out = tempfile::tempdir().unwrap();
+    let context = Context::with_dockerfile("FROM scratch\nCOPY Containerfile /\nENV B=$A\n");
+    let file = |name: &str| context.path().join(name);
+    std::fs::rename(file("Dockerfile"), file("Containerfile")).unwrap();
+    let layout = out.path().join("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    let flags = ["--format=docker", "--arch=arm", "--variant=v7", "--env=A=1", "--jobs=1"];
+    kiln.build(context.path(), &[&flags[..], &["-o", &output, "."]].concat());
+    let manifest = blob(&layout, &json(&layout.join("index.json"))["manifests"][0]);
+    assert_eq!(manifest["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
+    let config = blob(&layout, &manifest["config"]);
+    assert_eq!((&config["architecture"], &config["variant"]), (&"arm".into(), &"v7".into()));
+    let env = config["config"]["Env"].as_array().unwrap();
+    assert!(env.contains(&"A=1".into()) && env.contains(&"B=1".into()), "{env:?}");
+    // docker's name goes before.
+    std::fs::write(file("Dockerfile"), "FROM scratch\nLABEL docker=1\n").unwrap();
+    kiln.build(context.path(), &["--format", "docker", "-t", "both", "."]);
+    assert!(kiln.ok(Path::new("/"), &["inspect", "both"]).stdout.contains("\"docker\": \"1\""));
+    let refused = kiln.call(context.path(), &["build", "--platform=linux/amd64", "--arch=arm", "."]);
+    assert_eq!(refused.status, 1);
+    refused.says("cannot be used with");
+}
+
+#[test]
 fn an_epoch_makes_two_builds_the_same_to_the_last_byte() {
     let Some(first) = Kiln::new("reproducible images") else { return };
     let Some(second) = Kiln::new("reproducible images") else { return };

@@ -64,6 +64,8 @@ pub struct PlanRequest {
     pub emulates: fn(&Platform) -> bool,
     /// `--label`.
     pub labels: Vec<(String, String)>,
+    /// `--env`: variables of every stage from its start.
+    pub env: Vec<(String, String)>,
     /// What the image goes without.
     pub trim: Trim,
     /// `--no-cache`.
@@ -109,6 +111,7 @@ impl PlanRequest {
             build_platform,
             emulates: |_| false,
             labels: Vec::new(),
+            env: Vec::new(),
             trim: Trim::default(),
             no_cache: false,
             no_cache_stages: Vec::new(),

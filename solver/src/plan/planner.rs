@@ -440,6 +440,9 @@ impl<'a> Planner<'a> {
         if !state.config_env.contains("PATH") && state.platform.os != "windows" {
             state.config_env.set("PATH", DEFAULT_PATH);
         }
+        for (name, value) in &self.request.env {
+            state.config_env.set(name, value);
+        }
         let environment = &mut state.environment;
         for (name, value) in state.config_env.iter() {
             // An ARG of the parent stage that stands over an ENV ends with that stage. What is unchanged keeps its

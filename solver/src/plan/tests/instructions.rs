@@ -109,6 +109,15 @@ fn an_image_goes_without_what_is_unset_and_without_labels_that_it_would_inherit(
 }
 
 #[test]
+fn a_variable_of_the_command_line_is_there_from_the_start_of_every_stage() {
+    let text = "FROM scratch AS a\nENV B=$A\nFROM a\nENV C=$B$A A=own\n";
+    let plan = plan_with(text, &PlanRequest { env: vec![("A".into(), "cli".into())], ..request() }).unwrap();
+    let env = plan.config.config.env.unwrap();
+    let own: Vec<_> = env.iter().map(String::as_str).filter(|pair| !pair.starts_with("PATH=")).collect();
+    assert_eq!(own, ["A=own", "B=cli", "C=clicli"]);
+}
+
+#[test]
 fn a_relative_workdir_stands_on_the_one_before() {
     let plan = planned("FROM scratch\nWORKDIR /a//b/\nWORKDIR ./c/.\n");
     assert_eq!(history(&plan), ["WORKDIR /a//b/", "WORKDIR /a/b/c"]);
