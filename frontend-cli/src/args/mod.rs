@@ -154,10 +154,11 @@ pub(crate) struct BuildArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub explain: bool,
-    /// Ask the registry for every base image
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
-          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
-    pub pull: bool,
+    /// Ask the registry for every base image (or, with `=always|missing|never`, only for those that the store lacks,
+    /// or for none)
+    #[arg(long, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_missing_value = "always",
+          default_value = "missing", value_parser = PullPolicy::parse, hide_default_value = true)]
+    pub pull: PullPolicy,
     /// Never ask a registry
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
@@ -199,7 +200,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "SSH", allow_hyphen_values = true)]
     pub ssh: Vec<String>,
     /// Network of RUN instructions: default (their own where `pasta` is installed, else the host's), isolated (their own,
-    /// or none at all), none, host
+    /// or none at all; also `private`, `pasta`), none, host
     #[arg(long, value_name = "MODE", default_value = "default", allow_hyphen_values = true)]
     pub network: String,
     /// Allow what needs permission (`network.host`, `security.insecure`, `device`, `device=NAME[,alias=WORD]`)
@@ -333,6 +334,33 @@ impl BuildArgs {
     }
 }
 
+/// `--pull`: docker's boolean, or buildah's word (FEATURES CL30).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PullPolicy {
+    /// Every base, be it in the store or not.
+    Always,
+    /// What the store lacks.
+    Missing,
+    /// Nothing.
+    Never,
+}
+
+impl PullPolicy {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            // What is there is newer or the same.
+            "always" | "newer" => Ok(Self::Always),
+            "missing" | "ifmissing" => Ok(Self::Missing),
+            "never" => Ok(Self::Never),
+            _ => match kiln::boolean(text) {
+                Some(true) => Ok(Self::Always),
+                Some(false) => Ok(Self::Missing),
+                None => Err("expected true, false, always, missing, newer or never".to_owned()),
+            },
+        }
+    }
+}
+
 /// What docker's first builder knew and BuildKit ignores (FEATURES CL26, CL40), and what buildah can turn off that kiln
 /// never does (CL51): taken, so that scripts go on working.
 #[derive(Debug, Args)]
@@ -349,6 +377,10 @@ pub(crate) struct LegacyArgs {
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = parse_bool)]
     pub squash: bool,
+    /// Whether steps are cached; they are.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = parse_bool)]
+    pub layers: bool,
     #[arg(long, hide = true)]
     pub isolation: Option<String>,
     #[arg(long, hide = true)]
@@ -368,6 +400,7 @@ impl LegacyArgs {
     pub(crate) fn ignored(&self) -> Vec<&'static str> {
         [
             ("--squash", self.squash),
+            ("--layers=false", !self.layers),
             ("--isolation", self.isolation.as_deref().is_some_and(|value| value != "default")),
             ("--security-opt", !self.security_opt.is_empty()),
             ("--identity-label", self.identity_label),
@@ -625,12 +658,22 @@ mod tests {
 
     #[test]
     fn a_boolean_is_on_alone_and_off_when_told_so() {
-        assert!(build(&["kiln", "build", "--pull", "."]).pull);
-        assert!(!build(&["kiln", "build", "--pull=false", "."]).pull);
-        assert!(build(&["kiln", "build", "--pull=1", "."]).pull);
         assert!(build(&["kiln", "build", "-q", "."]).quiet);
         assert!(!build(&["kiln", "build", "-q=false", "."]).quiet);
-        assert!(!build(&["kiln", "build", "."]).pull);
+        assert!(build(&["kiln", "build", "--no-cache=1", "."]).no_cache);
+    }
+
+    #[test]
+    fn what_is_pulled_is_a_boolean_or_a_word() {
+        let pull = |flags: &[&str]| build(&[&["kiln", "build"], flags, &["."]].concat()).pull;
+        for always in ["--pull", "--pull=true", "--pull=1", "--pull=always", "--pull=newer"] {
+            assert_eq!(pull(&[always]), PullPolicy::Always, "{always}");
+        }
+        assert_eq!([pull(&[]), pull(&["--pull=false"]), pull(&["--pull=missing"])], [PullPolicy::Missing; 3]);
+        assert_eq!(pull(&["--pull=never"]), PullPolicy::Never);
+        assert!(
+            refused(&["kiln", "build", "--pull=often", "."]).message.contains("expected true, false, always")
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use kiln::{
 use super::metadata::Metadata;
 use crate::args::call::{self, Method};
 use crate::args::ssh::Ssh;
-use crate::args::{BuildArgs, attest, cache, host, output, pair, resource, secret, ssh};
+use crate::args::{BuildArgs, PullPolicy, attest, cache, host, output, pair, resource, secret, ssh};
 use crate::printable::printable;
 use crate::progress::{Mode, Progress};
 use crate::report::Failure;
@@ -139,7 +139,8 @@ pub(super) fn request(
     build = args.unsetenv.iter().fold(build, Build::unset_env);
     build = args.unsetannotation.iter().fold(build, Build::unset_annotation);
     build = build.inherit_labels(args.inherit_labels).omit_history(args.omit_history);
-    build = build.no_cache(args.no_cache).pull(args.pull).offline(args.offline).locked(args.locked);
+    build = build.no_cache(args.no_cache).pull(args.pull == PullPolicy::Always).locked(args.locked);
+    build = build.offline(args.offline || args.pull == PullPolicy::Never);
     if let Some(text) = &args.cache_ttl {
         let lifetime = kiln::lifetime(text).ok_or_else(|| {
             Failure::usage(format!("--cache-ttl {text}: not a duration"))
@@ -159,7 +160,8 @@ pub(super) fn request(
             allow.push("network.host".to_owned());
             NetworkMode::Host
         }
-        "isolated" => {
+        // The others are buildah's words for it.
+        "isolated" | "private" | "pasta" => {
             build = build.isolation(Isolation::Required);
             NetworkMode::Default
         }
