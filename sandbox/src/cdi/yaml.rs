@@ -265,6 +265,7 @@ impl<'de> IntoDeserializer<'de, Error> for &Node<'_> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -329,5 +330,21 @@ mod tests {
         }
         assert_eq!(wrong(&tower), "line 64: it is more than 64 deep");
         assert_eq!(wrong(&"- ".repeat(100)), "line 1: it is more than 64 deep");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_a_panic(text in "([ a0&*<>|!%@?'\"\\\\{}\\[\\],:#~\n\t-]|\\PC){0,60}") {
+            let _ = read::<Value>(&text);
+        }
+
+        #[test]
+        fn what_is_written_as_json_is_read_as_it_is(
+            numbers in prop::collection::vec(any::<i32>(), 0..5),
+            texts in prop::collection::btree_map("[ -~]{1,20}", "[ -~]{0,20}", 0..5),
+        ) {
+            let value = json!({ "numbers": numbers, "texts": texts });
+            prop_assert_eq!(read::<Value>(&serde_json::to_string_pretty(&value).unwrap()).unwrap(), value);
+        }
     }
 }
