@@ -1,13 +1,11 @@
 //! Planning: it must stay linear, since a generated Dockerfile may be long.
 #![allow(missing_docs)]
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kiln_parser::Dockerfile;
-use kiln_solver::graph::NetworkMode;
 use kiln_solver::plan::{PlanRequest, plan};
 
 criterion_group!(benches, mixed_instructions, stages_in_a_row);
@@ -55,24 +53,7 @@ fn parse(text: &str) -> Dockerfile {
 
 fn plan_once(file: &Dockerfile) {
     let platform = "linux/amd64".parse().expect("a platform");
-    let request = PlanRequest {
-        build_args: BTreeMap::new(),
-        target: None,
-        platform: None,
-        build_platform: platform,
-        emulates: |_| false,
-        labels: Vec::new(),
-        no_cache: false,
-        no_cache_stages: Vec::new(),
-        cache_ttl: None,
-        network: NetworkMode::Default,
-        extra_hosts: Vec::new(),
-        shm_bytes: None,
-        ulimits: Vec::new(),
-        allow: Vec::new(),
-        ignore: Default::default(),
-        contexts: BTreeMap::new(),
-    };
+    let request = PlanRequest::new(platform);
     let plan = plan(black_box(file), &request, &mut |name, _| Err(format!("{name} is not needed").into()));
     black_box(plan.expect("a plan"));
 }

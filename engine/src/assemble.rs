@@ -58,6 +58,14 @@ pub(crate) fn assemble(
 }
 
 impl Assembled {
+    /// The same image, that does not say how it was made.
+    pub(crate) fn without_history(mut self) -> Result<Self, Error> {
+        self.config.history.clear();
+        self.config_bytes = to_json(&self.config)?;
+        self.config_digest = Digest::of(&self.config_bytes);
+        Ok(self)
+    }
+
     /// The same image, made at `seconds`.
     pub(crate) fn at(&self, seconds: i64) -> Result<Self, Error> {
         let mut config = self.config.clone();

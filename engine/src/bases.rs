@@ -92,6 +92,25 @@ impl<'a> Bases<'a> {
         }
     }
 
+    /// The platforms that an image is there for. Of an image that was built or loaded here those that the store has.
+    pub(crate) fn platforms(&self, image: &ImageRef) -> Result<Vec<Platform>, Error> {
+        let host = Platform::host();
+        if self.local_images.contains_key(image) {
+            let (base, _) = self.find(image, &host)?;
+            return Ok(vec![base.config.platform()]);
+        }
+        let build = self.session.build;
+        let mut stored = self.session.store.images()?;
+        stored.retain(|record| record.name.as_ref() == Some(image));
+        let is_own = !build.pull && stored.iter().any(|record| record.remote_digest.is_none());
+        if is_own || build.offline {
+            return Ok(stored.into_iter().map(|record| record.platform).collect());
+        }
+        let pinned = self.pins.map(|pins| pins.image(image)).transpose()?.flatten();
+        let image = pinned.map_or_else(|| image.clone(), |digest| image.with_digest(digest));
+        Ok(self.session.registry.platforms(&image, self.session.cancel)?)
+    }
+
     /// All that was found so far, in the order of names and platforms.
     pub(crate) fn resolved(&self) -> Vec<ResolvedBase> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

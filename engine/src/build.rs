@@ -14,6 +14,7 @@ use kiln_remote::CacheSpec;
 use kiln_sandbox::{Dns, HostAddress, Resources};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
+use kiln_solver::plan::Trim;
 use kiln_solver::solve::{ExecSettings, Executor, Isolation, Sandbox};
 
 use crate::attest::{Attestations, ProvenanceMode};
@@ -159,7 +160,11 @@ pub struct Build {
     pub(crate) target: Option<String>,
     pub(crate) tags: Vec<String>,
     pub(crate) labels: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) trim: Trim,
+    pub(crate) omit_history: bool,
     pub(crate) platforms: Vec<String>,
+    pub(crate) all_platforms: bool,
     pub(crate) no_cache: bool,
     pub(crate) no_cache_stages: Vec<String>,
     pub(crate) cache_ttl: Option<Duration>,
@@ -175,6 +180,7 @@ pub struct Build {
     pub(crate) settings: ExecSettings,
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) max_parallelism: usize,
     pub(crate) contexts: Vec<(String, String)>,
     pub(crate) secrets: Vec<(String, SecretSource)>,
     pub(crate) allow_secret_in_layer: bool,
@@ -183,6 +189,7 @@ pub struct Build {
     pub(crate) cache_from: Vec<CacheSpec>,
     pub(crate) cache_to: Vec<CacheSpec>,
     pub(crate) annotations: Vec<Annotation>,
+    pub(crate) unset_annotations: Vec<String>,
     pub(crate) attestations: Attestations,
     pub(crate) told_provenance: Option<ProvenanceMode>,
     pub(crate) rewrite_timestamp: bool,
@@ -257,7 +264,11 @@ impl Build {
             target: None,
             tags: Vec::new(),
             labels: Vec::new(),
+            env: Vec::new(),
+            trim: Trim::default(),
+            omit_history: false,
             platforms: Vec::new(),
+            all_platforms: false,
             no_cache: false,
             no_cache_stages: Vec::new(),
             cache_ttl: None,
@@ -272,6 +283,7 @@ impl Build {
             settings: ExecSettings::default(),
             executor: Arc::new(Sandbox),
             timeout: None,
+            max_parallelism: 0,
             contexts: Vec::new(),
             secrets: Vec::new(),
             allow_secret_in_layer: false,
@@ -280,6 +292,7 @@ impl Build {
             cache_from: Vec::new(),
             cache_to: Vec::new(),
             annotations: Vec::new(),
+            unset_annotations: Vec::new(),
             attestations: Attestations::default(),
             told_provenance: None,
             rewrite_timestamp: false,
@@ -360,6 +373,48 @@ impl Build {
     /// A label.
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.push((key.into(), value.into()));
+        self
+    }
+
+    /// A variable of every stage from its start, as if `ENV` stood behind `FROM`.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// A variable that the image goes without; steps see it.
+    pub fn unset_env(mut self, name: impl Into<String>) -> Self {
+        self.trim.env.push(name.into());
+        self
+    }
+
+    /// A label that the image goes without, whoever set it.
+    pub fn unset_label(mut self, key: impl Into<String>) -> Self {
+        self.trim.labels.push(key.into());
+        self
+    }
+
+    /// An annotation that manifests and indexes go without.
+    pub fn unset_annotation(mut self, key: impl Into<String>) -> Self {
+        self.unset_annotations.push(key.into());
+        self
+    }
+
+    /// Whether a stage has the labels of its base, image or stage; it does unless this says otherwise.
+    pub fn inherit_labels(mut self, yes: bool) -> Self {
+        self.trim.inherited_labels = !yes;
+        self
+    }
+
+    /// Leaves the history out of the image's config, that of the base too.
+    pub fn omit_history(mut self, yes: bool) -> Self {
+        self.omit_history = yes;
+        self
+    }
+
+    /// Builds for every platform that all bases are there for, in place of [`Build::platform`].
+    pub fn all_platforms(mut self, yes: bool) -> Self {
+        self.all_platforms = yes;
         self
     }
 
@@ -451,6 +506,12 @@ impl Build {
     /// How long each RUN step may run.
     pub fn step_timeout(mut self, limit: Duration) -> Self {
         self.settings.step_timeout = Some(limit);
+        self
+    }
+
+    /// At most so many steps run at once; 0 is as many as are ready.
+    pub fn max_parallelism(mut self, steps: usize) -> Self {
+        self.max_parallelism = steps;
         self
     }
 

@@ -22,7 +22,7 @@ use kiln_solver::solve::{Remote, RemoteCache, RemoteLayer, RemoteRecord, Solved,
 
 use crate::assemble::Assembled;
 use crate::cache_mounts;
-use crate::output::{blobs, boolean};
+use crate::output::blobs;
 use crate::session::Session;
 use crate::{Error, ErrorKind};
 
@@ -49,7 +49,7 @@ impl Caches {
         let build = session.build;
         // buildx takes this argument, which is older than `--cache-to`, for `type=inline` (FEATURES AS18).
         let argument = build.arg_value("BUILDKIT_INLINE_CACHE");
-        let inline = argument.is_some_and(|value| boolean("", value).unwrap_or_default());
+        let inline = argument.and_then(kiln_parser::boolean) == Some(true);
         let mut caches = Self { imports: None, exports: Vec::new(), inline };
         if build.cache_from.is_empty() && build.cache_to.is_empty() {
             return Ok(caches);

@@ -106,7 +106,7 @@ impl Session<'_> {
             let missing = devices.not_registered(wanted);
             if device.wanted.required {
                 return Err(Error::user(missing.to_string()).hinted(
-                    "a device is described by a specification (JSON) in /etc/cdi or /var/run/cdi; \
+                    "a device is described by a specification (*.yaml, *.json) in /etc/cdi or /var/run/cdi; \
                      `--cdi-spec-dir` names another directory",
                 ));
             }

@@ -39,6 +39,7 @@ pub mod history;
 pub mod images;
 mod lock;
 mod output;
+mod platforms;
 mod push;
 pub mod rootless;
 pub mod run;
@@ -58,12 +59,13 @@ pub use error::{Error, ErrorKind, ErrorLabel};
 pub use explain::Explanation;
 pub use forecast::{ForecastReport, ForecastStep};
 pub use kiln_cache::{Cost, Details, ImageRecord, Store, StoreError};
+pub use kiln_image::http::Retry;
 pub use kiln_image::registry::{
-    Kept, Login, Pushed, Registry, RegistryConfig, RegistryError, Server, Verify,
+    Kept, Login, Pushed, Registry, RegistryConfig, RegistryError, Server, TokenServer, Verify,
 };
 pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::lint::{RULES, Rule};
-pub use kiln_parser::{ParseError, ParseErrors, Span, Warning};
+pub use kiln_parser::{ParseError, ParseErrors, Span, Warning, boolean};
 pub use kiln_remote::{CacheSpec, InvalidSpec};
 pub use kiln_sandbox::{Chroot, Dns, HostAddress, OciRuntime, Resources, SandboxError, Swap};
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};

@@ -245,7 +245,7 @@ impl Session<'_> {
         let local: Vec<ImageRef> = prepared.local_images.keys().cloned().collect();
         let bases = Bases::new(self, prepared.local_images, None);
         let mut remote = Remote { session: self, seen: HashMap::new() };
-        for platform in self.platforms()? {
+        for platform in self.platforms(&dockerfile, &mut request, &bases)? {
             request.platform = platform;
             let (images, graph) = self.planned_sources(&dockerfile, &request, &bases)?;
             for (image, digest) in images {

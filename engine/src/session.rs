@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{LayerDraft, Store};
 use kiln_image::registry::Registry;
-use kiln_image::{Digest, ImageRef, InvalidPlatform, InvalidReference, Platform, http};
+use kiln_image::{Digest, ImageRef, InvalidReference, Platform, http};
 use kiln_parser::{Dockerfile, Warning};
 use kiln_sandbox::Binfmt;
 use kiln_solver::event::{Event, Reporter};
@@ -75,8 +75,8 @@ impl Session<'_> {
     ) -> Result<BuildResult, Error> {
         let caches = Caches::open(self)?;
         let dockerfile_name = prepared.dockerfile_name.clone();
-        let set = self.image_set(&self.platforms()?)?;
         let planned = self.planned_for(prepared, asked)?;
+        let set = self.image_set(&planned.plans)?;
         let mut solver = self.solver(planned.inputs);
         solver.remote = caches.remote();
         let (graph, results) = joined(&planned.plans);
@@ -140,8 +140,8 @@ impl Session<'_> {
         } else {
             None
         };
-        let platforms = self.platforms()?;
         let bases = Bases::new(self, prepared.local_images, pins.as_ref());
+        let platforms = self.platforms(&dockerfile, &mut request, &bases)?;
         let mut names = Vec::new();
         for platform in &platforms {
             request.platform.clone_from(platform);
@@ -236,7 +236,11 @@ impl Session<'_> {
             let Output::Snapshot(snapshot) = output else {
                 return Err(Error::user("the target is no image"));
             };
-            images.push(caches.complete(solver, assemble::assemble(solver, plan, snapshot, work.epoch)?)?);
+            let mut image = assemble::assemble(solver, plan, snapshot, work.epoch)?;
+            if self.build.omit_history {
+                image = image.without_history()?;
+            }
+            images.push(caches.complete(solver, image)?);
         }
         let attestor = Attestor::new(solver, work.asked, self.build.id(), work.request, work.plans);
         let exported = output::export(self, solver, &images, work.set, work.tags, &attestor)?;
@@ -247,35 +251,20 @@ impl Session<'_> {
         Ok(Made { images, exported, provenance })
     }
 
-    /// What to build for, each once; one `None` where nothing is asked for.
-    pub(crate) fn platforms(&self) -> Result<Vec<Option<Platform>>, Error> {
-        let mut platforms = Vec::new();
-        for name in &self.build.platforms {
-            let platform: Platform =
-                name.parse().map_err(|error: InvalidPlatform| Error::user(error.to_string()))?;
-            if !platforms.contains(&Some(platform.clone())) {
-                platforms.push(Some(platform));
-            }
-        }
-        if platforms.is_empty() {
-            platforms.push(None);
-        }
-        Ok(platforms)
-    }
-
     /// Whether an index is made (FEATURES AS19).
-    fn image_set(&self, platforms: &[Option<Platform>]) -> Result<ImageSet, Error> {
+    fn image_set(&self, plans: &[Plan]) -> Result<ImageSet, Error> {
         const NAME: &str = "BUILDKIT_MULTI_PLATFORM";
-        match (self.build.arg_value(NAME), platforms) {
-            (None, [_]) => Ok(ImageSet::Single),
-            (None, _) => Ok(ImageSet::Index),
-            (Some("1" | "t" | "T" | "true" | "TRUE" | "True"), _) => Ok(ImageSet::Index),
-            (Some("0" | "f" | "F" | "false" | "FALSE" | "False"), [_]) => Ok(ImageSet::Single),
-            (Some("0" | "f" | "F" | "false" | "FALSE" | "False"), _) => {
+        let wanted = self.build.arg_value(NAME).map(|value| {
+            kiln_parser::boolean(value)
+                .ok_or_else(|| Error::user(format!("invalid boolean value for {NAME}: {value:?}")))
+        });
+        match (wanted.transpose()?, plans) {
+            (None | Some(false), [_]) => Ok(ImageSet::Single),
+            (None | Some(true), _) => Ok(ImageSet::Index),
+            (Some(false), _) => {
                 Err(Error::user("conflicting options: returning multiple target platforms is not allowed")
                     .hinted("leave out --build-arg BUILDKIT_MULTI_PLATFORM"))
             }
-            (Some(value), _) => Err(Error::user(format!("invalid boolean value for {NAME}: {value:?}"))),
         }
     }
 
@@ -289,7 +278,7 @@ impl Session<'_> {
             inputs,
             reporter: Arc::clone(self.reporter),
             cancel: Arc::clone(self.cancel),
-            max_parallelism: 0,
+            max_parallelism: self.build.max_parallelism,
             settings: self.build.settings.clone(),
             networks: Networks::default(),
             trees: Trees::default(),
@@ -334,6 +323,8 @@ impl Session<'_> {
             build_platform: Platform::host(),
             emulates,
             labels: build.labels.clone(),
+            env: build.env.clone(),
+            trim: build.trim.clone(),
             no_cache: build.no_cache,
             no_cache_stages: build.no_cache_stages.clone(),
             cache_ttl: build.cache_ttl,

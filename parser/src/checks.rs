@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::boolean;
 use crate::lint::{self, Origin, Rule, Scope};
 use crate::suggest;
 use crate::{Dockerfile, ParseError, Warning};
@@ -65,9 +66,10 @@ impl Checks {
             match (key, value) {
                 ("skip", value) => checks.skip.set(value),
                 ("experimental", value) => checks.experimental.set(value),
-                ("error", "1" | "t" | "T" | "TRUE" | "true" | "True") => checks.is_error = true,
-                ("error", "0" | "f" | "F" | "FALSE" | "false" | "False") => checks.is_error = false,
-                ("error", _) => return Err(BadCheck { option: option.trim().to_owned() }),
+                ("error", value) => {
+                    checks.is_error =
+                        boolean(value).ok_or_else(|| BadCheck { option: option.trim().to_owned() })?;
+                }
                 _ => return Err(BadCheck { option: key.to_owned() }),
             }
         }

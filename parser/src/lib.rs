@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod ast;
+mod boolean;
 mod checks;
 mod dockerfile;
 mod error;
@@ -30,6 +31,7 @@ mod syntax;
 mod words;
 
 pub use ast::*;
+pub use boolean::boolean;
 pub use checks::{BadCheck, Checks, UnknownRule};
 pub use error::{DeviceProblem, MountProblem, ParseError, ParseErrors, Warning};
 pub use span::{Span, Spanned};

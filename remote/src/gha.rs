@@ -1,8 +1,9 @@
-//! `type=gha`: the cache service of GitHub Actions, version 2 of its protocol (the first one was switched off in 2025).
+//! `type=gha`: the cache service of GitHub Actions, in both versions of its protocol. github.com switched the first one off
+//! in 2025; GitHub's Enterprise Server and programs that stand in for GitHub's speak it.
 //!
 //! Entries are immutable and found by key and version, or as the newest whose key begins with a prefix: blobs are entries
-//! by digest, and each export of a scope is a new entry under the scope's prefix. The bytes are in Azure's blob store,
-//! behind addresses that carry their own permission.
+//! by digest, and each export of a scope is a new entry under the scope's prefix. The bytes are behind addresses that carry
+//! their own permission; version 1 takes new ones itself, in chunks.
 
 use std::io::{self, Read};
 use std::sync::OnceLock;
@@ -16,12 +17,18 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::config::Contents;
-use crate::objects::{Secret, read_config};
+use crate::objects::{Secret, encode_value, read_config};
 use crate::place::{Access, Env, Found, NewBlob};
 use crate::{CacheConfig, CacheError, CacheSpec, InvalidSpec, Place};
 
 const KEYS: [&str; 8] = ["scope", "url", "url_v2", "token", "version", "repository", "ghtoken", "timeout"];
+/// Version 2, beneath `ACTIONS_RESULTS_URL`.
 const SERVICE: &str = "twirp/github.actions.results.api.v1.CacheService";
+/// Version 1, beneath `ACTIONS_CACHE_URL`.
+const FIRST_SERVICE: &str = "_apis/artifactcache";
+const FIRST_ACCEPT: &str = "application/json;api-version=6.0-preview.1";
+/// Of version 1, and held in memory while it is sent.
+const CHUNK_BYTES: u64 = 8 << 20;
 /// Largest answer of the service.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 /// Longest name of a scope: keys have 512 characters.
@@ -29,9 +36,17 @@ const MAX_SCOPE_CHARS: usize = 200;
 /// An export that takes longer is given up.
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
+/// Of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    One,
+    Two,
+}
+
 /// One scope of a repository's cache.
 #[derive(Debug)]
 pub(crate) struct Actions {
+    protocol: Protocol,
     /// Ends in a slash.
     url: String,
     token: Secret,
@@ -55,13 +70,38 @@ struct Entry {
     signed_download_url: String,
 }
 
+/// What version 1 found.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FirstEntry {
+    cache_key: String,
+    archive_location: String,
+}
+
+/// Where version 1 takes a new entry.
+#[derive(Deserialize)]
+struct Reserved {
+    #[serde(rename = "cacheId", alias = "cacheID")]
+    cache_id: u64,
+}
+
 impl Actions {
     /// `None` outside of GitHub Actions: without a token there is nothing to ask (FEATURES CA23).
     pub(crate) fn new(spec: &CacheSpec, access: &Access, env: &Env<'_>) -> Result<Option<Self>, InvalidSpec> {
         spec.know(&[&KEYS])?;
-        if !matches!(spec.value("version"), None | Some("2")) {
-            return Err(InvalidSpec::new("there is only version=2 of GitHub's cache service"));
-        }
+        let wanted = match spec.value("version") {
+            Some("1") => Some(Protocol::One),
+            Some("2") => Some(Protocol::Two),
+            Some(other) => {
+                return Err(InvalidSpec::new(format!(
+                    "there is no version={other} of GitHub's cache service"
+                ))
+                .hinted("1 or 2"));
+            }
+            None => env("ACTIONS_CACHE_SERVICE_V2")
+                .and_then(|value| kiln_parser::boolean(&value))
+                .map(|is_two| if is_two { Protocol::Two } else { Protocol::One }),
+        };
         let scope = spec.value("scope").unwrap_or("buildkit").to_owned();
         if scope.chars().count() > MAX_SCOPE_CHARS || scope.contains([',', '\n', '\r']) {
             return Err(InvalidSpec::new(format!("scope={} is no scope", scope.escape_debug())));
@@ -73,12 +113,18 @@ impl Actions {
         let field = |key: &str, name: &str| {
             spec.value(key).map(str::to_owned).or_else(|| env(name).filter(|value| !value.is_empty()))
         };
-        let (Some(url), Some(token)) =
-            (field("url_v2", "ACTIONS_RESULTS_URL"), field("token", "ACTIONS_RUNTIME_TOKEN"))
-        else {
+        let second = || Some((Protocol::Two, field("url_v2", "ACTIONS_RESULTS_URL")?));
+        let first = || Some((Protocol::One, field("url", "ACTIONS_CACHE_URL")?));
+        let place = match wanted {
+            Some(Protocol::One) => first(),
+            Some(Protocol::Two) => second(),
+            None => second().or_else(first),
+        };
+        let (Some((protocol, url)), Some(token)) = (place, field("token", "ACTIONS_RUNTIME_TOKEN")) else {
             return Ok(None);
         };
         Ok(Some(Self {
+            protocol,
             url: if url.ends_with('/') { url } else { format!("{url}/") },
             token: Secret::new(token),
             scope,
@@ -117,8 +163,49 @@ impl Actions {
         }
     }
 
+    /// Asks version 1 of the service, with JSON or a chunk of an entry.
+    fn ask_first(
+        &self,
+        method: &'static str,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: &[u8],
+    ) -> Result<Answer, CacheError> {
+        let mut call = Call::new(method, &format!("{}{FIRST_SERVICE}/{path}", self.url))?
+            .header("authorization", format!("Bearer {}", self.token.reveal()))
+            .header("accept", FIRST_ACCEPT);
+        for (name, value) in headers {
+            call = call.header(name, value.clone());
+        }
+        let open = || Ok(Box::new(io::Cursor::new(body.to_vec())) as Box<dyn Read + Send>);
+        if !body.is_empty() {
+            return self.send(&call.body(Payload { size: body.len() as u64, open: &open }));
+        }
+        self.send(&call)
+    }
+
     /// Where an entry's bytes are, if there is such an entry.
     fn find(&self, key: &str, prefixes: &[&str]) -> Result<Option<String>, CacheError> {
+        match self.protocol {
+            Protocol::One => self.find_first(key, prefixes),
+            Protocol::Two => self.find_second(key, prefixes),
+        }
+    }
+
+    fn find_first(&self, key: &str, prefixes: &[&str]) -> Result<Option<String>, CacheError> {
+        let keys: Vec<String> = [key].iter().chain(prefixes).map(|key| encode_value(key)).collect();
+        let path = format!("cache?keys={}&version={}", keys.join(","), self.version);
+        let answer = self.ask_first("GET", &path, &[], b"")?;
+        if matches!(answer.status(), 204 | 404) {
+            return Ok(None);
+        }
+        let found: FirstEntry = read(answer.success()?)?;
+        // To it every key is what an entry's may begin with.
+        let is_meant = found.cache_key == key || !prefixes.is_empty();
+        Ok(Some(found.archive_location).filter(|url| is_meant && !url.is_empty()))
+    }
+
+    fn find_second(&self, key: &str, prefixes: &[&str]) -> Result<Option<String>, CacheError> {
         let question = json!({ "key": key, "restore_keys": prefixes, "version": self.version });
         let found = self.ask("GetCacheEntryDownloadURL", &question)?;
         Ok(Some(found.signed_download_url).filter(|url| found.ok && !url.is_empty()))
@@ -133,18 +220,57 @@ impl Actions {
         if self.began.get_or_init(Instant::now).elapsed() > self.timeout {
             return Err(CacheError::Invalid(format!("it takes longer than {} s", self.timeout.as_secs())));
         }
+        let is_made = match self.protocol {
+            Protocol::One => self.save_first(key, payload)?,
+            Protocol::Two => self.save_second(key, payload)?,
+        };
         let refused = || CacheError::Invalid("the service takes no new entry".into());
+        if is_made { Ok(()) } else { self.find(key, &[])?.map(drop).ok_or_else(refused) }
+    }
+
+    /// `false` where the service takes no such entry.
+    fn save_first(&self, key: &str, payload: Payload<'_>) -> Result<bool, CacheError> {
+        let json = [("content-type", "application/json".to_owned())];
+        let question = json!({ "key": key, "version": self.version, "cacheSize": payload.size });
+        let answer = self.ask_first("POST", "caches", &json, &serde_json::to_vec(&question)?)?;
+        if answer.status() == 409 {
+            return Ok(false);
+        }
+        let reserved: Reserved = read(answer.success()?)?;
+        let path = format!("caches/{}", reserved.cache_id);
+        let mut reader = (payload.open)().map_err(CacheError::Interrupted)?;
+        let mut sent = 0;
+        while sent < payload.size {
+            let length = CHUNK_BYTES.min(payload.size - sent);
+            let mut chunk = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+            reader.by_ref().take(length).read_to_end(&mut chunk).map_err(CacheError::Interrupted)?;
+            if chunk.len() as u64 != length {
+                return Err(CacheError::Interrupted(io::ErrorKind::UnexpectedEof.into()));
+            }
+            let headers = [
+                ("content-type", "application/octet-stream".to_owned()),
+                ("content-range", format!("bytes {sent}-{}/*", sent + length - 1)),
+            ];
+            self.ask_first("PATCH", &path, &headers, &chunk)?.success()?;
+            sent += length;
+        }
+        let question = serde_json::to_vec(&json!({ "size": payload.size }))?;
+        self.ask_first("POST", &path, &json, &question)?.success()?;
+        Ok(true)
+    }
+
+    /// `false` where the service takes no such entry.
+    fn save_second(&self, key: &str, payload: Payload<'_>) -> Result<bool, CacheError> {
         let created = self.ask("CreateCacheEntry", &json!({ "key": key, "version": self.version }))?;
         if !created.ok || created.signed_upload_url.is_empty() {
-            return self.find(key, &[])?.map(drop).ok_or_else(refused);
+            return Ok(false);
         }
         let put = Call::new("PUT", &created.signed_upload_url)?.header("x-ms-blob-type", "BlockBlob");
         self.send(&put.body(payload))?.success()?;
         // 64-bit numbers are texts in protobuf's JSON.
         let size = payload.size.to_string();
         let question = json!({ "key": key, "size_bytes": size, "version": self.version });
-        let finished = self.ask("FinalizeCacheEntryUpload", &question)?;
-        finished.ok.then_some(()).ok_or_else(refused)
+        Ok(self.ask("FinalizeCacheEntryUpload", &question)?.ok)
     }
 }
 

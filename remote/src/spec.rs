@@ -203,9 +203,9 @@ impl CacheSpec {
     pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool, InvalidSpec> {
         match self.get(key) {
             None => Ok(default),
-            Some("1" | "t" | "T" | "true" | "TRUE" | "True" | "") => Ok(true),
-            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-            Some(other) => Err(InvalidSpec::new(format!("{key}={other} is neither true nor false"))),
+            Some("") => Ok(true),
+            Some(value) => kiln_parser::boolean(value)
+                .ok_or_else(|| InvalidSpec::new(format!("{key}={value} is neither true nor false"))),
         }
     }
 

@@ -257,11 +257,8 @@ fn set(field: &mut String, name: &str, value: String) -> Result<(), String> {
 }
 
 fn boolean(key: &str, value: &str) -> Result<bool, String> {
-    match value {
-        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(format!("invalid {key} value: {value:?}")),
-    }
+    let known = if value.is_empty() { Some(true) } else { kiln_parser::boolean(value) };
+    known.ok_or_else(|| format!("invalid {key} value: {value:?}"))
 }
 
 /// Decodes `%20` and the like; what is no UTF-8 then stays as it was.

@@ -16,7 +16,7 @@ use super::purl;
 use crate::bases::ResolvedBase;
 use crate::build::ContextSource;
 use crate::context::{Origin, Prepared};
-use crate::output::boolean;
+use crate::output::flag;
 use crate::session::Session;
 use crate::{Error, ErrorKind};
 
@@ -124,7 +124,7 @@ impl Request {
 /// buildx' variable, without which repositories are told.
 fn wants_checkout() -> Result<bool, Error> {
     const NAME: &str = "BUILDX_GIT_INFO";
-    std::env::var(NAME).map_or(Ok(true), |value| boolean(NAME, &value))
+    std::env::var(NAME).map_or(Ok(true), |value| flag(NAME, &value))
 }
 
 /// A thing that went into an image, by its address.

@@ -1,7 +1,7 @@
 //! What can be asked for: the keys of `--attest` (FEATURES AT1, AT3, AS23).
 
 use crate::Error;
-use crate::output::boolean;
+use crate::output::flag;
 
 /// What is to be attested of a build's images; nothing by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,11 +102,11 @@ impl Provenance {
                 return Err(Error::user(format!("filename: `{value}` is no name of a file")));
             }
             "filename" => self.file_name = value.to_owned(),
-            "reproducible" => self.reproducible = boolean(key, value)?,
-            "inline-only" => self.inline_only = boolean(key, value)?,
-            "complete-materials" => self.complete_materials = boolean(key, value)?,
+            "reproducible" => self.reproducible = flag(key, value)?,
+            "inline-only" => self.inline_only = flag(key, value)?,
+            "complete-materials" => self.complete_materials = flag(key, value)?,
             // What steps cost is in kiln's history (`kiln build --explain`), not in images.
-            "capture-usage" => _ = boolean(key, value)?,
+            "capture-usage" => _ = flag(key, value)?,
             _ => return Ok(false),
         }
         Ok(true)

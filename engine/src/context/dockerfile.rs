@@ -43,7 +43,6 @@ pub(super) fn find(preparation: &Preparation<'_>, main: &Main) -> Result<Found, 
 }
 
 fn find_one(preparation: &Preparation<'_>, source: &DockerfileSource, main: &Main) -> Result<Found, Error> {
-    let default = Path::new("Dockerfile");
     match (source, main) {
         (DockerfileSource::Default, Main::Dockerfile(text) | Main::DockerfileUrl { text, .. }) => {
             Ok(Found::text("Dockerfile", text.clone()))
@@ -59,38 +58,47 @@ fn find_one(preparation: &Preparation<'_>, source: &DockerfileSource, main: &Mai
         (DockerfileSource::Path(path), Main::DockerfileUrl { text, .. }) if path.is_relative() => {
             Ok(Found::text("Dockerfile", text.clone()))
         }
-        (DockerfileSource::Path(path), Main::Tree(tree)) if path.is_relative() => in_tree(tree, path),
-        (DockerfileSource::Path(path), Main::Extracted(root)) if path.is_relative() => in_root(root, path),
+        (DockerfileSource::Path(path), Main::Tree(tree)) if path.is_relative() => in_tree(tree, &[path]),
+        (DockerfileSource::Path(path), Main::Extracted(root)) if path.is_relative() => in_root(root, &[path]),
         (DockerfileSource::Path(path), Main::Directory(root)) if path.is_relative() => {
             on_host(&[path.clone(), root.join(path)], path)
         }
         (DockerfileSource::Path(path), _) => on_host(std::slice::from_ref(path), path),
-        (DockerfileSource::Default, Main::Tree(tree)) => in_tree(tree, default),
-        (DockerfileSource::Default, Main::Extracted(root) | Main::Directory(root)) => in_root(root, default),
+        (DockerfileSource::Default, Main::Tree(tree)) => in_tree(tree, &DEFAULT_DOCKERFILES.map(Path::new)),
+        (DockerfileSource::Default, Main::Extracted(root) | Main::Directory(root)) => {
+            in_root(root, &DEFAULT_DOCKERFILES.map(Path::new))
+        }
         (DockerfileSource::Default, Main::Empty) => {
             Err(Error::user("there is neither a Dockerfile nor a context to find one in"))
         }
     }
 }
 
-/// In a directory whose links must not lead out.
-fn in_root(root: &Path, path: &Path) -> Result<Found, Error> {
-    for name in spellings(path) {
-        let host = beneath(root, &name)?;
-        if let Some(text) = read_text(&host)? {
-            return Ok(Found { name: path.display().to_string(), path: Some(host), text });
+/// Where nothing is said: docker's name, else buildah's. A context means the same to docker.
+pub(crate) const DEFAULT_DOCKERFILES: [&str; 2] = ["Dockerfile", "Containerfile"];
+
+/// The first of `paths` in a directory whose links must not lead out.
+fn in_root(root: &Path, paths: &[&Path]) -> Result<Found, Error> {
+    for path in paths {
+        for name in spellings(path) {
+            let host = beneath(root, &name)?;
+            if let Some(text) = read_text(&host)? {
+                return Ok(Found { name: path.display().to_string(), path: Some(host), text });
+            }
         }
     }
-    Err(missing(path))
+    Err(missing(paths[0]))
 }
 
-fn in_tree(tree: &Arc<dyn SourceTree>, path: &Path) -> Result<Found, Error> {
-    for name in spellings(path) {
-        if let Some(text) = from_tree(tree, &name)? {
-            return Ok(Found::text(&path.display().to_string(), text));
+fn in_tree(tree: &Arc<dyn SourceTree>, paths: &[&Path]) -> Result<Found, Error> {
+    for path in paths {
+        for name in spellings(path) {
+            if let Some(text) = from_tree(tree, &name)? {
+                return Ok(Found::text(&path.display().to_string(), text));
+            }
         }
     }
-    Err(missing(path))
+    Err(missing(paths[0]))
 }
 
 fn on_host(candidates: &[PathBuf], path: &Path) -> Result<Found, Error> {

@@ -77,7 +77,7 @@ fn git_tree(preparation: &mut Preparation<'_>, mut git: GitUrl) -> Result<Arc<dy
         args.iter().rev().find(|(name, _)| name == wanted).map_or("", |(_, value)| value.as_str())
     };
     let keep = argument("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-    git.source.keep_git_dir |= matches!(keep, "1" | "t" | "T" | "true" | "TRUE" | "True");
+    git.source.keep_git_dir |= kiln_parser::boolean(keep) == Some(true);
     if !argument("SOURCE_DATE_EPOCH").is_empty() {
         // Times of the checkout would not be the same twice (FEATURES CX5).
         git.source.times = GitTimes::Commit;

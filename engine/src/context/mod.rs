@@ -22,6 +22,7 @@ use kiln_parser::ignore::IgnoreRules;
 use kiln_solver::graph::GitSource;
 use kiln_solver::plan::NamedContext;
 
+pub(crate) use dockerfile::DEFAULT_DOCKERFILES;
 pub(crate) use ignore::{Hidden, explain_missing};
 pub(crate) use local::{LocalImage, take_in};
 pub(crate) use named::normalised;

@@ -45,16 +45,15 @@ fn preprocess(build: &Build, root: Option<&Path>, found: &Found) -> Result<Vec<u
     let variable = std::env::var(FLAGS_VARIABLE).unwrap_or_default();
     let flags: Vec<&str> =
         variable.split_whitespace().chain(build.preprocessor_flags.iter().map(String::as_str)).collect();
-    let call = |mode: &[&str]| {
-        let mut command = Command::new("cpp");
-        // Without line markers, which the Dockerfile's comments would start with; white space stays as it is.
-        command.args(["-E", "-P", "-traditional", "-undef"]).args(mode);
-        for folder in &folders {
-            command.arg("-iquote").arg(folder);
-        }
-        command.args(&flags).arg("-");
-        run(command, found, mode.is_empty())
-    };
+    let mut rule = tempfile::NamedTempFile::new().map_err(|error| Error::io(&std::env::temp_dir(), error))?;
+    let mut command = Command::new("cpp");
+    // Without line markers, which the Dockerfile's comments would start with; white space stays as it is.
+    command.args(["-E", "-P", "-traditional", "-undef"]);
+    for folder in &folders {
+        command.arg("-iquote").arg(folder);
+    }
+    command.args(&flags).arg("-MD").arg("-MF").arg(rule.path()).arg("-");
+    let text = run(command, found)?;
     let allowed: Vec<PathBuf> = folders
         .iter()
         .map(|folder| folder.to_path_buf())
@@ -63,7 +62,9 @@ fn preprocess(build: &Build, root: Option<&Path>, found: &Found) -> Result<Vec<u
         .filter_map(|folder| folder.canonicalize().ok())
         .collect();
     // Before anything of them is read into what errors quote.
-    for included in dependencies(&call(&["-M"])?) {
+    let mut files = Vec::new();
+    rule.read_to_end(&mut files).map_err(|error| Error::io(rule.path(), error))?;
+    for included in dependencies(&files) {
         // With links followed.
         let real = included.canonicalize().unwrap_or_default();
         if !allowed.iter().any(|folder| real.starts_with(folder)) {
@@ -73,11 +74,11 @@ fn preprocess(build: &Build, root: Option<&Path>, found: &Found) -> Result<Vec<u
             return Err(Error::user(message).hinted("name its folder: --cpp-flag=-I/the/folder"));
         }
     }
-    call(&[])
+    Ok(text)
 }
 
 /// Runs the preprocessor on the Dockerfile.
-fn run(mut command: Command, found: &Found, knows_includes: bool) -> Result<Vec<u8>, Error> {
+fn run(mut command: Command, found: &Found) -> Result<Vec<u8>, Error> {
     let running = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut running = running.map_err(|error| match error.kind() {
         ErrorKind::NotFound => Error::user(format!(
@@ -103,10 +104,11 @@ fn run(mut command: Command, found: &Found, knows_includes: bool) -> Result<Vec<
     read?;
     if !ended.success() {
         let told = String::from_utf8_lossy(&told);
-        // Where it is not known yet what is included, lines of that must not be quoted.
-        let told: Vec<&str> =
-            told.lines().filter(|line| knows_includes || line.starts_with("<stdin>:")).collect();
-        return Err(Error::user(format!("cpp cannot read {}: {}", found.name, told.join("\n"))));
+        // It is not known yet what is included: lines of that must not be quoted.
+        let told: Vec<&str> = told.lines().filter(|line| line.starts_with("<stdin>:")).collect();
+        let reason =
+            if told.is_empty() { "the mistake is in what it includes".to_owned() } else { told.join("\n") };
+        return Err(Error::user(format!("cpp cannot read {}: {reason}", found.name)));
     }
     Ok(text)
 }

@@ -11,6 +11,7 @@ use kiln_solver::solve::{Outcome, StepNote};
 
 use super::{PastBuild, PastOutcome, PastResult, PastStep, VERSION};
 use crate::build::{Build, BuildResult, ContextSource, DockerfileSource};
+use crate::context::DEFAULT_DOCKERFILES;
 use crate::session::Session;
 use crate::{Error, ErrorKind};
 
@@ -133,8 +134,11 @@ pub(crate) fn context_name(build: &Build) -> String {
 /// The Dockerfile as the history names it.
 pub(crate) fn dockerfile_name(build: &Build) -> String {
     match (&build.dockerfile, &build.context) {
-        (DockerfileSource::Default, ContextSource::Directory(path)) => absolute(&path.join("Dockerfile")),
-        (DockerfileSource::Default, _) => "Dockerfile".to_owned(),
+        (DockerfileSource::Default, ContextSource::Directory(path)) => {
+            let there = DEFAULT_DOCKERFILES.iter().map(|name| path.join(name)).find(|name| name.exists());
+            absolute(&there.unwrap_or_else(|| path.join(DEFAULT_DOCKERFILES[0])))
+        }
+        (DockerfileSource::Default, _) => DEFAULT_DOCKERFILES[0].to_owned(),
         (DockerfileSource::Path(path), ContextSource::Directory(_)) => absolute(path),
         (DockerfileSource::Path(path), _) => path.display().to_string(),
         (DockerfileSource::Text(_), _) => "-".to_owned(),

@@ -10,8 +10,6 @@ use kiln_image::layer::decompress;
 use kiln_image::oci::{History, ImageConfig};
 use kiln_image::{DiffId, ImageRef, Platform};
 use kiln_parser::InstructionKind;
-use kiln_parser::ignore::IgnoreRules;
-use kiln_solver::graph::NetworkMode;
 use kiln_solver::plan::{self, PlanRequest};
 
 use super::{layers, now};
@@ -113,22 +111,9 @@ fn config_of(changes: &[String], platform: &Platform) -> Result<ImageConfig, Err
         return Err(Error::user("a change may only say something of the image").hinted(CHANGES));
     }
     let request = PlanRequest {
-        build_args: Default::default(),
-        target: None,
         platform: Some(platform.clone()),
-        build_platform: Platform::host(),
         emulates: |_| true,
-        labels: Vec::new(),
-        no_cache: false,
-        no_cache_stages: Vec::new(),
-        cache_ttl: None,
-        network: NetworkMode::default(),
-        extra_hosts: Vec::new(),
-        shm_bytes: None,
-        ulimits: Vec::new(),
-        allow: Vec::new(),
-        contexts: Default::default(),
-        ignore: IgnoreRules::default(),
+        ..PlanRequest::new(Platform::host())
     };
     let planned =
         plan::plan(

@@ -17,7 +17,7 @@ use kiln_image::{Digest, ImageRef, InvalidReference};
 use kiln_solver::event::{Event, StepId};
 use kiln_solver::solve::Solver;
 
-pub(crate) use options::boolean;
+pub(crate) use options::flag;
 pub use options::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};
 
 use crate::Error;
@@ -287,8 +287,10 @@ impl Exporter<'_> {
     /// The build's own annotations hold for all its images.
     fn with_annotations(&self, options: &ImageOptions) -> ImageOptions {
         let mut options = options.clone();
-        options.annotations.splice(0..0, self.session.build.annotations.iter().cloned());
-        options.rewrite_timestamp |= self.session.build.rewrite_timestamp;
+        let build = self.session.build;
+        options.annotations.splice(0..0, build.annotations.iter().cloned());
+        options.annotations.retain(|annotation| !build.unset_annotations.contains(&annotation.key));
+        options.rewrite_timestamp |= build.rewrite_timestamp;
         options
     }
 

@@ -243,7 +243,7 @@ impl ImageOptions {
     /// # Errors
     /// The value is none of the key's.
     pub fn set(&mut self, key: &str, value: &str) -> Result<bool, Error> {
-        let flag = || boolean(key, value);
+        let flag = || flag(key, value);
         match key {
             "name" => self.names.extend(value.split(',').filter(|name| !name.is_empty()).map(str::to_owned)),
             "name-canonical" => self.name_canonical = flag()?,
@@ -351,7 +351,7 @@ impl TreeOptions {
     /// The value is none of the key's.
     pub fn set(&mut self, key: &str, value: &str) -> Result<bool, Error> {
         match (key, value) {
-            ("platform-split", _) => self.platform_split = Some(boolean(key, value)?),
+            ("platform-split", _) => self.platform_split = Some(flag(key, value)?),
             ("mode", "copy") => self.delete = false,
             ("mode", "delete") => self.delete = true,
             ("mode", _) => {
@@ -370,13 +370,10 @@ impl TreeOptions {
     }
 }
 
-/// As Go reads it; a bare key is true.
-pub(crate) fn boolean(key: &str, value: &str) -> Result<bool, Error> {
-    match value {
-        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(Error::user(format!("{key}: `{value}` is neither true nor false"))),
-    }
+/// The value of a key that is true or false; a bare one is true.
+pub(crate) fn flag(key: &str, value: &str) -> Result<bool, Error> {
+    let known = if value.is_empty() { Some(true) } else { kiln_parser::boolean(value) };
+    known.ok_or_else(|| Error::user(format!("{key}: `{value}` is neither true nor false")))
 }
 
 #[cfg(test)]

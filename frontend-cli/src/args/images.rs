@@ -79,6 +79,9 @@ pub(crate) struct LoginArgs {
     /// Print the user name that is logged in
     #[arg(long)]
     pub get_login: bool,
+    /// The same as --authfile, for docker's programs to read: the file is in docker's form in any case
+    #[arg(long, value_name = "FILE", conflicts_with = "authfile")]
+    pub compat_auth_file: Option<PathBuf>,
     #[command(flatten)]
     pub registry: RegistryArgs,
     /// The registry (default: Docker Hub)
@@ -92,6 +95,9 @@ pub(crate) struct LogoutArgs {
     /// The file that logins are kept in (in place of docker's config.json)
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
+    /// The same as --authfile
+    #[arg(long, value_name = "FILE", conflicts_with = "authfile")]
+    pub compat_auth_file: Option<PathBuf>,
     /// The registry (default: Docker Hub)
     #[arg(value_name = "SERVER")]
     pub server: Option<String>,

@@ -47,6 +47,9 @@ pub(crate) struct LimitArgs {
     /// be made, as in most containers (or set KILN_EXECUTOR)
     #[arg(long, value_name = "embedded|oci=PATH|chroot", allow_hyphen_values = true)]
     pub executor: Option<String>,
+    /// An OCI runtime that runs RUN steps (as --executor oci=PATH)
+    #[arg(long, value_name = "PATH", conflicts_with = "executor")]
+    pub runtime: Option<String>,
     /// Kill a RUN step that runs for longer (`10m`)
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub step_timeout: Option<String>,
@@ -69,7 +72,8 @@ impl LimitArgs {
     pub(crate) fn apply(&self, mut build: Build) -> Result<Build, String> {
         build = build.resources(self.resources()?).dns(self.dns()?);
         let of_environment = || std::env::var("KILN_EXECUTOR").ok();
-        build = match self.executor.clone().or_else(of_environment).as_deref() {
+        let of_runtime = || self.runtime.as_ref().map(|program| format!("oci={program}"));
+        build = match self.executor.clone().or_else(of_runtime).or_else(of_environment).as_deref() {
             None | Some("" | "embedded") => build,
             Some("chroot") => build.executor(Chroot),
             Some(text) => {
@@ -202,7 +206,7 @@ fn is_plain(word: &str) -> bool {
 }
 
 /// A time as Go's programs take it: `90s`, `1h30m`, `1.5m`, `250ms`; a number alone is seconds.
-fn duration(flag: &str, text: &str) -> Result<Duration, String> {
+pub(super) fn duration(flag: &str, text: &str) -> Result<Duration, String> {
     let invalid =
         || format!("invalid argument `{text}` for {flag}: expected a time such as 90s, 10m or 1h30m");
     let mut rest = text.trim();

@@ -154,10 +154,11 @@ pub(crate) struct BuildArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub explain: bool,
-    /// Ask the registry for every base image
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
-          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
-    pub pull: bool,
+    /// Ask the registry for every base image (or, with `=always|missing|never`, only for those that the store lacks,
+    /// or for none)
+    #[arg(long, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_missing_value = "always",
+          default_value = "missing", value_parser = PullPolicy::parse, hide_default_value = true)]
+    pub pull: PullPolicy,
     /// Never ask a registry
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
@@ -169,6 +170,23 @@ pub(crate) struct BuildArgs {
     /// A label for the image
     #[arg(long = "label", value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub labels: Vec<String>,
+    /// Set a variable as if ENV stood behind every FROM; `NAME` alone takes its value from the environment
+    #[arg(long, value_name = "NAME=VALUE", allow_hyphen_values = true)]
+    pub env: Vec<String>,
+    /// Leave a label out of the image, whoever set it
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
+    pub unsetlabel: Vec<String>,
+    /// Leave a variable out of the image
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub unsetenv: Vec<String>,
+    /// Whether a stage has the labels of its base (default: true)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub inherit_labels: bool,
+    /// Leave out of the image how it was made
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub omit_history: bool,
     /// A further context (`name=path`, `name=docker-image://…`, …)
     #[arg(long = "build-context", value_name = "NAME=VALUE", allow_hyphen_values = true)]
     pub contexts: Vec<String>,
@@ -182,7 +200,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "SSH", allow_hyphen_values = true)]
     pub ssh: Vec<String>,
     /// Network of RUN instructions: default (their own where `pasta` is installed, else the host's), isolated (their own,
-    /// or none at all), none, host
+    /// or none at all; also `private`, `pasta`), none, host
     #[arg(long, value_name = "MODE", default_value = "default", allow_hyphen_values = true)]
     pub network: String,
     /// Allow what needs permission (`network.host`, `security.insecure`, `device`, `device=NAME[,alias=WORD]`)
@@ -194,6 +212,19 @@ pub(crate) struct BuildArgs {
     /// The platforms to build for
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', allow_hyphen_values = true)]
     pub platform: Vec<String>,
+    /// The machine to build for (`arm64`), with --os and --variant in place of --platform
+    #[arg(long, value_name = "ARCH", conflicts_with = "platform")]
+    pub arch: Option<String>,
+    /// The system to build for (`linux`)
+    #[arg(long, value_name = "OS", conflicts_with = "platform")]
+    pub os: Option<String>,
+    /// The variant of the machine to build for (`v7`)
+    #[arg(long, value_name = "VARIANT", conflicts_with = "platform")]
+    pub variant: Option<String>,
+    /// Build for every platform that all base images are there for
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub all_platforms: bool,
     /// A line for /etc/hosts (`host:ip`; `host-gateway` is the address that reaches the host)
     #[arg(long, value_name = "HOST:IP", allow_hyphen_values = true)]
     pub add_host: Vec<String>,
@@ -215,6 +246,9 @@ pub(crate) struct BuildArgs {
     /// Add an annotation (`[TYPE[,TYPE]:]KEY=VALUE`; types: manifest, index, manifest-descriptor, index-descriptor)
     #[arg(long = "annotation", value_name = "ANNOTATION", allow_hyphen_values = true)]
     pub annotations: Vec<String>,
+    /// Leave an annotation out
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
+    pub unsetannotation: Vec<String>,
     /// Attach an attestation to the image (`type=provenance|sbom[,KEY=VALUE]`); may be repeated
     #[arg(long, value_name = "ATTESTATION", allow_hyphen_values = true)]
     pub attest: Vec<String>,
@@ -254,6 +288,9 @@ pub(crate) struct BuildArgs {
     /// Write the image's id to a file
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub iidfile: Option<PathBuf>,
+    /// Write the image's id to a file, without `sha256:`
+    #[arg(long, alias = "raw-iidfile", value_name = "FILE", allow_hyphen_values = true)]
+    pub iidfile_raw: Option<PathBuf>,
     /// Write what was built to a file, as JSON
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub metadata_file: Option<PathBuf>,
@@ -267,9 +304,12 @@ pub(crate) struct BuildArgs {
     /// What to do with the Dockerfile: build, check, outline, targets (`METHOD[,format=json][,ignorestatus=true]`)
     #[arg(long, value_name = "METHOD", default_value = "build", allow_hyphen_values = true)]
     pub call: String,
-    /// Form of what --check, --call, --dry-run and --explain print: text, json
+    /// Form of what --check, --call, --dry-run and --explain print: text, json; or of the image: oci, docker
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// How many steps run at once (default: as many as are ready)
+    #[arg(long, value_name = "NUMBER", default_value_t, hide_default_value = true)]
+    pub jobs: usize,
     /// Also look for what an experimental lint rule finds; `own` is all of kiln's own rules
     #[arg(long, value_name = "RULE", value_delimiter = ',', allow_hyphen_values = true)]
     pub lint: Vec<String>,
@@ -287,7 +327,42 @@ pub(crate) struct BuildArgs {
     pub context: OsString,
 }
 
-/// What docker's first builder knew and BuildKit ignores (FEATURES CL26, CL40): taken, so that scripts go on working.
+impl BuildArgs {
+    /// `--format`, where it is about what is printed.
+    pub(crate) fn report_format(&self) -> Option<&str> {
+        self.format.as_deref().filter(|format| !matches!(*format, "oci" | "docker"))
+    }
+}
+
+/// `--pull`: docker's boolean, or buildah's word (FEATURES CL30).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PullPolicy {
+    /// Every base, be it in the store or not.
+    Always,
+    /// What the store lacks.
+    Missing,
+    /// Nothing.
+    Never,
+}
+
+impl PullPolicy {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            // What is there is newer or the same.
+            "always" | "newer" => Ok(Self::Always),
+            "missing" | "ifmissing" => Ok(Self::Missing),
+            "never" => Ok(Self::Never),
+            _ => match kiln::boolean(text) {
+                Some(true) => Ok(Self::Always),
+                Some(false) => Ok(Self::Missing),
+                None => Err("expected true, false, always, missing, newer or never".to_owned()),
+            },
+        }
+    }
+}
+
+/// What docker's first builder knew and BuildKit ignores (FEATURES CL26, CL40), and what buildah can turn off that kiln
+/// never does (CL51): taken, so that scripts go on working.
 #[derive(Debug, Args)]
 pub(crate) struct LegacyArgs {
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -302,12 +377,22 @@ pub(crate) struct LegacyArgs {
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = parse_bool)]
     pub squash: bool,
+    /// Whether steps are cached; they are.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = parse_bool)]
+    pub layers: bool,
     #[arg(long, hide = true)]
     pub isolation: Option<String>,
     #[arg(long, hide = true)]
     pub security_opt: Vec<String>,
     #[arg(long, hide = true)]
     pub builder: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = parse_bool)]
+    pub identity_label: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = parse_bool)]
+    pub inherit_annotations: bool,
 }
 
 impl LegacyArgs {
@@ -315,8 +400,11 @@ impl LegacyArgs {
     pub(crate) fn ignored(&self) -> Vec<&'static str> {
         [
             ("--squash", self.squash),
+            ("--layers=false", !self.layers),
             ("--isolation", self.isolation.as_deref().is_some_and(|value| value != "default")),
             ("--security-opt", !self.security_opt.is_empty()),
+            ("--identity-label", self.identity_label),
+            ("--inherit-annotations", self.inherit_annotations),
         ]
         .into_iter()
         .filter_map(|(flag, given)| given.then_some(flag))
@@ -489,7 +577,10 @@ fn usage_error(error: &clap::Error, command: &str) -> UsageError {
             first.strip_prefix("error: ").unwrap_or(first).to_owned()
         }
     };
-    let nearest = text(ContextKind::SuggestedArg).or_else(|| text(ContextKind::SuggestedSubcommand));
+    // To clap a flag of two letters is near to many words.
+    let is_near = |flag: &String| 2 * flag.len() > given.len();
+    let nearest =
+        text(ContextKind::SuggestedArg).filter(is_near).or_else(|| text(ContextKind::SuggestedSubcommand));
     let hint = match nearest {
         Some(nearest) => format!("did you mean `{nearest}`? See '{place} --help'"),
         None => format!("See '{place} --help'"),
@@ -504,13 +595,9 @@ impl Cli {
     }
 }
 
-/// A boolean as docker's flag parser reads it.
+/// The value of a flag that is true or false.
 pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("expected true or false".to_owned()),
-    }
+    kiln::boolean(text).ok_or_else(|| "expected true or false".to_owned())
 }
 
 #[cfg(test)]
@@ -571,12 +658,22 @@ mod tests {
 
     #[test]
     fn a_boolean_is_on_alone_and_off_when_told_so() {
-        assert!(build(&["kiln", "build", "--pull", "."]).pull);
-        assert!(!build(&["kiln", "build", "--pull=false", "."]).pull);
-        assert!(build(&["kiln", "build", "--pull=1", "."]).pull);
         assert!(build(&["kiln", "build", "-q", "."]).quiet);
         assert!(!build(&["kiln", "build", "-q=false", "."]).quiet);
-        assert!(!build(&["kiln", "build", "."]).pull);
+        assert!(build(&["kiln", "build", "--no-cache=1", "."]).no_cache);
+    }
+
+    #[test]
+    fn what_is_pulled_is_a_boolean_or_a_word() {
+        let pull = |flags: &[&str]| build(&[&["kiln", "build"], flags, &["."]].concat()).pull;
+        for always in ["--pull", "--pull=true", "--pull=1", "--pull=always", "--pull=newer"] {
+            assert_eq!(pull(&[always]), PullPolicy::Always, "{always}");
+        }
+        assert_eq!([pull(&[]), pull(&["--pull=false"]), pull(&["--pull=missing"])], [PullPolicy::Missing; 3]);
+        assert_eq!(pull(&["--pull=never"]), PullPolicy::Never);
+        assert!(
+            refused(&["kiln", "build", "--pull=often", "."]).message.contains("expected true, false, always")
+        );
     }
 
     #[test]

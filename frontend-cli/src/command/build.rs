@@ -12,19 +12,19 @@ use kiln::{
 use super::metadata::Metadata;
 use crate::args::call::{self, Method};
 use crate::args::ssh::Ssh;
-use crate::args::{BuildArgs, attest, cache, host, output, pair, resource, secret, ssh};
+use crate::args::{BuildArgs, PullPolicy, attest, cache, host, output, pair, resource, secret, ssh};
 use crate::printable::printable;
 use crate::progress::{Mode, Progress};
 use crate::report::Failure;
 
 pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> {
     let mode = mode(args, super::env("BUILDKIT_PROGRESS").as_deref())?;
-    let call = call::parse(&args.call, args.check, args.format.as_deref())?;
+    let call = call::parse(&args.call, args.check, args.report_format())?;
     if call.method != Method::Build {
         return super::check::run(request(args, root, &[])?, call, mode);
     }
     if args.dry_run {
-        return super::forecast::run(request(args, root, &[])?, args.format.as_deref());
+        return super::forecast::run(request(args, root, &[])?, args.report_format());
     }
     let outputs = outputs(args)?;
     let build = request(args, root, &outputs)?;
@@ -34,7 +34,7 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
         }
     }
     // A script must not find the id of an earlier build after this one failed.
-    if let Some(path) = &args.iidfile {
+    for path in args.iidfile.iter().chain(&args.iidfile_raw) {
         remove(path)?;
     }
     let cancel = build.cancel_handle();
@@ -49,8 +49,8 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     let built = build.run();
     let summary = progress.finish();
     if args.explain {
-        let why = super::explain::of_build(&id, root, args.format.as_deref())?;
-        if args.format.as_deref() == Some("json") {
+        let why = super::explain::of_build(&id, root, args.report_format())?;
+        if args.report_format() == Some("json") {
             super::print(&why)?;
         } else {
             let _ = write!(std::io::stderr(), "{why}");
@@ -59,6 +59,9 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     let built = built.map_err(|error| Failure::from(error).with_step(summary.failed_step))?;
     if let Some(path) = &args.iidfile {
         write_whole(path, built.config_digest.to_string().as_bytes())?;
+    }
+    if let Some(path) = &args.iidfile_raw {
+        write_whole(path, built.config_digest.hex().as_bytes())?;
     }
     if let Some((path, metadata)) = metadata {
         write_whole(path, metadata.text(&built).as_bytes())?;
@@ -121,10 +124,23 @@ pub(super) fn request(
         let (key, value) = pair::label(text)?;
         build = build.label(key, value);
     }
-    for platform in platforms(&args.platform, super::env("DOCKER_DEFAULT_PLATFORM")) {
+    let own = own_platform(args);
+    let asked = own.as_ref().map_or(args.platform.as_slice(), std::slice::from_ref);
+    for platform in platforms(asked, super::env("DOCKER_DEFAULT_PLATFORM")) {
         build = build.platform(platform);
     }
-    build = build.no_cache(args.no_cache).pull(args.pull).offline(args.offline).locked(args.locked);
+    build = build.all_platforms(args.all_platforms).max_parallelism(args.jobs);
+    for text in &args.env {
+        if let Some((name, value)) = pair::variable("--env", text, &super::env)? {
+            build = build.env(name, value);
+        }
+    }
+    build = args.unsetlabel.iter().fold(build, Build::unset_label);
+    build = args.unsetenv.iter().fold(build, Build::unset_env);
+    build = args.unsetannotation.iter().fold(build, Build::unset_annotation);
+    build = build.inherit_labels(args.inherit_labels).omit_history(args.omit_history);
+    build = build.no_cache(args.no_cache).pull(args.pull == PullPolicy::Always).locked(args.locked);
+    build = build.offline(args.offline || args.pull == PullPolicy::Never);
     if let Some(text) = &args.cache_ttl {
         let lifetime = kiln::lifetime(text).ok_or_else(|| {
             Failure::usage(format!("--cache-ttl {text}: not a duration"))
@@ -144,7 +160,8 @@ pub(super) fn request(
             allow.push("network.host".to_owned());
             NetworkMode::Host
         }
-        "isolated" => {
+        // The others are buildah's words for it.
+        "isolated" | "private" | "pasta" => {
             build = build.isolation(Isolation::Required);
             NetworkMode::Default
         }
@@ -252,6 +269,19 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
         let to = DockerTarget::Engine { context: None };
         outputs.push(OutputSpec::Docker { to, options: ImageOptions::default() });
     }
+    if let Some(types) = media_types(args) {
+        if outputs.is_empty() {
+            outputs.push(OutputSpec::Image { options: ImageOptions::default() });
+        }
+        for output in &mut outputs {
+            if let OutputSpec::Image { options }
+            | OutputSpec::Oci { options, .. }
+            | OutputSpec::Docker { options, .. } = output
+            {
+                options.set("oci-mediatypes", types).map_err(Failure::from)?;
+            }
+        }
+    }
     let to_stdout = |output: &&OutputSpec| {
         matches!(
             output,
@@ -274,10 +304,22 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
     }
     let has_no_image =
         |output: &OutputSpec| matches!(output, OutputSpec::Local { .. } | OutputSpec::Tar { .. });
-    if args.iidfile.is_some() && !outputs.is_empty() && outputs.iter().all(has_no_image) {
+    if (args.iidfile.is_some() || args.iidfile_raw.is_some())
+        && !outputs.is_empty()
+        && outputs.iter().all(has_no_image)
+    {
         return Err(Failure::usage("--iidfile needs an image, but the outputs are files only"));
     }
     Ok(outputs)
+}
+
+/// Whether the image has OCI's media types, where `--format` says so, as buildah has it (FEATURES CL48).
+fn media_types(args: &BuildArgs) -> Option<&'static str> {
+    match args.format.as_deref()? {
+        "oci" => Some("true"),
+        "docker" => Some("false"),
+        _ => None,
+    }
 }
 
 fn context(args: &BuildArgs) -> Result<ContextSource, Failure> {
@@ -363,6 +405,23 @@ fn arguments_in(path: &Path) -> Result<Vec<(String, String)>, Failure> {
         }
     }
     Ok(arguments)
+}
+
+/// The platform whose parts are asked for one by one (FEATURES CL44).
+fn own_platform(args: &BuildArgs) -> Option<String> {
+    if args.arch.is_none() && args.os.is_none() && args.variant.is_none() {
+        return None;
+    }
+    let host = kiln::Platform::host();
+    let mut name = format!(
+        "{}/{}",
+        args.os.as_deref().unwrap_or(&host.os),
+        args.arch.as_deref().unwrap_or(&host.architecture)
+    );
+    if let Some(variant) = &args.variant {
+        name += &format!("/{variant}");
+    }
+    Some(name)
 }
 
 /// The platforms asked for; `local` is this machine's. Without any it is the engine's choice.

@@ -15,7 +15,10 @@ use crate::report::Failure;
 const MAX_PASSWORD_BYTES: u64 = 64 << 10;
 
 pub(super) fn run(args: &LoginArgs) -> Result<u8, Failure> {
-    let config = args.registry.config()?;
+    let mut config = args.registry.config()?;
+    if let Some(path) = &args.compat_auth_file {
+        config = config.auth_file(path).map_err(kiln::Error::from)?;
+    }
     let server = args.server.as_deref().map_or_else(Server::docker_hub, Server::parse);
     let cancel = Arc::new(AtomicBool::new(false));
     if args.get_login {

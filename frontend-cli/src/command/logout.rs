@@ -8,8 +8,8 @@ use crate::args::LogoutArgs;
 use crate::report::Failure;
 
 pub(super) fn run(args: &LogoutArgs) -> Result<u8, Failure> {
-    let registry =
-        crate::args::registry::RegistryArgs { authfile: args.authfile.clone(), ..Default::default() };
+    let authfile = args.authfile.clone().or_else(|| args.compat_auth_file.clone());
+    let registry = crate::args::registry::RegistryArgs { authfile, ..Default::default() };
     let config = registry.config()?;
     let server = args.server.as_deref().map_or_else(Server::docker_hub, Server::parse);
     let was_there = config.forget_login(&server, &AtomicBool::new(false)).map_err(kiln::Error::from)?;

@@ -7,8 +7,6 @@ use base64::engine::general_purpose::STANDARD;
 use kiln::{Build, BuildResult, Event, ProvenanceMode, RULES, Span};
 use serde_json::{Map, Value, json};
 
-use crate::args::parse_bool;
-
 /// What the file is to tell beside the image's digests.
 pub(super) struct Metadata {
     provenance: Option<ProvenanceMode>,
@@ -31,9 +29,9 @@ impl Metadata {
             provenance: match provenance.as_str() {
                 "max" => Some(ProvenanceMode::Max),
                 "disabled" => None,
-                other => (parse_bool(other) != Ok(false)).then_some(ProvenanceMode::Min),
+                other => (kiln::boolean(other) != Some(false)).then_some(ProvenanceMode::Min),
             },
-            warnings: (parse_bool(&warnings) == Ok(true)).then(Arc::default),
+            warnings: (kiln::boolean(&warnings) == Some(true)).then(Arc::default),
         }
     }
 

@@ -51,6 +51,26 @@ fn a_step_has_the_device_and_its_layer_has_no_trace_of_it() {
 }
 
 #[test]
+fn a_specification_may_be_yaml() {
+    let Some(kiln) = Kiln::new("devices in YAML") else { return };
+    let context = Context::with_dockerfile(
+        "FROM busybox\nRUN --device=acme.com/zero=1 stat -c '%t:%T %a' /dev/zeros >/seen\n",
+    );
+    let folder = context.path().join("cdi");
+    std::fs::create_dir(&folder).unwrap();
+    let spec = "cdiVersion: 0.6.0\n\
+        kind: acme.com/zero\n\
+        devices:\n\
+        - name: 1\n\
+        \x20 containerEdits:\n\
+        \x20   deviceNodes:\n\
+        \x20   - {path: /dev/zeros, hostPath: /dev/zero, fileMode: 0640}\n";
+    std::fs::write(folder.join("acme.yaml"), spec).unwrap();
+    kiln.build(context.path(), &["--cdi-spec-dir=cdi", "--allow=device", "-t", "y", "."]);
+    assert_eq!(kiln.run(&["y", "cat", "/seen"]), "1:5 640\n");
+}
+
+#[test]
 fn devices_need_permission_and_each_may_be_allowed_alone() {
     let Some(kiln) = Kiln::new("allowed devices") else { return };
     let context = context("FROM busybox\nRUN --device=acme.com/test=* env | grep NODE\n");
@@ -97,11 +117,11 @@ fn a_device_that_is_not_there_is_an_error_only_where_it_is_required() {
     let ended = kiln.call(required.path(), &["build", "--progress=none", "--cdi-spec-dir=cdi", "."]);
     assert_eq!(ended.status, 1);
     insta::assert_snapshot!(ended.stderr, @r#"
-    error: required device "acme.com/test=other" is not registered; cdi/other.yaml: it is YAML, and kiln reads specifications as JSON
+    error: required device "acme.com/test=other" is not registered; cdi/other.yaml: line 1: missing field `cdiVersion`
      --> Dockerfile:2:14
     2 | RUN --device=acme.com/test=other,required env
       |              ^^^^^^^^^^^^^^^^^^^
-    hint: a device is described by a specification (JSON) in /etc/cdi or /var/run/cdi; `--cdi-spec-dir` names another directory
+    hint: a device is described by a specification (*.yaml, *.json) in /etc/cdi or /var/run/cdi; `--cdi-spec-dir` names another directory
     "#);
 }
 

@@ -178,8 +178,14 @@ fn an_upload_in_parts_that_fails_is_aborted() {
 
 #[test]
 fn two_jobs_share_githubs_cache_by_scope() {
+    for service in ["url_v2=", "version=1,url="] {
+        shares_by_scope(service);
+    }
+}
+
+fn shares_by_scope(service: &str) {
     let server = Server::start();
-    let spec = format!("type=gha,scope=main,url_v2=http://{}/,token={CANARY}", server.address);
+    let spec = format!("type=gha,scope=main,{service}http://{}/,token={CANARY}", server.address);
     shares(&format!("{spec},mode=max"), &spec);
     let Some(kiln) = Kiln::new("object store") else { return };
     let other = format!("--cache-from={}", spec.replace("scope=main", "scope=other"));
@@ -187,9 +193,32 @@ fn two_jobs_share_githubs_cache_by_scope() {
     ended.says("there is no cache gha:other yet");
     // The token is for the service, not for where its bytes are.
     for request in server.seen() {
-        let is_service = request.path.contains("/twirp/");
+        let is_service = request.path.contains("/twirp/") || request.path.contains("/_apis/");
         assert_eq!(request.header("authorization").is_some(), is_service, "{}", request.path);
     }
+}
+
+#[test]
+fn the_first_version_of_githubs_cache_takes_layers_in_chunks() {
+    let Some(one) = Kiln::new("object store") else { return };
+    let server = Server::start();
+    let context = large();
+    let digest = ::kiln::Digest::of(&std::fs::read(context.path().join("large")).unwrap());
+    let spec = format!("type=gha,version=1,url=http://{},token=t", server.address);
+    one.build(context.path(), &flags(&[&format!("--cache-to={spec},mode=max")]));
+    let ranges: Vec<_> = server
+        .seen()
+        .iter()
+        .filter(|seen| seen.method == "PATCH" && seen.body.len() > 1 << 20)
+        .map(|seen| seen.header("content-range").unwrap_or_default().to_owned())
+        .collect();
+    let [first, second] = &ranges[..] else { panic!("{ranges:?}") };
+    assert_eq!(first, "bytes 0-8388607/*");
+    assert!(second.starts_with("bytes 8388608-"), "{second}");
+    let Some(two) = Kiln::new("object store") else { return };
+    let ended = two.build(context.path(), &["-t", "it", &format!("--cache-from={spec}"), "."]);
+    assert_eq!(ended.steps(), (0, 1), "{}", ended.stderr);
+    assert_eq!(two.run(&["it"]), format!("{}  /large\n", digest.hex()));
 }
 
 #[test]
@@ -410,6 +439,9 @@ impl Server {
         if let Some((_, method)) = seen.path.split_once("/github.actions.results.api.v1.CacheService/") {
             return (200, self.twirp(method, &serde_json::from_slice(&seen.body).unwrap()));
         }
+        if let Some(asked) = seen.path.strip_prefix("/_apis/artifactcache/") {
+            return self.first_service(seen, asked);
+        }
         let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
         let path = path.replace("%3A", ":");
         let mut objects = self.objects.lock().unwrap();
@@ -459,6 +491,58 @@ impl Server {
                 Some((200, Vec::new()))
             }
             _ => None,
+        }
+    }
+
+    /// Version 1 of GitHub's service; an upload is a part by its number and key.
+    fn first_service(&self, seen: &Seen, asked: &str) -> (u16, Vec<u8>) {
+        let (mut objects, mut parts) = (self.objects.lock().unwrap(), self.parts.lock().unwrap());
+        let question = || serde_json::from_slice::<Value>(&seen.body).unwrap();
+        let answer = |body: Value| (200, body.to_string().into_bytes());
+        match (seen.method.as_str(), asked.split_once('?').unwrap_or((asked, ""))) {
+            ("GET", ("cache", query)) => {
+                let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)).unwrap();
+                assert_eq!(value("version=").len(), 64);
+                let keys = value("keys=").replace("%3A", ":");
+                let newest = |key: &str| {
+                    objects.iter().rev().find(|(name, _)| name.starts_with(&format!("/entries/{key}")))
+                };
+                match keys.split(',').find_map(newest) {
+                    Some((name, _)) => answer(json!({
+                        "cacheKey": name.strip_prefix("/entries/"),
+                        "archiveLocation": format!("http://{}{name}?sig=x", self.address),
+                    })),
+                    None => (204, Vec::new()),
+                }
+            }
+            ("POST", ("caches", _)) => {
+                let key = question()["key"].as_str().unwrap().to_owned();
+                if objects.iter().any(|(name, _)| *name == format!("/entries/{key}")) {
+                    return (409, Vec::new());
+                }
+                let number = parts.len() + 1;
+                parts.insert(format!("{number} {key}"), Vec::new());
+                answer(json!({ "cacheId": number }))
+            }
+            (method, (place, _)) => {
+                let number = place.strip_prefix("caches/").unwrap();
+                let (name, bytes) =
+                    parts.iter_mut().find(|(name, _)| name.starts_with(&format!("{number} "))).unwrap();
+                match method {
+                    "PATCH" => {
+                        let end = bytes.len() + seen.body.len() - 1;
+                        let range = format!("bytes {}-{end}/*", bytes.len());
+                        assert_eq!(seen.header("content-range"), Some(range.as_str()));
+                        bytes.extend_from_slice(&seen.body);
+                    }
+                    _ => {
+                        assert_eq!(question()["size"], bytes.len());
+                        let key = name.split_once(' ').unwrap().1;
+                        objects.push((format!("/entries/{key}"), bytes.clone()));
+                    }
+                }
+                (200, Vec::new())
+            }
         }
     }
 

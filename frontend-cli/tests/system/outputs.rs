@@ -83,6 +83,68 @@ fn annotations_media_types_and_compressions_are_as_asked_for() {
 }
 
 #[test]
+fn an_image_says_no_more_of_itself_than_asked_for() {
+    let Some(kiln) = Kiln::new("trimmed images") else { return };
+    let out = tempfile::tempdir().unwrap();
+    let context = Context::with_dockerfile(
+        "FROM busybox AS base\nLABEL old=1\nENV KEEP=1 DROP=2\n\
+         FROM base\nRUN echo $DROP >/made\nLABEL new=1 gone=2\n",
+    );
+    let layout = out.path().join("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    let trim = ["--unsetlabel=gone", "--unsetenv=DROP", "--inherit-labels=false", "--omit-history=true"];
+    let notes = ["--annotation=a=1", "--annotation=b=2", "--unsetannotation=b", "--identity-label=false"];
+    let iid = out.path().join("iid");
+    let file = format!("--iidfile-raw={}", iid.display());
+    let ended = kiln.build(
+        context.path(),
+        &[&trim[..], &notes, &["-o", "type=image", "-o", &output, &file, "-t", "t", "."]].concat(),
+    );
+    assert!(!ended.stderr.contains("ignored"), "{}", ended.stderr);
+    let manifest = blob(&layout, &json(&layout.join("index.json"))["manifests"][0]);
+    let config = blob(&layout, &manifest["config"]);
+    assert_eq!(manifest["annotations"], serde_json::json!({"a": "1"}));
+    assert_eq!(config["config"]["Labels"], serde_json::json!({"new": "1"}));
+    let env = config["config"]["Env"].as_array().unwrap();
+    assert!(env.contains(&"KEEP=1".into()) && !env.iter().any(|pair| pair == "DROP=2"), "{env:?}");
+    assert!(config.get("history").is_none_or(|history| history.as_array().unwrap().is_empty()), "{config}");
+    assert_eq!(kiln.run(&["t", "cat", "/made"]), "2\n");
+    let id = std::fs::read_to_string(&iid).unwrap();
+    assert_eq!(format!("sha256:{id}"), manifest["config"]["digest"].as_str().unwrap());
+    // As a base it has no history to go on with, and gets entries for its layers.
+    let next = Context::with_dockerfile("FROM t\nENV X=1\n");
+    kiln.build(next.path(), &["-t", "next", "."]);
+    assert_eq!(kiln.ok(Path::new("/"), &["history", "-q", "next"]).stdout.lines().count(), 3);
+    kiln.build(next.path(), &["--identity-label", "."]).says("--identity-label is ignored");
+}
+
+#[test]
+fn buildahs_flags_name_the_form_the_machine_and_variables() {
+    let Some(kiln) = Kiln::new("buildah's flags") else { return };
+    let out = tempfile::tempdir().unwrap();
+    let context = Context::with_dockerfile("FROM scratch\nCOPY Containerfile /\nENV B=$A\n");
+    let file = |name: &str| context.path().join(name);
+    std::fs::rename(file("Dockerfile"), file("Containerfile")).unwrap();
+    let layout = out.path().join("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    let flags = ["--format=docker", "--arch=arm", "--variant=v7", "--env=A=1", "--jobs=1"];
+    kiln.build(context.path(), &[&flags[..], &["-o", &output, "."]].concat());
+    let manifest = blob(&layout, &json(&layout.join("index.json"))["manifests"][0]);
+    assert_eq!(manifest["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
+    let config = blob(&layout, &manifest["config"]);
+    assert_eq!((&config["architecture"], &config["variant"]), (&"arm".into(), &"v7".into()));
+    let env = config["config"]["Env"].as_array().unwrap();
+    assert!(env.contains(&"A=1".into()) && env.contains(&"B=1".into()), "{env:?}");
+    // docker's name goes before.
+    std::fs::write(file("Dockerfile"), "FROM scratch\nLABEL docker=1\n").unwrap();
+    kiln.build(context.path(), &["--format", "docker", "-t", "both", "."]);
+    assert!(kiln.ok(Path::new("/"), &["inspect", "both"]).stdout.contains("\"docker\": \"1\""));
+    let refused = kiln.call(context.path(), &["build", "--platform=linux/amd64", "--arch=arm", "."]);
+    assert_eq!(refused.status, 1);
+    refused.says("cannot be used with");
+}
+
+#[test]
 fn an_epoch_makes_two_builds_the_same_to_the_last_byte() {
     let Some(first) = Kiln::new("reproducible images") else { return };
     let Some(second) = Kiln::new("reproducible images") else { return };

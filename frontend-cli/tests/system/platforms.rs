@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use kiln_fixtures::Context;
+use kiln_fixtures::{Context, DockerRegistry};
 
 use crate::kiln::Kiln;
 use crate::ordinary::Ordinary;
@@ -58,6 +58,55 @@ fn steps_of_another_machine_run_by_emulation_and_go_into_one_index() {
     assert!(!files.join("dev").exists(), "{:?}", std::fs::read_dir(files.join("dev")).map(Iterator::count));
     kiln.build(context.path(), &["--platform", "linux/arm64", "-t", "foreign", "."]);
     assert_eq!(kiln.run(&["foreign"]), "aarch64\n");
+}
+
+#[test]
+fn all_platforms_are_those_that_all_bases_are_there_for() {
+    let Some(kiln) = Kiln::new("all platforms") else { return };
+    let Some(elsewhere) = Kiln::new("all platforms") else { return };
+    let Some(registry) = DockerRegistry::start() else { return };
+    let base = Context::with_dockerfile("FROM scratch\nCOPY Dockerfile /f\n");
+    let name = |short: &str| format!("{}/{short}:1", registry.host);
+    for (short, platforms) in [
+        ("one", "linux/amd64,linux/arm64,linux/riscv64"),
+        ("two", "linux/s390x,linux/riscv64,linux/arm64"),
+        ("three", "linux/s390x"),
+    ] {
+        elsewhere.build(base.path(), &["--platform", platforms, "--push", "-t", &name(short), "."]);
+    }
+    let build = |text: &str, dest: &str| {
+        let context = Context::with_dockerfile(&text.replace("NAME", &registry.host));
+        let output = format!("type=oci,tar=false,dest={dest}");
+        let words = ["build", "--progress=plain", "--all-platforms", "-o", &output, "."];
+        (kiln.call(context.path(), &words), context)
+    };
+    let platforms = |text: &str| {
+        let (ended, context) = build(text, "out");
+        assert_eq!(ended.status, 0, "{}", ended.stderr);
+        let read = |path: PathBuf| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+        };
+        let layout = context.path().join("out");
+        let top = &read(layout.join("index.json"))["manifests"][0];
+        let digest = top["digest"].as_str().unwrap().replace(':', "/");
+        let index = read(layout.join("blobs").join(digest));
+        let Some(entries) = index["manifests"].as_array() else {
+            return vec![top["platform"]["architecture"].as_str().unwrap_or_default().to_owned()];
+        };
+        entries.iter().map(|entry| entry["platform"]["architecture"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(platforms("FROM NAME/one:1\nCOPY --from=NAME/two:1 /f /g\n"), ["arm64", "riscv64"]);
+    // What is built on this machine whatever it is for says nothing of that.
+    let cross = "FROM --platform=$BUILDPLATFORM NAME/one:1 AS b\nFROM NAME/two:1\nCOPY --from=b /f /g\n";
+    assert_eq!(platforms(cross), ["arm64", "riscv64", "s390x"]);
+    build("FROM NAME/one:1\nCOPY --from=NAME/three:1 /f /g\n", "x")
+        .0
+        .says("there is no platform that all of");
+    build("FROM scratch\nCOPY Dockerfile /\n", "x").0.says("no base image that could tell the platforms");
+
+    // A base that was made here is for what it was made for.
+    kiln.build(base.path(), &["--platform", "linux/arm64,linux/riscv64", "-t", "own", "."]);
+    assert_eq!(platforms("FROM own\nCOPY Dockerfile /g\n"), ["arm64", "riscv64"]);
 }
 
 #[test]

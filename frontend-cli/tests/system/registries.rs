@@ -152,12 +152,14 @@ fn a_login_that_cannot_be_asked_for_or_is_given_twice_is_refused() {
     }
     let Some(registry) = DockerRegistry::start_secured() else { return };
     let home = Home::new(&registry);
-    let ended =
-        home.ok(&kiln, &["login", "-u", "me", "-p", "secret", "--authfile", "auth.json", &registry.host]);
-    ended.says("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
-    assert!(home.file("auth.json").contains("bWU6c2VjcmV0"));
-    home.ok(&kiln, &["logout", "--authfile", "auth.json", &registry.host]);
-    assert!(!home.file("auth.json").contains("bWU6c2VjcmV0"));
+    for flag in ["--authfile", "--compat-auth-file"] {
+        let ended = home.ok(&kiln, &["login", "-u", "me", "-p", "secret", flag, "auth.json", &registry.host]);
+        ended.says("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
+        assert!(home.file("auth.json").contains("bWU6c2VjcmV0"), "{flag}");
+        home.ok(&kiln, &["logout", flag, "auth.json", &registry.host]);
+        assert!(!home.file("auth.json").contains("bWU6c2VjcmV0"), "{flag}");
+    }
+    home.call(&kiln, &["login", "--authfile", "a", "--compat-auth-file", "b"]).says("cannot be used with");
 }
 
 /// Files that a build needs.

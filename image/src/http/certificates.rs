@@ -21,6 +21,16 @@ pub(crate) struct CertificateDirs {
     by_host: Vec<PathBuf>,
     /// In place of these: one folder for whatever host.
     only: Option<PathBuf>,
+    /// In place of these: single files for whatever host.
+    files: Option<CertificateFiles>,
+}
+
+/// Certificates named one by one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CertificateFiles {
+    pub(crate) authority: Option<PathBuf>,
+    /// A client's certificate and its key.
+    pub(crate) client: Option<(PathBuf, PathBuf)>,
 }
 
 /// What a folder holds.
@@ -39,16 +49,24 @@ impl CertificateDirs {
             .iter()
             .flat_map(|user| [user.join("containers/certs.d"), user.join("docker/certs.d")].into_iter());
         let system = ["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from);
-        Self { by_host: users.chain(system).collect(), only: None }
+        Self { by_host: users.chain(system).collect(), ..Self::default() }
     }
 
     /// One folder for all hosts.
     pub(crate) fn only(directory: PathBuf) -> Self {
-        Self { by_host: Vec::new(), only: Some(directory) }
+        Self { only: Some(directory), ..Self::default() }
+    }
+
+    /// These files for all hosts.
+    pub(crate) fn files(files: CertificateFiles) -> Self {
+        Self { files: Some(files), ..Self::default() }
     }
 
     /// The certificates for a server, if there are any of its own.
     pub(crate) fn find(&self, origin: &Origin) -> Result<Option<HostCertificates>, HttpError> {
+        if let Some(files) = &self.files {
+            return files.read();
+        }
         if let Some(directory) = &self.only {
             return read(directory);
         }
@@ -65,6 +83,14 @@ impl CertificateDirs {
     }
 }
 
+impl CertificateFiles {
+    fn read(&self) -> Result<Option<HostCertificates>, HttpError> {
+        let authorities = self.authority.as_deref().map(certificates).transpose()?.unwrap_or_default();
+        let client = self.client.as_ref().map(|(certificate, key)| client(certificate, key)).transpose()?;
+        Ok((!authorities.is_empty() || client.is_some()).then_some(HostCertificates { authorities, client }))
+    }
+}
+
 fn read(directory: &Path) -> Result<Option<HostCertificates>, HttpError> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Ok(None) };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -78,14 +104,18 @@ fn read(directory: &Path) -> Result<Option<HostCertificates>, HttpError> {
                 let key = path.with_extension("key");
                 let missing = |_| invalid(&path, format!("there is no {} beside it", key.display()));
                 std::fs::metadata(&key).map_err(missing)?;
-                let key = PrivateKey::from_pem(&bytes(&key)?)
-                    .map_err(|_| invalid(&key, "it holds no private key in PEM form".into()))?;
-                found.client = Some(ClientCert::new_with_certs(&certificates(&path)?, key));
+                found.client = Some(client(&path, &key)?);
             }
             _ => {}
         }
     }
     Ok((!found.authorities.is_empty() || found.client.is_some()).then_some(found))
+}
+
+fn client(certificate: &Path, key: &Path) -> Result<ClientCert, HttpError> {
+    let private = PrivateKey::from_pem(&bytes(key)?)
+        .map_err(|_| invalid(key, "it holds no private key in PEM form".into()))?;
+    Ok(ClientCert::new_with_certs(&certificates(certificate)?, private))
 }
 
 /// The certificates of a file, at least one.

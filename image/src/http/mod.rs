@@ -23,7 +23,7 @@ pub use call::{Answer, Call, Payload};
 pub use download::{Download, Fetch, Fetched};
 
 pub(crate) use call::EXPECT_BYTES;
-pub(crate) use certificates::CertificateDirs;
+pub(crate) use certificates::{CertificateDirs, CertificateFiles};
 pub(crate) use exchange::{
     Body, Connections, Outgoing, Pending, Request, Response, Tls, canceled, is_canceled,
 };

@@ -143,7 +143,7 @@ impl Authorizations {
     #[allow(clippy::too_many_arguments, reason = "one request's whole state, used in one place")]
     pub(crate) fn answer(
         &self,
-        http: &Client,
+        tokens: &Tokens<'_>,
         registry: &Request,
         repository: &str,
         grant: &Grant,
@@ -159,7 +159,7 @@ impl Authorizations {
             },
             Challenge::Bearer { realm, service, scope } => {
                 let scopes = grant.scopes(repository, scope.as_deref());
-                fetch_token(http, registry, realm, service.as_deref(), &scopes, credentials, cancel)?
+                fetch_token(tokens, registry, realm, service.as_deref(), &scopes, credentials, cancel)?
             }
         };
         self.put(origin, grant.key(repository), authorization.clone());
@@ -167,10 +167,18 @@ impl Authorizations {
     }
 }
 
+/// How a registry's token server is reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tokens<'a> {
+    pub(crate) http: &'a Client,
+    /// Where the user said how it is trusted.
+    pub(crate) tls: Option<Tls>,
+}
+
 /// Asks the token server. It may be another host than the registry (Docker Hub's is), but it is the registry's own
 /// word over the same connection that names it; the login goes there encrypted, or not further than the registry.
 fn fetch_token(
-    http: &Client,
+    tokens: &Tokens<'_>,
     registry: &Request,
     realm: &str,
     service: Option<&str>,
@@ -187,7 +195,7 @@ fn fetch_token(
     }
     let trusted = realm.origin().https || at_home || (home.is_loopback() && realm.origin().is_loopback());
     let credentials = credentials.filter(|_| trusted);
-    let tls = if at_home { registry.tls } else { Tls::Verified };
+    let tls = tokens.tls.unwrap_or(if at_home { registry.tls } else { Tls::Verified });
     let all_scopes = scopes.join(" ");
     let service = service.map(|service| ("service", service));
     let mut query = Vec::new();
@@ -215,7 +223,7 @@ fn fetch_token(
         }
     };
     let request = Request { tls, ..request };
-    let mut response = http.follow(&request, authorization.as_deref(), http.retry(), cancel)?;
+    let mut response = tokens.http.follow(&request, authorization.as_deref(), tokens.http.retry(), cancel)?;
     if response.status != 200 {
         return Err(failed(status_error(response, cancel).to_string()));
     }

@@ -7,18 +7,23 @@ use std::sync::{Arc, Mutex};
 use ureq::http::{HeaderName, Method, header};
 
 use super::RegistryError;
-use super::auth::{Authorizations, Challenge, Grant, challenges};
+use super::auth::{Authorizations, Challenge, Grant, Tokens, challenges};
 use super::config::{RegistryConfig, Verify};
 use super::credentials::Credentials;
 use super::mirrors::{Endpoint, Trust};
 use crate::ImageRef;
-use crate::http::{Client as Http, HttpError, Origin, Request, Response, Retry, Tls, Url, status_error};
+use crate::http::{
+    CertificateDirs, CertificateFiles, Client as Http, HttpError, Origin, Request, Response, Retry, Tls, Url,
+    status_error,
+};
 
 /// The shared part of a [`super::Registry`].
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) config: RegistryConfig,
     pub(crate) http: Http,
+    /// Connections to token servers that are trusted in their own way, by registry.
+    token_servers: HashMap<String, (Http, Tls)>,
     authorizations: Authorizations,
     /// How insecure hosts were last reached.
     schemes: Mutex<HashMap<String, Scheme>>,
@@ -33,7 +38,28 @@ enum Scheme {
 impl Client {
     pub(crate) fn new(config: RegistryConfig) -> Self {
         let http = Http::new(config.proxies.clone(), config.certificates.clone(), config.retry);
-        Self { config, http, authorizations: Authorizations::default(), schemes: Mutex::default() }
+        let token_servers = config.token_servers.iter().map(|(registry, trust)| {
+            let files = CertificateFiles { authority: trust.authority.clone(), client: trust.client.clone() };
+            let http = Http::new(config.proxies.clone(), CertificateDirs::files(files), config.retry);
+            (registry.clone(), (http, if trust.insecure { Tls::Unverified } else { Tls::Verified }))
+        });
+        let token_servers = token_servers.collect();
+        Self {
+            config,
+            http,
+            token_servers,
+            authorizations: Authorizations::default(),
+            schemes: Mutex::default(),
+        }
+    }
+
+    fn tokens(&self, endpoint: &Endpoint) -> Tokens<'_> {
+        let own =
+            [&endpoint.host, &endpoint.registry].into_iter().find_map(|name| self.token_servers.get(name));
+        match own {
+            Some((http, tls)) => Tokens { http, tls: Some(*tls) },
+            None => Tokens { http: &self.http, tls: None },
+        }
     }
 
     pub(crate) fn retry(&self) -> Retry {
@@ -198,10 +224,11 @@ impl Client {
         cancel: &AtomicBool,
     ) -> Result<Response, RegistryError> {
         let Asked { endpoint, image, request, grant, retry } = *asked;
+        let tokens = self.tokens(endpoint);
         for offer in offers {
             let known = &self.authorizations;
             let header =
-                known.answer(&self.http, request, &endpoint.repository, grant, offer, credentials, cancel)?;
+                known.answer(&tokens, request, &endpoint.repository, grant, offer, credentials, cancel)?;
             if let Some(header) = header {
                 let response = self.http.follow(request, Some(&header), retry, cancel)?;
                 return success(response, image, credentials.is_some(), cancel);

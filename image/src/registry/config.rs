@@ -1,10 +1,11 @@
 //! What the user has configured for registries, each file read once.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::RegistryError;
 use super::credentials::CredentialStore;
-use super::login::Login;
+use super::login::{Login, Server};
 use super::registries_conf::Registries;
 use crate::http::{CertificateDirs, ProxyRules, Retry};
 
@@ -23,6 +24,20 @@ pub struct RegistryConfig {
     /// For all registries: whether they must prove who they are, in place of what is configured for each.
     pub(crate) verify: Option<Verify>,
     pub(crate) retry: Retry,
+    /// By registry.
+    pub(crate) token_servers: BTreeMap<String, TokenServer>,
+}
+
+/// How the server is trusted that gives a registry's tokens, where it is another one than the registry
+/// (`--registry-auth-tlscontext`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenServer {
+    /// Take whoever answers.
+    pub insecure: bool,
+    /// A file with authorities whose word counts beside the system's.
+    pub authority: Option<PathBuf>,
+    /// Files with the client's own certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 impl RegistryConfig {
@@ -41,6 +56,7 @@ impl RegistryConfig {
             certificates: CertificateDirs::from_env(env),
             verify: None,
             retry: Retry::default(),
+            token_servers: BTreeMap::new(),
         })
     }
 
@@ -74,6 +90,13 @@ impl RegistryConfig {
     #[must_use]
     pub fn verify(mut self, verify: Verify) -> Self {
         self.verify = Some(verify);
+        self
+    }
+
+    /// Says how the server of `registry`'s tokens is trusted.
+    #[must_use]
+    pub fn token_server(mut self, registry: &Server, trust: TokenServer) -> Self {
+        self.token_servers.insert(registry.host().to_owned(), trust);
         self
     }
 

@@ -25,7 +25,7 @@ use ureq::http::header;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use auth::challenges;
-pub use config::{RegistryConfig, Verify};
+pub use config::{RegistryConfig, TokenServer, Verify};
 pub use error::RegistryError;
 pub use login::{Kept, Login, Server};
 pub use push::{Push, PushBlob, Pushed};
@@ -35,7 +35,7 @@ use blob::BlobReader;
 use client::{Client, accept_manifests};
 use mirrors::Endpoint;
 
-use crate::oci::{Descriptor, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest};
+use crate::oci::{Descriptor, ImageConfig, Index, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest};
 use crate::resolve::{Documents, resolve};
 use crate::{Digest, ImageRef, Platform, http};
 
@@ -120,6 +120,21 @@ impl Registry {
             }
         }
         self.resolve_named(names.last().unwrap_or(image), platform, cancel)
+    }
+
+    /// The platforms that `image` is there for; of a single image its own.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn platforms(&self, image: &ImageRef, cancel: &AtomicBool) -> Result<Vec<Platform>, RegistryError> {
+        match self.resolve(image, &Platform::host(), cancel) {
+            Ok(found) => {
+                let index = found.index_bytes.and_then(|bytes| serde_json::from_slice::<Index>(&bytes).ok());
+                Ok(index.map_or_else(|| vec![found.config.platform()], |index| index.platforms()))
+            }
+            Err(RegistryError::NoMatchingPlatform { available, .. }) => Ok(available),
+            Err(error) => Err(error),
+        }
     }
 
     /// What a name may stand for, in the order in which [`Self::resolve`] asks: what an alias of registries.conf says, or

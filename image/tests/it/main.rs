@@ -8,4 +8,5 @@ mod login;
 mod push;
 mod registry;
 mod support;
+mod token_server;
 mod upload_registry;

@@ -2,7 +2,7 @@
 
 use super::mount::csv;
 use crate::suggest::closest;
-use crate::{Device, DeviceProblem};
+use crate::{Device, DeviceProblem, boolean};
 
 const KEYS: [&str; 2] = ["name", "required"];
 
@@ -36,14 +36,6 @@ pub(super) fn parse(text: &str) -> Result<Device, DeviceProblem> {
         return Err(DeviceProblem::NoName);
     }
     Ok(device)
-}
-
-fn boolean(value: &str) -> Option<bool> {
-    match value {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

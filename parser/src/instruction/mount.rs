@@ -9,7 +9,7 @@ use nom::sequence::delimited;
 use nom::{IResult, Parser};
 
 use crate::suggest::closest;
-use crate::{CacheSharing, Mount, MountKind, MountProblem};
+use crate::{CacheSharing, Mount, MountKind, MountProblem, boolean};
 
 const KEYS: [&str; 18] = [
     "type",
@@ -232,11 +232,9 @@ impl Options {
     }
 
     fn boolean(&self, key: &'static str, value: &str) -> Result<Option<bool>, MountProblem> {
-        match value {
-            "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(Some(true)),
-            "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(Some(false)),
-            open if self.is_open(open) => Ok(None),
-            _ => Err(MountProblem::InvalidValue { key, value: value.to_owned() }),
+        match boolean(value) {
+            None if !self.is_open(value) => Err(MountProblem::InvalidValue { key, value: value.to_owned() }),
+            known => Ok(known),
         }
     }
 

@@ -28,6 +28,7 @@ use crate::{CacheConfig, CacheError, CacheSpec, InvalidSpec, MAX_CONFIG_BYTES, P
 
 pub(crate) use credentials::Secret;
 pub(crate) use s3::spec_duration;
+pub(crate) use web::encode_value;
 
 /// Keys that all of these types understand.
 const KEYS: [&str; 4] = ["name", "prefix", "blobs_prefix", "manifests_prefix"];

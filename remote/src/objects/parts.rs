@@ -12,7 +12,7 @@ use kiln_image::Digest;
 use kiln_image::http::{Answer, Call, Payload};
 
 use super::Object;
-use super::web::{Service, Web};
+use super::web::{Service, Web, encode_value};
 use crate::spec::size;
 use crate::{CacheError, CacheSpec, InvalidSpec};
 
@@ -116,7 +116,7 @@ impl<'a, S: Service + 'static> Upload<'a, S> {
                 let answer = web.exchange("POST", &web.service().url_with(path, "uploads="), b"")?;
                 let answer = text(answer)?;
                 let id = element(&answer, "UploadId").filter(|id| !id.is_empty());
-                encode(&id.ok_or_else(|| CacheError::Invalid("an upload has no UploadId".into()))?)
+                encode_value(&id.ok_or_else(|| CacheError::Invalid("an upload has no UploadId".into()))?)
             }
             Dialect::Azure => String::new(),
         };
@@ -220,11 +220,6 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// A value as a query has it, and as signatures are made of it.
-fn encode(value: &str) -> String {
-    super::web::encode_path(value).replace('/', "%2F")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,7 +240,7 @@ mod tests {
     fn an_elements_text_is_what_it_stands_for() {
         let xml = "<A><UploadId>a&amp;b/+=</UploadId></A>";
         assert_eq!(element(xml, "UploadId").as_deref(), Some("a&b/+="));
-        assert_eq!(encode("a&b/+="), "a%26b%2F%2B%3D");
+        assert_eq!(encode_value("a&b/+="), "a%26b%2F%2B%3D");
         assert_eq!((element(xml, "Code"), element("<Code>", "Code")), (None, None));
         assert_eq!(escape("\"a&<\""), "\"a&amp;&lt;\"");
     }

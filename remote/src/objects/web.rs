@@ -165,6 +165,11 @@ pub(super) fn encode_path(path: &str) -> String {
     })
 }
 
+/// A value as a query has it, and as signatures are made of it.
+pub(crate) fn encode_value(value: &str) -> String {
+    encode_path(value).replace('/', "%2F")
+}
+
 /// An address without a slash at its end, and without user name and password, to be shown.
 pub(super) fn shown(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();

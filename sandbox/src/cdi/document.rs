@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::yaml;
+
 /// A specification: one kind of devices.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -79,9 +81,9 @@ pub(super) struct Mount {
 }
 
 impl Document {
-    /// Reads one and checks its names.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let document: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    /// Reads one, YAML or JSON, and checks its names.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let document: Self = yaml::read(text).map_err(|error| error.to_string())?;
         if !document.cdi_version.starts_with("0.") && !document.cdi_version.starts_with("1.") {
             return Err(format!("its version {:?} is not known", document.cdi_version));
         }

@@ -2,10 +2,12 @@
 //!
 //! A specification names devices (`vendor/class=name`) and says what a container needs to use one: variables, device
 //! nodes, mounts, groups. Hooks are programs of the host's that a runtime runs; kiln runs none, so a device with hooks is
-//! refused, as is what changes network interfaces or processor caches. Specifications are read as JSON.
+//! refused, as is what changes network interfaces or processor caches. Specifications are YAML or JSON, in files that end
+//! in `.yaml` or `.json`.
 
 mod document;
 mod edits;
+mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -158,8 +160,8 @@ impl Devices {
         let mut twice = BTreeSet::new();
         for path in paths {
             let document = match path.extension().and_then(|end| end.to_str()) {
-                Some("json") => read(&path),
-                Some("yaml" | "yml") => Err("it is YAML, and kiln reads specifications as JSON".to_owned()),
+                Some("json" | "yaml") => read(&path),
+                Some("yml") => Err("specifications end in .yaml or .json".to_owned()),
                 _ => continue,
             };
             let document = match document {
@@ -186,12 +188,12 @@ impl Devices {
 
 fn read(path: &Path) -> Result<Document, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
-    file.take(MAX_SPEC_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > MAX_SPEC_BYTES {
+    let mut text = String::new();
+    file.take(MAX_SPEC_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > MAX_SPEC_BYTES {
         return Err(format!("it is larger than {MAX_SPEC_BYTES} bytes"));
     }
-    Document::parse(&bytes)
+    Document::parse(&text)
 }
 
 #[cfg(test)]
@@ -249,17 +251,47 @@ mod tests {
     }
 
     #[test]
+    fn a_specification_in_yaml_says_the_same_as_one_in_json() {
+        let yaml = "---\n\
+            cdiVersion: 0.6.0\n\
+            kind: v.com/c\n\
+            containerEdits: {env: [ALL=1]}\n\
+            devices:\n\
+            - name: 0\n\
+            \x20 annotations:\n\
+            \x20   org.mobyproject.buildkit.device.autoallow: true\n\
+            \x20 containerEdits:\n\
+            \x20   deviceNodes:\n\
+            \x20   - path: /dev/null\n\
+            \x20     fileMode: 0620\n\
+            \x20   hooks:\n";
+        let there = directory(&[("c.yaml", yaml), ("d.json", &spec("v.com/d", &device("0")))]);
+        let devices = Devices::read(&[there.path().into()]);
+        assert!(devices.is_auto_allowed("v.com/c=0"));
+        let edits = devices.edits(&["v.com/c=0".into(), "v.com/d=0".into()]).unwrap();
+        assert_eq!(edits.env, ["ALL=1", "DEVICE=0"]);
+        let crate::MountKind::Device(node) = &edits.mounts[0].kind else { panic!("{:?}", edits.mounts) };
+        assert_eq!(node.mode, 0o620);
+        // The two are one directory's, so that neither can be meant.
+        std::fs::write(there.path().join("e.yaml"), spec("v.com/d", &device("0"))).unwrap();
+        assert!(Devices::read(&[there.path().into()]).find("v.com/d=0").is_empty());
+    }
+
+    #[test]
     fn files_that_cannot_be_used_are_named_where_a_device_is_missing() {
-        let there = directory(&[("a.yaml", "kind: x"), ("b.json", "{"), ("c.json", &spec("bad", ""))]);
+        let files =
+            [("a.yaml", "kind: x"), ("b.json", "{"), ("c.json", &*spec("bad", "")), ("d.yml", "kind: x")];
+        let there = directory(&files);
         let devices = Devices::read(&[there.path().into()]);
         let told = devices.edits(&["v.com/c=d".into()]).unwrap_err().to_string();
         let told = told.replace(&there.path().display().to_string(), "/etc/cdi");
         assert_eq!(
             told,
             "required device \"v.com/c=d\" is not registered; \
-             /etc/cdi/a.yaml: it is YAML, and kiln reads specifications as JSON; \
-             /etc/cdi/b.json: EOF while parsing an object at line 1 column 1; \
-             /etc/cdi/c.json: the kind \"bad\" is not vendor/class"
+             /etc/cdi/a.yaml: line 1: missing field `cdiVersion`; \
+             /etc/cdi/b.json: line 2: while parsing a node, did not find expected node content; \
+             /etc/cdi/c.json: the kind \"bad\" is not vendor/class; \
+             /etc/cdi/d.yml: specifications end in .yaml or .json"
         );
     }
 }

@@ -64,6 +64,10 @@ pub struct PlanRequest {
     pub emulates: fn(&Platform) -> bool,
     /// `--label`.
     pub labels: Vec<(String, String)>,
+    /// `--env`: variables of every stage from its start.
+    pub env: Vec<(String, String)>,
+    /// What the image goes without.
+    pub trim: Trim,
     /// `--no-cache`.
     pub no_cache: bool,
     /// `--no-cache-filter`.
@@ -84,6 +88,43 @@ pub struct PlanRequest {
     pub contexts: BTreeMap<String, NamedContext>,
     /// The ignore file of the build context, to tell of a COPY that asks for what it hides.
     pub ignore: IgnoreRules,
+}
+
+/// What is left out of the target's config (FEATURES CL51).
+#[derive(Clone, Debug, Default)]
+pub struct Trim {
+    /// `--unsetenv`: variables of the finished image.
+    pub env: Vec<String>,
+    /// `--unsetlabel`: labels of the finished image, whoever set them.
+    pub labels: Vec<String>,
+    /// `--inherit-labels=false`: the labels of bases and of parent stages.
+    pub inherited_labels: bool,
+}
+
+impl PlanRequest {
+    /// A request on `build_platform` with nothing asked for.
+    pub fn new(build_platform: Platform) -> Self {
+        Self {
+            build_args: BTreeMap::new(),
+            target: None,
+            platform: None,
+            build_platform,
+            emulates: |_| false,
+            labels: Vec::new(),
+            env: Vec::new(),
+            trim: Trim::default(),
+            no_cache: false,
+            no_cache_stages: Vec::new(),
+            cache_ttl: None,
+            network: NetworkMode::Default,
+            extra_hosts: Vec::new(),
+            shm_bytes: None,
+            ulimits: Vec::new(),
+            allow: Vec::new(),
+            contexts: BTreeMap::new(),
+            ignore: IgnoreRules::default(),
+        }
+    }
 }
 
 /// What `--build-context name=…` stands for.

@@ -434,8 +434,14 @@ impl<'a> Planner<'a> {
     /// Puts what the base's config says into effect.
     fn prepare(&self, state: &mut StageState) {
         state.image.config.on_build = None;
+        if self.request.trim.inherited_labels {
+            state.image.config.labels = None;
+        }
         if !state.config_env.contains("PATH") && state.platform.os != "windows" {
             state.config_env.set("PATH", DEFAULT_PATH);
+        }
+        for (name, value) in &self.request.env {
+            state.config_env.set(name, value);
         }
         let environment = &mut state.environment;
         for (name, value) in state.config_env.iter() {
@@ -480,7 +486,11 @@ impl<'a> Planner<'a> {
     fn finish(mut self, state: StageState) -> Plan {
         let root = self.snapshot(&state);
         let StageState { mut image, config_env, history, base_history, platform, .. } = state;
-        let env = config_env.into_pairs();
+        let trim = &self.request.trim;
+        let is_kept = |pair: &String| {
+            trim.env.iter().all(|name| pair.strip_prefix(name).is_none_or(|rest| !rest.starts_with('=')))
+        };
+        let env: Vec<String> = config_env.into_pairs().into_iter().filter(is_kept).collect();
         image.config.env = (!env.is_empty()).then_some(env);
         image.history = self.histories.entries(history);
         image.rootfs = Default::default();
@@ -488,6 +498,9 @@ impl<'a> Planner<'a> {
         if !self.request.labels.is_empty() {
             let labels = image.config.labels.get_or_insert_default();
             labels.extend(self.request.labels.iter().cloned());
+        }
+        if let Some(labels) = &mut image.config.labels {
+            labels.retain(|key, _| !trim.labels.contains(key));
         }
         if let Some(target) = &self.request.platform {
             let same = image.os == target.os && image.architecture == target.architecture;

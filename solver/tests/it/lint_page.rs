@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use kiln_image::{ImageRef, Platform};
 use kiln_parser::ignore::IgnoreRules;
 use kiln_parser::{Checks, lint};
-use kiln_solver::graph::NetworkMode;
 use kiln_solver::plan::{self, BaseError, BaseImage, PlanRequest};
 
 const PAGE: &str = include_str!("../../../docs/lint.md");
@@ -56,21 +55,8 @@ fn found(text: &str) -> Vec<&'static str> {
     let build_args = BTreeMap::from([("TAG".to_owned(), "12".to_owned())]);
     let request = PlanRequest {
         build_args,
-        target: None,
-        platform: None,
-        build_platform: "linux/amd64".parse().unwrap(),
-        emulates: |_| false,
-        labels: Vec::new(),
-        no_cache: false,
-        no_cache_stages: Vec::new(),
-        cache_ttl: None,
-        network: NetworkMode::Default,
-        extra_hosts: Vec::new(),
-        shm_bytes: None,
-        ulimits: Vec::new(),
-        allow: Vec::new(),
-        contexts: BTreeMap::new(),
         ignore: IgnoreRules::parse(b"*.log\n").unwrap(),
+        ..PlanRequest::new("linux/amd64".parse().unwrap())
     };
     let plan = plan::plan(&file, &request, &mut base).unwrap();
     file.findings(&checks, &plan.warnings).iter().map(|warning| warning.rule).collect()

@@ -93,6 +93,31 @@ fn labels_of_the_command_line_come_last() {
 }
 
 #[test]
+fn an_image_goes_without_what_is_unset_and_without_labels_that_it_would_inherit() {
+    let text = "FROM scratch AS a\nLABEL old=1\nENV A=1 AB=2\nFROM a\nLABEL new=1 other=2\nENV B=$A\n";
+    let trim = Trim { env: vec!["A".into()], labels: vec!["other".into(), "cli".into()], ..Trim::default() };
+    let request = PlanRequest { labels: vec![("cli".into(), "1".into())], trim, ..request() };
+    let trimmed = |request: &PlanRequest| {
+        let config = plan_with(text, request).unwrap().config.config;
+        let labels: Vec<String> = config.labels.unwrap_or_default().into_keys().collect();
+        let env = config.env.unwrap_or_default().into_iter().filter(|pair| !pair.starts_with("PATH="));
+        (labels, env.collect::<Vec<_>>())
+    };
+    assert_eq!(trimmed(&request), (vec!["new".into(), "old".into()], vec!["AB=2".into(), "B=1".into()]));
+    let trim = Trim { inherited_labels: true, ..request.trim.clone() };
+    assert_eq!(trimmed(&PlanRequest { trim, ..request }).0, ["new"]);
+}
+
+#[test]
+fn a_variable_of_the_command_line_is_there_from_the_start_of_every_stage() {
+    let text = "FROM scratch AS a\nENV B=$A\nFROM a\nENV C=$B$A A=own\n";
+    let plan = plan_with(text, &PlanRequest { env: vec![("A".into(), "cli".into())], ..request() }).unwrap();
+    let env = plan.config.config.env.unwrap();
+    let own: Vec<_> = env.iter().map(String::as_str).filter(|pair| !pair.starts_with("PATH=")).collect();
+    assert_eq!(own, ["A=own", "B=cli", "C=clicli"]);
+}
+
+#[test]
 fn a_relative_workdir_stands_on_the_one_before() {
     let plan = planned("FROM scratch\nWORKDIR /a//b/\nWORKDIR ./c/.\n");
     assert_eq!(history(&plan), ["WORKDIR /a//b/", "WORKDIR /a/b/c"]);

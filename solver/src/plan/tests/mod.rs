@@ -10,7 +10,6 @@ mod stages;
 mod variables;
 mod warned;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use insta::assert_snapshot;
@@ -28,24 +27,7 @@ fn platform(text: &str) -> Platform {
 }
 
 fn request() -> PlanRequest {
-    PlanRequest {
-        build_args: BTreeMap::new(),
-        target: None,
-        platform: None,
-        build_platform: platform("linux/amd64"),
-        emulates: |_| false,
-        labels: Vec::new(),
-        no_cache: false,
-        no_cache_stages: Vec::new(),
-        cache_ttl: None,
-        network: NetworkMode::Default,
-        extra_hosts: Vec::new(),
-        shm_bytes: None,
-        ulimits: Vec::new(),
-        allow: Vec::new(),
-        contexts: BTreeMap::new(),
-        ignore: IgnoreRules::default(),
-    }
+    PlanRequest::new(platform("linux/amd64"))
 }
 
 fn with_args(args: &[(&str, &str)]) -> PlanRequest {
