@@ -3,7 +3,7 @@
 mod beneath;
 mod context;
 mod file_index;
-mod layer_dir;
+mod layer_stack;
 mod layers;
 mod resolve;
 
@@ -24,7 +24,7 @@ pub(crate) use beneath::{
 };
 pub use context::ContextTree;
 pub(crate) use file_index::index_context;
-pub use layer_dir::LayerDir;
+pub use layer_stack::LayerDir;
 pub use layers::LayerTree;
 
 /// One thing in a tree. Paths are slash-separated, relative to the tree's root, clean; the root itself is empty.
