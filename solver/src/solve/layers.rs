@@ -97,7 +97,7 @@ impl Pulls {
         let (image, from) = match origin {
             ImageOrigin::Store { layers } => {
                 self.note_present(layers);
-                return Ok(Snapshot { layers: layers.clone() });
+                return Ok(Snapshot::of(layers.iter().copied()));
             }
             ImageOrigin::Registry(image) => (image, PullFrom::Registry(image.reference.clone())),
             ImageOrigin::Local { images, image } => (image, PullFrom::Local(Arc::clone(images))),
@@ -124,7 +124,7 @@ impl Pulls {
             });
         }
         state.unstarted.extend(step);
-        Ok(Snapshot { layers })
+        Ok(Snapshot::of(layers))
     }
 
     /// Remembers where the layers of a remote cache's record can be had and names them. Nothing is read.
@@ -265,7 +265,7 @@ impl Pulls {
         snapshot: &Snapshot,
     ) -> Result<Vec<(StepId, u64)>, StoreError> {
         let mut sizes: Vec<(StepId, u64)> = Vec::new();
-        for layer in &snapshot.layers {
+        for layer in snapshot.layers() {
             let source =
                 self.lock().sources.get(&layer.id).map(|source| (source.step, source.descriptor.size));
             let Some((Some(step), size_bytes)) = source else { continue };
@@ -285,8 +285,8 @@ impl Pulls {
 }
 
 /// See [`Solver::ensure_layers`].
-pub(super) fn ensure(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<(), SolveError> {
-    let missing = missing(solver, snapshot)?;
+pub(super) fn ensure(solver: &Solver<'_>, layers: &[Layer]) -> Result<(), SolveError> {
+    let missing = missing(solver, layers)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -317,24 +317,58 @@ pub(super) fn ensure(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<(), Sol
 
 /// The merged view of a snapshot's layers, all of them there.
 pub(super) fn tree(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<LayerTree, SolveError> {
-    ensure(solver, snapshot)?;
+    ensure_snapshot(solver, snapshot)?;
+    let mut tree = None;
+    let mut on_it = Vec::new();
+    for node in snapshot.top_down() {
+        tree = node.tree.get().cloned();
+        if tree.is_some() {
+            break;
+        }
+        on_it.push(node);
+    }
+    let mut tree = tree.unwrap_or_else(|| LayerTree::of(Vec::new()));
     let mut dirs = solver.pulls.dirs.lock().unwrap_or_else(PoisonError::into_inner);
-    let dir = |layer: &Layer| {
-        let new = || Arc::new(LayerDir::new(&solver.store.layer_path(layer.id)));
-        Arc::clone(dirs.entry(layer.id).or_insert_with(new))
-    };
-    Ok(LayerTree::of(snapshot.layers.iter().map(dir).collect()))
+    for node in on_it.into_iter().rev() {
+        let new = || Arc::new(LayerDir::new(&solver.store.layer_path(node.layer.id)));
+        tree = tree.with(dirs.entry(node.layer.id).or_insert_with(new));
+        tree = node.tree.get_or_init(|| tree).clone();
+    }
+    Ok(tree)
+}
+
+/// As [`ensure`], for those of a snapshot's layers that were not seen yet.
+pub(super) fn ensure_snapshot(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<(), SolveError> {
+    let unseen: Vec<_> = snapshot.top_down().take_while(|node| !node.is_here()).collect();
+    let layers: Vec<_> = unseen.iter().rev().map(|node| node.layer).collect();
+    ensure(solver, &layers)?;
+    unseen.iter().for_each(|node| node.note_here());
+    Ok(())
+}
+
+/// Whether all files of `snapshot` are there.
+pub(super) fn are_here(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<bool, SolveError> {
+    let unseen: Vec<_> = snapshot.top_down().take_while(|node| !node.is_here()).collect();
+    for node in &unseen {
+        let id = node.layer.id;
+        let is_known = solver.pulls.lock().present.contains(&id);
+        if !is_known && !solver.store.has_layer(id)? {
+            return Ok(false);
+        }
+    }
+    unseen.iter().for_each(|node| node.note_here());
+    Ok(true)
 }
 
 /// The directories of a snapshot's layers.
 pub(super) fn paths(solver: &Solver<'_>, snapshot: &Snapshot) -> Vec<PathBuf> {
-    snapshot.layers.iter().map(|layer| solver.store.layer_path(layer.id)).collect()
+    snapshot.layers().iter().map(|layer| solver.store.layer_path(layer.id)).collect()
 }
 
-fn missing(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<Vec<PullSource>, SolveError> {
+fn missing(solver: &Solver<'_>, layers: &[Layer]) -> Result<Vec<PullSource>, SolveError> {
     let mut missing = Vec::new();
     let mut state = solver.pulls.lock();
-    for layer in &snapshot.layers {
+    for layer in layers {
         if state.present.contains(&layer.id) {
             continue;
         }

@@ -476,7 +476,7 @@ impl Prepared {
     ) -> Result<(Vec<PathBuf>, PathBuf), SolveError> {
         match step.inputs.get(input.0) {
             Some(Output::Snapshot(snapshot)) => {
-                step.solver.ensure_layers(snapshot)?;
+                step.solver.ensure_layers(&snapshot.layers())?;
                 let mut layers = layers::paths(step.solver, snapshot);
                 if layers.is_empty() {
                     let nothing = step.solver.store.scratch_dir()?;
@@ -551,7 +551,7 @@ fn seed_digest(step: &Step<'_>, input: InputIndex, source: &str) -> Result<Diges
     let mut text = format!("{source}\n");
     match step.inputs.get(input.0) {
         Some(Output::Snapshot(snapshot)) => {
-            for layer in &snapshot.layers {
+            for layer in snapshot.layers() {
                 text.push_str(&format!("{}\n", layer.contents.0));
             }
         }

@@ -67,7 +67,7 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     {
         return Ok(output);
     }
-    let view = if parent.layers.is_empty() { None } else { Some(layers::tree(step.solver, &parent)?) };
+    let view = if parent.is_empty() { None } else { Some(layers::tree(step.solver, &parent)?) };
     let sources = Sources::of(step, file)?;
     let mut planner =
         Planner { view: view.as_ref(), sources: &sources, archives: Archives::Named(Vec::new()) };
