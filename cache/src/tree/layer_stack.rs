@@ -394,7 +394,7 @@ impl Records {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
     use std::fs;
     use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
@@ -406,7 +406,7 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Copy, Debug)]
-    enum Thing {
+    pub(in crate::tree) enum Thing {
         File,
         Link,
         Whiteout,
@@ -415,18 +415,18 @@ mod tests {
     }
 
     /// Paths of one to three names out of five.
-    fn path() -> impl Strategy<Value = PathBuf> {
+    pub(in crate::tree) fn path() -> impl Strategy<Value = PathBuf> {
         prop::collection::vec(prop::sample::select(vec!["a", "b", "c", "d", "e"]), 1..4)
             .prop_map(|names| names.iter().collect())
     }
 
-    fn thing() -> impl Strategy<Value = Thing> {
+    pub(in crate::tree) fn thing() -> impl Strategy<Value = Thing> {
         use Thing::{Dir, File, Link, Opaque, Whiteout};
         prop::sample::select(vec![File, File, Link, Whiteout, Dir, Dir, Opaque])
     }
 
     /// Makes a layer whose directories have a mode of their own; what does not go together with what is there is left out.
-    fn make(layer: &Path, number: usize, things: &[(PathBuf, Thing)]) {
+    pub(in crate::tree) fn make(layer: &Path, number: usize, things: &[(PathBuf, Thing)]) {
         fs::create_dir(layer).unwrap();
         let set_mode = |path: &Path| {
             let mode = 0o700 + u32::try_from(number).unwrap();
@@ -482,7 +482,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(96))]
+        #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
         fn views_that_share_what_they_know_show_what_each_would_show_alone(

@@ -6,6 +6,7 @@ mod file_index;
 mod layer_stack;
 mod layers;
 mod resolve;
+mod squash;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -26,6 +27,7 @@ pub use context::ContextTree;
 pub(crate) use file_index::index_context;
 pub use layer_stack::LayerDir;
 pub use layers::LayerTree;
+pub use squash::squash_layers;
 
 /// One thing in a tree. Paths are slash-separated, relative to the tree's root, clean; the root itself is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]

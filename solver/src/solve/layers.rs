@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use kiln_cache::{
-    BlobWriter, Layer, LayerDir, LayerDraft, LayerFacts, LayerId, LayerTree, Store, StoreError,
+    BlobWriter, Layer, LayerDir, LayerDraft, LayerFacts, LayerId, LayerTree, Store, StoreError, squash_layers,
 };
 use kiln_image::layer::{self, OverlayXattrs};
 use kiln_image::local::LocalImages;
@@ -29,6 +29,10 @@ const PULLS_AT_ONCE: usize = 4;
 
 /// So many DiffIds that no step of the build started are computed at once.
 const DIFF_IDS_AT_ONCE: usize = 4;
+
+/// So many layers are squashed into one where a process runs on three times as many. The images of other builders have
+/// no more than 128 layers and are mounted as they are; overlayfs mounts 500 (`OVL_MAX_STACK`).
+const SQUASHED: usize = 100;
 
 /// Progress of a download is told after so many bytes.
 const PROGRESS_BYTES: u64 = 1 << 20;
@@ -363,6 +367,34 @@ pub(super) fn are_here(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<bool,
 /// The directories of a snapshot's layers.
 pub(super) fn paths(solver: &Solver<'_>, snapshot: &Snapshot) -> Vec<PathBuf> {
     snapshot.layers().iter().map(|layer| solver.store.layer_path(layer.id)).collect()
+}
+
+/// The directories to mount a snapshot's layers from, bottom first: where there are more than overlayfs takes, those of
+/// groups that were squashed. They are there as long as the snapshot.
+pub(super) fn mountable(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<Vec<PathBuf>, SolveError> {
+    let mut nodes: Vec<_> = snapshot.top_down().collect();
+    nodes.reverse();
+    // The same groups for all that stand on them.
+    let groups = if nodes.len() < 3 * SQUASHED { 0 } else { nodes.len() / SQUASHED - 1 };
+    let (squashed, single) = nodes.split_at(groups * SQUASHED);
+    let mut paths = Vec::with_capacity(groups + single.len());
+    for group in squashed.chunks(SQUASHED) {
+        let Some(top) = group.last() else { continue };
+        let mut made = top.squashed.lock().unwrap_or_else(PoisonError::into_inner);
+        let draft = match made.take() {
+            Some(draft) => draft,
+            None => {
+                let draft = solver.store.scratch_dir()?;
+                let layers: Vec<_> =
+                    group.iter().map(|node| solver.store.layer_path(node.layer.id)).collect();
+                squash_layers(&layers, &draft.fs())?;
+                draft
+            }
+        };
+        paths.push(made.insert(draft).fs());
+    }
+    paths.extend(single.iter().map(|node| solver.store.layer_path(node.layer.id)));
+    Ok(paths)
 }
 
 fn missing(solver: &Solver<'_>, layers: &[Layer]) -> Result<Vec<PullSource>, SolveError> {

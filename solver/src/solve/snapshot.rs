@@ -1,9 +1,9 @@
 //! Root file systems of steps.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use kiln_cache::{Layer, LayerTree};
+use kiln_cache::{Layer, LayerDraft, LayerTree};
 
 /// A root file system: layers on each other.
 ///
@@ -22,6 +22,8 @@ pub(super) struct Node {
     is_here: AtomicBool,
     /// The merged view of all of them, once somebody wanted it.
     pub(super) tree: OnceLock<LayerTree>,
+    /// This layer and some below it as one, once a process ran on so many.
+    pub(super) squashed: Mutex<Option<LayerDraft>>,
 }
 
 impl Snapshot {
@@ -35,8 +37,15 @@ impl Snapshot {
     pub fn with(&self, layers: impl IntoIterator<Item = Layer>) -> Self {
         layers.into_iter().fold(self.clone(), |below, layer| {
             let count = below.len() + 1;
-            let (is_here, tree) = (AtomicBool::new(false), OnceLock::new());
-            Self(Some(Arc::new(Node { layer, below, count, is_here, tree })))
+            let node = Node {
+                layer,
+                below,
+                count,
+                is_here: AtomicBool::new(false),
+                tree: OnceLock::new(),
+                squashed: Mutex::new(None),
+            };
+            Self(Some(Arc::new(node)))
         })
     }
 

@@ -194,7 +194,10 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
     };
     let spec = Spec {
         rootfs: Rootfs {
-            layers: layers::paths(solver, root),
+            layers: match has_namespaces {
+                true => layers::mountable(solver, root)?,
+                false => layers::paths(solver, root),
+            },
             upper: draft.fs(),
             work: draft.work(),
             trees: match has_namespaces {
@@ -477,7 +480,7 @@ impl Prepared {
         match step.inputs.get(input.0) {
             Some(Output::Snapshot(snapshot)) => {
                 step.solver.ensure_layers(&snapshot.layers())?;
-                let mut layers = layers::paths(step.solver, snapshot);
+                let mut layers = layers::mountable(step.solver, snapshot)?;
                 if layers.is_empty() {
                     let nothing = step.solver.store.scratch_dir()?;
                     layers.push(nothing.fs());
