@@ -6,7 +6,8 @@
 //! written, straight into what becomes the layer.
 //!
 //! `select` chooses source entries, `place` says where they go, `write` writes, `earlier` spares
-//! writing what the same copy wrote before, `follow` hashes what is being written, `resume` begins that behind what is known, `owner` and `chmod` read flags.
+//! writing what the same copy wrote before, `follow` hashes what is being written, `resume` begins that behind what is
+//! known, `memory` is how the two remember, `owner` and `chmod` read flags.
 
 pub(crate) mod chmod;
 mod definition;
@@ -14,6 +15,7 @@ mod earlier;
 mod error;
 mod facts;
 mod follow;
+mod memory;
 mod owner;
 mod place;
 mod resume;
