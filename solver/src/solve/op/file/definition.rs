@@ -10,8 +10,9 @@ use std::collections::HashMap;
 
 use kiln_cache::StepKey;
 
-use super::{Archives, Digests, File, FileAction, Planner, Sources, Step, key_of};
-use crate::graph::{InputIndex, Op, Source};
+use super::plan::{Archives, Planner, Sources};
+use super::{Digests, Step, key_of};
+use crate::graph::{File, FileAction, InputIndex, Op, Source};
 use crate::solve::key::KeyHasher;
 use crate::solve::{Output, Snapshot, SolveError, layers};
 
