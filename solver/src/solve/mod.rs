@@ -3,6 +3,7 @@
 //! `schedule` says what runs when, `key` what a step is called, `op` what it does, `layers` when a base image's files
 //! are really fetched.
 
+mod diff_ids;
 mod error;
 mod forecast;
 mod journal;

@@ -14,8 +14,8 @@ use kiln_cache::{Claim, Cost, Layer, LayerDraft, Lookup, NewRecord, Record, Spac
 use kiln_image::{ContentsDigest, Digest};
 use kiln_sandbox::Usage;
 
+use super::diff_ids::JoinFollower;
 use super::forecast::Forecast;
-use super::layers::JoinFollower;
 use super::schedule::Slots;
 use super::{Outcome, Output, RemoteRecord, Snapshot, SolveError, Solved, Solver};
 use crate::event::{Event, LogStream, StepId};
