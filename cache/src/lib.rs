@@ -24,6 +24,6 @@ pub use store::{
 };
 pub use tree::{
     ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError, Verdict,
-    bytes_digest,
+    bytes_digest, squash_layers,
 };
 pub use tree_digest::{SelectionDigest, TreeDigest, selection_digest, tree_digest};

@@ -1,5 +1,6 @@
 //! From the last step's layers and the plan's config to an image.
 
+use kiln_cache::Layer;
 use kiln_image::oci::{History, ImageConfig, RootFs};
 use kiln_image::{DiffId, Digest};
 use kiln_solver::plan::Plan;
@@ -13,7 +14,8 @@ pub(crate) struct Assembled {
     pub(crate) config_bytes: Vec<u8>,
     pub(crate) config_digest: Digest,
     pub(crate) config: ImageConfig,
-    pub(crate) snapshot: Snapshot,
+    /// Bottom first.
+    pub(crate) layers: Vec<Layer>,
     /// Of the layers, in their order.
     pub(crate) diff_ids: Vec<DiffId>,
     pub(crate) platform: kiln_image::Platform,
@@ -30,8 +32,9 @@ pub(crate) fn assemble(
     snapshot: &Snapshot,
     epoch: Option<i64>,
 ) -> Result<Assembled, Error> {
-    let facts = solver.pulls.facts(solver.store, &snapshot.layers)?;
-    let diff_ids = solver.pulls.diff_ids(solver.store, &snapshot.layers, &facts)?;
+    let layers = snapshot.layers();
+    let facts = solver.pulls.facts(solver.store, &layers)?;
+    let diff_ids = solver.pulls.diff_ids(solver.store, &layers, &facts)?;
     let mut config = plan.config.clone();
     align(&mut config.history, plan.base_history, diff_ids.len());
     match epoch {
@@ -49,7 +52,7 @@ pub(crate) fn assemble(
         config_digest: Digest::of(&config_bytes),
         config_bytes,
         config,
-        snapshot: snapshot.clone(),
+        layers,
         diff_ids,
         platform: plan.platform.clone(),
         base_history: plan.base_history,

@@ -255,8 +255,7 @@ fn select(solved: Vec<Solved>, mode: Mode, images: &[Assembled]) -> Vec<Solved> 
     if mode == Mode::Max {
         return solved;
     }
-    let in_images: HashSet<_> =
-        images.iter().flat_map(|image| &image.snapshot.layers).map(|layer| layer.id).collect();
+    let in_images: HashSet<_> = images.iter().flat_map(|image| &image.layers).map(|layer| layer.id).collect();
     let is_in = |step: &Solved| step.layers.iter().all(|layer| in_images.contains(&layer.id));
     solved.into_iter().filter(is_in).collect()
 }

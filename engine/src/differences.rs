@@ -178,10 +178,11 @@ pub(crate) fn of_steps(
     let mut found = Vec::new();
     for ((step, one), other) in steps.iter().zip(first).zip(second) {
         let (Output::Snapshot(one), Output::Snapshot(other)) = (one, other) else { continue };
+        let (one, other) = (one.layers(), other.layers());
         let mut files = Vec::new();
         let mut differs = false;
-        for index in 0..one.layers.len().max(other.layers.len()) {
-            let pair = (one.layers.get(index).copied(), other.layers.get(index).copied());
+        for index in 0..one.len().max(other.len()) {
+            let pair = (one.get(index).copied(), other.get(index).copied());
             let contents = |layer: Option<Layer>| layer.map(|layer| layer.contents);
             if contents(pair.0) == contents(pair.1) || !told.insert(pair) {
                 continue;

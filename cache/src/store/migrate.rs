@@ -7,7 +7,7 @@ use super::packed::pack;
 /// Format 2: a record's log stood beside it, and was read whenever it was found.
 pub(super) const FIRST_KNOWN: u32 = 2;
 
-/// What format 3 adds. Nothing is written to `builds` any more: past builds have a file of their own.
+/// What format 3 adds. Some stores have a table `builds` as well, which nothing uses: past builds have a file of their own.
 pub(super) const FORMAT_3: &str = "
 CREATE TABLE record_details(
     key BLOB PRIMARY KEY,
@@ -24,7 +24,6 @@ CREATE TABLE removed(
     removed_by INTEGER NOT NULL,
     removed_at INTEGER NOT NULL
 );
-CREATE TABLE builds(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, about BLOB NOT NULL);
 ";
 
 /// What format 4 adds. `disk_bytes` counts what the layer shares with `shared_with` (hard links), `shared_bytes` is that part.

@@ -1,21 +1,19 @@
 //! The merged view of layers, computed as overlayfs computes it but without a mount.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use kiln_image::Digest;
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::beneath::{
-    has_opaque_mark, hash_file, list_dir, open_beneath, open_file, stat_at, stat_entry, stat_marked,
-};
-use super::layer_dir::{LayerDir, NameBit};
+use super::beneath::{has_opaque_mark, hash_file, list_dir, open_file, stat_at, stat_entry, stat_marked};
+use super::layer_stack::{LayerDir, LayerStack, is_whiteout};
 use super::resolve::{Follow, Step, resolve};
 use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean, list_levels};
 
@@ -24,26 +22,30 @@ use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean, list_levels
 /// overlayfs.rst, "Directories", "whiteouts and opaque directories": of one name the topmost layer's counts; directories
 /// are merged down to an opaque one, a whiteout or something that is no directory. A mark on a layer's own root means
 /// nothing, as it does to the kernel. Layers made with `redirect_dir` or `metacopy` are not read (kiln makes none).
-#[derive(Debug)]
+///
+/// Views that grow from each other share what they found out: see [`LayerTree::with`].
+#[derive(Clone, Debug)]
 pub struct LayerTree {
-    /// Bottom first.
-    layers: Vec<Arc<LayerDir>>,
-    /// The directories that were found so far: every look-up goes through some of them, and nobody writes to layers.
-    dirs: Mutex<HashMap<PathBuf, Arc<Merged>>>,
+    stack: Arc<LayerStack>,
+    /// How many layers, from the bottom, are seen.
+    len: usize,
 }
 
-/// Which layers make up a directory, topmost first.
-type Stack = Vec<usize>;
+/// What is at a path of a view.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    /// From the topmost layer that has it.
+    pub(super) entry: Arc<Entry>,
+    /// The number of that layer, from the bottom.
+    pub(super) layer: usize,
+    /// Of a directory: the lowest layer that is merged in it.
+    pub(super) floor: usize,
+}
 
-/// One name of the merged view.
-#[derive(Debug)]
-struct Merged {
-    /// What it is, from the topmost layer that has it.
-    entry: Entry,
-    /// Which layer that is.
-    layer: usize,
-    /// Of a directory: the layers that are merged in it.
-    stack: Stack,
+impl Found {
+    pub(super) fn is_dir(&self) -> bool {
+        self.entry.kind == EntryKind::Dir
+    }
 }
 
 impl LayerTree {
@@ -52,16 +54,37 @@ impl LayerTree {
     /// # Errors
     /// When one cannot be opened.
     pub fn open<P: AsRef<Path>>(layers: &[P]) -> Result<Self, TreeError> {
-        let layers: Vec<_> = layers.iter().map(|path| Arc::new(LayerDir::new(path.as_ref()))).collect();
-        for layer in &layers {
+        let layers = layers.iter().map(|path| {
+            let layer = LayerDir::new(path.as_ref());
             layer.fd()?;
-        }
-        Ok(Self::of(layers))
+            Ok(Arc::new(layer))
+        });
+        Ok(Self::of(layers.collect::<Result<_, TreeError>>()?))
     }
 
     /// The view of layers, bottom first, that are opened when they are looked into.
     pub fn of(layers: Vec<Arc<LayerDir>>) -> Self {
-        Self { layers, dirs: Mutex::default() }
+        let len = layers.len();
+        Self { stack: Arc::new(LayerStack::new(layers)), len }
+    }
+
+    /// The view with a layer more on top. The two share what either finds out: of a path that was asked for before, only
+    /// the new layer is asked, and of a new path only layers that may have it. So it costs the same however many there are.
+    #[must_use]
+    pub fn with(&self, layer: &Arc<LayerDir>) -> Self {
+        if self.stack.grow(self.len, layer) {
+            return Self { stack: Arc::clone(&self.stack), len: self.len + 1 };
+        }
+        // Another layer is there already: from here on two stacks have their own.
+        Self { stack: Arc::new(LayerStack::branch(self, layer)), len: self.len + 1 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn stack(&self) -> &LayerStack {
+        &self.stack
     }
 
     /// Reads a small regular file (`/etc/passwd`), links followed in the root, never blocking on a pipe or device.
@@ -72,7 +95,7 @@ impl LayerTree {
         let real = self.resolve(path)?;
         let Some(found) = self.find(&real)? else { return Ok(None) };
         let file = match found.entry.kind {
-            EntryKind::File { .. } => open_file(self.layers[found.layer].fd()?, &real)?,
+            EntryKind::File { .. } => open_file(self.stack.layer(found.layer).fd()?, &real)?,
             _ => return Err(TreeError::NotAFile(path.to_path_buf())),
         };
         let mut bytes = Vec::new();
@@ -83,107 +106,38 @@ impl LayerTree {
         Ok(Some(bytes))
     }
 
-    fn root_stack(&self) -> Stack {
-        (0..self.layers.len()).rev().collect()
-    }
-
     /// What is at `path`, in which no component but the last is a link.
-    fn find(&self, path: &Path) -> Result<Option<Arc<Merged>>, TreeError> {
+    pub(super) fn find(&self, path: &Path) -> Result<Option<Found>, TreeError> {
         let mut at = PathBuf::new();
-        let mut found = self.known_or(&at, || self.root())?;
+        let mut found: Option<Found> = None;
         for name in path {
-            let Some(dir) = found.filter(|found| found.entry.kind == EntryKind::Dir) else { return Ok(None) };
-            let path = at.join(name);
-            found = self.known_or(&path, || self.child(&at, &dir.stack, name))?;
-            at = path;
+            let floor = match &found {
+                Some(dir) if dir.is_dir() => dir.floor,
+                None if at.as_os_str().is_empty() => 0,
+                _ => return Ok(None),
+            };
+            let below = self.stack.child(self.len, &at, name)?.filter(|below| below.layer >= floor);
+            let Some(below) = below else { return Ok(None) };
+            found = Some(Found { floor: below.floor.max(floor), ..below });
+            at.push(name);
         }
-        Ok(found)
+        if at.as_os_str().is_empty() { self.root() } else { Ok(found) }
     }
 
-    /// The directory that `path` is known to be, or what `look` finds there.
-    fn known_or(
-        &self,
-        path: &Path,
-        look: impl FnOnce() -> Result<Option<Merged>, TreeError>,
-    ) -> Result<Option<Arc<Merged>>, TreeError> {
-        if let Some(dir) = self.dirs().get(path) {
-            return Ok(Some(Arc::clone(dir)));
-        }
-        let found = look()?.map(Arc::new);
-        if let Some(dir) = found.as_ref().filter(|found| found.entry.kind == EntryKind::Dir) {
-            self.dirs().insert(path.to_path_buf(), Arc::clone(dir));
-        }
-        Ok(found)
-    }
-
-    fn dirs(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Merged>>> {
-        // Whole after any panic: every change of it is one call.
-        self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn root(&self) -> Result<Option<Merged>, TreeError> {
-        let stack = self.root_stack();
-        let Some(&top) = stack.first() else { return Ok(Some(empty_root())) };
-        let dir = self.layers[top].fd()?;
+    fn root(&self) -> Result<Option<Found>, TreeError> {
+        let Some(layer) = self.len.checked_sub(1) else {
+            return Ok(Some(Found { entry: Arc::new(empty_root()), layer: 0, floor: 0 }));
+        };
+        let top = self.stack.layer(layer);
+        let dir = top.fd()?;
         let Some(stat) = stat_at(dir, OsStr::new(".")).at(Path::new("/"))? else { return Ok(None) };
         let entry = stat_entry(dir, OsStr::new("."), PathBuf::new(), &stat)?;
-        Ok(entry.map(|entry| Merged { entry, layer: top, stack }))
+        Ok(entry.map(|entry| Found { entry: Arc::new(entry), layer, floor: 0 }))
     }
 
-    /// What `name` is in the directory `at`, which `stack` makes up.
-    fn child(&self, at: &Path, stack: &[usize], name: &OsStr) -> Result<Option<Merged>, TreeError> {
-        let path = at.join(name);
-        let bit = NameBit::of(name);
-        let mut name_state = NameState::default();
-        for &layer in stack {
-            if name_state.is_closed {
-                break;
-            }
-            if at.as_os_str().is_empty() {
-                if self.layers[layer].may_have(bit)? {
-                    name_state.look(layer, self.layers[layer].fd()?, name, &path)?;
-                }
-            } else {
-                name_state.look(layer, self.open_dir(layer, at)?.as_fd(), name, &path)?;
-            }
-        }
-        Ok(name_state.found)
-    }
-
-    /// Everything in the directory `at`, which `stack` makes up, by name; paths are below `shown`.
-    fn children(&self, at: &Path, shown: &Path, stack: &[usize]) -> Result<Vec<Merged>, TreeError> {
-        let mut names: BTreeMap<OsString, NameState> = BTreeMap::new();
-        for &layer in stack {
-            let dir = self.open_dir(layer, at)?;
-            for name in list_dir(dir.as_fd(), at)? {
-                let state = names.entry(name.clone()).or_default();
-                if state.is_closed {
-                    continue;
-                }
-                state.look(layer, dir.as_fd(), &name, &shown.join(&name))?;
-            }
-        }
-        Ok(names.into_values().filter_map(|state| state.found).collect())
-    }
-
-    fn walk_dir(&self, at: &Path, shown: &Path, stack: Stack) -> Result<Vec<Entry>, TreeError> {
-        let top = (at.to_path_buf(), shown.to_path_buf(), stack);
-        list_levels(top, |(at, shown, stack)| {
-            let children = self.children(at, shown, stack)?.into_iter().map(|merged| {
-                let below = match (&merged.entry.kind, merged.entry.path.file_name()) {
-                    (EntryKind::Dir, Some(name)) => {
-                        Some((at.join(name), merged.entry.path.clone(), merged.stack))
-                    }
-                    _ => None,
-                };
-                (merged.entry, below)
-            });
-            Ok(children.collect())
-        })
-    }
-
-    fn open_dir(&self, layer: usize, at: &Path) -> Result<OwnedFd, TreeError> {
-        open_beneath(self.layers[layer].fd()?, at, OFlags::RDONLY | OFlags::DIRECTORY).at(at)
+    /// The layers that make up the directory that was `found` at `path`, topmost first.
+    fn merged(&self, path: &Path, found: &Found) -> Vec<Arc<LayerDir>> {
+        self.stack.merged(self.len, path, found.floor)
     }
 
     fn real_path(&self, path: &Path, follow: Follow) -> Result<PathBuf, TreeError> {
@@ -197,6 +151,61 @@ impl LayerTree {
     }
 }
 
+/// Layers that are listed together, topmost first.
+struct Listing(Vec<Arc<LayerDir>>);
+
+/// Which of a listing's layers make up a directory, topmost first.
+type Places = Vec<usize>;
+
+/// One name of a listed directory.
+#[derive(Debug)]
+struct Merged {
+    /// What it is, from the topmost layer that has it.
+    entry: Entry,
+    /// Of a directory: the layers that are merged in it.
+    places: Places,
+}
+
+impl Listing {
+    /// Everything in the directory `at`, which `places` make up, by name; paths are below `shown`.
+    fn children(&self, at: &Path, shown: &Path, places: &[usize]) -> Result<Vec<Merged>, TreeError> {
+        let mut names: BTreeMap<OsString, NameState> = BTreeMap::new();
+        for &place in places {
+            let dir = self.0[place].open(at)?;
+            for name in list_dir(dir.as_fd(), at)? {
+                let state = names.entry(name.clone()).or_default();
+                if state.is_closed {
+                    continue;
+                }
+                state.look(place, dir.as_fd(), &name, &shown.join(&name))?;
+            }
+        }
+        Ok(names.into_values().filter_map(|state| state.found).collect())
+    }
+
+    /// The places of all layers.
+    fn all(&self) -> Places {
+        (0..self.0.len()).collect()
+    }
+
+    /// Everything below the directory `at`, which all layers make up.
+    fn walk(&self, at: &Path, shown: &Path) -> Result<Vec<Entry>, TreeError> {
+        let top = (at.to_path_buf(), shown.to_path_buf(), self.all());
+        list_levels(top, |(at, shown, places)| {
+            let children = self.children(at, shown, places)?.into_iter().map(|merged| {
+                let below = match (&merged.entry.kind, merged.entry.path.file_name()) {
+                    (EntryKind::Dir, Some(name)) => {
+                        Some((at.join(name), merged.entry.path.clone(), merged.places))
+                    }
+                    _ => None,
+                };
+                (merged.entry, below)
+            });
+            Ok(children.collect())
+        })
+    }
+}
+
 /// What the layers seen so far, topmost first, say of one name.
 #[derive(Default)]
 struct NameState {
@@ -206,30 +215,28 @@ struct NameState {
 }
 
 impl NameState {
-    /// Adds what `layer`, of which `dir` is a directory, has under `name`.
+    /// Adds what the layer at `place`, of which `dir` is a directory, has under `name`.
     fn look(
         &mut self,
-        layer: usize,
+        place: usize,
         dir: BorrowedFd<'_>,
         name: &OsStr,
         path: &Path,
     ) -> Result<(), TreeError> {
         let Some(stat) = &stat_at(dir, name).at(path)? else { return Ok(()) };
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind != FileType::Directory {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             self.is_closed = true;
-            let is_whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
-            if self.found.is_none() && !is_whiteout {
+            if self.found.is_none() && !is_whiteout(stat) {
                 let entry = stat_entry(dir, name, path.to_path_buf(), stat)?;
-                self.found = entry.map(|entry| Merged { entry, layer, stack: Stack::new() });
+                self.found = entry.map(|entry| Merged { entry, places: Places::new() });
             }
             return Ok(());
         }
         if let Some(found) = &mut self.found {
-            found.stack.push(layer);
+            found.places.push(place);
             self.is_closed = has_opaque_mark(dir, name).at(path)?;
         } else if let Some((entry, is_opaque)) = stat_marked(dir, name, path.to_path_buf(), stat)? {
-            self.found = Some(Merged { entry, layer, stack: vec![layer] });
+            self.found = Some(Merged { entry, places: vec![place] });
             self.is_closed = is_opaque;
         }
         Ok(())
@@ -239,7 +246,7 @@ impl NameState {
 impl SourceTree for LayerTree {
     fn entry(&self, path: &Path) -> Result<Option<Entry>, TreeError> {
         let real = self.real_path(path, Follow::Parents)?;
-        Ok(self.find(&real)?.map(|found| Entry { path: clean(path), ..found.entry.clone() }))
+        Ok(self.find(&real)?.map(|found| Entry { path: clean(path), ..Entry::clone(&found.entry) }))
     }
 
     fn resolve(&self, path: &Path) -> Result<PathBuf, TreeError> {
@@ -252,7 +259,8 @@ impl SourceTree for LayerTree {
         if found.entry.kind != EntryKind::Dir {
             return Err(Errno::NOTDIR).at(path);
         }
-        let children = self.children(&real, &clean(path), &found.stack)?;
+        let listing = Listing(self.merged(&real, &found));
+        let children = listing.children(&real, &clean(path), &listing.all())?;
         Ok(children.into_iter().map(|merged| merged.entry).collect())
     }
 
@@ -261,11 +269,11 @@ impl SourceTree for LayerTree {
         let Some(found) = self.find(&real)? else { return Ok(Vec::new()) };
         let shown = clean(path);
         let below = match found.entry.kind {
-            EntryKind::Dir => self.walk_dir(&real, &shown, found.stack.clone())?,
+            EntryKind::Dir => Listing(self.merged(&real, &found)).walk(&real, &shown)?,
             _ => Vec::new(),
         };
         let mut entries = Vec::with_capacity(below.len() + 1);
-        entries.push(Entry { path: shown, ..found.entry.clone() });
+        entries.push(Entry { path: shown, ..Entry::clone(&found.entry) });
         entries.extend(below);
         Ok(entries)
     }
@@ -273,7 +281,7 @@ impl SourceTree for LayerTree {
     fn open(&self, path: &Path) -> Result<File, TreeError> {
         let real = self.real_path(path, Follow::Parents)?;
         let found = self.find(&real)?.ok_or(Errno::NOENT).at(path)?;
-        open_file(self.layers[found.layer].fd()?, &real)
+        open_file(self.stack.layer(found.layer).fd()?, &real)
     }
 
     fn digest(&self, entry: &Entry) -> Result<Digest, TreeError> {
@@ -286,8 +294,8 @@ impl SourceTree for LayerTree {
 }
 
 /// The root of no layers at all (`FROM scratch`).
-fn empty_root() -> Merged {
-    let entry = Entry {
+fn empty_root() -> Entry {
+    Entry {
         path: PathBuf::new(),
         kind: EntryKind::Dir,
         mode: 0o755,
@@ -297,8 +305,7 @@ fn empty_root() -> Merged {
         xattrs: Vec::new(),
         hard_link: None,
         digest: None,
-    };
-    Merged { entry, layer: 0, stack: Stack::new() }
+    }
 }
 
 #[cfg(test)]

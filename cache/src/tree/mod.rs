@@ -3,9 +3,10 @@
 mod beneath;
 mod context;
 mod file_index;
-mod layer_dir;
+mod layer_stack;
 mod layers;
 mod resolve;
+mod squash;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -24,8 +25,9 @@ pub(crate) use beneath::{
 };
 pub use context::ContextTree;
 pub(crate) use file_index::index_context;
-pub use layer_dir::LayerDir;
+pub use layer_stack::LayerDir;
 pub use layers::LayerTree;
+pub use squash::squash_layers;
 
 /// One thing in a tree. Paths are slash-separated, relative to the tree's root, clean; the root itself is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -51,7 +51,7 @@ ALTER TABLE blobs DROP COLUMN used_at;
 ALTER TABLE records DROP COLUMN used_at; ALTER TABLE records DROP COLUMN uses;
 ALTER TABLE mounts DROP COLUMN used_at; ALTER TABLE mounts DROP COLUMN uses; ALTER TABLE mounts DROP COLUMN size_bytes;
 ALTER TABLE mounts DROP COLUMN measured_at; ALTER TABLE mounts DROP COLUMN settled;
-DROP TABLE record_details; DROP TABLE removed; DROP TABLE builds; DROP TABLE definitions;
+DROP TABLE record_details; DROP TABLE removed; DROP TABLE definitions;
 ALTER TABLE records ADD COLUMN log BLOB NOT NULL DEFAULT x'6f6c64206c6f67';
 PRAGMA user_version = 2;";
 

@@ -233,9 +233,9 @@ impl<'a> Attestor<'a> {
         if let Some(inventory) = slot.get() {
             return Ok(inventory);
         }
-        self.solver.ensure_layers(&image.snapshot)?;
+        self.solver.ensure_layers(&image.layers)?;
         let layers: Vec<PathBuf> =
-            image.snapshot.layers.iter().map(|layer| self.solver.store.layer_path(layer.id)).collect();
+            image.layers.iter().map(|layer| self.solver.store.layer_path(layer.id)).collect();
         let inventory = packages::take_inventory(&layers)?;
         for what in &inventory.left_out {
             let message = format!("the SBOM is not complete: {what}");

@@ -18,7 +18,7 @@ use kiln_image::layer::{
 use kiln_image::oci::Descriptor;
 use kiln_image::registry::Push;
 use kiln_image::{DiffId, Digest};
-use kiln_solver::solve::{Snapshot, Solver};
+use kiln_solver::solve::Solver;
 use serde::{Deserialize, Serialize};
 
 use super::options::{ImageOptions, LayerCompression, MediaTypes};
@@ -79,7 +79,7 @@ pub(super) fn pack(
         times,
         media_types: options.media_types().0,
     };
-    let count = image.snapshot.layers.len();
+    let count = image.layers.len();
     let slots: Vec<Mutex<Option<Result<PackedLayer, Error>>>> =
         (0..count).map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
@@ -89,8 +89,7 @@ pub(super) fn pack(
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let (Some(layer), Some(slot)) = (image.snapshot.layers.get(index), slots.get(index))
-                    else {
+                    let (Some(layer), Some(slot)) = (image.layers.get(index), slots.get(index)) else {
                         return;
                     };
                     let diff_id = image.diff_ids[index];
@@ -319,7 +318,7 @@ impl Packer<'_> {
     }
 
     fn pack_tree(&self, out: &mut dyn Write) -> Result<DiffId, Error> {
-        self.solver.ensure_layers(&Snapshot { layers: vec![*self.layer] })?;
+        self.solver.ensure_layers(std::slice::from_ref(self.layer))?;
         let path = self.solver.store.layer_path(self.layer.id);
         let tree = File::open(&path).map_err(|error| Error::io(&path, error))?;
         let options = PackOptions { times: self.settings.times };
@@ -362,7 +361,7 @@ impl Packer<'_> {
     fn fetch(&self) -> Result<(), Error> {
         let solver = self.solver;
         let Some(mut blob) = solver.open_layer_blob(self.layer)? else {
-            return Ok(solver.ensure_layers(&Snapshot { layers: vec![*self.layer] })?);
+            return Ok(solver.ensure_layers(std::slice::from_ref(self.layer))?);
         };
         let descriptor = blob.descriptor;
         let mut writer = solver.store.blob_writer()?;

@@ -23,7 +23,7 @@ pub(super) fn export(
     // An image in the store can be run and built upon without its registry. Of one that was just pushed there, what
     // never came here need not come now.
     if pushed.is_none() {
-        solver.ensure_layers(&image.snapshot)?;
+        solver.ensure_layers(&image.layers)?;
     }
     let store = solver.store;
     let (config, manifest, layers) = match packed {
@@ -38,7 +38,7 @@ pub(super) fn export(
             (store.put_blob(&packed.config_bytes)?, Some(manifest), layers_of(solver, image, packed)?)
         }
         None => {
-            let layers = image.snapshot.layers.iter().map(|layer| layer.id).collect();
+            let layers = image.layers.iter().map(|layer| layer.id).collect();
             (store.put_blob(&image.config_bytes)?, None, layers)
         }
     };

@@ -116,9 +116,9 @@ impl Origin<'_> {
         let is_split = options.platform_split.unwrap_or(set == ImageSet::Index);
         let mut trees = Vec::with_capacity(images.len());
         for (index, image) in images.iter().enumerate() {
-            solver.ensure_layers(&image.snapshot)?;
+            solver.ensure_layers(&image.layers)?;
             let paths: Vec<PathBuf> =
-                image.snapshot.layers.iter().map(|layer| solver.store.layer_path(layer.id)).collect();
+                image.layers.iter().map(|layer| solver.store.layer_path(layer.id)).collect();
             let tree = LayerTree::open(&paths)?;
             let platform = image.platform.to_string().replace('/', "_");
             let mark = (!is_split && images.len() > 1).then_some(platform.as_str());

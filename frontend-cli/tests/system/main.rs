@@ -11,6 +11,7 @@ mod daemons;
 mod devices;
 mod executors;
 mod explain;
+mod growth;
 mod images;
 mod in_container;
 mod interop;

@@ -190,7 +190,7 @@ pub(crate) fn short(digest: &Digest) -> String {
 }
 
 fn layer_fingerprints(root: &Snapshot) -> Vec<String> {
-    root.layers.iter().map(|layer| short(&layer.contents.0)).collect()
+    root.layers().iter().map(|layer| short(&layer.contents.0)).collect()
 }
 
 /// A text that may be long: its beginning, and what tells it from others.

@@ -12,7 +12,7 @@ use kiln_cache::{ContextTree, Record, StepKey};
 
 use super::op::{self, Step};
 use super::schedule::{Slots, inputs_of, needed};
-use super::{Outcome, Output, Snapshot, SolveError, Solver, StepNote};
+use super::{Outcome, Output, SolveError, Solver, StepNote};
 use crate::event::StepId;
 use crate::explain::Facts;
 use crate::graph::{CacheUse, Graph, Op, Source, Vertex, VertexId};
@@ -132,7 +132,7 @@ impl Seer<'_> {
         if let (Some(_), Some(last), Some(Output::Snapshot(snapshot))) =
             (step, self.steps.last_mut(), output.output())
         {
-            last.note.layers = snapshot.layers.len();
+            last.note.layers = snapshot.len();
         }
         self.known.insert(id, (step, output));
         Ok(())
@@ -199,9 +199,7 @@ impl Seer<'_> {
             None => (None, None, None),
         };
         let on_root = |record: &Record| {
-            let mut layers = root.clone().unwrap_or_default().layers;
-            layers.extend(record.layers.iter().copied());
-            Output::Snapshot(Snapshot { layers })
+            Output::Snapshot(root.clone().unwrap_or_default().with(record.layers.iter().copied()))
         };
         if let (Some(record), true) = (&found, is_certain) {
             self.note(Verdict::Cached, key, None, Some(record.duration));

@@ -1,5 +1,6 @@
 //! What became of each step of a build: for the history, and for explanations.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::graph::{CacheUse, Op, Source, Vertex};
 /// The steps of one build.
 #[derive(Debug, Default)]
 pub struct Journal {
-    steps: Mutex<Vec<StepNote>>,
+    steps: Mutex<BTreeMap<StepId, StepNote>>,
     downloads: Mutex<Vec<Download>>,
 }
 
@@ -113,9 +114,7 @@ impl StepNote {
 impl Journal {
     /// All steps, in the order of their numbers.
     pub fn take(&self) -> Vec<StepNote> {
-        let mut steps = std::mem::take(&mut *self.lock());
-        steps.sort_by_key(|step| step.id);
-        steps
+        std::mem::take(&mut *self.lock()).into_values().collect()
     }
 
     /// What the build fetched so far by address, in no order; images are not among it.
@@ -131,7 +130,7 @@ impl Journal {
     }
 
     pub(super) fn add(&self, id: StepId, vertex: &Vertex, inputs: Vec<StepId>) {
-        self.lock().push(StepNote::new(id, vertex, inputs));
+        self.lock().insert(id, StepNote::new(id, vertex, inputs));
     }
 
     pub(super) fn note(&self, id: StepId, key: &StepKey, outcome: Outcome, duration: Duration) {
@@ -155,12 +154,12 @@ impl Journal {
     }
 
     fn change(&self, id: StepId, change: impl FnOnce(&mut StepNote)) {
-        if let Some(step) = self.lock().iter_mut().rev().find(|step| step.id == id) {
+        if let Some(step) = self.lock().get_mut(&id) {
             change(step);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<StepNote>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<StepId, StepNote>> {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -68,9 +68,9 @@ impl KeyHasher {
 
     /// A root file system: the contents of its layers in order, not how they came to be.
     pub(super) fn snapshot(&mut self, snapshot: &Snapshot) -> &mut Self {
-        self.number(snapshot.layers.len() as u64);
-        for Layer { contents, .. } in &snapshot.layers {
-            self.contents(contents);
+        self.number(snapshot.len() as u64);
+        for Layer { contents, .. } in snapshot.layers() {
+            self.contents(&contents);
         }
         self
     }

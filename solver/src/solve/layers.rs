@@ -13,22 +13,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use kiln_cache::{
-    BlobWriter, Layer, LayerDir, LayerDraft, LayerFacts, LayerId, LayerTree, Store, StoreError,
+    BlobWriter, Layer, LayerDir, LayerDraft, LayerFacts, LayerId, LayerTree, Store, StoreError, squash_layers,
 };
 use kiln_image::layer::{self, OverlayXattrs};
 use kiln_image::local::LocalImages;
 use kiln_image::oci::Descriptor;
 use kiln_image::{ContentsDigest, DiffId, ImageRef, Verified};
 
+use super::diff_ids::DiffIdWorker;
 use super::remote::{RemoteCache, RemoteRecord};
+use super::snapshot::Node;
 use super::{ImageOrigin, Snapshot, SolveError, Solver};
 use crate::event::{Event, Reporter, StepId};
 
 /// So many layers are pulled and unpacked at once: more wait for the same network and processors.
 const PULLS_AT_ONCE: usize = 4;
 
-/// So many DiffIds that no step of the build started are computed at once.
-const DIFF_IDS_AT_ONCE: usize = 4;
+/// So many layers are squashed into one where a process runs on three times as many. The images of other builders have
+/// no more than 128 layers and are mounted as they are; overlayfs mounts 500 (`OVL_MAX_STACK`).
+const SQUASHED: usize = 100;
 
 /// Progress of a download is told after so many bytes.
 const PROGRESS_BYTES: u64 = 1 << 20;
@@ -37,22 +40,10 @@ const PROGRESS_BYTES: u64 = 1 << 20;
 #[derive(Debug, Default)]
 pub struct Pulls {
     state: Mutex<PullState>,
-    diff_ids: Mutex<HashMap<LayerId, DiffIdWorker>>,
+    pub(super) diff_id_workers: Mutex<HashMap<LayerId, DiffIdWorker>>,
     /// What was looked into.
     dirs: Mutex<HashMap<LayerId, Arc<LayerDir>>>,
 }
-
-/// A thread that computes a layer's DiffId.
-#[derive(Debug)]
-enum DiffIdWorker {
-    /// The store's own way, which remembers it.
-    Store(thread::JoinHandle<Result<DiffId, StoreError>>),
-    /// Started before the layer was complete.
-    Follower(JoinFollower),
-}
-
-/// `None`: it could not, and somebody else has to.
-pub(super) type JoinFollower = thread::JoinHandle<Option<DiffId>>;
 
 #[derive(Debug, Default)]
 struct PullState {
@@ -97,7 +88,7 @@ impl Pulls {
         let (image, from) = match origin {
             ImageOrigin::Store { layers } => {
                 self.note_present(layers);
-                return Ok(Snapshot { layers: layers.clone() });
+                return Ok(Snapshot::of(layers.iter().copied()));
             }
             ImageOrigin::Registry(image) => (image, PullFrom::Registry(image.reference.clone())),
             ImageOrigin::Local { images, image } => (image, PullFrom::Local(Arc::clone(images))),
@@ -124,7 +115,7 @@ impl Pulls {
             });
         }
         state.unstarted.extend(step);
-        Ok(Snapshot { layers })
+        Ok(Snapshot::of(layers))
     }
 
     /// Remembers where the layers of a remote cache's record can be had and names them. Nothing is read.
@@ -152,29 +143,6 @@ impl Pulls {
         }
     }
 
-    /// Starts computing a new layer's DiffId beside the steps that follow.
-    pub(super) fn start_diff_id(&self, store: &Store, id: LayerId) {
-        let store = store.clone();
-        let worker = thread::Builder::new().name("kiln-diff-id".into()).spawn(move || store.diff_id(id));
-        // Without a thread the DiffId is computed when it is asked for.
-        if let Ok(worker) = worker {
-            self.note_worker(id, DiffIdWorker::Store(worker));
-        }
-    }
-
-    /// A new layer's DiffId will come from `worker`.
-    pub(super) fn follow_diff_id(&self, id: LayerId, worker: JoinFollower) {
-        self.note_worker(id, DiffIdWorker::Follower(worker));
-    }
-
-    fn note_worker(&self, id: LayerId, worker: DiffIdWorker) {
-        self.workers().insert(id, worker);
-    }
-
-    fn workers(&self) -> MutexGuard<'_, HashMap<LayerId, DiffIdWorker>> {
-        self.diff_ids.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The layers are in the store: nobody need ask it again.
     pub(super) fn note_present(&self, layers: &[Layer]) {
         self.lock().present.extend(layers.iter().map(|layer| layer.id));
@@ -198,54 +166,6 @@ impl Pulls {
         Ok(facts)
     }
 
-    /// The DiffIds of layers, waiting for the threads that compute them; `facts` is what the store knows of them. Those that
-    /// nobody computes yet are computed beside each other.
-    ///
-    /// # Errors
-    /// I/O.
-    pub fn diff_ids(
-        &self,
-        store: &Store,
-        layers: &[Layer],
-        facts: &[Option<LayerFacts>],
-    ) -> Result<Vec<DiffId>, StoreError> {
-        let known = layers.iter().zip(facts).map(|(layer, facts)| {
-            // A pulled layer is named by its DiffId and need not be there.
-            let pulled = DiffId(layer.contents.0);
-            let is_pulled = LayerId::from(pulled) == layer.id;
-            if is_pulled { Some(pulled) } else { facts.and_then(|facts| facts.diff_id) }
-        });
-        let known: Vec<_> = known.collect();
-        let unknown = layers.iter().zip(&known).filter(|(_, known)| known.is_none());
-        for (layer, _) in unknown.take(DIFF_IDS_AT_ONCE) {
-            let is_started = self.workers().contains_key(&layer.id);
-            if !is_started {
-                self.start_diff_id(store, layer.id);
-            }
-        }
-        let computed = known.iter().zip(layers).map(|(known, layer)| match known {
-            Some(diff_id) => Ok(*diff_id),
-            None => self.computed_diff_id(store, layer.id),
-        });
-        computed.collect()
-    }
-
-    /// What the layer's worker found, or what is computed now.
-    fn computed_diff_id(&self, store: &Store, id: LayerId) -> Result<DiffId, StoreError> {
-        let worker = self.workers().remove(&id);
-        match worker {
-            Some(DiffIdWorker::Store(worker)) => worker.join().unwrap_or_else(|_| store.diff_id(id)),
-            Some(DiffIdWorker::Follower(worker)) => match worker.join() {
-                Ok(Some(diff_id)) => {
-                    store.remember_diff_id(id, diff_id)?;
-                    Ok(diff_id)
-                }
-                _ => store.diff_id(id),
-            },
-            None => store.diff_id(id),
-        }
-    }
-
     /// The compressed blob's descriptor and where it can be had, for a layer of a base image.
     pub fn descriptor(&self, layer: &Layer) -> Option<(Descriptor, Option<ImageRef>)> {
         let state = self.lock();
@@ -265,7 +185,7 @@ impl Pulls {
         snapshot: &Snapshot,
     ) -> Result<Vec<(StepId, u64)>, StoreError> {
         let mut sizes: Vec<(StepId, u64)> = Vec::new();
-        for layer in &snapshot.layers {
+        for layer in snapshot.layers() {
             let source =
                 self.lock().sources.get(&layer.id).map(|source| (source.step, source.descriptor.size));
             let Some((Some(step), size_bytes)) = source else { continue };
@@ -285,8 +205,8 @@ impl Pulls {
 }
 
 /// See [`Solver::ensure_layers`].
-pub(super) fn ensure(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<(), SolveError> {
-    let missing = missing(solver, snapshot)?;
+pub(super) fn ensure(solver: &Solver<'_>, layers: &[Layer]) -> Result<(), SolveError> {
+    let missing = missing(solver, layers)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -317,29 +237,96 @@ pub(super) fn ensure(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<(), Sol
 
 /// The merged view of a snapshot's layers, all of them there.
 pub(super) fn tree(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<LayerTree, SolveError> {
-    ensure(solver, snapshot)?;
+    ensure_snapshot(solver, snapshot)?;
+    let mut tree = None;
+    let mut on_it = Vec::new();
+    for node in snapshot.top_down() {
+        tree = node.tree.get().cloned();
+        if tree.is_some() {
+            break;
+        }
+        on_it.push(node);
+    }
+    let mut tree = tree.unwrap_or_else(|| LayerTree::of(Vec::new()));
     let mut dirs = solver.pulls.dirs.lock().unwrap_or_else(PoisonError::into_inner);
-    let dir = |layer: &Layer| {
-        let new = || Arc::new(LayerDir::new(&solver.store.layer_path(layer.id)));
-        Arc::clone(dirs.entry(layer.id).or_insert_with(new))
-    };
-    Ok(LayerTree::of(snapshot.layers.iter().map(dir).collect()))
+    for node in on_it.into_iter().rev() {
+        let new = || Arc::new(LayerDir::new(&solver.store.layer_path(node.layer.id)));
+        tree = tree.with(dirs.entry(node.layer.id).or_insert_with(new));
+        tree = node.tree.get_or_init(|| tree).clone();
+    }
+    Ok(tree)
 }
 
-/// The directories of a snapshot's layers, as they are mounted: of layers with the same contents the topmost is enough, since
-/// whatever a lower one shows or hides it does too. Steps that change nothing make many of them.
+/// As [`ensure`], for those of a snapshot's layers that were not seen yet.
+pub(super) fn ensure_snapshot(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<(), SolveError> {
+    let unseen: Vec<_> = snapshot.top_down().take_while(|node| !node.is_here()).collect();
+    let layers: Vec<_> = unseen.iter().rev().map(|node| node.layer).collect();
+    ensure(solver, &layers)?;
+    unseen.iter().for_each(|node| node.note_here());
+    Ok(())
+}
+
+/// Whether all files of `snapshot` are there.
+pub(super) fn are_here(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<bool, SolveError> {
+    let unseen: Vec<_> = snapshot.top_down().take_while(|node| !node.is_here()).collect();
+    for node in &unseen {
+        let id = node.layer.id;
+        let is_known = solver.pulls.lock().present.contains(&id);
+        if !is_known && !solver.store.has_layer(id)? {
+            return Ok(false);
+        }
+    }
+    unseen.iter().for_each(|node| node.note_here());
+    Ok(true)
+}
+
+/// The directories of a snapshot's layers, bottom first, see [`topmost`].
 pub(super) fn paths(solver: &Solver<'_>, snapshot: &Snapshot) -> Vec<PathBuf> {
+    topmost(solver, snapshot.top_down())
+}
+
+/// The directories of layers, bottom first: of those with the same contents the topmost is enough, since whatever a lower one
+/// shows or hides it does too. Steps that change nothing make many of them.
+fn topmost<'a>(solver: &Solver<'_>, top_down: impl Iterator<Item = &'a Node>) -> Vec<PathBuf> {
     let mut seen = HashSet::new();
-    let topmost = snapshot.layers.iter().rev().filter(|layer| seen.insert(layer.contents.0));
-    let mut paths: Vec<_> = topmost.map(|layer| solver.store.layer_path(layer.id)).collect();
+    let topmost = top_down.filter(|node| seen.insert(node.layer.contents.0));
+    let mut paths: Vec<_> = topmost.map(|node| solver.store.layer_path(node.layer.id)).collect();
     paths.reverse();
     paths
 }
 
-fn missing(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<Vec<PullSource>, SolveError> {
+/// The directories to mount a snapshot's layers from, bottom first: where there are more than overlayfs takes, those of
+/// groups that were squashed. They are there as long as the snapshot.
+pub(super) fn mountable(solver: &Solver<'_>, snapshot: &Snapshot) -> Result<Vec<PathBuf>, SolveError> {
+    let mut nodes: Vec<_> = snapshot.top_down().collect();
+    nodes.reverse();
+    // The same groups for all that stand on them.
+    let groups = if nodes.len() < 3 * SQUASHED { 0 } else { nodes.len() / SQUASHED - 1 };
+    let (squashed, single) = nodes.split_at(groups * SQUASHED);
+    let mut paths = Vec::with_capacity(groups + single.len());
+    for group in squashed.chunks(SQUASHED) {
+        let Some(top) = group.last() else { continue };
+        let mut made = top.squashed.lock().unwrap_or_else(PoisonError::into_inner);
+        let draft = match made.take() {
+            Some(draft) => draft,
+            None => {
+                let draft = solver.store.scratch_dir()?;
+                let layers: Vec<_> =
+                    group.iter().map(|node| solver.store.layer_path(node.layer.id)).collect();
+                squash_layers(&layers, &draft.fs())?;
+                draft
+            }
+        };
+        paths.push(made.insert(draft).fs());
+    }
+    paths.extend(topmost(solver, single.iter().rev().copied()));
+    Ok(paths)
+}
+
+fn missing(solver: &Solver<'_>, layers: &[Layer]) -> Result<Vec<PullSource>, SolveError> {
     let mut missing = Vec::new();
     let mut state = solver.pulls.lock();
-    for layer in &snapshot.layers {
+    for layer in layers {
         if state.present.contains(&layer.id) {
             continue;
         }

@@ -3,6 +3,7 @@
 //! `schedule` says what runs when, `key` what a step is called, `op` what it does, `layers` when a base image's files
 //! are really fetched.
 
+mod diff_ids;
 mod error;
 mod forecast;
 mod journal;
@@ -13,6 +14,7 @@ mod op;
 mod remote;
 mod room;
 mod schedule;
+mod snapshot;
 mod trees;
 
 use std::collections::HashMap;
@@ -85,13 +87,6 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(***)")
     }
-}
-
-/// A root file system: layers bottom first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The layers.
-    pub layers: Vec<Layer>,
 }
 
 /// What a vertex made.
@@ -180,14 +175,14 @@ impl Solver<'_> {
         op::git_object(self, source)
     }
 
-    /// Sees to it that all files of `snapshot` are there: pulls and unpacks, in parallel, what no step has needed yet.
+    /// Sees to it that all files of `layers` are there: pulls and unpacks, in parallel, what no step has needed yet.
     ///
     /// # Errors
     /// Registry, layer, store.
-    pub fn ensure_layers(&self, snapshot: &Snapshot) -> Result<(), SolveError> {
-        let result = layers::ensure(self, snapshot);
+    pub fn ensure_layers(&self, layers: &[Layer]) -> Result<(), SolveError> {
+        let result = layers::ensure(self, layers);
         match result {
-            Err(error) if error.is_disk_full() && room::make(self) => layers::ensure(self, snapshot),
+            Err(error) if error.is_disk_full() && room::make(self) => layers::ensure(self, layers),
             result => result,
         }
     }
@@ -209,3 +204,4 @@ pub(crate) fn is_symbolic_mode(text: &str) -> bool {
 
 pub use layers::{LayerBlob, Pulls};
 pub use schedule::{inputs_of, needed};
+pub use snapshot::Snapshot;

@@ -143,7 +143,7 @@ impl Run<'_> {
             }
         };
         if let (Some(Some(step)), Output::Snapshot(snapshot)) = (self.nodes.get(&id), &output) {
-            self.solver.journal.layers(*step, snapshot.layers.len());
+            self.solver.journal.layers(*step, snapshot.len());
         }
         state.outputs.insert(id, output);
         let dependents: HashSet<_> = self.graph.neighbors_directed(id, Direction::Incoming).collect();

@@ -194,7 +194,10 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
     };
     let spec = Spec {
         rootfs: Rootfs {
-            layers: layers::paths(solver, root),
+            layers: match has_namespaces {
+                true => layers::mountable(solver, root)?,
+                false => layers::paths(solver, root),
+            },
             upper: draft.fs(),
             work: draft.work(),
             trees: match has_namespaces {
@@ -476,8 +479,8 @@ impl Prepared {
     ) -> Result<(Vec<PathBuf>, PathBuf), SolveError> {
         match step.inputs.get(input.0) {
             Some(Output::Snapshot(snapshot)) => {
-                step.solver.ensure_layers(snapshot)?;
-                let mut layers = layers::paths(step.solver, snapshot);
+                step.solver.ensure_layers(&snapshot.layers())?;
+                let mut layers = layers::mountable(step.solver, snapshot)?;
                 if layers.is_empty() {
                     let nothing = step.solver.store.scratch_dir()?;
                     layers.push(nothing.fs());
@@ -551,7 +554,7 @@ fn seed_digest(step: &Step<'_>, input: InputIndex, source: &str) -> Result<Diges
     let mut text = format!("{source}\n");
     match step.inputs.get(input.0) {
         Some(Output::Snapshot(snapshot)) => {
-            for layer in &snapshot.layers {
+            for layer in snapshot.layers() {
                 text.push_str(&format!("{}\n", layer.contents.0));
             }
         }

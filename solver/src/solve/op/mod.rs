@@ -14,8 +14,8 @@ use kiln_cache::{Claim, Cost, Layer, LayerDraft, Lookup, NewRecord, Record, Spac
 use kiln_image::{ContentsDigest, Digest};
 use kiln_sandbox::Usage;
 
+use super::diff_ids::JoinFollower;
 use super::forecast::Forecast;
-use super::layers::JoinFollower;
 use super::schedule::Slots;
 use super::{Outcome, Output, RemoteRecord, Snapshot, SolveError, Solved, Solver};
 use crate::event::{Event, LogStream, StepId};
@@ -76,25 +76,24 @@ pub(super) fn run(step: &Step<'_>) -> Result<Output, SolveError> {
 /// All inputs' layers, the first input's lowest.
 fn merge(step: &Step<'_>) -> Result<Output, SolveError> {
     step.report_instant();
-    let mut layers = Vec::new();
+    let mut merged = Snapshot::default();
     for index in 0..step.inputs.len() {
-        layers.extend(step.snapshot(InputIndex(index))?.layers);
+        let input = step.snapshot(InputIndex(index))?;
+        merged = if merged.is_empty() { input } else { merged.with(input.layers()) };
     }
-    Ok(Output::Snapshot(Snapshot { layers }))
+    Ok(Output::Snapshot(merged))
 }
 
 /// The layers input 1 has above input 0.
 fn diff(step: &Step<'_>) -> Result<Output, SolveError> {
     step.report_instant();
     let (lower, upper) = (step.snapshot(InputIndex(0))?, step.snapshot(InputIndex(1))?);
-    let layers = upper.layers.strip_prefix(lower.layers.as_slice()).ok_or(SolveError::UnrelatedDiff)?;
-    Ok(Output::Snapshot(Snapshot { layers: layers.to_vec() }))
+    let layers = upper.above(&lower).ok_or(SolveError::UnrelatedDiff)?;
+    Ok(Output::Snapshot(Snapshot::of(layers)))
 }
 
 fn on_top(parent: &Snapshot, added: Vec<Layer>) -> Output {
-    let mut layers = parent.layers.clone();
-    layers.extend(added);
-    Output::Snapshot(Snapshot { layers })
+    Output::Snapshot(parent.with(added))
 }
 
 /// Whether `record` is young enough.

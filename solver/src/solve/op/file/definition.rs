@@ -6,14 +6,15 @@
 //! the instruction, the contents of its images as their names, and what is selected of contexts. Whoever hits by this key
 //! hits by the other one, too; not the other way round.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use kiln_cache::StepKey;
 
-use super::{Archives, Digests, File, FileAction, Planner, Sources, Step, key_of};
-use crate::graph::{InputIndex, Op, Source};
+use super::plan::{Archives, Planner, Sources};
+use super::{Digests, Step, key_of};
+use crate::graph::{File, FileAction, InputIndex, Op, Source};
 use crate::solve::key::KeyHasher;
-use crate::solve::{Output, Snapshot, SolveError};
+use crate::solve::{Output, Snapshot, SolveError, layers};
 
 /// The key; `None` if what the operation selects cannot be told without its parent.
 pub(super) fn key(step: &Step<'_>, file: &File, parent: &Snapshot) -> Result<Option<StepKey>, SolveError> {
@@ -59,9 +60,8 @@ pub(super) fn key(step: &Step<'_>, file: &File, parent: &Snapshot) -> Result<Opt
 /// Whether all images that the operation would look into are unpacked here.
 pub(in crate::solve::op) fn is_at_hand(step: &Step<'_>, parent: &Snapshot) -> Result<bool, SolveError> {
     let inputs = (1..step.inputs.len()).map(InputIndex).filter_map(|index| step.snapshot(index).ok());
-    let mut seen = HashSet::new();
-    for layer in inputs.flat_map(|snapshot| snapshot.layers).chain(parent.layers.iter().copied()) {
-        if seen.insert(layer.id) && !step.solver.store.has_layer(layer.id)? {
+    for snapshot in inputs.chain([parent.clone()]) {
+        if !layers::are_here(step.solver, &snapshot)? {
             return Ok(false);
         }
     }

@@ -4,11 +4,9 @@
 //! further name in the new layer instead of a copy. What that layer was made of is remembered beside the context's index;
 //! a file is taken only if its digest and all of its metadata are what is wanted now.
 //!
-//! On disk, all numbers little-endian:
+//! A record of the file ([`super::memory`]), all numbers little-endian:
 //! ```text
-//! magic 8 bytes · layer id 64 hex digits
-//! times: path length u32 · mode u32 · uid u32 · gid u32 · mtime i64 · digest 32 bytes · path
-//! SHA-256 of all that, 32 bytes
+//! path length u32 · mode u32 · uid u32 · gid u32 · mtime i64 · digest 32 bytes · path
 //! ```
 //! Whatever is wrong with the file or the layer, nothing is taken from it.
 
@@ -23,14 +21,14 @@ use kiln_image::Digest;
 use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags};
 
 use super::Digests;
+use super::memory::{Magic, Memory, NewMemory};
 use super::place::{Data, LayerPlan, Node};
 use crate::solve::key::KeyHasher;
 
 /// Below so many entries a layer is written sooner than remembered.
 const WORTH_ENTRIES: usize = 256;
 
-const MAGIC: [u8; 8] = *b"kilncpy1";
-const HEADER_BYTES: usize = 8 + 64;
+const MAGIC: Magic = *b"kilncpy1";
 const FIXED_BYTES: usize = 4 + 3 * 4 + 8 + 32;
 
 /// Where the layers of an operation are remembered, which `what` names beside the tree it copies from; `None` for what is too small, or comes from a tree that is another each time.
@@ -66,8 +64,8 @@ impl Earlier {
         plan: &LayerPlan<'_>,
         digests: &Digests,
     ) -> Option<Self> {
-        let bytes = std::fs::read(memory).ok()?;
-        let (layer, files) = parse(&bytes)?;
+        let found = Memory::read(memory, MAGIC)?;
+        let (layer, files) = (found.layer, parse(found.records())?);
         if !store.has_layer(layer).unwrap_or_default() {
             // Best effort: it is of no use to anyone.
             drop(std::fs::remove_file(memory));
@@ -122,31 +120,16 @@ fn time_of_dir(layer: &OwnedFd, path: &Path, wanted: &Entry) -> Option<i128> {
 
 /// Remembers what `layer` is about to be made of. That it cannot be written down costs time only.
 pub(super) fn remember(memory: &Path, layer: LayerId, plan: &LayerPlan<'_>, digests: &Digests) {
-    let mut bytes = Vec::with_capacity(plan.len() * (FIXED_BYTES + 48) + HEADER_BYTES + 32);
-    bytes.extend(MAGIC);
-    bytes.extend(layer.to_string().as_bytes());
+    let mut files = NewMemory::new(MAGIC, layer, plan.len() * (FIXED_BYTES + 48));
     for ((path, node), digest) in plan.nodes().zip(&digests.files) {
         let Some(record) = record(node, digest.as_ref()) else { continue };
         let path = path.as_os_str().as_bytes();
         // Paths come from the kernel, which has none near 4 GiB.
-        bytes.extend(u32::try_from(path.len()).unwrap_or_default().to_le_bytes());
-        bytes.extend(record);
-        bytes.extend(path);
+        files.add(u32::try_from(path.len()).unwrap_or_default().to_le_bytes());
+        files.add(record);
+        files.add(path);
     }
-    let sum = Digest::of(&bytes);
-    bytes.extend(sum.as_bytes());
-    keep(memory, layer, &bytes);
-}
-
-/// Puts `bytes` about `layer` at `memory`, all or nothing.
-pub(super) fn keep(memory: &Path, layer: LayerId, bytes: &[u8]) {
-    let mut temporary = memory.as_os_str().to_owned();
-    temporary.push(format!(".{layer}.tmp"));
-    let temporary = PathBuf::from(temporary);
-    if let Err(error) = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, memory)) {
-        drop(std::fs::remove_file(&temporary));
-        tracing::debug!(%error, "what a copy made is not remembered");
-    }
+    files.keep(memory);
 }
 
 /// What must be equal for a file to be taken; `None` for what is never taken.
@@ -170,15 +153,8 @@ fn record(node: &Node, digest: Option<&Digest>) -> Option<[u8; FIXED_BYTES - 4]>
 /// Paths and records, in the order of the plan that was written.
 type Records<'a> = Vec<(&'a Path, &'a [u8])>;
 
-/// The layer, and its files' records.
-fn parse(bytes: &[u8]) -> Option<(LayerId, Records<'_>)> {
-    let body = bytes.len().checked_sub(32).filter(|&body| body >= HEADER_BYTES)?;
-    let (body, sum) = bytes.split_at(body);
-    if body[..8] != MAGIC || Digest::of(body).as_bytes()[..] != *sum {
-        return None;
-    }
-    let layer = std::str::from_utf8(&body[8..HEADER_BYTES]).ok()?.parse().ok()?;
-    let mut rest = &body[HEADER_BYTES..];
+/// The files' records.
+fn parse(mut rest: &[u8]) -> Option<Records<'_>> {
     let mut files = Vec::with_capacity(rest.len() / (FIXED_BYTES + 32));
     while !rest.is_empty() {
         let (fixed, behind) = rest.split_at_checked(FIXED_BYTES)?;
@@ -187,5 +163,5 @@ fn parse(bytes: &[u8]) -> Option<(LayerId, Records<'_>)> {
         files.push((Path::new(OsStr::from_bytes(path)), &fixed[4..]));
         rest = behind;
     }
-    Some((layer, files))
+    Some(files)
 }

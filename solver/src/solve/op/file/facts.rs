@@ -7,7 +7,8 @@ use kiln_cache::{EntryKind, SourceTree};
 use kiln_image::{ContentsDigest, Digest};
 
 use super::place::{self, Data, LayerPlan};
-use super::{Archives, Digests, plan_materialized, select};
+use super::plan::Archives;
+use super::{Digests, plan_materialized, select};
 use crate::explain::{self, Facts, FileFact};
 use crate::solve::op::Step;
 use crate::solve::{Snapshot, SolveError};

@@ -21,7 +21,7 @@ use super::Digests;
 use super::earlier::Earlier;
 use super::place::LayerPlan;
 use super::resume::{Listed, Resume};
-use crate::solve::layers::JoinFollower;
+use crate::solve::diff_ids::JoinFollower;
 
 /// Below so many bytes the DiffId is there soon enough.
 const WORTH_BYTES: u64 = 16 << 20;

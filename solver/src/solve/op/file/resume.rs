@@ -5,11 +5,9 @@
 //! where nothing has changed: neither an entry, nor, by their digests, the bytes of a file, all of which are that layer's
 //! own files once more.
 //!
-//! On disk, all numbers little-endian:
+//! A record of the file ([`super::memory`]), all numbers little-endian:
 //! ```text
-//! magic 8 bytes · layer id 64 hex digits
-//! times: digest of the entries so far, 32 bytes · number of entries u64 · bytes of tar u64 · state of SHA-256
-//! SHA-256 of all that, 32 bytes
+//! digest of the entries so far, 32 bytes · number of entries u64 · bytes of tar u64 · state of SHA-256
 //! ```
 //! Whatever is wrong with the file, hashing begins at the start.
 
@@ -19,11 +17,11 @@ use kiln_cache::{LayerId, Store};
 use kiln_image::Digest;
 use kiln_image::layer::{HASH_STATE_BYTES, ListedEntry, ListedKind, TarPrefix};
 
-use super::earlier::{Earlier, keep};
+use super::earlier::Earlier;
+use super::memory::{Magic, Memory, NewMemory};
 use crate::solve::key::KeyHasher;
 
-const MAGIC: [u8; 8] = *b"kilntar1";
-const HEADER_BYTES: usize = 8 + 64;
+const MAGIC: Magic = *b"kilntar1";
 const MARK_BYTES: usize = 32 + 8 + 8 + HASH_STATE_BYTES;
 
 /// Where the states are kept of the layer that is remembered at `memory`.
@@ -54,9 +52,8 @@ impl Resume {
     /// Looks for what is known of the tar of `listed`, of which `earlier` has some files, and which becomes `layer`.
     pub(super) fn find(path: PathBuf, layer: LayerId, earlier: Option<&Earlier>, listed: &Listed) -> Resume {
         let known = earlier.and_then(|earlier| {
-            let bytes = std::fs::read(&path).ok()?;
-            let (of, marks) = parse(&bytes)?;
-            (of == earlier.layer()).then(|| common(&marks, earlier, listed))
+            let found = Memory::read(&path, MAGIC).filter(|found| found.layer == earlier.layer())?;
+            Some(common(&parse(found.records())?, earlier, listed))
         });
         Resume { path, layer, known: known.unwrap_or_default() }
     }
@@ -68,21 +65,17 @@ impl Resume {
 
     /// Remembers what is known now. That it cannot be written down costs time only.
     pub(super) fn remember(&self, listed: &Listed, later: &[TarPrefix]) {
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + (self.known.len() + later.len()) * MARK_BYTES + 32);
-        bytes.extend(MAGIC);
-        bytes.extend(self.layer.to_string().as_bytes());
+        let mut marks = NewMemory::new(MAGIC, self.layer, (self.known.len() + later.len()) * MARK_BYTES);
         let mut rolling = Rolling::new();
         for prefix in self.known.iter().chain(later) {
             // Without digests of all files before it nobody could use it.
             let Some(digest) = rolling.up_to(listed, prefix.entries) else { break };
-            bytes.extend(digest.as_bytes());
-            bytes.extend((prefix.entries as u64).to_le_bytes());
-            bytes.extend(prefix.bytes.to_le_bytes());
-            bytes.extend(prefix.hash_state());
+            marks.add(digest.as_bytes());
+            marks.add((prefix.entries as u64).to_le_bytes());
+            marks.add(prefix.bytes.to_le_bytes());
+            marks.add(prefix.hash_state());
         }
-        let sum = Digest::of(&bytes);
-        bytes.extend(sum.as_bytes());
-        keep(&self.path, self.layer, &bytes);
+        marks.keep(&self.path);
     }
 }
 
@@ -141,13 +134,7 @@ struct Mark {
     prefix: TarPrefix,
 }
 
-fn parse(bytes: &[u8]) -> Option<(LayerId, Vec<Mark>)> {
-    let body = bytes.len().checked_sub(32).filter(|&body| body >= HEADER_BYTES)?;
-    let (body, sum) = bytes.split_at(body);
-    if body[..8] != MAGIC || Digest::of(body).as_bytes()[..] != *sum {
-        return None;
-    }
-    let layer = std::str::from_utf8(&body[8..HEADER_BYTES]).ok()?.parse().ok()?;
+fn parse(records: &[u8]) -> Option<Vec<Mark>> {
     let mark = |bytes: &[u8]| {
         let (digest, rest) = bytes.split_first_chunk::<32>()?;
         let (entries, rest) = rest.split_first_chunk()?;
@@ -156,6 +143,5 @@ fn parse(bytes: &[u8]) -> Option<(LayerId, Vec<Mark>)> {
         let prefix = TarPrefix::new(entries, u64::from_le_bytes(*tar), state.try_into().ok()?)?;
         Some(Mark { digest: Digest::from_bytes(*digest), prefix })
     };
-    let marks = body[HEADER_BYTES..].chunks(MARK_BYTES).map(mark).collect::<Option<Vec<Mark>>>()?;
-    Some((layer, marks))
+    records.chunks(MARK_BYTES).map(mark).collect()
 }
