@@ -34,7 +34,8 @@ pub enum ContextSource {
     Stream(Arc<std::sync::Mutex<dyn std::io::Read + Send>>),
     /// Nothing.
     Empty,
-    /// A git or HTTP(S) URL.
+    /// An address: of a git repository, of a file by HTTP(S), of an object (`s3://`, `gs://`, Azure's blobs), or of an archive
+    /// or directory of the host's in kaniko's words (`tar://`, `dir://`).
     Url(String),
 }
 
@@ -153,6 +154,7 @@ pub struct Build {
     pub(crate) more_dockerfiles: Vec<PathBuf>,
     pub(crate) preprocessor_flags: Vec<String>,
     pub(crate) ignore_file: Option<PathBuf>,
+    pub(crate) context_sub_path: Option<PathBuf>,
     pub(crate) locked: bool,
     pub(crate) root: Option<PathBuf>,
     pub(crate) args: Vec<(String, String)>,
@@ -251,6 +253,7 @@ impl Build {
             more_dockerfiles: Vec::new(),
             preprocessor_flags: Vec::new(),
             ignore_file: None,
+            context_sub_path: None,
             locked: false,
             root: None,
             args: Vec::new(),
@@ -330,6 +333,12 @@ impl Build {
     /// The ignore file of a context that is a directory, in place of those that it has.
     pub fn ignore_file(mut self, path: impl AsRef<Path>) -> Self {
         self.ignore_file = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// A directory of the context that is the context in its place; the Dockerfile is looked for there, too.
+    pub fn context_sub_path(mut self, path: impl AsRef<Path>) -> Self {
+        self.context_sub_path = Some(path.as_ref().to_owned());
         self
     }
 
