@@ -1,8 +1,8 @@
 //! Build caches that several machines share: `--cache-from`, `--cache-to`.
 //!
 //! Here: what a cache says (`config`), how the flags name one (`spec`), and the places where caches are: directories,
-//! registries, images, object stores; one object of such a store by its address, for contexts. Not here: which steps are looked up, and when a layer is fetched (`kiln-solver`); what becomes of
-//! a build's layers (`kiln`).
+//! registries, images, object stores; and one object of such a store by its address, for contexts. Not here: which steps are
+//! looked up, and when a layer is fetched (`kiln-solver`); what becomes of a build's layers (`kiln`).
 //!
 //! A cache is BuildKit's cache config: layers by their blobs, and records by digests. kiln's steps have other keys, and
 //! its records say more; they are in a member of their own, `kiln`, which BuildKit passes over as kiln passes over

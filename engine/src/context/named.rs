@@ -34,6 +34,11 @@ pub(super) fn open(
             return Ok(NamedContext::Image(image));
         }
         preparation.empty()?
+    } else if let Some(path) = value.strip_prefix("tar://") {
+        unpacked(main_context::archive_file(preparation, Path::new(path))?)?
+    } else if let Some(path) = value.strip_prefix("dir://") {
+        // Before `dir:`, which is an image.
+        directory(preparation, name, path)?
     } else if let Some(image) = local_image(value) {
         let made_up = made_up(local_images.len())?;
         local_images.insert(made_up.clone(), image?);
@@ -52,10 +57,6 @@ pub(super) fn open(
         };
         preparation.origins.insert(name.to_owned(), Origin::Url(address));
         tree
-    } else if let Some(path) = value.strip_prefix("tar://") {
-        unpacked(main_context::archive_file(preparation, Path::new(path))?)?
-    } else if let Some(path) = value.strip_prefix("dir://") {
-        directory(preparation, name, path)?
     } else if let Some((scheme, _)) = value.split_once("://") {
         let message = format!("unsupported context source {scheme} for {name}");
         return Err(Error::user(message).hinted(KINDS));

@@ -57,7 +57,7 @@ pub(super) fn ask(access: &Access, call: &Call<'_>) -> Result<Vec<u8>, HttpError
     let answer =
         access.registry.http().call(call, &access.cancel)?.success().map_err(|error| match error {
             // Not to be taken for what the store says of an object.
-            HttpError::Status { .. } => refused(error.to_string()),
+            HttpError::Status { status, detail, .. } => refused(format!("{status} {detail}")),
             error => error,
         })?;
     let mut bytes = Vec::new();
