@@ -664,14 +664,18 @@ fn random_id() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether who builds is root. Root of a user namespace that kiln entered is an ordinary user still.
+pub(crate) fn is_machines_root() -> bool {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    is_root && kiln_sandbox::user_namespace().is_none()
+}
+
 /// The store's directory where none is given: `KILN_ROOT`, else the system's for root and the user's own for others.
 pub fn default_root() -> PathBuf {
     if let Some(root) = std::env::var_os("KILN_ROOT").filter(|root| !root.is_empty()) {
         return root.into();
     }
-    // Root of a user namespace that kiln entered is an ordinary user still.
-    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
-    if is_root && kiln_sandbox::user_namespace().is_none() {
+    if is_machines_root() {
         return "/var/lib/kiln".into();
     }
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
