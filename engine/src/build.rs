@@ -35,7 +35,8 @@ pub enum ContextSource {
     Stream(Arc<std::sync::Mutex<dyn std::io::Read + Send>>),
     /// Nothing.
     Empty,
-    /// A git or HTTP(S) URL.
+    /// An address: of a git repository, of a file by HTTP(S), of an object (`s3://`, `gs://`, Azure's blobs), or of an archive
+    /// or directory of the host's in kaniko's words (`tar://`, `dir://`).
     Url(String),
 }
 
@@ -154,6 +155,7 @@ pub struct Build {
     pub(crate) more_dockerfiles: Vec<PathBuf>,
     pub(crate) preprocessor_flags: Vec<String>,
     pub(crate) ignore_file: Option<PathBuf>,
+    pub(crate) context_sub_path: Option<PathBuf>,
     pub(crate) locked: bool,
     pub(crate) root: Option<PathBuf>,
     pub(crate) args: Vec<(String, String)>,
@@ -258,6 +260,7 @@ impl Build {
             more_dockerfiles: Vec::new(),
             preprocessor_flags: Vec::new(),
             ignore_file: None,
+            context_sub_path: None,
             locked: false,
             root: None,
             args: Vec::new(),
@@ -343,6 +346,12 @@ impl Build {
     /// The ignore file of a context that is a directory, in place of those that it has.
     pub fn ignore_file(mut self, path: impl AsRef<Path>) -> Self {
         self.ignore_file = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// A directory of the context that is the context in its place; the Dockerfile is looked for there, too.
+    pub fn context_sub_path(mut self, path: impl AsRef<Path>) -> Self {
+        self.context_sub_path = Some(path.as_ref().to_owned());
         self
     }
 
@@ -716,14 +725,18 @@ fn random_id() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether who builds is root. Root of a user namespace that kiln entered is an ordinary user still.
+pub(crate) fn is_machines_root() -> bool {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    is_root && kiln_sandbox::user_namespace().is_none()
+}
+
 /// The store's directory where none is given: `KILN_ROOT`, else the system's for root and the user's own for others.
 pub fn default_root() -> PathBuf {
     if let Some(root) = std::env::var_os("KILN_ROOT").filter(|root| !root.is_empty()) {
         return root.into();
     }
-    // Root of a user namespace that kiln entered is an ordinary user still.
-    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
-    if is_root && kiln_sandbox::user_namespace().is_none() {
+    if is_machines_root() {
         return "/var/lib/kiln".into();
     }
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

@@ -14,8 +14,8 @@ use kiln_cache::Layer;
 use kiln_image::oci::Descriptor;
 use kiln_image::{DiffId, Digest};
 use kiln_remote::{
-    Access, CacheError, Contents, Destination, ExportSettings, Imports, Inline, InvalidSpec, Mode, NewBlob,
-    OnError, Place,
+    CacheError, Contents, Destination, ExportSettings, Imports, Inline, InvalidSpec, Mode, NewBlob, OnError,
+    Place,
 };
 use kiln_solver::event::Event;
 use kiln_solver::solve::{Remote, RemoteCache, RemoteLayer, RemoteRecord, Solved, Solver};
@@ -23,7 +23,7 @@ use kiln_solver::solve::{Remote, RemoteCache, RemoteLayer, RemoteRecord, Solved,
 use crate::assemble::Assembled;
 use crate::cache_mounts;
 use crate::output::blobs;
-use crate::session::Session;
+use crate::session::{Session, env};
 use crate::{Error, ErrorKind};
 
 /// After so many attempts that a broken cache spoilt, the build does without.
@@ -54,8 +54,7 @@ impl Caches {
         if build.cache_from.is_empty() && build.cache_to.is_empty() {
             return Ok(caches);
         }
-        let access = Access { registry: session.registry.clone(), cancel: Arc::clone(session.cancel) };
-        let env = |name: &str| std::env::var(name).ok();
+        let access = session.access();
         let mut sources = Vec::new();
         for spec in &build.cache_from {
             sources.extend(spec.source(&access, &env).map_err(|error| invalid("--cache-from", error))?);

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use kiln_cache::{ContextTree, EntryKind, SourceTree as _};
+use kiln_image::http::{Fetch, Fetched, Signer};
 use kiln_image::layer::{self, ExtractOptions};
 use kiln_parser::Dockerfile;
 use kiln_solver::git_url::GitUrl;
@@ -38,11 +39,11 @@ pub(crate) fn resolve(
         Some(EpochSource::Seconds(seconds)) => Some(seconds),
         Some(EpochSource::Url { url, .. }) => match GitUrl::parse(&url) {
             Ok(Some(git)) => of_commit(session, git.source)?,
-            _ => of_download(session, &url)?,
+            _ => of_download(session, &url, None)?,
         },
         Some(EpochSource::Context(name)) => match origins.get(&name) {
             Some(Origin::Git(source)) => of_commit(session, source.clone())?,
-            Some(Origin::Url(url)) => of_download(session, url)?,
+            Some(Origin::Url(address)) => of_download(session, address.url(), address.signer())?,
             None => None,
         },
         Some(_) => None,
@@ -64,8 +65,11 @@ fn of_commit(session: &Session<'_>, source: GitSource) -> Result<Option<i64>, Er
     Ok(files.first().and_then(|file| seconds(file.mtime_ns)))
 }
 
-fn of_download(session: &Session<'_>, url: &str) -> Result<Option<i64>, Error> {
-    let mut download = session.http.fetch_url(url, session.cancel)?;
+fn of_download(session: &Session<'_>, url: &str, signer: Option<&dyn Signer>) -> Result<Option<i64>, Error> {
+    let fetch = Fetch { url, signer, ..Fetch::default() };
+    let Fetched::Download(mut download) = session.http.fetch(&fetch, session.cancel)? else {
+        return Ok(None);
+    };
     if let Some(time) = download.last_modified {
         let since = time.duration_since(UNIX_EPOCH).ok();
         return Ok(since.and_then(|since| i64::try_from(since.as_secs()).ok()));

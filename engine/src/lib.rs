@@ -26,6 +26,7 @@ mod cache_mounts;
 mod caches;
 mod check;
 mod context;
+mod daemon;
 mod devices;
 mod differences;
 mod epoch;

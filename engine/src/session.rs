@@ -11,6 +11,7 @@ use kiln_cache::{LayerDraft, Store};
 use kiln_image::registry::Registry;
 use kiln_image::{Digest, ImageRef, InvalidReference, Platform, http};
 use kiln_parser::{Dockerfile, Warning};
+use kiln_remote::Access;
 use kiln_sandbox::Binfmt;
 use kiln_solver::event::{Event, Reporter};
 use kiln_solver::graph::{Graph, VertexId};
@@ -186,6 +187,7 @@ impl Session<'_> {
             allow_secret_in_layer: self.build.allow_secret_in_layer,
             ssh: sockets(&agents),
             devices,
+            ..Inputs::default()
         };
         Ok(Planned {
             plans,
@@ -289,6 +291,11 @@ impl Session<'_> {
             only_looks: self.only_looks,
             rehearsal: None,
         }
+    }
+
+    /// What stores of objects are asked with.
+    pub(crate) fn access(&self) -> Access {
+        Access { registry: self.registry.clone(), cancel: Arc::clone(self.cancel) }
     }
 
     fn warn(&self, warning: &Warning) {
@@ -467,6 +474,11 @@ impl Agent {
             Self::Own(agent) => &agent.socket,
         }
     }
+}
+
+/// A variable of the environment.
+pub(crate) fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Where the agents listen, by id.

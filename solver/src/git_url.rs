@@ -41,6 +41,11 @@ impl GitUrl {
         if !is_git {
             return Ok(None);
         }
+        // kaniko's `#reference#commit`: the commit alone says all.
+        let fragment = match fragment.rsplit_once('#') {
+            Some((_, commit)) if is_commit(commit) => commit,
+            _ => fragment,
+        };
         let fragment = percent_decoded(fragment);
         let (reference, subdir) = fragment.split_once(':').unwrap_or((&fragment, ""));
         let mut url = Self {
@@ -67,6 +72,11 @@ impl GitUrl {
         let (path, tail) = rest.split_at(end);
         let suffix = if path.ends_with(".git") { "" } else { ".git" };
         Self::parse(&format!("https://github.com/{path}{suffix}{tail}"))
+    }
+
+    /// Takes up what is below `path` of what it would have taken up.
+    pub fn descend(&mut self, path: &str) {
+        self.source.subdir = clean(&format!("{}/{path}", self.source.subdir));
     }
 
     fn read_query(&mut self, query: &str) -> Result<(), String> {
@@ -301,6 +311,22 @@ mod tests {
         let git = source("git@x.org:o/r?tag=v1&keep-git-dir");
         assert_eq!((git.remote.as_str(), git.reference.as_str()), ("git@x.org:o/r", "refs/tags/v1"));
         assert!(git.keep_git_dir);
+    }
+
+    #[test]
+    fn a_commit_behind_a_reference_is_what_is_meant() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        assert_eq!(source(&format!("git://h/r#refs/heads/main#{commit}")).reference, commit);
+        assert_eq!(source("git://h/r#refs/heads/a#b").reference, "refs/heads/a#b");
+    }
+
+    #[test]
+    fn a_directory_below_another_stays_in_the_repository() {
+        let mut git = GitUrl::parse("https://x.org/r.git#:a").unwrap().unwrap();
+        git.descend("b/../c/");
+        assert_eq!(git.source.subdir, "a/c");
+        git.descend("../../../..");
+        assert_eq!(git.source.subdir, "");
     }
 
     #[test]

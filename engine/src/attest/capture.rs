@@ -175,7 +175,7 @@ impl Capture {
                 Op::Source(Source::Git(source)) => _ = git.insert(fetched.git(source)?),
                 Op::Source(Source::Context { name }) => match request.origins.get(name) {
                     Some(Origin::Git(source)) => _ = git.insert(fetched.git(source)?),
-                    Some(Origin::Url(url)) => _ = http.insert(fetched.file(url, None)?),
+                    Some(Origin::Url(address)) => _ = http.insert(fetched.file(address.url(), None)?),
                     None => _ = capture.locals.insert(name.clone()),
                 },
                 Op::Exec(exec) => {
@@ -211,7 +211,7 @@ impl Fetched<'_> {
     fn origin(&self, origin: &Origin) -> Result<Material, Error> {
         match origin {
             Origin::Git(source) => self.git(source),
-            Origin::Url(url) => self.file(url, None),
+            Origin::Url(address) => self.file(address.url(), None),
         }
     }
 

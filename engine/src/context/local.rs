@@ -1,4 +1,4 @@
-//! Images in files of the host: `FROM oci-archive:…` and `--build-context name=oci-layout://…`.
+//! Images of the host's: `FROM oci-archive:…`, `FROM containers-storage:…` and `--build-context name=oci-layout://…`.
 //!
 //! The plan knows them by made-up names. A path is relative to the working directory, as buildah has it.
 
@@ -6,16 +6,19 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_cache::Store;
+use kiln_image::archive::Archive;
 use kiln_image::layout::{LayoutError, Selector};
-use kiln_image::local::{LocalImages, LocalName};
+use kiln_image::local::{Host, LocalImages, LocalName, Whose};
 use kiln_image::{ImageRef, InvalidReference, Platform};
 use kiln_parser::Dockerfile;
 use kiln_solver::plan::{self, BaseImage, NamedContext, PlanRequest};
 use kiln_solver::solve::ImageOrigin;
 
 use super::Prepared;
+use crate::build::is_machines_root;
 use crate::error::layout_error;
-use crate::{Error, ErrorKind};
+use crate::session::env;
+use crate::{Error, ErrorKind, daemon};
 
 /// An image in a file or directory, which is opened when it is first asked for.
 #[derive(Debug)]
@@ -86,8 +89,27 @@ impl LocalImage {
             return Ok(Arc::clone(images));
         }
         // A compressed archive is written out to a file without a name, which needs no directory any more.
-        let spool = store.scratch_dir()?;
-        let images = Arc::new(self.name.open(&spool.fs(), cancel).map_err(|error| self.error(error))?);
+        let files = store.scratch_dir()?;
+        let spool = files.fs();
+        let images = match self.name.in_daemon() {
+            Some(image) => {
+                let told = |error: Error| {
+                    let message = format!("{}: {}", self.written, error.message);
+                    Error { message, ..error }
+                };
+                let daemon = daemon::find(None, daemon::Purpose::Save).map_err(told)?.ok_or_else(|| {
+                    told(Error::user("no docker or podman is running"))
+                        .hinted("start it, or say in DOCKER_HOST where it is")
+                })?;
+                let coming = daemon.save(image).map_err(told)?;
+                Archive::from_reader(&self.written, coming, &spool, cancel).map(LocalImages::Archive)
+            }
+            None => {
+                let whose = if is_machines_root() { Whose::Root } else { Whose::User };
+                self.name.open(&spool, &Host { whose, env: &env }, cancel)
+            }
+        };
+        let images = Arc::new(images.map_err(|error| self.error(error))?);
         Ok(Arc::clone(opened.insert(images)))
     }
 

@@ -1,9 +1,11 @@
 //! What a build reads: the Dockerfile, the ignore file, the context and the named contexts.
 //!
 //! `main_context` gets hold of the context, `dockerfile` finds the Dockerfile in it or beside it, `ignore` says what a
-//! directory does not show, `named` takes the named contexts in. What is fetched is so by the solver (`remote`).
+//! directory does not show, `named` takes the named contexts in. What is fetched is so by the solver (`remote`); `git` reads
+//! addresses of repositories.
 
 mod dockerfile;
+mod git;
 mod ignore;
 mod local;
 mod main_context;
@@ -59,8 +61,8 @@ pub(crate) struct Prepared {
 pub(crate) enum Origin {
     /// A repository.
     Git(GitSource),
-    /// A web server.
-    Url(String),
+    /// A web server, or a store of objects.
+    Url(remote::Address),
 }
 
 impl Prepared {

@@ -2,21 +2,22 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_cache::SourceTree;
+use kiln_cache::{ContextTree, SourceTree};
 use kiln_image::local::LocalName;
 use kiln_image::{ImageRef, InvalidReference};
-use kiln_solver::git_url::GitUrl;
+use kiln_remote::StoredObject;
 use kiln_solver::plan::NamedContext;
 
 use super::local::{LocalImage, made_up};
-use super::{Origin, Preparation, ignore, remote};
+use super::remote::Address;
+use super::{Origin, Preparation, git, ignore, main_context, remote};
 use crate::Error;
 
 /// What all kinds are, for who wrote none of them.
-const KINDS: &str = "give a directory, docker-image://NAME, oci-layout://PATH, oci-archive:PATH, or the address of a repository or file";
+const KINDS: &str = "give a directory, docker-image://NAME, oci-layout://PATH, oci-archive:PATH, tar://FILE, s3://BUCKET/KEY, gs://BUCKET/KEY, or the address of a repository or file";
 
 /// Takes one in: its tree goes to `contexts`, its image in a file to `local_images`. `name` is normalised.
 pub(super) fn open(
@@ -33,18 +34,29 @@ pub(super) fn open(
             return Ok(NamedContext::Image(image));
         }
         preparation.empty()?
+    } else if let Some(path) = value.strip_prefix("tar://") {
+        unpacked(main_context::archive_file(preparation, Path::new(path))?)?
+    } else if let Some(path) = value.strip_prefix("dir://") {
+        // Before `dir:`, which is an image.
+        directory(preparation, name, path)?
     } else if let Some(image) = local_image(value) {
         let made_up = made_up(local_images.len())?;
         local_images.insert(made_up.clone(), image?);
         return Ok(NamedContext::Layout(made_up));
-    } else if let Some(git) = GitUrl::parse(value).map_err(invalid)? {
+    } else if let Some(git) = git::parse(value, &format!("build context {name}"))? {
         preparation.origins.insert(name.to_owned(), Origin::Git(git.source.clone()));
         remote::git(preparation.session, git.source)?
-    } else if remote::is_http(value) {
-        // Whatever it is: an archive stays one, unlike the main context (as BuildKit has it).
-        let file = remote::download(preparation.session, value)?;
-        preparation.origins.insert(name.to_owned(), Origin::Url(value.to_owned()));
-        remote::as_context_file(preparation, &file)?
+    } else if Address::is_one(value) {
+        let address = Address::parse(preparation.session, value)?;
+        let file = remote::download(preparation.session, &address)?;
+        let tree = if StoredObject::is_named(value) {
+            unpacked(main_context::archive(preparation, file.open()?, Path::new(value))?)?
+        } else {
+            // Whatever it is: an archive stays one, unlike the main context (as BuildKit has it).
+            remote::as_context_file(preparation, &file)?
+        };
+        preparation.origins.insert(name.to_owned(), Origin::Url(address));
+        tree
     } else if let Some((scheme, _)) = value.split_once("://") {
         let message = format!("unsupported context source {scheme} for {name}");
         return Err(Error::user(message).hinted(KINDS));
@@ -53,6 +65,10 @@ pub(super) fn open(
     };
     contexts.insert(name.to_owned(), tree);
     Ok(NamedContext::Tree)
+}
+
+fn unpacked(root: PathBuf) -> Result<Arc<dyn SourceTree>, Error> {
+    Ok(Arc::new(ContextTree::open(&root, None, None)?))
 }
 
 /// An image in a file of the host, if that is what the text is.

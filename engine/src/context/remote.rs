@@ -8,14 +8,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use kiln_cache::{ContextTree, Entry, SourceTree};
 use kiln_image::Platform;
+use kiln_image::http::Signer;
+use kiln_remote::{InvalidSpec, StoredObject};
 use kiln_solver::git_url::redacted;
 use kiln_solver::graph::{CacheUse, GitSource, Graph, Op, Source, Vertex};
-use kiln_solver::solve::{Inputs, Output};
+use kiln_solver::solve::{Inputs, Output, SolveError};
 
 use super::Preparation;
 use super::text::{TEXT_LIMIT, read_limited};
 use crate::Error;
-use crate::session::{Session, sockets};
+use crate::session::{Session, env, sockets};
 
 /// The name of a download in a context of its own (FEATURES CX11).
 const FILE_NAME: &str = "context";
@@ -23,15 +25,68 @@ const FILE_NAME: &str = "context";
 /// Mode of a downloaded file (FEATURES CP24).
 const FILE_MODE: u32 = 0o600;
 
-/// Whether this is an address of a web server.
-pub(super) fn is_http(url: &str) -> bool {
-    url.starts_with("http://") || url.starts_with("https://")
+/// Where a file can be downloaded from.
+#[derive(Clone, Debug)]
+pub(crate) struct Address {
+    url: String,
+    /// In a store of objects: who proves who asks.
+    object: Option<StoredObject>,
+}
+
+impl Address {
+    /// Whether this is an address of a web server or of an object in a store.
+    pub(super) fn is_one(text: &str) -> bool {
+        text.starts_with("http://") || text.starts_with("https://") || StoredObject::is_named(text)
+    }
+
+    /// Reads one, and finds credentials where it is of an object.
+    pub(super) fn parse(session: &Session<'_>, text: &str) -> Result<Self, Error> {
+        let object =
+            StoredObject::parse(text, &session.access(), &env).map_err(|InvalidSpec { message, hint }| {
+                Error { hint, ..Error::user(format!("{}: {message}", redacted(text))) }
+            })?;
+        let url = object.as_ref().map_or(text, StoredObject::url).to_owned();
+        Ok(Self { url, object })
+    }
+
+    /// The address that is asked.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn signer(&self) -> Option<&dyn Signer> {
+        self.object.as_ref().map(|object| object as _)
+    }
+
+    /// As people know it.
+    pub(super) fn name(&self) -> String {
+        redacted(self.object.as_ref().map_or(&self.url, StoredObject::name))
+    }
+
+    /// What a store's answer means.
+    fn explained(&self, error: SolveError) -> Error {
+        let told = match (error.root(), &self.object) {
+            (SolveError::Http(error), Some(object)) => object.explain(error),
+            _ => None,
+        };
+        let error = Error::from(error);
+        match told {
+            Some((message, hint)) => Error { message, hint: Some(hint), source: None, ..error },
+            None => error,
+        }
+    }
 }
 
 /// A git tree.
 pub(crate) fn git(session: &Session<'_>, source: GitSource) -> Result<Arc<dyn SourceTree>, Error> {
     let name = format!("[internal] load git source {}", redacted(&source.remote));
-    fetch(session, Source::Git(source), name)
+    let agents = session.agents()?;
+    let mut inputs = Inputs { secrets: session.secrets()?, ssh: sockets(&agents), ..Inputs::default() };
+    if let Some(agent) = std::env::var_os("SSH_AUTH_SOCK").filter(|agent| !agent.is_empty()) {
+        // Who names a context may use one's own agent for it; a Dockerfile may not.
+        inputs.ssh.entry("default".to_owned()).or_insert_with(|| agent.into());
+    }
+    Ok(solve(session, inputs, Source::Git(source), name)?)
 }
 
 /// A downloaded file.
@@ -47,19 +102,23 @@ impl Download {
 }
 
 /// Downloads a file, or finds it unchanged in the store.
-pub(super) fn download(session: &Session<'_>, url: &str) -> Result<Download, Error> {
-    let name = format!("[internal] load remote build context {}", redacted(url));
-    let tree = fetch(session, Source::Http { url: url.to_owned(), checksum: None }, name)?;
+pub(super) fn download(session: &Session<'_>, address: &Address) -> Result<Download, Error> {
+    let name = format!("[internal] load remote build context {}", address.name());
+    let source = Source::Http { url: address.url.clone(), checksum: None };
+    let signer = address.object.clone().map(|object| Arc::new(object) as Arc<dyn Signer>);
+    let signers = signer.into_iter().map(|signer| (address.url.clone(), signer)).collect();
+    let inputs = Inputs { secrets: session.secrets()?, signers, ..Inputs::default() };
+    let tree = solve(session, inputs, source, name).map_err(|error| address.explained(error))?;
     match tree.read_dir(Path::new(""))?.as_slice() {
         [entry] => Ok(Download { entry: entry.clone(), tree }),
-        _ => Err(Error::user(format!("{} is no file", redacted(url)))),
+        _ => Err(Error::user(format!("{} is no file", address.name()))),
     }
 }
 
 /// A Dockerfile.
 pub(super) fn text(session: &Session<'_>, url: &str) -> Result<Vec<u8>, Error> {
     let mut text = Vec::new();
-    let file = download(session, url)?.open()?;
+    let file = download(session, &Address { url: url.to_owned(), object: None })?.open()?;
     read_limited(&mut io::Read::take(file, TEXT_LIMIT + 1), &mut text, Path::new(&redacted(url)))?;
     Ok(text)
 }
@@ -83,13 +142,12 @@ pub(super) fn as_context_file(
     Ok(Arc::new(tree))
 }
 
-fn fetch(session: &Session<'_>, source: Source, name: String) -> Result<Arc<dyn SourceTree>, Error> {
-    let agents = session.agents()?;
-    let mut inputs = Inputs { secrets: session.secrets()?, ssh: sockets(&agents), ..Inputs::default() };
-    if let Some(agent) = std::env::var_os("SSH_AUTH_SOCK").filter(|agent| !agent.is_empty()) {
-        // Who names a context may use one's own agent for it; a Dockerfile may not.
-        inputs.ssh.entry("default".to_owned()).or_insert_with(|| agent.into());
-    }
+fn solve(
+    session: &Session<'_>,
+    inputs: Inputs,
+    source: Source,
+    name: String,
+) -> Result<Arc<dyn SourceTree>, SolveError> {
     let mut graph = Graph::new();
     let vertex = graph.add_node(Vertex {
         op: Op::Source(source),
@@ -101,6 +159,6 @@ fn fetch(session: &Session<'_>, source: Source, name: String) -> Result<Arc<dyn 
     });
     match session.solver(inputs).solve(&graph, vertex)? {
         Output::Tree(tree) => Ok(tree),
-        Output::Snapshot(_) => Err(Error::user(format!("{name}: no tree"))),
+        Output::Snapshot(_) => Err(SolveError::MissingInput { what: "tree", name }),
     }
 }

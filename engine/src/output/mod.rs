@@ -2,7 +2,6 @@
 
 pub(crate) mod blobs;
 mod content;
-mod daemon;
 mod layout;
 mod options;
 mod store;
@@ -20,12 +19,12 @@ use kiln_solver::solve::Solver;
 pub(crate) use options::flag;
 pub use options::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};
 
-use crate::Error;
 use crate::assemble::Assembled;
 use crate::attest::{Attestations, Attestor};
 use crate::build::{DockerTarget, OutputSpec};
 use crate::push::{self, Lenders, Shipper, Tagging, Transport};
 use crate::session::Session;
+use crate::{Error, daemon};
 use content::Content;
 pub(crate) use tree::{Tree, write_tar};
 
@@ -252,7 +251,7 @@ impl Exporter<'_> {
         }
         let daemon = match to {
             DockerTarget::Engine { context } => {
-                let daemon = daemon::find(context.as_deref())?;
+                let daemon = daemon::find(context.as_deref(), daemon::Purpose::Load)?;
                 // kiln's own commands know the image as well.
                 self.image(&ImageOptions { names: options.names.clone(), ..ImageOptions::default() })?;
                 if daemon.is_none() {

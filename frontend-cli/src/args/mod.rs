@@ -127,6 +127,9 @@ pub(crate) struct BuildArgs {
     /// The ignore file (default: `FILE.dockerignore`, `.dockerignore` or `.containerignore`)
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub ignorefile: Option<PathBuf>,
+    /// Build this directory of the context in its place
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
+    pub context_sub_path: Option<PathBuf>,
     /// Set a build argument; `NAME` alone takes its value from the environment
     #[arg(long = "build-arg", value_name = "NAME=VALUE", allow_hyphen_values = true)]
     pub build_args: Vec<String>,

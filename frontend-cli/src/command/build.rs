@@ -1,5 +1,6 @@
 //! `kiln build`.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -103,6 +104,9 @@ pub(super) fn request(
     build = args.cpp_flag.iter().fold(build, Build::preprocessor_flag);
     if let Some(path) = &args.ignorefile {
         build = build.ignore_file(path);
+    }
+    if let Some(path) = &args.context_sub_path {
+        build = build.context_sub_path(path);
     }
     for path in &args.build_arg_files {
         for (name, value) in arguments_in(path)? {
@@ -323,7 +327,7 @@ fn media_types(args: &BuildArgs) -> Option<&'static str> {
 }
 
 fn context(args: &BuildArgs) -> Result<ContextSource, Failure> {
-    if args.context == "-" {
+    if args.context == "-" || args.context == "tar://stdin" {
         if args.files.iter().any(|file| file == "-") {
             return Err(Failure::usage("standard input cannot be both the build context and the Dockerfile"));
         }
@@ -332,7 +336,10 @@ fn context(args: &BuildArgs) -> Result<ContextSource, Failure> {
     if let Some(url) = args.context.to_str().filter(|text| is_url(text)) {
         return Ok(ContextSource::Url(url.to_owned()));
     }
-    let path = Path::new(&args.context);
+    let path = Path::new(match args.context.to_str().and_then(|text| text.strip_prefix("dir://")) {
+        Some(path) => OsStr::new(path),
+        None => &args.context,
+    });
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(ContextSource::Directory(path.to_owned())),
         Ok(_) => Err(Failure::usage(format!(
@@ -349,7 +356,18 @@ fn context(args: &BuildArgs) -> Result<ContextSource, Failure> {
 
 /// What docker takes for the address of a repository or archive and not for a path.
 fn is_url(text: &str) -> bool {
-    const PREFIXES: [&str; 6] = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
+    const PREFIXES: [&str; 9] = [
+        "http://",
+        "https://",
+        "git://",
+        "ssh://",
+        "git@",
+        "github.com/",
+        // kaniko's.
+        "s3://",
+        "gs://",
+        "tar://",
+    ];
     PREFIXES.iter().any(|prefix| text.starts_with(prefix))
         || (is_scp_style(text) && !Path::new(text).exists())
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kiln_fixtures::{Context, DockerRegistry};
 
-use crate::kiln::Kiln;
+use crate::kiln::{Ended, Kiln};
 use crate::ordinary::Ordinary;
 
 /// How long a daemon may take until it answers.
@@ -130,6 +130,20 @@ fn docker_s_daemon_and_kiln_read_each_other_s_images() {
     stdout(&mut docker.docker(&["save", "-o", &path("docker.tar"), "back:2"]));
     kiln.ok(Path::new("/"), &["load", "-i", &path("docker.tar")]).says("back:2");
     assert_eq!(kiln.run(&["back:2"]), SAID);
+
+    // Out of it, as a base: the layers are those that are known.
+    let based = Context::with_dockerfile("FROM docker-daemon:back:2\nRUN cat /kept > /copied\n");
+    let build = |words: &[&str]| -> Ended {
+        let words = [&["build", "--progress=plain"], words, &["."]].concat();
+        kiln.command(based.path(), &words).env("DOCKER_HOST", docker.host()).output().unwrap().into()
+    };
+    let ended = build(&["-t", "based"]);
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert_eq!(kiln.run(&["based"]), SAID);
+    std::fs::write(based.path().join("Dockerfile"), "FROM docker-daemon:none:1\n").unwrap();
+    let ended = build(&[]);
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    ended.says("error: docker-daemon:none:1: the daemon at unix://");
 
     // Their flat file systems.
     kiln.ok(Path::new("/"), &["export", "-o", &path("files.tar"), "saved"]);

@@ -1,11 +1,13 @@
-//! Images in files of the host as bases: what skopeo writes, and what kiln itself does.
+//! Images of the host's as bases: in files that skopeo writes, and kiln itself, and in podman's store.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use kiln_fixtures::Context;
+use kiln_fixtures::{Bases, Context};
 
+use crate::daemons::can_run;
 use crate::kiln::{Ended, Kiln};
+use crate::ordinary::Ordinary;
 
 /// Writes the busybox image for `transport` in `folder`.
 fn write_base(kiln: &Kiln, folder: &Path, transport: &str) {
@@ -108,14 +110,109 @@ fn what_cannot_be_read_is_told_where_it_stands() {
     1 | FROM oci-archive:missing.tar
       |      ^^^^^^^^^^^^^^^^^^^^^^^
     ");
-    insta::assert_snapshot!(told("containers-storage:localhost/app"), @r#"
-    error: "containers-storage:localhost/app" names no image
+    insta::assert_snapshot!(told("containers-storage:[vfs@/no/such/store]app"), @r"
+    error: containers-storage:[vfs@/no/such/store]app: /no/such/store: no store of images by overlay or vfs
      --> Dockerfile:1:6
-    1 | FROM containers-storage:localhost/app
-      |      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-    cause: images of another program's store (containers-storage:) are not read
-    hint: save it with `podman save --format oci-archive -o base.tar NAME` and use oci-archive:base.tar
+    1 | FROM containers-storage:[vfs@/no/such/store]app
+      |      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    ");
+    insta::assert_snapshot!(told("docker-daemon:"), @r#"
+    error: "docker-daemon:" names no image
+     --> Dockerfile:1:6
+    1 | FROM docker-daemon:
+      |      ^^^^^^^^^^^^^^
+    cause: docker-daemon: names no image
+    hint: write docker-daemon:NAME:TAG
     "#);
+}
+
+/// Copies the busybox image into a store of podman's kind in `root`, as `localhost/base:1`.
+fn store_base(kiln: &Kiln, driver: &str, root: &Path) {
+    let run = root.with_extension("run");
+    let to = format!("containers-storage:[{driver}@{}+{}]localhost/base:1", root.display(), run.display());
+    write_base(kiln, root.parent().unwrap(), &to);
+}
+
+#[test]
+fn images_in_podmans_store_are_bases_and_the_same_as_in_an_archive() {
+    if !can_run("skopeo") {
+        return;
+    }
+    let Some(kiln) = Kiln::new("podman's store") else { return };
+    let there = tempfile::tempdir().unwrap();
+    write_base(&kiln, there.path(), "oci-archive:a.tar");
+    let conf = there.path().join("storage.conf");
+    let build = |base: &str| {
+        let context = dockerfile(base);
+        let folder = context.path().display().to_string();
+        let words = ["build", "--progress=plain", "-t", "made", &folder];
+        let mut command = kiln.command(there.path(), &words);
+        let ended: Ended = command.env("CONTAINERS_STORAGE_CONF", &conf).output().unwrap().into();
+        ended
+    };
+    let steps = |base: &str| {
+        let ended = build(base);
+        assert_eq!(ended.status, 0, "{base}: {}", ended.stderr);
+        ended.steps()
+    };
+    assert_eq!(steps("oci-archive:a.tar"), (1, 0));
+    for driver in ["overlay", "vfs"] {
+        let root = there.path().join(driver);
+        store_base(&kiln, driver, &root);
+        std::fs::write(&conf, format!("[storage]\ngraphroot = \"{}\"\n", root.display())).unwrap();
+        for name in ["base:1", "localhost/base:1", &format!("[{driver}@{}]base:1", root.display())] {
+            assert_eq!(steps(&format!("containers-storage:{name}")), (0, 1), "{driver} {name}");
+        }
+    }
+    let additional = format!(
+        "[storage]\ngraphroot = \"/no/such/store\"\n[storage.options]\nadditionalimagestores = [\"{}\"]\n",
+        there.path().join("overlay").display()
+    );
+    std::fs::write(&conf, additional).unwrap();
+    assert_eq!(steps("containers-storage:base:1"), (0, 1));
+    let ended = build("containers-storage:base:2");
+    assert_eq!(ended.status, 1);
+    ended.says("no image `base:2` here; there are: localhost/base:1");
+}
+
+#[test]
+fn a_layer_of_podmans_store_that_was_changed_is_refused() {
+    if !can_run("skopeo") {
+        return;
+    }
+    let Some(kiln) = Kiln::new("a changed store") else { return };
+    let there = tempfile::tempdir().unwrap();
+    let root = there.path().join("overlay");
+    store_base(&kiln, "overlay", &root);
+    let layers: Vec<_> = std::fs::read_dir(root.join("overlay"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("diff/bin/busybox"))
+        .filter(|path| path.exists())
+        .collect();
+    let program = layers.first().unwrap();
+    let mut bytes = std::fs::read(program).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(program, bytes).unwrap();
+    let context = dockerfile(&format!("containers-storage:[overlay@{}]base:1", root.display()));
+    let ended = kiln.call(context.path(), &["build", "--progress=none", "."]);
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    ended.says("has digest sha256:");
+}
+
+#[test]
+fn an_ordinary_users_own_store_is_read() {
+    let Some(user) = Ordinary::new("an ordinary user's images") else { return };
+    let from = format!("oci:{}:latest", Bases::get_or_skip("bases").unwrap().layout("busybox").display());
+    let copy = user.copy_of(Path::new(from.split(':').nth(1).unwrap()), "layout");
+    let words =
+        ["copy", "-q", &format!("oci:{}:latest", copy.display()), "containers-storage:localhost/base:1"];
+    let ended = user.command(user.home(), "skopeo").args(words).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(user.home().join(".local/share/containers/storage").is_dir());
+    let text = "FROM containers-storage:base:1\nRUN test -x /bin/busybox && echo made > /made\n";
+    let folder = user.folder("context", &[("Dockerfile", text)]);
+    user.build(&folder, &["-t", "made", "."]);
+    assert_eq!(user.run(&["made", "cat", "/made"]), "made\n");
 }
 
 #[test]
@@ -123,13 +220,22 @@ fn only_a_dockerfile_on_the_users_disk_names_files_of_the_host() {
     let Some(kiln) = Kiln::new("remote local images") else { return };
     let there = tempfile::tempdir().unwrap();
     write_base(&kiln, there.path(), "oci:layout:2");
-    let mut command = kiln.command(there.path(), &["build", "--progress=none", "-"]);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"FROM oci:layout\n").unwrap();
-    let ended: Ended = child.wait_with_output().unwrap().into();
-    assert_eq!(ended.status, 1);
-    insta::assert_snapshot!(ended.stderr, @r"
+    let told = |base: &str| {
+        let mut command = kiln.command(there.path(), &["build", "--progress=none", "-"]);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let text = format!("FROM {base}\n");
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+        let ended: Ended = child.wait_with_output().unwrap().into();
+        assert_eq!(ended.status, 1);
+        ended.stderr
+    };
+    for base in ["containers-storage:base", "docker-daemon:base:1"] {
+        let refused =
+            format!("error: {base}: only a Dockerfile that is a file of this machine may name images");
+        assert!(told(base).starts_with(&refused), "{base}: {}", told(base));
+    }
+    insta::assert_snapshot!(told("oci:layout"), @r"
     error: oci:layout: only a Dockerfile that is a file of this machine may name images of this machine
      --> Dockerfile:1:6
     1 | FROM oci:layout

@@ -20,6 +20,7 @@ mod language;
 mod local_images;
 mod locks;
 mod network;
+mod object_contexts;
 mod object_stores;
 mod ordinary;
 mod outputs;

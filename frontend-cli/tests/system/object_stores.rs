@@ -339,15 +339,15 @@ impl Drop for WebDav {
 
 /// A request as it came.
 #[derive(Clone)]
-struct Seen {
-    method: String,
-    path: String,
-    head: String,
-    body: Vec<u8>,
+pub struct Seen {
+    pub method: String,
+    pub path: String,
+    pub head: String,
+    pub body: Vec<u8>,
 }
 
 impl Seen {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
             key.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -360,8 +360,8 @@ type Object = (String, Vec<u8>);
 
 /// Objects by their paths, for everybody; and GitHub's cache service in front of them.
 #[derive(Clone)]
-struct Server {
-    address: String,
+pub struct Server {
+    pub address: String,
     /// In the order in which they were written.
     objects: Arc<Mutex<Vec<Object>>>,
     /// Of uploads that have not ended, in the order of their numbers or names.
@@ -371,18 +371,18 @@ struct Server {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
+pub enum Manner {
     Serves,
     RefusesAll,
     RefusesSecondPart,
 }
 
 impl Server {
-    fn start() -> Self {
+    pub fn start() -> Self {
         Self::with(Manner::Serves)
     }
 
-    fn with(manner: Manner) -> Self {
+    pub fn with(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let server =
@@ -397,11 +397,15 @@ impl Server {
         server
     }
 
+    pub fn put(&self, path: &str, contents: impl Into<Vec<u8>>) {
+        self.objects.lock().unwrap().push((path.to_owned(), contents.into()));
+    }
+
     fn objects(&self) -> Vec<Object> {
         self.objects.lock().unwrap().clone()
     }
 
-    fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
@@ -422,10 +426,14 @@ impl Server {
         seen.body = vec![0; seen.header("content-length").map_or(0, |length| length.parse().unwrap())];
         reader.read_exact(&mut seen.body).unwrap();
         self.seen.lock().unwrap().push(seen.clone());
-        let (status, body) = self.reply(&seen);
+        let (mut status, mut body) = self.reply(&seen);
+        let tag = format!("\"{}\"", ::kiln::Digest::of(&body).hex());
+        if status == 200 && seen.header("if-none-match") == Some(&tag) {
+            (status, body) = (304, Vec::new());
+        }
         let length = body.len();
         let head = format!(
-            "HTTP/1.1 {status} -\r\nConnection: close\r\nETag: \"{length}\"\r\nContent-Length: {length}\r\n\r\n"
+            "HTTP/1.1 {status} -\r\nConnection: close\r\nETag: {tag}\r\nContent-Length: {length}\r\n\r\n"
         );
         let body = if seen.method == "HEAD" { Vec::new() } else { body };
         let _ = stream.write_all(&[head.into_bytes(), body].concat());

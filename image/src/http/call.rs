@@ -40,6 +40,15 @@ pub struct Answer {
     cancel: Arc<AtomicBool>,
 }
 
+/// Proves who asks, in the words of somebody else's protocol.
+pub trait Signer: Send + Sync + std::fmt::Debug {
+    /// Adds the proof, when all else of the request is in place; it has no body.
+    ///
+    /// # Errors
+    /// What proves it cannot be had: a token that has to be asked for first.
+    fn sign<'a>(&self, call: Call<'a>) -> Result<Call<'a>, HttpError>;
+}
+
 impl std::fmt::Debug for Call<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Addresses and headers can hold what proves who asks.
@@ -63,6 +72,15 @@ impl<'a> Call<'a> {
         let url = Url::parse(url)?;
         let method = Method::from_bytes(method.as_bytes()).unwrap_or_default();
         Ok(Self { method, url, headers: Vec::new(), body: None })
+    }
+
+    /// The same address with this behind its query, encoded.
+    ///
+    /// # Errors
+    /// No address is left.
+    pub fn query_also(mut self, query: &str) -> Result<Self, HttpError> {
+        self.url = self.url.query_also(query)?;
+        Ok(self)
     }
 
     /// The same with a body.
@@ -97,6 +115,19 @@ impl<'a> Call<'a> {
     /// The query as it is sent.
     pub fn query(&self) -> Option<&str> {
         self.url.uri().query()
+    }
+
+    /// The request without its body, and what is for its own origin only.
+    pub(crate) fn request(&self) -> (Request, Option<String>) {
+        let mut request = Request::new(self.method.clone(), self.url.clone());
+        let mut authorization = request.url.basic().map(str::to_owned);
+        for (name, value) in &self.headers {
+            match *name {
+                header::AUTHORIZATION => authorization = Some(value.clone()),
+                _ => request = request.header(name.clone(), value.clone()),
+            }
+        }
+        (request, authorization)
     }
 
     /// The body's size, in bytes.
@@ -151,14 +182,7 @@ impl Client {
     /// # Errors
     /// See [`HttpError`]; [`HttpError::Source`] when the body cannot be read.
     pub fn call(&self, call: &Call<'_>, cancel: &Arc<AtomicBool>) -> Result<Answer, HttpError> {
-        let mut request = Request::new(call.method.clone(), call.url.clone());
-        let mut authorization = request.url.basic().map(str::to_owned);
-        for (name, value) in &call.headers {
-            match *name {
-                header::AUTHORIZATION => authorization = Some(value.clone()),
-                _ => request = request.header(name.clone(), value.clone()),
-            }
-        }
+        let (request, authorization) = call.request();
         let authorization = authorization.as_deref();
         let response = match call.body {
             None => self.follow(&request, authorization, self.retry(), cancel)?,

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use ureq::http::header;
 
 use super::exchange::{Body, Response};
-use super::{content_length, text, url};
+use super::{Signer, content_length, text, url};
 
 /// A file name is no longer on Linux.
 const MAX_NAME_BYTES: usize = 255;
@@ -24,6 +24,8 @@ pub struct Fetch<'a> {
     pub etag: Option<&'a str>,
     /// Only if it changed since this `Last-Modified`, as it was sent (RFC 9110, `If-Modified-Since`).
     pub last_modified: Option<&'a str>,
+    /// Proves who asks where a header of one's own does not.
+    pub signer: Option<&'a dyn Signer>,
 }
 
 impl std::fmt::Debug for Fetch<'_> {

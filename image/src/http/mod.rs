@@ -19,7 +19,7 @@ use std::time::Duration;
 use ureq::http::header;
 use ureq::http::{HeaderMap, HeaderName, Method};
 
-pub use call::{Answer, Call, Payload};
+pub use call::{Answer, Call, Payload, Signer};
 pub use download::{Download, Fetch, Fetched};
 
 pub(crate) use call::EXPECT_BYTES;
@@ -80,6 +80,14 @@ pub enum HttpError {
         host: String,
         /// Why.
         source: io::Error,
+    },
+    /// Who hands out credentials gives none.
+    #[error("no credentials from {from}: {reason}")]
+    Credentials {
+        /// Whom they were asked of.
+        from: String,
+        /// Why not.
+        reason: String,
     },
     /// What is to be sent cannot be read.
     #[error("what is to be sent cannot be read: {source}")]
@@ -237,15 +245,20 @@ impl Client {
     /// # Errors
     /// As [`Client::fetch_url`].
     pub fn fetch(&self, fetch: &Fetch<'_>, cancel: &Arc<AtomicBool>) -> Result<Fetched, HttpError> {
-        let mut request = Request::get(Url::parse(fetch.url)?);
-        if let Some(etag) = fetch.etag {
-            request = request.header(header::IF_NONE_MATCH, etag);
+        let headers = [
+            ("if-none-match", fetch.etag),
+            ("if-modified-since", fetch.last_modified),
+            ("authorization", fetch.authorization),
+        ];
+        let mut call = Call::new("GET", fetch.url)?;
+        for (name, value) in headers {
+            call = value.into_iter().fold(call, |call, value| call.header(name, value));
         }
-        if let Some(date) = fetch.last_modified {
-            request = request.header(header::IF_MODIFIED_SINCE, date);
+        if let Some(signer) = fetch.signer {
+            call = signer.sign(call)?;
         }
         let conditional = fetch.etag.is_some() || fetch.last_modified.is_some();
-        let authorization = fetch.authorization.or(request.url.basic()).map(str::to_owned);
+        let (request, authorization) = call.request();
         let response = self.follow(&request, authorization.as_deref(), self.retry, cancel)?;
         match response.status {
             200 => Ok(Fetched::Download(Download::new(response, cancel))),

@@ -90,6 +90,15 @@ impl Url {
         self.basic.as_deref()
     }
 
+    /// The same with this behind its query.
+    ///
+    /// # Errors
+    /// When it is too long or malformed then.
+    pub(crate) fn query_also(&self, query: &str) -> Result<Self, HttpError> {
+        let separator = if self.uri.query().is_some() { '&' } else { '?' };
+        Ok(Self { basic: self.basic.clone(), ..Self::parse(&format!("{}{separator}{query}", self.uri))? })
+    }
+
     /// Where `location` leads from here (RFC 3986, 5.2, for what `Location` headers hold).
     ///
     /// # Errors

@@ -40,6 +40,7 @@ pub use pack::{PackOptions, Times, pack, pack_with};
 pub use tar_reader::{MAX_ENTRIES, MAX_EXTENSION_BYTES, MAX_FILE_BYTES, MAX_PATH_BYTES, MAX_SPARSE_SEGMENTS};
 pub use tar_writer::{TarEntry, TarWriter, write_tar_of};
 pub use tree_writer::MAX_DEFERRED_BYTES;
+pub(crate) use tree_writer::open_in_root;
 pub use unpack::{ExtractOptions, Extracted, MAX_LAYER_BYTES, extract_archive, unpack};
 
 use rustix::fs::OFlags;

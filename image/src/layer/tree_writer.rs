@@ -367,7 +367,7 @@ impl<'a> TreeWriter<'a> {
 }
 
 /// Opens `path` with `root` as `/` for every link in it.
-fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(path) };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     // EAGAIN: a rename somewhere in the system raced with the resolution; the kernel asks for another try.

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kiln_image::Digest;
-use kiln_image::http::Call;
+use kiln_image::http::{Call, HttpError};
 
 use super::parts::{self, Dialect, Parts};
 use super::sign::hmac_sha256;
@@ -30,7 +30,7 @@ struct Container {
 }
 
 #[derive(Debug)]
-enum Auth {
+pub(super) enum Auth {
     Key {
         account: String,
         key: Secret,
@@ -84,28 +84,27 @@ fn account_of(url: &str) -> Option<String> {
 
 impl Container {
     fn at(&self, path_and_query: &str) -> String {
-        let url = format!("{}/{}{path_and_query}", self.url, self.container);
-        match &self.auth {
-            Auth::Key { .. } => url,
-            Auth::Sas(sas) => {
-                let separator = if path_and_query.contains('?') { '&' } else { '?' };
-                format!("{url}{separator}{}", sas.reveal())
-            }
-        }
-    }
-
-    fn sign_at<'a>(&self, call: Call<'a>, now: jiff::Timestamp) -> Call<'a> {
-        let date = now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        let call = call.header("x-ms-date", date).header("x-ms-version", VERSION);
-        let Auth::Key { account, key } = &self.auth else { return call };
-        let to_sign = string_to_sign(&call, account);
-        let key = STANDARD.decode(key.reveal()).unwrap_or_default();
-        let signature = STANDARD.encode(hmac_sha256(&key, to_sign.as_bytes()));
-        call.header("authorization", format!("SharedKey {account}:{signature}"))
+        format!("{}/{}{path_and_query}", self.url, self.container)
     }
 }
 
-/// Method, eleven standard headers of which these requests have one, the service's headers, and what it is about.
+impl Auth {
+    pub(super) fn sign<'a>(&self, call: Call<'a>, now: jiff::Timestamp) -> Result<Call<'a>, HttpError> {
+        let date = now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let call = call.header("x-ms-date", date).header("x-ms-version", VERSION);
+        match self {
+            Self::Key { account, key } => {
+                let to_sign = string_to_sign(&call, account);
+                let key = STANDARD.decode(key.reveal()).unwrap_or_default();
+                let signature = STANDARD.encode(hmac_sha256(&key, to_sign.as_bytes()));
+                Ok(call.header("authorization", format!("SharedKey {account}:{signature}")))
+            }
+            Self::Sas(sas) => call.query_also(sas.reveal()),
+        }
+    }
+}
+
+/// Method, eleven standard headers of which these requests have three, the service's headers, and what it is about.
 fn string_to_sign(call: &Call<'_>, account: &str) -> String {
     let length = match call.size() {
         0 => String::new(),
@@ -121,7 +120,10 @@ fn string_to_sign(call: &Call<'_>, account: &str) -> String {
         parameters.sort_unstable();
         about.extend(parameters.iter().map(|pair| format!("\n{pair}")));
     }
-    format!("{method}\n\n\n{length}\n\n\n\n\n\n\n\n\n{own}{about}")
+    let header =
+        |wanted: &str| call.headers().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value);
+    let (since, none_match) = (header("if-modified-since"), header("if-none-match"));
+    format!("{method}\n\n\n{length}\n\n\n\n{since}\n\n{none_match}\n\n\n{own}{about}")
 }
 
 impl Service for Container {
@@ -141,8 +143,8 @@ impl Service for Container {
         self.at(&format!("/{}?{query}", web::encode_path(path)))
     }
 
-    fn sign<'a>(&self, call: Call<'a>, _: &Digest) -> Call<'a> {
-        self.sign_at(call, jiff::Timestamp::now())
+    fn sign<'a>(&self, call: Call<'a>, _: &Digest) -> Result<Call<'a>, HttpError> {
+        self.auth.sign(call, jiff::Timestamp::now())
     }
 
     fn for_put<'a>(&self, call: Call<'a>) -> Call<'a> {
@@ -173,7 +175,7 @@ mod tests {
         let body = kiln_image::http::Payload { size: 5, open: &open };
         let call = Call::new("PUT", &container.url("blobs/sha256:0")).unwrap().body(body);
         let now: jiff::Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
-        let call = container.sign_at(container.for_put(call), now);
+        let call = container.auth.sign(container.for_put(call), now).unwrap();
         insta::assert_snapshot!(string_to_sign(&call, "acc").replace('\n', "|"), @"PUT|||5|||||||||x-ms-blob-type:BlockBlob|x-ms-date:Sat, 21 Nov 2026 12:00:00 GMT|x-ms-version:2021-12-02|/acc/c/blobs/sha256%3A0");
         let [make] = container.parents("x").try_into().unwrap();
         assert!(string_to_sign(&make, "acc").ends_with("/acc/c\nrestype:container"));
@@ -182,14 +184,20 @@ mod tests {
     }
 
     #[test]
+    fn conditions_of_a_get_are_signed() {
+        let call = Call::new("GET", &container().url("a")).unwrap();
+        let call = call.header("if-none-match", "\"e\"").header("if-modified-since", "Sun");
+        assert_eq!(string_to_sign(&call, "acc").replace('\n', "|"), "GET|||||||Sun||\"e\"|||/acc/c/a");
+    }
+
+    #[test]
     fn a_shared_access_signature_is_in_the_address_and_nowhere_else() {
         let sas = Container { auth: Auth::Sas(Secret::new("sv=1&sig=CANARY")), ..container() };
-        assert_eq!(sas.url("a"), "https://acc.blob.core.windows.net/c/a?sv=1&sig=CANARY");
-        assert_eq!(
-            sas.at("?restype=container"),
-            "https://acc.blob.core.windows.net/c?restype=container&sv=1&sig=CANARY"
-        );
-        let call = Call::new("GET", &sas.url("a")).unwrap();
-        assert!(!format!("{sas:?} {call:?} {}", sas.name()).contains("CANARY"));
+        let signed = |url: &str| sas.auth.sign(Call::new("GET", url).unwrap(), jiff::Timestamp::UNIX_EPOCH);
+        let (object, container) =
+            (signed(&sas.url("a")).unwrap(), signed(&sas.at("?restype=container")).unwrap());
+        assert_eq!((object.path(), object.query()), ("/c/a", Some("sv=1&sig=CANARY")));
+        assert_eq!(container.query(), Some("restype=container&sv=1&sig=CANARY"));
+        assert!(!format!("{sas:?} {object:?} {}", sas.name()).contains("CANARY"));
     }
 }

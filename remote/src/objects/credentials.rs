@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use crate::place::Env;
 use crate::{CacheSpec, InvalidSpec};
 
-/// Largest file of AWS profiles that is read.
-const MAX_PROFILES_BYTES: u64 = 1 << 20;
+/// Largest file of credentials that is read.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// A value that is not shown (THREATS F1).
 #[derive(Clone, PartialEq, Eq)]
@@ -38,39 +38,59 @@ pub(crate) struct AwsKeys {
 }
 
 impl AwsKeys {
-    /// The fields', else the environment's, else those of the profile.
-    pub(crate) fn find(spec: &CacheSpec, env: &Env<'_>) -> Result<Option<Self>, InvalidSpec> {
-        let get = |name: &str| env(name).filter(|value| !value.is_empty());
-        let keys = |id: Option<String>, secret: Option<String>, session: Option<String>| {
-            let (session, secret) = (session.map(Secret::new), secret.map(Secret::new));
-            id.zip(secret).map(|(id, secret)| Self { id, secret, session })
-        };
+    /// Those that a flag's fields hold.
+    pub(crate) fn of_spec(spec: &CacheSpec) -> Result<Option<Self>, InvalidSpec> {
         let field = |key: &str| spec.value(key).map(str::to_owned);
         let (id, secret) = (field("access_key_id"), field("secret_access_key"));
         if id.is_some() != secret.is_some() {
             return Err(InvalidSpec::new("access_key_id= and secret_access_key= belong together"));
         }
-        if let Some(found) = keys(id, secret, field("session_token")) {
-            return Ok(Some(found));
-        }
-        let of_env = keys(get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY"), get("AWS_SESSION_TOKEN"));
-        if of_env.is_some() {
-            return Ok(of_env);
-        }
-        let path = get("AWS_SHARED_CREDENTIALS_FILE")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(get("HOME")?).join(".aws/credentials")));
-        let Some(text) = path.and_then(read) else { return Ok(None) };
-        let profile = get("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
-        let entry = |key: &str| profile_entry(&text, &profile, key);
-        Ok(keys(entry("aws_access_key_id"), entry("aws_secret_access_key"), entry("aws_session_token")))
+        Ok(Self::of(id, secret, field("session_token")))
+    }
+
+    /// The environment's.
+    pub(super) fn of_env(env: &Env<'_>) -> Option<Self> {
+        let get = |name: &str| env(name).filter(|value| !value.is_empty());
+        Self::of(get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY"), get("AWS_SESSION_TOKEN"))
+    }
+
+    /// Those of the profile.
+    pub(super) fn of_profile(env: &Env<'_>) -> Option<Self> {
+        let text = aws_file(env, "AWS_SHARED_CREDENTIALS_FILE", "credentials")?;
+        let entry = |key: &str| profile_entry(&text, &profile(env), key);
+        Self::of(entry("aws_access_key_id"), entry("aws_secret_access_key"), entry("aws_session_token"))
+    }
+
+    pub(super) fn of(id: Option<String>, secret: Option<String>, session: Option<String>) -> Option<Self> {
+        let (session, secret) = (session.map(Secret::new), secret.map(Secret::new));
+        id.zip(secret).map(|(id, secret)| Self { id, secret, session })
     }
 }
 
-fn read(path: PathBuf) -> Option<String> {
+/// The region of the profile.
+pub(super) fn profile_region(env: &Env<'_>) -> Option<String> {
+    let text = aws_file(env, "AWS_CONFIG_FILE", "config")?;
+    let name = profile(env);
+    // Only the credentials' file has plain names (AWS CLI User Guide, "Configuration and credential file settings").
+    let section = if name == "default" { name } else { format!("profile {name}") };
+    profile_entry(&text, &section, "region")
+}
+
+fn profile(env: &Env<'_>) -> String {
+    env("AWS_PROFILE").filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned())
+}
+
+/// The file that a variable names, else that in `~/.aws`.
+fn aws_file(env: &Env<'_>, variable: &str, name: &str) -> Option<String> {
+    let get = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    read(get(variable).or_else(|| Some(get("HOME")?.join(".aws").join(name)))?)
+}
+
+/// A short text.
+pub(super) fn read(path: PathBuf) -> Option<String> {
     use std::io::Read as _;
     let mut text = String::new();
-    std::fs::File::open(path).ok()?.take(MAX_PROFILES_BYTES).read_to_string(&mut text).ok()?;
+    std::fs::File::open(path).ok()?.take(MAX_FILE_BYTES).read_to_string(&mut text).ok()?;
     Some(text)
 }
 
@@ -93,7 +113,9 @@ fn profile_entry(text: &str, profile: &str, key: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::aws::Keys;
     use super::*;
+    use crate::place::Access;
 
     #[test]
     fn fields_come_before_the_environment_and_that_before_the_profile() {
@@ -113,9 +135,14 @@ mod tests {
             let env = |name: &str| {
                 let of_test = vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
                 let path = || Some(file.display().to_string());
-                of_test.or_else(|| if name == "AWS_SHARED_CREDENTIALS_FILE" { path() } else { None })
+                of_test.or_else(|| match name {
+                    "AWS_SHARED_CREDENTIALS_FILE" => path(),
+                    "AWS_EC2_METADATA_DISABLED" => Some("true".to_owned()),
+                    _ => None,
+                })
             };
-            AwsKeys::find(&spec, &env)
+            let given = AwsKeys::of_spec(&spec)?;
+            Ok::<_, InvalidSpec>(given.or_else(|| Keys::find(&Access::for_tests(), &env, "r")?.given()))
         };
         let keys = |id: &str, secret: &str, session: Option<&str>| {
             let session = session.map(Secret::new);

@@ -7,12 +7,16 @@
 //! as BuildKit lays them out in S3 and Azure. A service is a few requests over kiln's own HTTP client: a library of all
 //! services would bring an asynchronous runtime and some two hundred crates.
 
+mod aws;
 mod azblob;
 mod credentials;
 mod dir;
+mod google;
+mod granted;
 mod parts;
 mod s3;
 mod sign;
+mod stored;
 mod web;
 mod webdav;
 
@@ -28,6 +32,7 @@ use crate::{CacheConfig, CacheError, CacheSpec, InvalidSpec, MAX_CONFIG_BYTES, P
 
 pub(crate) use credentials::Secret;
 pub(crate) use s3::spec_duration;
+pub use stored::StoredObject;
 pub(crate) use web::encode_value;
 
 /// Keys that all of these types understand.

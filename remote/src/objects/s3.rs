@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use kiln_image::Digest;
-use kiln_image::http::{Answer, Call};
+use kiln_image::http::{Answer, Call, HttpError};
 
+use super::aws::Keys;
 use super::credentials::AwsKeys;
+use super::google::{Account, Scope};
 use super::parts::{self, Dialect, Parts};
 use super::sign::SigV4;
 use super::web::{self, Service, Web};
@@ -36,7 +38,7 @@ pub(super) const GCS_KEYS: [&str; 6] =
 const MAX_OBJECT_BYTES: u64 = 5 << 30;
 /// Objects that were not written for so long are made young, for buckets that drop the old.
 const TOUCH_REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
-const GCS_ENDPOINT: &str = "https://storage.googleapis.com";
+pub(super) const GCS_ENDPOINT: &str = "https://storage.googleapis.com";
 
 #[derive(Debug)]
 struct Bucket {
@@ -52,9 +54,34 @@ struct Bucket {
 }
 
 #[derive(Debug)]
-enum Auth {
+pub(super) enum Auth {
     Signature(SigV4),
     Token(Secret),
+    Account(Box<Account>),
+}
+
+impl Auth {
+    pub(super) fn sign<'a>(&self, call: Call<'a>, body: &Digest) -> Result<Call<'a>, HttpError> {
+        let bearer = |token: &Secret| format!("Bearer {}", token.reveal());
+        match self {
+            Self::Signature(signer) => signer.sign(call, body, jiff::Timestamp::now()),
+            Self::Token(token) => Ok(call.header("authorization", bearer(token))),
+            Self::Account(account) => Ok(call.header("authorization", bearer(&account.token()?))),
+        }
+    }
+
+    /// Google's token or account that the environment or the machine has.
+    pub(super) fn of_google(
+        access: &Access,
+        env: &Env<'_>,
+        scope: Scope,
+    ) -> Result<Option<Self>, InvalidSpec> {
+        let mut tokens = ["GOOGLE_OAUTH_ACCESS_TOKEN", "CLOUDSDK_AUTH_ACCESS_TOKEN"].into_iter();
+        if let Some(token) = tokens.find_map(|name| env(name).filter(|value| !value.is_empty())) {
+            return Ok(Some(Self::Token(Secret::new(token))));
+        }
+        Ok(Account::find(access, env, scope)?.map(|account| Self::Account(Box::new(account))))
+    }
 }
 
 pub(super) fn open(spec: &CacheSpec, access: &Access, env: &Env<'_>) -> Result<Box<dyn Store>, InvalidSpec> {
@@ -66,7 +93,8 @@ pub(super) fn open(spec: &CacheSpec, access: &Access, env: &Env<'_>) -> Result<B
     };
     // A bucket with dots has no certificate for its name (Amazon S3 User Guide, "Virtual hosting of buckets").
     let in_path = spec.flag("use_path_style", false)? || bucket.contains('.');
-    let keys = AwsKeys::find(spec, env)?.ok_or_else(|| {
+    let given = AwsKeys::of_spec(spec)?.map(Keys::Given);
+    let keys = given.or_else(|| Keys::find(access, env, &region)).ok_or_else(|| {
         InvalidSpec::new("the cache type=`s3` needs credentials").hinted(
             "access_key_id= and secret_access_key=, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, \
              or ~/.aws/credentials",
@@ -89,26 +117,24 @@ pub(super) fn open_gcs(
 ) -> Result<Box<dyn Store>, InvalidSpec> {
     let bucket = spec.required("bucket")?.to_owned();
     let endpoint = spec.value("endpoint_url").unwrap_or(GCS_ENDPOINT).trim_end_matches('/').to_owned();
-    let token = spec.value("token").map(str::to_owned).or_else(|| {
-        ["GOOGLE_OAUTH_ACCESS_TOKEN", "CLOUDSDK_AUTH_ACCESS_TOKEN"]
-            .iter()
-            .find_map(|name| env(name).filter(|value| !value.is_empty()))
-    });
     let keys = spec.value("access_key_id").zip(spec.value("secret_access_key")).map(|(id, secret)| AwsKeys {
         id: id.to_owned(),
         secret: Secret::new(secret),
         session: None,
     });
-    let auth = match (keys, token) {
-        (Some(keys), _) => Auth::Signature(SigV4 { keys, region: "auto".to_owned() }),
-        (None, Some(token)) => Auth::Token(Secret::new(token)),
-        (None, None) => {
-            return Err(InvalidSpec::new("the cache type=`gcs` needs credentials").hinted(
-                "token=, GOOGLE_OAUTH_ACCESS_TOKEN in the environment, or an HMAC key as access_key_id= and \
-                 secret_access_key=",
-            ));
+    let auth = match (keys, spec.value("token")) {
+        (Some(keys), _) => {
+            Some(Auth::Signature(SigV4 { keys: Keys::Given(keys), region: "auto".to_owned() }))
         }
+        (None, Some(token)) => Some(Auth::Token(Secret::new(token))),
+        (None, None) => Auth::of_google(access, env, Scope::ReadWrite)?,
     };
+    let auth = auth.ok_or_else(|| {
+        InvalidSpec::new("the cache type=`gcs` needs credentials").hinted(
+            "token=, GOOGLE_OAUTH_ACCESS_TOKEN or GOOGLE_APPLICATION_CREDENTIALS in the environment, or an HMAC \
+             key as access_key_id= and secret_access_key=",
+        )
+    })?;
     let url = bucket_url(&endpoint, &bucket, true)?;
     let parts = Parts::of(spec, Dialect::S3, MAX_OBJECT_BYTES)?;
     let touch_refresh = Duration::ZERO;
@@ -116,7 +142,7 @@ pub(super) fn open_gcs(
 }
 
 /// `https://bucket.host` or `https://host/bucket`.
-fn bucket_url(endpoint: &str, bucket: &str, in_path: bool) -> Result<String, InvalidSpec> {
+pub(super) fn bucket_url(endpoint: &str, bucket: &str, in_path: bool) -> Result<String, InvalidSpec> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     if !bucket.chars().all(is_name) || bucket.len() > 255 {
         return Err(InvalidSpec::new(format!("`{}` is no bucket's name", bucket.escape_debug())));
@@ -143,11 +169,8 @@ impl Service for Bucket {
         format!("{}/{}", self.url, web::encode_path(path))
     }
 
-    fn sign<'a>(&self, call: Call<'a>, body: &Digest) -> Call<'a> {
-        match &self.auth {
-            Auth::Signature(signer) => signer.sign(call, body, jiff::Timestamp::now()),
-            Auth::Token(token) => call.header("authorization", format!("Bearer {}", token.reveal())),
-        }
+    fn sign<'a>(&self, call: Call<'a>, body: &Digest) -> Result<Call<'a>, HttpError> {
+        self.auth.sign(call, body)
     }
 
     /// S3 does not say what is there to who may not list (API Reference, `HeadObject`).

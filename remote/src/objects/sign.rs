@@ -4,15 +4,16 @@
 //! it, keyed by the secret key narrowed to day, region and service. Nothing of the secret is in the request.
 
 use kiln_image::Digest;
-use kiln_image::http::Call;
+use kiln_image::http::{Call, HttpError};
 use ring::hmac;
 
+use super::aws::Keys;
 use super::credentials::AwsKeys;
 
 /// Who signs for where.
 #[derive(Clone, Debug)]
 pub(super) struct SigV4 {
-    pub(super) keys: AwsKeys,
+    pub(super) keys: Keys,
     pub(super) region: String,
 }
 
@@ -22,17 +23,23 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
 impl SigV4 {
     /// Adds date, digest of the body, and signature. All headers but `authorization` that the call has are signed.
-    pub(super) fn sign<'a>(&self, call: Call<'a>, body: &Digest, now: jiff::Timestamp) -> Call<'a> {
+    pub(super) fn sign<'a>(
+        &self,
+        call: Call<'a>,
+        body: &Digest,
+        now: jiff::Timestamp,
+    ) -> Result<Call<'a>, HttpError> {
+        let keys = self.keys.get()?;
         let time = now.strftime("%Y%m%dT%H%M%SZ").to_string();
         let mut call = call.header("x-amz-content-sha256", body.hex()).header("x-amz-date", time.as_str());
-        if let Some(session) = &self.keys.session {
+        if let Some(session) = &keys.session {
             call = call.header("x-amz-security-token", session.reveal());
         }
-        let authorization = self.authorization(&call, body, &time);
-        call.header("authorization", authorization)
+        let authorization = self.authorization(&keys, &call, body, &time);
+        Ok(call.header("authorization", authorization))
     }
 
-    fn authorization(&self, call: &Call<'_>, body: &Digest, time: &str) -> String {
+    fn authorization(&self, keys: &AwsKeys, call: &Call<'_>, body: &Digest, time: &str) -> String {
         let mut headers: Vec<(&str, &str)> = call.headers().collect();
         headers.push(("host", call.host()));
         headers.sort_unstable();
@@ -46,12 +53,12 @@ impl SigV4 {
         let date = time.get(..8).unwrap_or(time);
         let scope = format!("{date}/{}/{SERVICE}/aws4_request", self.region);
         let to_sign = format!("{ALGORITHM}\n{time}\n{scope}\n{}", Digest::of(canonical.as_bytes()).hex());
-        let mut key = hmac_sha256(format!("AWS4{}", self.keys.secret.reveal()).as_bytes(), date.as_bytes());
+        let mut key = hmac_sha256(format!("AWS4{}", keys.secret.reveal()).as_bytes(), date.as_bytes());
         for part in [self.region.as_str(), SERVICE, "aws4_request"] {
             key = hmac_sha256(&key, part.as_bytes());
         }
         let signature = hex(&hmac_sha256(&key, to_sign.as_bytes()));
-        format!("{ALGORITHM} Credential={}/{scope},SignedHeaders={names},Signature={signature}", self.keys.id)
+        format!("{ALGORITHM} Credential={}/{scope},SignedHeaders={names},Signature={signature}", keys.id)
     }
 }
 
@@ -77,8 +84,8 @@ mod tests {
             session: None,
         };
         let now = "2013-05-24T00:00:00Z".parse().unwrap();
-        let signer = SigV4 { keys, region: "us-east-1".into() };
-        let call = signer.sign(call, &Digest::of(body), now);
+        let signer = SigV4 { keys: Keys::Given(keys), region: "us-east-1".into() };
+        let call = signer.sign(call, &Digest::of(body), now).unwrap();
         let (_, authorization) = call.headers().find(|(name, _)| *name == "authorization").unwrap();
         authorization.rsplit_once("Signature=").unwrap().1.to_owned()
     }

@@ -32,7 +32,7 @@ pub(super) trait Service: Send + Sync + Debug {
     }
 
     /// Adds what proves who asks, when all else is in place; `body` is the digest of the request's.
-    fn sign<'a>(&self, call: Call<'a>, body: &Digest) -> Call<'a>;
+    fn sign<'a>(&self, call: Call<'a>, body: &Digest) -> Result<Call<'a>, HttpError>;
 
     /// Adds what a PUT needs.
     fn for_put<'a>(&self, call: Call<'a>) -> Call<'a> {
@@ -76,13 +76,13 @@ impl<S: Service + 'static> Web<S> {
 
     /// Signs and sends.
     pub(super) fn send(&self, call: Call<'_>, body: &Digest) -> Result<Answer, CacheError> {
-        let call = self.service.sign(call, body);
+        let call = self.service.sign(call, body)?;
         Ok(self.access.registry.http().call(&call, &self.access.cancel)?)
     }
 
     /// Sends what must be sent even when the user has given up; it has no body.
     pub(super) fn send_at_the_end(&self, call: Call<'_>) -> Result<Answer, CacheError> {
-        let call = self.service.sign(call, &Digest::of(b""));
+        let call = self.service.sign(call, &Digest::of(b""))?;
         Ok(self.access.registry.http().call(&call, &Arc::new(AtomicBool::new(false)))?)
     }
 

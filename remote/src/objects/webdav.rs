@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kiln_image::Digest;
-use kiln_image::http::Call;
+use kiln_image::http::{Call, HttpError};
 
 use super::web::{self, Service, Web};
 use super::{Secret, Store};
@@ -73,11 +73,11 @@ impl Service for Files {
         format!("{}/{}", self.url.reveal(), web::encode_path(path))
     }
 
-    fn sign<'a>(&self, call: Call<'a>, _: &Digest) -> Call<'a> {
-        match &self.authorization {
+    fn sign<'a>(&self, call: Call<'a>, _: &Digest) -> Result<Call<'a>, HttpError> {
+        Ok(match &self.authorization {
             Some(authorization) => call.header("authorization", authorization.reveal()),
             None => call,
-        }
+        })
     }
 
     fn parents(&self, path: &str) -> Vec<Call<'static>> {

@@ -24,6 +24,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kiln_cache::{Layer, SourceTree, Store};
+use kiln_image::http::Signer;
 use kiln_image::local::LocalImages;
 use kiln_image::registry::{Registry, RemoteImage};
 use kiln_image::{Digest, http};
@@ -71,6 +72,8 @@ pub struct Inputs {
     pub images: HashMap<Digest, ImageOrigin>,
     /// Secrets by id.
     pub secrets: HashMap<String, Secret>,
+    /// Who proves to web servers who asks, by the address that is asked for.
+    pub signers: HashMap<String, Arc<dyn Signer>>,
     /// A step's layer may hold a secret that the step was shown.
     pub allow_secret_in_layer: bool,
     /// ssh agent sockets by id.

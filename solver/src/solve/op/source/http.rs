@@ -136,6 +136,7 @@ impl Source<'_> {
             authorization: authorization.as_deref(),
             etag: validators.etag.as_deref(),
             last_modified: validators.last_modified.as_deref(),
+            signer: self.step.solver.inputs.signers.get(self.url).map(AsRef::as_ref),
         };
         Ok(self.step.solver.http.fetch(&fetch, &self.step.solver.cancel)?)
     }

@@ -1,5 +1,5 @@
-//! Into a running docker or podman, by the Engine API's `POST /images/load` (docker's reference, "Import images"; podman
-//! answers it too, `podman-system-service`).
+//! Into a running docker or podman and out of it, by the Engine API's `POST /images/load` and `GET /images/NAME/get`
+//! (docker's reference, "Import images", "Export an image"; podman answers them too, `podman-system-service`).
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -13,8 +13,26 @@ use serde::Deserialize;
 use crate::{Error, ErrorKind};
 
 /// A daemon that can be asked.
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     address: Address,
+    purpose: Purpose,
+}
+
+/// What it is asked for: what is said where it does not answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    Load,
+    Save,
+}
+
+impl Purpose {
+    /// What else can be done.
+    fn way_out(self) -> &'static str {
+        match self {
+            Self::Load => "write an archive with `-o type=docker,dest=FILE`",
+            Self::Save => "save the image with `docker save -o FILE NAME` and use docker-archive:FILE",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +43,7 @@ enum Address {
 
 /// Finds the daemon: that of the context, or of `DOCKER_HOST`, `DOCKER_CONTEXT` and docker's current context, which must
 /// then be there; else docker's or podman's usual socket. `None`: none is running.
-pub(super) fn find(context: Option<&str>) -> Result<Option<Daemon>, Error> {
+pub(crate) fn find(context: Option<&str>, purpose: Purpose) -> Result<Option<Daemon>, Error> {
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let named = match context {
         Some(context) => Some(of_context(context, &env)?),
@@ -33,8 +51,8 @@ pub(super) fn find(context: Option<&str>) -> Result<Option<Daemon>, Error> {
     };
     if let Some(address) = named {
         return match address.connect() {
-            Ok(_) => Ok(Some(Daemon { address })),
-            Err(error) => Err(unreachable(&address, error)),
+            Ok(_) => Ok(Some(Daemon { address, purpose })),
+            Err(error) => Err(unreachable(&address, purpose, error)),
         };
     }
     let usual = [
@@ -44,7 +62,7 @@ pub(super) fn find(context: Option<&str>) -> Result<Option<Daemon>, Error> {
         Some(PathBuf::from("/run/podman/podman.sock")),
     ];
     let sockets = usual.into_iter().flatten().map(Address::Unix);
-    Ok(sockets.map(|address| Daemon { address }).find(|daemon| daemon.address.connect().is_ok()))
+    Ok(sockets.map(|address| Daemon { address, purpose }).find(|daemon| daemon.address.connect().is_ok()))
 }
 
 /// What the user's environment names.
@@ -107,8 +125,8 @@ fn parse_host(host: &str) -> Result<Address, Error> {
     match host.split_once("://") {
         Some(("unix", path)) => Ok(Address::Unix(path.into())),
         Some(("tcp" | "http", address)) => Ok(Address::Tcp(address.trim_end_matches('/').to_owned())),
-        _ => Err(Error::user(format!("an image cannot be loaded into a daemon at {host}")).hinted(
-            "kiln speaks to unix:// and tcp:// addresses; write an archive with `-o type=docker,dest=FILE`",
+        _ => Err(Error::user(format!("a daemon at {host} cannot be asked")).hinted(
+            "kiln speaks to unix:// and tcp:// addresses; archives go everywhere (`-o type=docker,dest=FILE`, `docker save`)",
         )),
     }
 }
@@ -131,9 +149,9 @@ impl std::fmt::Display for Address {
     }
 }
 
-fn unreachable(address: &Address, source: io::Error) -> Error {
+fn unreachable(address: &Address, purpose: Purpose, source: io::Error) -> Error {
     let mut error = Error::new(ErrorKind::Environment, format!("the daemon at {address}: {source}"))
-        .hinted("start it, or write an archive with `-o type=docker,dest=FILE`");
+        .hinted(format!("start it, or {}", purpose.way_out()));
     error.source = Some(Box::new(source));
     error
 }
@@ -144,10 +162,14 @@ enum Stream {
 }
 
 impl Stream {
-    fn set_timeouts(&self) -> io::Result<()> {
+    fn set_timeouts(&self, read: Option<Duration>) -> io::Result<()> {
         match self {
-            Self::Unix(stream) => stream.set_write_timeout(Some(WRITE_TIMEOUT)),
-            Self::Tcp(stream) => stream.set_write_timeout(Some(WRITE_TIMEOUT)),
+            Self::Unix(stream) => {
+                stream.set_write_timeout(Some(WRITE_TIMEOUT)).and(stream.set_read_timeout(read))
+            }
+            Self::Tcp(stream) => {
+                stream.set_write_timeout(Some(WRITE_TIMEOUT)).and(stream.set_read_timeout(read))
+            }
         }
     }
 }
@@ -158,6 +180,12 @@ impl Read for &Stream {
             Stream::Unix(stream) => (&*stream).read(buffer),
             Stream::Tcp(stream) => (&*stream).read(buffer),
         }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
     }
 }
 
@@ -176,10 +204,10 @@ impl Write for &Stream {
 
 impl Daemon {
     /// Sends the archive that `write` makes; returns when the daemon has taken it in.
-    pub(super) fn load(&self, write: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<(), Error> {
-        let failed = |error| unreachable(&self.address, error);
+    pub(crate) fn load(&self, write: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<(), Error> {
+        let failed = |error| unreachable(&self.address, self.purpose, error);
         let stream = self.address.connect().map_err(failed)?;
-        stream.set_timeouts().map_err(failed)?;
+        stream.set_timeouts(None).map_err(failed)?;
         let mut out = &stream;
         out.write_all(REQUEST.as_bytes()).map_err(failed)?;
         let mut body = io::BufWriter::with_capacity(CHUNK_BYTES, Chunks(&stream));
@@ -199,6 +227,35 @@ impl Daemon {
             (Ok(()), Ok(_)) => Ok(()),
             (Ok(()), Err(error)) => Err(failed(error)),
         }
+    }
+}
+
+impl Daemon {
+    /// An archive of the image, as `docker save` writes it, that is still coming.
+    pub(crate) fn save(&self, image: &str) -> Result<Box<dyn Read>, Error> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/' | ':' | '@');
+        if !image.chars().all(is_plain) || image.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(Error::user(format!("`{}` is no image's name", image.escape_debug())));
+        }
+        let failed = |error| unreachable(&self.address, self.purpose, error);
+        let stream = self.address.connect().map_err(failed)?;
+        stream.set_timeouts(Some(READ_TIMEOUT)).map_err(failed)?;
+        let request = format!(
+            "GET /images/{image}/get HTTP/1.1\r\nHost: docker\r\nUser-Agent: kiln\r\nConnection: close\r\n\r\n"
+        );
+        (&stream).write_all(request.as_bytes()).map_err(failed)?;
+        let mut reader = BufReader::with_capacity(CHUNK_BYTES, stream);
+        let head = Head::read(&mut reader).map_err(failed)?;
+        if head.status < 400 {
+            return Ok(Box::new(Body::new(reader, &head)));
+        }
+        let Answer { message, .. } = rest_of_answer(&head, reader).map_err(failed)?;
+        let message = format!("the daemon at {}: {message}", self.address);
+        Err(if head.status == 404 {
+            Error::user(message)
+        } else {
+            Error::new(ErrorKind::Environment, message)
+        })
     }
 }
 
@@ -227,46 +284,108 @@ struct Answer {
     message: String,
 }
 
-/// Reads the daemon's answer: JSON values, of which any may be an error although the status is 200.
-fn answer(mut reader: impl BufRead) -> io::Result<Answer> {
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP");
-    let mut head = reader.by_ref().take(MOST_HEAD_BYTES);
-    let mut line = String::new();
-    head.read_line(&mut line)?;
-    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(bad)?;
-    let mut is_chunked = false;
-    let mut length = None;
-    loop {
-        line.clear();
-        if head.read_line(&mut line)? == 0 {
-            return Err(bad());
-        }
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "transfer-encoding" => is_chunked = value.trim().eq_ignore_ascii_case("chunked"),
-            "content-length" => length = value.trim().parse().ok(),
-            _ => {}
-        }
-    }
-    let mut body = Vec::new();
-    if is_chunked {
+/// How an answer begins.
+#[derive(Debug)]
+struct Head {
+    status: u16,
+    is_chunked: bool,
+    length: Option<u64>,
+}
+
+impl Head {
+    fn read(reader: &mut impl BufRead) -> io::Result<Self> {
+        let mut head = reader.take(MOST_HEAD_BYTES);
+        let mut line = String::new();
+        head.read_line(&mut line)?;
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(no_http)?;
+        let mut found = Self { status, is_chunked: false, length: None };
         loop {
             line.clear();
-            reader.by_ref().take(MOST_HEAD_BYTES).read_line(&mut line)?;
-            let size = line.trim().split(';').next().and_then(|size| u64::from_str_radix(size, 16).ok());
-            match size.ok_or_else(bad)? {
-                0 => break,
-                size if body.len() as u64 + size > MOST_ANSWER_BYTES => return Err(bad()),
-                size => {
-                    reader.by_ref().take(size).read_to_end(&mut body)?;
-                    reader.read_exact(&mut [0; 2])?;
-                }
+            if head.read_line(&mut line)? == 0 {
+                return Err(no_http());
+            }
+            let Some((name, value)) = line.trim_end().split_once(':') else { return Ok(found) };
+            match name.to_ascii_lowercase().as_str() {
+                "transfer-encoding" => found.is_chunked = value.trim().eq_ignore_ascii_case("chunked"),
+                "content-length" => found.length = value.trim().parse().ok(),
+                _ => {}
             }
         }
-    } else {
-        let length = length.unwrap_or(MOST_ANSWER_BYTES);
-        reader.take(length.min(MOST_ANSWER_BYTES)).read_to_end(&mut body)?;
     }
+}
+
+fn no_http() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP")
+}
+
+/// What follows, without its coding. One that ends early is an error.
+struct Body<R> {
+    reader: R,
+    /// Of the chunk, or of all; `None` lasts as long as the connection.
+    left: Option<u64>,
+    more: Chunked,
+}
+
+/// Whether further chunks follow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chunked {
+    No,
+    First,
+    Next,
+}
+
+impl<R: BufRead> Body<R> {
+    fn new(reader: R, head: &Head) -> Self {
+        match head.is_chunked {
+            true => Self { reader, left: Some(0), more: Chunked::First },
+            false => Self { reader, left: head.length, more: Chunked::No },
+        }
+    }
+
+    /// The size of the next chunk.
+    fn next_chunk(&mut self) -> io::Result<u64> {
+        if self.more == Chunked::Next {
+            self.reader.read_exact(&mut [0; 2])?;
+        }
+        let mut line = String::new();
+        self.reader.by_ref().take(MOST_HEAD_BYTES).read_line(&mut line)?;
+        let size = line.trim().split(';').next().and_then(|size| u64::from_str_radix(size, 16).ok());
+        let size = size.ok_or_else(no_http)?;
+        self.more = if size == 0 { Chunked::No } else { Chunked::Next };
+        Ok(size)
+    }
+}
+
+impl<R: BufRead> Read for Body<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == Some(0) && self.more != Chunked::No {
+            self.left = Some(self.next_chunk()?);
+        }
+        let room = self.left.unwrap_or(u64::MAX).min(buffer.len() as u64) as usize;
+        if room == 0 {
+            return Ok(0);
+        }
+        let read = self.reader.read(&mut buffer[..room])?;
+        if let Some(left) = &mut self.left {
+            *left -= read as u64;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// Reads the daemon's answer: JSON values, of which any may be an error although the status is 200.
+fn answer(mut reader: impl BufRead) -> io::Result<Answer> {
+    let head = Head::read(&mut reader)?;
+    rest_of_answer(&head, reader)
+}
+
+fn rest_of_answer(head: &Head, reader: impl BufRead) -> io::Result<Answer> {
+    let status = head.status;
+    let mut body = Vec::new();
+    Body::new(reader, head).take(MOST_ANSWER_BYTES).read_to_end(&mut body)?;
     let values = serde_json::Deserializer::from_slice(&body).into_iter::<serde_json::Value>();
     let mut message = String::new();
     for value in values.map_while(Result::ok) {
@@ -293,6 +412,8 @@ const REQUEST: &str = "POST /images/load?quiet=1 HTTP/1.1\r\nHost: docker\r\nUse
 const CHUNK_BYTES: usize = 256 << 10;
 /// Of no progress while sending; unpacking a layer may keep a daemon from reading for long.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Of silence while an image comes.
+const READ_TIMEOUT: Duration = Duration::from_secs(600);
 const MOST_HEAD_BYTES: u64 = 64 << 10;
 const MOST_ANSWER_BYTES: u64 = 16 << 20;
 const SHOWN_CHARS: usize = 1000;
@@ -335,5 +456,21 @@ mod tests {
         let text = "HTTP/1.1 400 Bad\r\nContent-Length: 17\r\n\r\n{\"message\":\"what\"}";
         assert_eq!(answer(text.as_bytes()).unwrap().status, 400);
         assert!(answer(&b"hello"[..]).is_err());
+    }
+
+    #[test]
+    fn a_body_ends_where_it_says() {
+        let body = |text: &str| {
+            let mut reader = text.as_bytes();
+            let head = Head::read(&mut reader).unwrap();
+            let mut body = String::new();
+            Body::new(reader, &head).read_to_string(&mut body).map(|_| body)
+        };
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n";
+        assert_eq!(body(&format!("{chunked}0\r\n\r\n")).unwrap(), "abcde");
+        assert_eq!(body("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nabc").unwrap(), "ab");
+        assert_eq!(body("HTTP/1.0 200 OK\r\n\r\nabc").unwrap(), "abc");
+        assert!(body(chunked).is_err());
+        assert!(body("HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nabc").is_err());
     }
 }
