@@ -48,15 +48,18 @@ impl Bench {
     }
 }
 
+/// Each file in a directory of its own.
+const APART: &str = "/d{}/";
+
 fn sizes(all: &[u64]) -> &[u64] {
     if std::env::args().any(|argument| argument == "--test") { &all[..1] } else { all }
 }
 
-/// Copies of different files to different places, each a layer.
-fn copies(bench: &Bench, count: u64) -> String {
+/// Copies of different files, each a layer; `{}` in `to` is the file's number.
+fn copies(bench: &Bench, count: u64, to: &str) -> String {
     (0..count).fold(String::new(), |mut text, number| {
         write(&bench.context().join(number.to_string()));
-        _ = writeln!(text, "COPY {number} /d{number}/");
+        _ = writeln!(text, "COPY {number} {}", to.replace("{}", &number.to_string()));
         text
     })
 }
@@ -66,17 +69,19 @@ fn write(path: &Path) {
 }
 
 fn steps(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("growth/steps");
-    for &count in sizes(&[10, 100, 1_000]) {
-        let bench = Bench::new();
-        let dockerfile = format!("FROM scratch\n{}", copies(&bench, count));
-        bench.build(&dockerfile).run().expect("a first build");
-        group.throughput(Throughput::Elements(count));
-        group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
-            bencher.iter(|| bench.build(&dockerfile).run().expect("a build"));
-        });
+    for (name, to) in [("growth/steps", APART), ("growth/steps in one directory", "/srv/app/{}")] {
+        let mut group = criterion.benchmark_group(name);
+        for &count in sizes(&[10, 100, 1_000]) {
+            let bench = Bench::new();
+            let dockerfile = format!("FROM scratch\n{}", copies(&bench, count, to));
+            bench.build(&dockerfile).run().expect("a first build");
+            group.throughput(Throughput::Elements(count));
+            group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
+                bencher.iter(|| bench.build(&dockerfile).run().expect("a build"));
+            });
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 fn files(criterion: &mut Criterion) {
@@ -108,10 +113,10 @@ fn layers(criterion: &mut Criterion) {
         return;
     }
     let mut group = criterion.benchmark_group("growth/layers");
-    for &count in sizes(&[2, 30, 60, 120]) {
+    for &count in sizes(&[2, 30, 60, 120, 600]) {
         let bench = Bench::new();
         fs::copy(BUSYBOX, bench.context().join("sh")).expect("a copy of busybox");
-        let below = copies(&bench, count - 1);
+        let below = copies(&bench, count - 1, APART);
         let dockerfile = format!("FROM scratch\nCOPY sh /bin/sh\n{below}ARG ROUND\nRUN : $ROUND\n");
         let mut round = 0_u32;
         let mut run = || {
@@ -130,7 +135,7 @@ fn records(criterion: &mut Criterion) {
     for &count in sizes(&[0, 1_000, 10_000, 100_000]) {
         let bench = Bench::new();
         fill(&bench.store(), count);
-        let dockerfile = format!("FROM scratch\n{}", copies(&bench, 10));
+        let dockerfile = format!("FROM scratch\n{}", copies(&bench, 10, APART));
         bench.build(&dockerfile).run().expect("a first build");
         group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
             bencher.iter(|| bench.build(&dockerfile).run().expect("a build"));
