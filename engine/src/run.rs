@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use kiln_cache::{LayerDraft, LayerTree, SourceTree as _};
+use kiln_cache::{LayerDraft, LayerTree, SourceTree as _, squash_layers};
 use kiln_image::oci::ContainerConfig;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, Platform};
@@ -85,6 +85,9 @@ impl RunRequest {
     }
 }
 
+/// overlayfs mounts 500 (`OVL_MAX_STACK`), the slower the more there are; the images of other builders have 128 at most.
+const MOST_MOUNTED_LAYERS: usize = 300;
+
 /// Runs it with this process's stdout and stderr (or a terminal on them) and returns its exit status as docker has it
 /// (128 + signal). Changes to the root file system are dropped at the end.
 ///
@@ -102,8 +105,14 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
     let config = images.config(&image)?;
     let store = images.store();
     images::ensure(store, &image, &config, &cancel)?;
-    let layers: Vec<PathBuf> = image.layers.iter().map(|layer| store.layer_path(*layer)).collect();
+    let mut layers: Vec<PathBuf> = image.layers.iter().map(|layer| store.layer_path(*layer)).collect();
     let tree = LayerTree::open(&layers).map_err(environment)?;
+    let squashed;
+    if layers.len() > MOST_MOUNTED_LAYERS {
+        squashed = store.scratch_dir().map_err(environment)?;
+        squash_layers(&layers, &squashed.fs()).map_err(environment)?;
+        layers = vec![squashed.fs()];
+    }
     // Dropped at the end, and with it whatever was changed.
     let draft = store.draft_layer().map_err(environment)?;
     give_root(&draft, &tree)?;

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags as Attr, MountPropagationFlags, mount_change};
 use rustix::process::Signal;
+use rustix::termios::Winsize;
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
 
 use crate::masks::{MASKED_IN_PROC, hide, make_read_only};
@@ -90,7 +91,7 @@ pub(crate) fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>) -> Entered<
     }
     // After the pivot: a terminal's name is looked up by programs in /dev/pts.
     let terminal = match descriptors.stdio {
-        ChildStdio::Terminal => Some(make_terminal(dev.as_fd(), descriptors).at(Step::Terminal)?),
+        ChildStdio::Terminal(size) => Some(make_terminal(dev.as_fd(), size, descriptors).at(Step::Terminal)?),
         ChildStdio::Given { .. } => None,
     };
     drop((upper, root, files, proc, sys, dev, cwd));
@@ -401,10 +402,17 @@ fn pivot(root: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// Makes a terminal, hands its master to the parent and shows its other end as `/dev/console`.
-fn make_terminal(dev: BorrowedFd<'_>, descriptors: &ChildDescriptors<'_>) -> Result<OwnedFd, Errno> {
+fn make_terminal(
+    dev: BorrowedFd<'_>,
+    size: Option<Winsize>,
+    descriptors: &ChildDescriptors<'_>,
+) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::openat(dev, c"pts/ptmx", flags, Mode::empty())?;
     rustix::pty::unlockpt(&master)?;
+    if let Some(size) = size {
+        rustix::termios::tcsetwinsize(&master, size)?;
+    }
     use rustix::pty::OpenptFlags;
     // By the master, not by a name that could be another file.
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -503,13 +511,13 @@ pub(crate) fn arrange_streams(
         (ChildStdio::Given { stdin, stdout, stderr }, _) => {
             [stdin.as_ref().unwrap_or(&descriptors.null), stdout, stderr]
         }
-        (ChildStdio::Terminal, Some(terminal)) => {
+        (ChildStdio::Terminal(_), Some(terminal)) => {
             rustix::process::ioctl_tiocsctty(terminal).at(Step::Terminal)?;
             let owner = Some(Uid::from_raw(uid));
             rustix::fs::fchown(terminal, owner, None).at(Step::Terminal)?;
             [terminal; 3]
         }
-        (ChildStdio::Terminal, None) => [&descriptors.null; 3],
+        (ChildStdio::Terminal(_), None) => [&descriptors.null; 3],
     };
     for stream in streams {
         give_pipe(stream.as_fd(), uid).at(Step::Descriptors)?;

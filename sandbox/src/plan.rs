@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat};
+use rustix::termios::Winsize;
 use rustix::thread::{CapabilitySet, Gid};
 
 use crate::control_group::ControlGroup;
@@ -434,8 +435,8 @@ pub(crate) struct ChildDescriptors<'a> {
 pub(crate) enum ChildStdio {
     /// These; stdin is `/dev/null` where there is none.
     Given { stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd },
-    /// A terminal made inside.
-    Terminal,
+    /// A terminal made inside, of that size from the start: the command may ask before the engine has its other end.
+    Terminal(Option<Winsize>),
 }
 
 impl PlannedMount {

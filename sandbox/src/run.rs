@@ -23,7 +23,7 @@ use crate::report::{Report, Step};
 use crate::socket::{Relay, above_stdio, control_pair, receive_descriptor};
 use crate::stubs::{self, Stub};
 use crate::sys::{self, Forked, PointerList, SignalsBlocked};
-use crate::terminal::Session;
+use crate::terminal::{Session, size_of};
 use crate::{
     Exit, ExitStatus, Io, Network, NetworkError, OciRuntime, Output, SandboxError, Spec, Usage, oci,
     supervise,
@@ -275,7 +275,7 @@ impl Sandbox {
                 stdout: duplicate(stdout)?,
                 stderr: duplicate(stderr)?,
             },
-            Io::Terminal(_) => ChildStdio::Terminal,
+            Io::Terminal(user) => ChildStdio::Terminal(size_of(user)),
         };
         let descriptors = ChildDescriptors {
             null: above_stdio(null)?,

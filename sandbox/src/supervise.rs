@@ -155,7 +155,7 @@ pub(crate) fn leave_the_engine(start_strings: Option<StartStrings>) -> Result<()
 fn keep_only(descriptors: &ChildDescriptors<'_>) -> Result<(), Errno> {
     let stdio = match &descriptors.stdio {
         ChildStdio::Given { stdin, stdout, stderr } => [stdin.as_ref(), Some(stdout), Some(stderr)],
-        ChildStdio::Terminal => [None; 3],
+        ChildStdio::Terminal(_) => [None; 3],
     };
     let kept = || {
         [&descriptors.null, &descriptors.report, &descriptors.control, &descriptors.engine]

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, Termios, Winsize};
 
 use crate::Terminal;
 
@@ -73,9 +73,7 @@ impl<'a> Session<'a> {
     /// Gives the sandbox's terminal the size of the user's, where that has changed. Asked on every turn of the loop,
     /// since a handler for SIGWINCH would be the whole process's.
     pub(crate) fn copy_size(&mut self) {
-        let input = self.user.input.as_ref().and_then(|fd| rustix::termios::tcgetwinsize(fd).ok());
-        let size = input.or_else(|| rustix::termios::tcgetwinsize(&self.user.output).ok());
-        if let Some(size) = size
+        if let Some(size) = size_of(self.user)
             && self.size != Some((size.ws_row, size.ws_col))
         {
             let _ = rustix::termios::tcsetwinsize(&self.master, size);
@@ -128,6 +126,12 @@ impl<'a> Session<'a> {
             }
         }
     }
+}
+
+/// The size of the user's terminal, where it is one.
+pub(crate) fn size_of(user: &Terminal) -> Option<Winsize> {
+    let input = user.input.as_ref().and_then(|fd| rustix::termios::tcgetwinsize(fd).ok());
+    input.or_else(|| rustix::termios::tcgetwinsize(&user.output).ok())
 }
 
 /// Control-D.

@@ -29,7 +29,9 @@ fn a_process_runs_on_more_layers_than_overlayfs_mounts() {
     let ended = kiln.build(context.path(), &["--progress=plain", "."]);
     let said = output(&ended.stderr);
     assert!(SHOWN.iter().all(|shown| said.contains(shown)) && !said.contains("gone\n"), "{said}");
-    assert_eq!(kiln.build(context.path(), &["."]).steps().0, 0);
+    assert_eq!(kiln.build(context.path(), &["-t", "many", "."]).steps().0, 0);
+    let script = "ls /many | wc -l; cat /many/0 /many/504; ls /emptied";
+    assert_eq!(kiln.run(&["many", "sh", "-c", script]), "505\ntext\n5\nb\n");
     kiln.is_sound();
 }
 
