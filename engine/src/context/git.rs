@@ -4,6 +4,7 @@
 //! `GIT_USERNAME` and `GIT_PASSWORD`. git's own protocol, which docker and git mean by it, knows neither users nor a
 //! commit behind a reference. So kaniko's reading holds where one of these is there.
 
+use kiln_image::http::encode_query;
 use kiln_solver::git_url::GitUrl;
 
 use crate::Error;
@@ -43,18 +44,10 @@ fn as_kaniko(text: &str, env: &dyn Fn(&str) -> Option<String>) -> String {
     let (path, tail) = rest.split_at(end);
     let suffix = if path.ends_with(".git") { "" } else { ".git" };
     let login = match login.filter(|_| !has_user) {
-        Some((name, password)) => format!("{}:{}@", encoded(&name), encoded(&password)),
+        Some((name, password)) => format!("{}:{}@", encode_query(&name), encode_query(&password)),
         None => String::new(),
     };
     format!("{method}://{login}{path}{suffix}{tail}")
-}
-
-/// A part of a login as an address has it.
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
 }
 
 #[cfg(test)]

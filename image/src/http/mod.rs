@@ -29,7 +29,8 @@ pub(crate) use exchange::{
 };
 pub(crate) use proxy::ProxyRules;
 pub(crate) use source::Source;
-pub(crate) use url::{Origin, Url, encode_query, is_loopback};
+pub use url::encode_query;
+pub(crate) use url::{Origin, Url, is_loopback};
 
 use crate::oci::escape;
 

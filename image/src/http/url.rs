@@ -168,8 +168,8 @@ fn encode(text: &str) -> String {
     encoded
 }
 
-/// A value of a query or form: all but letters, digits and `-._~` escaped (RFC 3986, 2.3).
-pub(crate) fn encode_query(text: &str) -> String {
+/// A value of a query or form, or a part of a login: all but letters, digits and `-._~` escaped (RFC 3986, 2.3).
+pub fn encode_query(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
