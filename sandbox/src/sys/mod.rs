@@ -1,6 +1,7 @@
 //! The system calls that rustix has no safe form of; all `unsafe` of kiln's own is here.
 //!
-//! Rules for the child (everything that runs inside the closures of [`process::fork`] and [`process::fork_for_exec`]): no allocation, no lock, no panic.
+//! Rules for the child (everything that runs inside the closures of [`process::fork`] and [`process::fork_for_exec`]): no
+//! allocation, no lock, no panic.
 
 mod mount;
 mod notify;

@@ -112,7 +112,7 @@ impl Stack {
         }
         let stack = Stack(start);
         // What is below may be in use: an overflow must not reach it.
-        // SAFETY: the first page of the mapping that was just made and that nobody uses.
+        // SAFETY: the lowest part of the mapping that was just made and that nobody uses.
         check(unsafe { libc::mprotect(start, Self::GUARD_BYTES, libc::PROT_NONE) as libc::c_long })?;
         Ok(stack)
     }
