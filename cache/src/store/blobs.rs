@@ -23,8 +23,16 @@ pub struct BlobWriter {
     file: File,
     /// In `work/`; `None` once it is in place.
     path: Option<PathBuf>,
-    hash: Sha256,
+    hashing: Hashing,
     size_bytes: u64,
+}
+
+/// Who knows a blob's digest.
+#[derive(Debug)]
+enum Hashing {
+    Here(Sha256),
+    /// The one whom the bytes come from.
+    Source(Digest),
 }
 
 impl Store {
@@ -73,6 +81,19 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        self.writer(Hashing::Here(Sha256::new()))
+    }
+
+    /// A writer of blob `digest` for bytes that are verified where they come from: they are not hashed once more. Whoever
+    /// did not see them verified to their end must not [finish](BlobWriter::finish).
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn verified_blob_writer(&self, digest: Digest) -> Result<BlobWriter, StoreError> {
+        self.writer(Hashing::Source(digest))
+    }
+
+    fn writer(&self, hashing: Hashing) -> Result<BlobWriter, StoreError> {
         loop {
             let (_, path) = random_name(self.root())?;
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).at(&path)?;
@@ -81,7 +102,7 @@ impl Store {
                     store: self.clone(),
                     file,
                     path: Some(path),
-                    hash: Sha256::new(),
+                    hashing,
                     size_bytes: 0,
                 });
             }
@@ -124,7 +145,9 @@ impl Store {
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let written = self.file.write(bytes)?;
-        self.hash.update(&bytes[..written]);
+        if let Hashing::Here(hash) = &mut self.hashing {
+            hash.update(&bytes[..written]);
+        }
         self.size_bytes += written as u64;
         Ok(written)
     }
@@ -139,7 +162,10 @@ impl BlobWriter {
     /// # Errors
     /// I/O; `expected` given and different.
     pub fn finish(mut self, expected: Option<Digest>) -> Result<(Digest, u64), StoreError> {
-        let actual = Digest::from_bytes(std::mem::take(&mut self.hash).finalize().into());
+        let actual = match &mut self.hashing {
+            Hashing::Here(hash) => Digest::from_bytes(std::mem::take(hash).finalize().into()),
+            Hashing::Source(digest) => *digest,
+        };
         if let Some(expected) = expected.filter(|expected| *expected != actual) {
             return Err(StoreError::DigestMismatch { expected, actual });
         }

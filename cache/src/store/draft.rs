@@ -16,6 +16,7 @@ use super::Store;
 use super::error::{At, StoreError};
 use super::layers::LayerId;
 use super::locks::is_at;
+use super::settle::Writing;
 
 /// In a draft: the id of the layer it is about to become, where that is not the draft's own.
 pub(super) const BECOMES: &str = "becomes";
@@ -27,6 +28,7 @@ pub struct LayerDraft {
     /// The id if this becomes a built layer; also the directory's name.
     id: LayerId,
     _lock: File,
+    _writing: Option<Writing>,
 }
 
 impl Store {
@@ -36,7 +38,7 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn draft_layer(&self) -> Result<LayerDraft, StoreError> {
-        let draft = LayerDraft::new(self.root())?;
+        let draft = LayerDraft::make(self.root(), Some(self.inner.settler.writing()))?;
         // overlayfs gives the merged root the upper directory's mode; the umask must not decide about a container's `/`.
         make_with_mode(&draft.fs(), 0o755)?;
         make_with_mode(&draft.work(), 0o700)?;
@@ -69,11 +71,15 @@ impl LayerDraft {
 
     /// A draft with nothing in it yet.
     pub(super) fn new(root: &Path) -> Result<Self, StoreError> {
+        Self::make(root, None)
+    }
+
+    fn make(root: &Path, writing: Option<Writing>) -> Result<Self, StoreError> {
         loop {
             let (id, path) = random_name(root)?;
             DirBuilder::new().mode(0o700).create(&path).at(&path)?;
             if let Some(lock) = Self::lock(&path)? {
-                return Ok(Self { path, id, _lock: lock });
+                return Ok(Self { path, id, _lock: lock, _writing: writing });
             }
             // A sweep came between the two calls and took it for a leftover.
         }
@@ -82,7 +88,7 @@ impl LayerDraft {
     /// Takes over a directory whose maker is dead; `None` if it is alive or another sweep was faster.
     pub(super) fn adopt(path: PathBuf) -> Result<Option<Self>, StoreError> {
         let Some(id) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { return Ok(None) };
-        Ok(Self::lock(&path)?.map(|lock| Self { path, id, _lock: lock }))
+        Ok(Self::lock(&path)?.map(|lock| Self { path, id, _lock: lock, _writing: None }))
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use super::error::{At, StoreError};
 use super::locks::{FileLock, Kind, Mode};
 use super::mounts;
 
-/// So long without a commit is a quiet moment.
+/// So long without a commit, and nothing being written, is a quiet moment.
 const QUIET: Duration = Duration::from_millis(200);
 /// A build that never pauses is synced this often.
 const AT_MOST: Duration = Duration::from_secs(5);
@@ -32,6 +33,18 @@ const FOLDING_AT_MOST: Duration = Duration::from_millis(25);
 pub(super) struct Settler {
     thread: Mutex<Option<Sender<Wake>>>,
     folding: Arc<Folding>,
+    writing: Arc<AtomicUsize>,
+}
+
+/// Somebody who writes a layer: while there is one, no moment is quiet. What he wrote so far would be written out with the
+/// rest, and he would wait for it.
+#[derive(Debug)]
+pub(super) struct Writing(Arc<AtomicUsize>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Whether the log is being folded in.
@@ -66,6 +79,12 @@ pub(super) enum Wake {
 }
 
 impl Settler {
+    /// Lets syncs wait while the returned guard lives, but not for ever.
+    pub(super) fn writing(&self) -> Writing {
+        self.writing.fetch_add(1, Ordering::Relaxed);
+        Writing(Arc::clone(&self.writing))
+    }
+
     pub(super) fn wake(&self, when: Wake, root: &Path, db: &Path) {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.as_ref().is_some_and(|sender| sender.send(when).is_ok()) {
@@ -73,12 +92,13 @@ impl Settler {
         }
         let (sender, receiver) = channel();
         let (root, db, folding) = (root.to_path_buf(), db.to_path_buf(), Arc::clone(&self.folding));
+        let writing = Arc::clone(&self.writing);
         if when == Wake::Now {
             folding.set(true);
         }
         let started = std::thread::Builder::new()
             .name("kiln-settle".into())
-            .spawn(move || run(&root, &db, &folding, &receiver));
+            .spawn(move || run(&root, &db, &folding, &writing, &receiver));
         // Without a thread nothing gets settled now: slower after a power cut, never wrong.
         if started.is_ok() && sender.send(when).is_ok() {
             *thread = Some(sender);
@@ -111,12 +131,15 @@ fn has_unsettled(db: &Db) -> Result<bool, StoreError> {
     })
 }
 
-fn run(root: &Path, db: &Path, folding: &Folding, wakes: &Receiver<Wake>) {
+fn run(root: &Path, db: &Path, folding: &Folding, writing: &AtomicUsize, wakes: &Receiver<Wake>) {
     while let Ok(wake) = wakes.recv() {
         let latest = Instant::now() + AT_MOST;
         let mut wake = Ok(wake);
         while wake == Ok(Wake::Soon) && Instant::now() < latest {
             wake = wakes.recv_timeout(QUIET);
+            if wake == Err(RecvTimeoutError::Timeout) && writing.load(Ordering::Relaxed) > 0 {
+                wake = Ok(Wake::Soon);
+            }
         }
         if wake == Err(RecvTimeoutError::Disconnected) {
             // Most likely the process is ending: nothing can stop a syncfs that has begun, and its end would wait for it.

@@ -31,6 +31,22 @@ fn a_blob_with_another_digest_than_expected_is_never_visible() {
 }
 
 #[test]
+fn bytes_that_their_source_verified_are_a_blob_of_that_name_alone() {
+    let (_dir, store) = store();
+    let digest = Digest::of(b"pulled");
+    let mut writer = store.verified_blob_writer(digest).unwrap();
+    writer.write_all(b"pulled").unwrap();
+    let result = writer.finish(Some(Digest::of(b"another")));
+    assert!(matches!(result, Err(StoreError::DigestMismatch { .. })));
+    assert!(!store.has_blob(&digest));
+    let mut writer = store.verified_blob_writer(digest).unwrap();
+    writer.write_all(b"pulled").unwrap();
+    assert_eq!(writer.finish(Some(digest)).unwrap(), (digest, 6));
+    assert_eq!(std::fs::read(store.blob_path(&digest)).unwrap(), b"pulled");
+    assert_sound(&store);
+}
+
+#[test]
 fn one_blob_may_be_written_by_many_at_once() {
     let (_dir, store) = store();
     std::thread::scope(|scope| {

@@ -77,7 +77,7 @@ pub(super) fn fetch(
         add(store, diff_id, cancel, &mut { file })?;
         return remember(store, diff_id, descriptor);
     }
-    let mut copy = Some(store.blob_writer()?);
+    let mut copy = Some(store.verified_blob_writer(descriptor.digest)?);
     let added = store.add_pulled_layer(diff_id, cancel, |draft| {
         let inner = open().map_err(Explained)?;
         let mut reader = Copying { inner, copy: copy.as_mut(), done: 0, told };

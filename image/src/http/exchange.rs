@@ -283,17 +283,30 @@ fn run(agent: &ureq::Agent, request: &Request, outgoing: Option<Outgoing>, sende
     // One for all: mostly less comes at once, and zeroing a new one each time would cost more than the copy.
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        let message = match reader.read(&mut buffer) {
-            Ok(0) => Message::End,
-            Ok(read) => Message::Data(buffer[..read].to_vec()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => Message::Failed(plain(error)),
-        };
-        let last = !matches!(message, Message::Data(_));
-        if sender.send(message).is_err() || last {
+        let (filled, end) = receive(&mut reader, &mut buffer);
+        if filled > 0 && sender.send(Message::Data(buffer[..filled].to_vec())).is_err() {
+            return;
+        }
+        if let Some(end) = end {
+            let _ = sender.send(end);
             return;
         }
     }
+}
+
+/// Fills the buffer, unless the body ends before, in a way that is returned: a server sends as little at once as it likes, and
+/// every message wakes a thread.
+fn receive(reader: &mut impl Read, buffer: &mut [u8]) -> (usize, Option<Message>) {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => return (filled, Some(Message::End)),
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (filled, Some(Message::Failed(plain(error)))),
+        }
+    }
+    (filled, None)
 }
 
 fn send(

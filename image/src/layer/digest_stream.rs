@@ -42,7 +42,7 @@ fn hash_all(mut hash: Sha256, mut marks: Vec<Sha256>, receiver: &Receiver<Queued
 /// has less is hashed where it comes from.
 struct HashQueue {
     hasher: Hasher,
-    spare: VecDeque<Arc<Vec<u8>>>,
+    buffers: Buffers,
 }
 
 enum Hasher {
@@ -53,7 +53,7 @@ enum Hasher {
 impl HashQueue {
     /// Goes on behind what `hash` has seen.
     fn new(hash: Sha256) -> Self {
-        Self { hasher: Hasher::Here { hash, marks: Vec::new() }, spare: VecDeque::new() }
+        Self { hasher: Hasher::Here { hash, marks: Vec::new() }, buffers: Buffers::default() }
     }
 
     /// Hands a chunk to the hasher; the caller may go on reading it.
@@ -111,16 +111,24 @@ impl HashQueue {
             }
         }
     }
+}
 
-    /// Gives a chunk back that the caller has done with.
-    fn recycle(&mut self, chunk: Arc<Vec<u8>>) {
-        self.spare.push_back(chunk);
+/// Chunks that were handed to other threads, to be filled again once those have done with them.
+#[derive(Default)]
+struct Buffers {
+    lent: VecDeque<Arc<Vec<u8>>>,
+}
+
+impl Buffers {
+    /// Remembers a chunk that somebody else reads.
+    fn lend(&mut self, chunk: Arc<Vec<u8>>) {
+        self.lent.push_back(chunk);
     }
 
-    /// A buffer, one that the hasher has done with if there is any: what is in it is of no use.
-    fn buffer(&mut self) -> Vec<u8> {
-        if self.spare.front().is_some_and(|chunk| Arc::strong_count(chunk) == 1)
-            && let Some(chunk) = self.spare.pop_front()
+    /// One that nobody reads any more if there is any: what is in it is of no use.
+    fn take(&mut self) -> Vec<u8> {
+        if self.lent.front().is_some_and(|chunk| Arc::strong_count(chunk) == 1)
+            && let Some(chunk) = self.lent.pop_front()
             && let Ok(buffer) = Arc::try_unwrap(chunk)
         {
             return buffer;
@@ -165,18 +173,21 @@ pub fn read_ahead<T>(
         std::thread::Builder::new()
             .name("kiln-layer-input".to_owned())
             .spawn_scoped(scope, move || {
+                let mut buffers = Buffers::default();
                 loop {
-                    let mut buffer = Vec::with_capacity(CHUNK_BYTES);
-                    let read = input.take(CHUNK_BYTES as u64).read_to_end(&mut buffer);
+                    let mut buffer = buffers.take();
+                    let read = fill(input, &mut buffer);
                     let is_end = buffer.is_empty() || read.is_err();
+                    let chunk = Arc::new(buffer);
                     // What came before an error is whole.
-                    let has_ended = !buffer.is_empty() && sender.send(Ok(Arc::new(buffer))).is_err();
+                    let has_ended = !chunk.is_empty() && sender.send(Ok(Arc::clone(&chunk))).is_err();
                     if let Err(error) = read {
                         drop(sender.send(Err(error)));
                     }
                     if is_end || has_ended {
                         return;
                     }
+                    buffers.lend(chunk);
                 }
             })
             .at(b"layer thread")?;
@@ -193,7 +204,7 @@ fn feed(
 ) {
     let mut budget = limit;
     loop {
-        let mut buffer = queue.buffer();
+        let mut buffer = queue.buffers.take();
         let read = fill(&mut input, &mut buffer);
         let left = budget.checked_sub(buffer.len() as u64).ok_or_else(|| io::ErrorKind::FileTooLarge.into());
         let chunk = match read.and(left) {
@@ -212,24 +223,28 @@ fn feed(
         if sender.send(queued.map(|()| Arc::clone(&chunk))).is_err() {
             return;
         }
-        queue.recycle(chunk);
+        queue.buffers.lend(chunk);
     }
 }
 
-/// Reads a chunk, the last one shorter. What the buffer held is overwritten: zeroing it would cost as much as copying it.
+/// Reads a chunk, the last one, or one before an error, shorter. What the buffer held is overwritten: zeroing it would cost
+/// as much as copying it.
 fn fill(input: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<()> {
     buffer.resize(CHUNK_BYTES, 0);
     let mut filled = 0;
-    while filled < CHUNK_BYTES {
+    let result = loop {
         match input.read(&mut buffer[filled..]) {
-            Ok(0) => break,
+            Ok(0) => break Ok(()),
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => break Err(error),
         }
-    }
+        if filled == CHUNK_BYTES {
+            break Ok(());
+        }
+    };
     buffer.truncate(filled);
-    Ok(())
+    result
 }
 
 /// The other end of [`read_hashed`].
@@ -280,7 +295,7 @@ impl<'a> HashingWriter<'a> {
     /// Goes on behind what `hash` has seen.
     pub(super) fn new(inner: &'a mut dyn Write, hash: Sha256) -> Self {
         let mut queue = HashQueue::new(hash);
-        let buffer = queue.buffer();
+        let buffer = queue.buffers.take();
         Self { inner, queue, buffer, written: 0 }
     }
 
@@ -358,13 +373,13 @@ impl<'a> HashingWriter<'a> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let mut next = self.queue.buffer();
+        let mut next = self.queue.buffers.take();
         next.clear();
         let chunk = Arc::new(std::mem::replace(&mut self.buffer, next));
         self.queue.push(Arc::clone(&chunk))?;
         self.inner.write_all(&chunk)?;
         self.written += chunk.len() as u64;
-        self.queue.recycle(chunk);
+        self.queue.buffers.lend(chunk);
         Ok(())
     }
 }

@@ -410,19 +410,18 @@ impl std::fmt::Debug for LayerBlob {
 pub(super) fn open_blob(solver: &Solver<'_>, layer: &Layer) -> Result<Option<LayerBlob>, SolveError> {
     let Some(source) = solver.pulls.lock().sources.get(&layer.id).cloned() else { return Ok(None) };
     let opened = open(solver, &source);
-    let (digest, size) = (source.descriptor.digest, source.descriptor.size);
     let reader: Box<dyn Read + Send> = match source.from {
         PullFrom::Registry(_) | PullFrom::Local(_) => opened?,
         PullFrom::Cache { .. } => {
-            let reader = opened.map_err(|error| unusable(solver, &source.descriptor, error))?;
+            let inner = opened.map_err(|error| unusable(solver, &source.descriptor, error))?;
             let cache = solver.remote.cache.clone();
-            let inner = Verified::new(reader, digest, size);
             Box::new(Doubted { inner, cache, blob: source.descriptor.clone() })
         }
     };
     Ok(Some(LayerBlob { descriptor: source.descriptor, reader }))
 }
 
+/// Opens the blob where it comes from: verified while it is read.
 fn open(solver: &Solver<'_>, source: &PullSource) -> Result<Box<dyn Read + Send>, SolveError> {
     let descriptor = &source.descriptor;
     Ok(match &source.from {
@@ -437,7 +436,7 @@ fn open(solver: &Solver<'_>, source: &PullSource) -> Result<Box<dyn Read + Send>
                 path: PathBuf::from(descriptor.digest.to_string()),
                 source,
             })?;
-            Box::new(reader.take(descriptor.size.saturating_add(1)))
+            Box::new(Verified::new(reader, descriptor.digest, descriptor.size))
         }
     })
 }
@@ -459,7 +458,7 @@ fn fetch(
     };
     let mut reader = Download {
         inner: reader,
-        copy: if kept { None } else { Some(solver.store.blob_writer()?) },
+        copy: if kept { None } else { Some(solver.store.verified_blob_writer(descriptor.digest)?) },
         reporter: &solver.reporter,
         step: source.step,
         part: format!("{} downloading", descriptor.digest),
