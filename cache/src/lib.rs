@@ -8,19 +8,21 @@
 //! Start at [`Store::find_or_claim`] and [`Claim::commit`].
 #![forbid(unsafe_code)]
 
+mod listing;
 mod pool;
 mod space;
 mod store;
 mod tree;
 mod tree_digest;
 
+pub use listing::LayerListing;
 pub use pool::spread;
 pub use space::Space;
 pub use store::{
-    BlobWriter, BuildRow, CacheMount, CacheMountRequest, CheckDepth, Claim, Cost, Details, Disk, ImageRecord,
-    ImageRule, InvalidLayerId, Keep, Layer, LayerDraft, LayerFacts, LayerId, Lookup, MountSharing, NewRecord,
-    Problem, Prune, Pruned, Record, Removed, RemovedBy, Repair, StepKey, Store, StoreError, Usage, UsageKind,
-    Wait,
+    BlobWriter, BuildRow, CacheMount, CacheMountRequest, CheckDepth, Claim, Committed, Cost, Details, Disk,
+    ImageRecord, ImageRule, InvalidLayerId, Keep, Layer, LayerDraft, LayerFacts, LayerId, Lookup,
+    MountSharing, NewRecord, Problem, Prune, Pruned, Record, Removed, RemovedBy, Repair, StepKey, Store,
+    StoreError, Usage, UsageKind, Wait,
 };
 pub use tree::{
     ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError, Verdict,

@@ -17,12 +17,14 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
+use crate::listing::{LayerListing, Room};
 use crate::space::Space;
 use crate::spread;
+use crate::tree::bytes_digest;
 use crate::tree::{
-    At as _, Entry, EntryKind, FileHash, TreeError, depth_first, has_portable_xattrs, hash_file,
-    is_worth_threads, list_dir, list_levels, open_beneath, open_file, open_root, portable_xattrs, stat_at,
-    stat_entry_but_xattrs, stat_marked,
+    At as _, Entry, EntryKind, FileHash, FileOpener, TreeError, depth_first, has_portable_xattrs,
+    hash_file_of, is_worth_threads, list_dir, list_levels, open_beneath, open_root, portable_xattrs,
+    read_at_once, stat_at, stat_entry_but_xattrs, stat_marked,
 };
 
 /// A layer directory's contents.
@@ -44,50 +46,100 @@ pub struct TreeDigest {
 /// # Errors
 /// When something in it cannot be read; when it is larger than a layer may be.
 pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
+    Ok(digest_found(&read_layer(tree, &Room::none())?))
+}
+
+/// As [`tree_digest`], with the list of what was found, from which the layer's DiffId comes without reading all of it again.
+///
+/// # Errors
+/// As [`tree_digest`].
+pub(crate) fn list_layer(tree: &Path) -> Result<(TreeDigest, LayerListing), TreeError> {
+    let found = read_layer(tree, &Room::default())?;
+    let digest = digest_found(&found);
+    Ok((digest, LayerListing::new(found.entries, found.files)))
+}
+
+/// What there is in a layer's directory, the root first.
+struct Found {
+    entries: Vec<LayerEntry>,
+    /// What was read of each entry that is a file, but for further names of one.
+    hashes: Vec<Option<FileHash>>,
+    /// The bytes of each small file, as far as there was room for them.
+    files: Vec<Option<Vec<u8>>>,
+}
+
+fn read_layer(tree: &Path, room: &Room) -> Result<Found, TreeError> {
     let root = open_root(tree)?;
-    let mut found = vec![root_entry(&root, tree)?];
-    found.extend(walk(root.as_fd())?);
+    let mut entries = vec![root_entry(&root, tree)?];
+    entries.extend(walk(root.as_fd())?);
     // Names of one file are hashed once: which of them, does not matter.
     let mut seen = std::collections::HashSet::new();
-    let files: Vec<_> = found
+    let files: Vec<_> = entries
         .iter()
         .enumerate()
         .filter(|(_, (entry, _))| matches!(entry.kind, EntryKind::File { .. }))
         .filter(|(_, (entry, _))| entry.hard_link.is_none_or(|link| seen.insert(link)))
+        .map(|(index, (entry, _))| (index, entry))
         .collect();
-    check_size(files.iter().map(|(_, (entry, _))| entry))?;
-    let hash = |&(index, (entry, _)): &(usize, &LayerEntry)| {
-        let file = open_file(root.as_fd(), &entry.path)?;
-        let hash = hash_file(&file).at(&entry.path)?;
-        let xattrs = match has_portable_xattrs(&file).at(&entry.path)? {
-            true => {
-                let parent = entry.path.parent().unwrap_or(Path::new(""));
-                let dir = open_beneath(root.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY);
-                let name = entry.path.file_name().unwrap_or_default();
-                portable_xattrs(dir.at(parent)?.as_fd(), name).at(&entry.path)?
-            }
-            false => Vec::new(),
-        };
-        Ok(Hashed { index, hash, xattrs })
+    check_size(files.iter().map(|(_, entry)| *entry))?;
+    let opener = || FileOpener::new(root.as_fd());
+    let read = |opener: &mut FileOpener<'_>, &(index, entry): &(usize, &Entry)| {
+        read_file(opener, index, &entry.path, room)
     };
-    let hashed = spread(
-        is_worth_threads(files.iter().map(|(_, (entry, _))| entry)),
-        || files.iter().map(hash).collect::<Result<Vec<_>, TreeError>>(),
-        || files.par_iter().map(hash).collect(),
+    let done = spread(
+        is_worth_threads(files.iter().map(|(_, entry)| *entry)),
+        || {
+            let mut opener = opener();
+            files.iter().map(|file| read(&mut opener, file)).collect::<Result<Vec<_>, TreeError>>()
+        },
+        || files.par_iter().map_init(opener, read).collect(),
     )?;
-    let size_bytes = hashed.iter().map(|hashed| hashed.hash.size_bytes).sum();
-    let disk_bytes = hashed.iter().map(|hashed| hashed.hash.disk_bytes).sum::<u64>() + of_others(&found);
-    let mut digests = vec![None; found.len()];
-    for Hashed { index, hash, xattrs } in hashed {
-        digests[index] = Some(hash.digest);
-        found[index].0.xattrs = xattrs;
+    let (mut hashes, mut files) = (vec![None; entries.len()], vec![None; entries.len()]);
+    for ReadFile { index, hash, xattrs, bytes } in done {
+        (hashes[index], files[index]) = (Some(hash), bytes);
+        entries[index].0.xattrs = xattrs;
     }
+    Ok(Found { entries, hashes, files })
+}
+
+fn read_file(
+    opener: &mut FileOpener<'_>,
+    index: usize,
+    path: &Path,
+    room: &Room,
+) -> Result<ReadFile, TreeError> {
+    let (file, stat) = opener.open(path)?;
+    let bytes = match room.take(stat.st_size) {
+        Some(size) => read_at_once(&file, size).at(path)?,
+        None => None,
+    };
+    let hash = match &bytes {
+        Some(bytes) => FileHash::new(bytes_digest(bytes), bytes.len() as u64, &stat),
+        None => hash_file_of(&file, &stat).at(path)?,
+    };
+    let xattrs = match has_portable_xattrs(&file).at(path)? {
+        true => {
+            let (dir, name) = opener.parent_of(path)?;
+            portable_xattrs(dir, name).at(path)?
+        }
+        false => Vec::new(),
+    };
+    Ok(ReadFile { index, hash, xattrs, bytes })
+}
+
+fn digest_found(found: &Found) -> TreeDigest {
+    let hashes = || found.hashes.iter().flatten();
     let mut encoder = Encoder::new(b"kiln layer 2");
-    for ((entry, is_opaque), digest) in found.iter().zip(&digests) {
+    for ((entry, is_opaque), hash) in found.entries.iter().zip(&found.hashes) {
         let link = entry.hard_link.map(|link| encoder.link(link));
-        encoder.entry(&entry.path, entry, *is_opaque, link, digest.as_ref());
+        encoder.entry(&entry.path, entry, *is_opaque, link, hash.as_ref().map(|hash| &hash.digest));
     }
-    Ok(TreeDigest { contents: encoder.finish(), size_bytes, entries: found.len() as u64 - 1, disk_bytes })
+    TreeDigest {
+        contents: encoder.finish(),
+        size_bytes: hashes().map(|hash| hash.size_bytes).sum(),
+        entries: found.entries.len() as u64 - 1,
+        disk_bytes: hashes().map(|hash| hash.disk_bytes).sum::<u64>() + of_others(&found.entries),
+    }
 }
 
 /// Refuses more bytes of files than a layer may have: hashing what `truncate` made in no time would take hours.
@@ -160,10 +212,12 @@ impl std::fmt::Debug for SelectionDigest {
 }
 
 /// What was read of the file that is entry `index`.
-struct Hashed {
+struct ReadFile {
     index: usize,
     hash: FileHash,
     xattrs: Vec<(OsString, Vec<u8>)>,
+    /// Kept, if it is small and there was room.
+    bytes: Option<Vec<u8>>,
 }
 
 /// An entry of a layer, and whether it is an opaque directory.

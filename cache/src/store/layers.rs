@@ -18,7 +18,9 @@ use super::draft::{BECOMES, LayerDraft};
 use super::error::{At, StoreError};
 use super::locks::{FileLock, Kind, Mode};
 use super::sweep;
+use crate::listing::LayerListing;
 use crate::space::{Space, measure};
+use crate::tree_digest::list_layer;
 
 /// The name of one unpacked layer directory, unique to it. A pulled layer's is made of its DiffId (so it is known
 /// before anything is downloaded), a built layer's is random.
@@ -232,7 +234,7 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn commit_layer(&self, draft: LayerDraft) -> Result<Layer, StoreError> {
-        let made = New::from_draft(&draft, None, None, None, false)?;
+        let (made, _) = New::from_draft(&draft, None, None, None, false)?;
         self.keep(&draft, &made, |_| Ok(()))?;
         Ok(made.layer)
     }
@@ -243,6 +245,22 @@ impl Store {
     /// # Errors
     /// I/O.
     pub fn diff_id(&self, id: LayerId) -> Result<DiffId, StoreError> {
+        self.diff_id_by(id, packed_diff_id)
+    }
+
+    /// As [`Store::diff_id`], of a layer that was listed when it was committed.
+    ///
+    /// # Errors
+    /// As [`Store::diff_id`].
+    pub fn diff_id_of_listed(&self, id: LayerId, listing: LayerListing) -> Result<DiffId, StoreError> {
+        self.diff_id_by(id, |path| Ok(listing.diff_id(path)?))
+    }
+
+    fn diff_id_by(
+        &self,
+        id: LayerId,
+        compute: impl FnOnce(&Path) -> Result<DiffId, StoreError>,
+    ) -> Result<DiffId, StoreError> {
         let remembered = || match row(self.db(), id)? {
             Some(row) => Ok(row.diff_id),
             None => Err(StoreError::NoSuchLayer { id }),
@@ -255,7 +273,7 @@ impl Store {
         if let Some(diff_id) = remembered()? {
             return Ok(diff_id);
         }
-        let diff_id = packed_diff_id(&self.layer_path(id))?;
+        let diff_id = compute(&self.layer_path(id))?;
         self.remember_diff_id(id, diff_id)?;
         Ok(diff_id)
     }
@@ -318,16 +336,17 @@ pub(super) struct New {
 
 impl New {
     /// What `draft` becomes; reads the whole tree if nobody knows its contents. `size_bytes` is for who knows both. A small
-    /// layer that `wants_diff_id` gets it here: a thread and a transaction for that alone would cost more.
+    /// layer that `wants_diff_id` gets it here, as a thread and a transaction for that alone would cost more; a larger one is
+    /// listed for it.
     pub(super) fn from_draft(
         draft: &LayerDraft,
         contents: Option<ContentsDigest>,
         size_bytes: Option<u64>,
         space: Option<Space>,
         wants_diff_id: bool,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<(Self, Option<LayerListing>), StoreError> {
         let fs = draft.fs();
-        let mut is_small = false;
+        let (mut diff_id, mut listing) = (None, None);
         let (contents, origin, size_bytes, space) = match contents {
             Some(contents) => {
                 let space = match space {
@@ -337,20 +356,24 @@ impl New {
                 (contents, Origin::Given, size_bytes, space)
             }
             None => {
-                let found = crate::tree_digest(&fs)?;
-                is_small = found.entries <= SMALL_ENTRIES && found.size_bytes <= SMALL_BYTES;
+                let found = match wants_diff_id {
+                    true => {
+                        let (found, listed) = list_layer(&fs)?;
+                        if found.entries <= SMALL_ENTRIES && found.size_bytes <= SMALL_BYTES {
+                            diff_id = Some(listed.diff_id(&fs)?);
+                        } else {
+                            listing = Some(listed);
+                        }
+                        found
+                    }
+                    false => crate::tree_digest(&fs)?,
+                };
                 let space = Space { bytes: found.disk_bytes, ..Space::default() };
                 (found.contents, Origin::Digested, Some(found.size_bytes), space)
             }
         };
-        Ok(Self {
-            layer: Layer { id: draft.id(), contents },
-            origin,
-            size_bytes,
-            diff_id: if wants_diff_id && is_small { Some(packed_diff_id(&fs)?) } else { None },
-            made_at: None,
-            space,
-        })
+        let layer = Layer { id: draft.id(), contents };
+        Ok((Self { layer, origin, size_bytes, diff_id, made_at: None, space }, listing))
     }
 }
 

@@ -57,7 +57,7 @@ pub use images::ImageRecord;
 pub use layers::{InvalidLayerId, Layer, LayerFacts, LayerId};
 pub use limit::Disk;
 pub use mounts::{CacheMount, CacheMountRequest, MountSharing};
-pub use records::{Claim, Lookup, NewRecord, Record, StepKey, Wait};
+pub use records::{Claim, Committed, Lookup, NewRecord, Record, StepKey, Wait};
 pub use removed::{Removed, RemovedBy};
 pub use repair::Repair;
 pub use usage::{Usage, UsageKind};

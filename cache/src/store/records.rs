@@ -15,6 +15,7 @@ use super::layers::{Layer, LayerId, New};
 use super::live_log;
 use super::locks::{FileLock, Kind, Mode};
 use super::removed::{self, RemovedBy};
+use crate::listing::LayerListing;
 use crate::space::Space;
 
 /// The digest that names a step: what it does and what it starts from.
@@ -51,8 +52,19 @@ pub struct NewRecord {
     pub facts: Vec<u8>,
     /// The disk space of its layer, where its maker knows both that and the contents. Else it is measured.
     pub space: Option<Space>,
-    /// Its layer's DiffId will be asked for: that of a small one is computed at once.
+    /// Its layer's DiffId will be asked for: that of a small one is computed at once, a larger one is listed.
     pub wants_diff_id: bool,
+}
+
+/// What came of [`Claim::commit`].
+#[derive(Debug)]
+pub struct Committed {
+    /// The step's record.
+    pub record: Record,
+    /// Its layer's DiffId, where it is known.
+    pub diff_id: Option<DiffId>,
+    /// What [`Store::diff_id_of_listed`] computes a larger layer's DiffId of, if that is wanted.
+    pub listing: Option<LayerListing>,
 }
 
 /// What [`Store::find_or_claim`] found.
@@ -189,7 +201,7 @@ impl Claim {
     }
 
     /// Makes `draft` a layer and records it under the claim's key, all at once, then lets waiters go. `contents` is
-    /// given by a step that knows it (a copy); else it is computed here. Returns the layer's DiffId too, where it is known.
+    /// given by a step that knows it (a copy); else it is computed here.
     ///
     /// # Errors
     /// I/O, disk full. Nothing is visible then.
@@ -198,14 +210,15 @@ impl Claim {
         draft: LayerDraft,
         contents: Option<ContentsDigest>,
         record: NewRecord,
-    ) -> Result<(Record, Option<DiffId>), StoreError> {
-        let made = New::from_draft(&draft, contents, record.added_bytes, record.space, record.wants_diff_id)?;
+    ) -> Result<Committed, StoreError> {
+        let (made, listing) =
+            New::from_draft(&draft, contents, record.added_bytes, record.space, record.wants_diff_id)?;
         let details = PackedDetails::of(&record);
         let record = self.record_of(vec![made.layer], record);
         self.store.keep(&draft, &made, |tx| write_record(tx, &record, &details))?;
         // Waiters go before what is left of the draft is removed.
         drop(self);
-        Ok((record, made.diff_id))
+        Ok(Committed { record, diff_id: made.diff_id, listing })
     }
 
     /// Records layers that are in the store already as the step's result: none for a step that changed nothing, or

@@ -39,16 +39,53 @@ pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> 
 
 /// Opens the regular file at `path`; a pipe or device is refused without waiting for it.
 pub(crate) fn open_file(root: BorrowedFd<'_>, path: &Path) -> Result<File, TreeError> {
-    // NONBLOCK: opening a pipe that nobody writes to would wait for ever (THREATS A14, D7).
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match unnoted(|more| open_beneath(root, path, flags | more)) {
+    Ok(as_file(unnoted(|more| open_beneath(root, path, FILE_FLAGS | more)), path)?.0)
+}
+
+/// NONBLOCK: opening a pipe that nobody writes to would wait for ever (THREATS A14, D7).
+const FILE_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+fn as_file(opened: rustix::io::Result<OwnedFd>, path: &Path) -> Result<(File, Stat), TreeError> {
+    let file = match opened {
         Err(Errno::LOOP | Errno::NXIO) => return Err(TreeError::NotAFile(path.to_path_buf())),
         result => result.at(path)?,
     };
     let stat = rustix::fs::fstat(&file).at(path)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok(File::from(file)),
+        FileType::RegularFile => Ok((File::from(file), stat)),
         _ => Err(TreeError::NotAFile(path.to_path_buf())),
+    }
+}
+
+/// Opens files directory by directory: the path down to each directory is gone once.
+pub(crate) struct FileOpener<'a> {
+    root: BorrowedFd<'a>,
+    parent: Option<(PathBuf, OwnedFd)>,
+}
+
+impl<'a> FileOpener<'a> {
+    pub(crate) fn new(root: BorrowedFd<'a>) -> Self {
+        Self { root, parent: None }
+    }
+
+    /// As [`open_file`], with the file's properties.
+    pub(crate) fn open(&mut self, path: &Path) -> Result<(File, Stat), TreeError> {
+        let (dir, name) = self.parent_of(path)?;
+        let flags = FILE_FLAGS | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        as_file(unnoted(|more| rustix::fs::openat(dir, name, flags | more, Mode::empty())), path)
+    }
+
+    /// The directory that `path` is in, and its name there.
+    pub(crate) fn parent_of<'p>(&mut self, path: &'p Path) -> Result<(BorrowedFd<'_>, &'p OsStr), TreeError> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let known = match self.parent.take().filter(|(known, _)| known == parent) {
+            Some(known) => known,
+            None => {
+                let dir = open_beneath(self.root, parent, OFlags::PATH | OFlags::DIRECTORY).at(parent)?;
+                (parent.to_path_buf(), dir)
+            }
+        };
+        Ok((self.parent.insert(known).1.as_fd(), path.file_name().unwrap_or_default()))
     }
 }
 
@@ -180,9 +217,21 @@ pub(crate) struct FileHash {
     pub(crate) disk_bytes: u64,
 }
 
+impl FileHash {
+    pub(crate) fn new(digest: Digest, size_bytes: u64, stat: &Stat) -> Self {
+        let blocks = u64::try_from(stat.st_blocks).unwrap_or_default();
+        let disk_bytes = Space::of_file(size_bytes).min(Space::of_blocks(blocks));
+        Self { digest, size_bytes, disk_bytes }
+    }
+}
+
 /// Hashes a file that was just opened. A large one is read and hashed on all processors, and holes are not read.
 pub(crate) fn hash_file(file: &File) -> std::io::Result<FileHash> {
-    let stat = rustix::fs::fstat(file)?;
+    hash_file_of(file, &rustix::fs::fstat(file)?)
+}
+
+/// As [`hash_file`], of one whose properties are known.
+pub(crate) fn hash_file_of(file: &File, stat: &Stat) -> std::io::Result<FileHash> {
     let size = u64::try_from(stat.st_size).unwrap_or_default();
     let is_large = size >= PARALLEL_HASH_BYTES;
     let (digest, size_bytes) = match spread(is_large, || Ok(None), || hash_in_parallel(file, size))? {
@@ -194,8 +243,21 @@ pub(crate) fn hash_file(file: &File) -> std::io::Result<FileHash> {
             hash_to_the_end(file)?
         }
     };
-    let blocks = u64::try_from(stat.st_blocks).unwrap_or_default();
-    Ok(FileHash { digest, size_bytes, disk_bytes: Space::of_file(size_bytes).min(Space::of_blocks(blocks)) })
+    Ok(FileHash::new(digest, size_bytes, stat))
+}
+
+/// All bytes of a file that was just opened, with one read(2); `None` if it has not `size` bytes or does not give them at
+/// once.
+pub(crate) fn read_at_once(file: &File, size: usize) -> std::io::Result<Option<Vec<u8>>> {
+    // One byte more says that there is none.
+    let mut bytes = Vec::with_capacity(size + 1);
+    let read =
+        rustix::io::retry_on_intr(|| rustix::io::read(file, rustix::buffer::spare_capacity(&mut bytes)))?;
+    if read == size {
+        return Ok(Some(bytes));
+    }
+    rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0))?;
+    Ok(None)
 }
 
 fn hash_to_the_end(mut file: &File) -> std::io::Result<(Digest, u64)> {

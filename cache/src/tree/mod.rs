@@ -20,8 +20,8 @@ use crate::spread;
 
 pub use beneath::bytes_digest;
 pub(crate) use beneath::{
-    FileHash, has_portable_xattrs, hash_file, list_dir, open_beneath, open_file, open_root, portable_xattrs,
-    stat_at, stat_entry_but_xattrs, stat_marked,
+    FileHash, FileOpener, has_portable_xattrs, hash_file_of, list_dir, open_beneath, open_root,
+    portable_xattrs, read_at_once, stat_at, stat_entry_but_xattrs, stat_marked,
 };
 pub use context::ContextTree;
 pub(crate) use file_index::index_context;

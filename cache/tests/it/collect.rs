@@ -277,7 +277,7 @@ fn a_limit_holds_whatever_images_hold() {
     for round in 0..8_u64 {
         let store = Store::open(store.root()).unwrap();
         store.set_max_bytes(Some(limit));
-        let layer = big(&store, &format!("{round}")).unwrap().0.layers[0];
+        let layer = big(&store, &format!("{round}")).unwrap().record.layers[0];
         let name = format!("i{round}");
         let put = kiln_cache::ImageRecord {
             layers: vec![layer.id],

@@ -6,7 +6,7 @@ use super::processes::stopped_store;
 use super::*;
 
 fn commit_unknown(store: &Store, name: &str) -> Record {
-    claim(store, name).commit(draft(store, name), None, NewRecord::default()).unwrap().0
+    claim(store, name).commit(draft(store, name), None, NewRecord::default()).unwrap().record
 }
 
 #[test]
@@ -74,23 +74,28 @@ fn a_diff_id_is_computed_once_and_remembered() {
 }
 
 #[test]
-fn a_small_layer_has_its_diff_id_with_its_record() {
+fn a_small_layer_has_its_diff_id_with_its_record_and_a_large_one_a_list() {
     let (_dir, store) = store();
     let wanted = || NewRecord { wants_diff_id: true, ..NewRecord::default() };
     let commit = |name: &str, draft, record| claim(&store, name).commit(draft, None, record).unwrap();
-    let (record, diff_id) = commit("small", draft(&store, "a"), wanted());
-    let id = record.layers[0].id;
-    assert_eq!(store.layer_facts(&[id]).unwrap()[0].as_ref().unwrap().diff_id, diff_id);
-    let packed = {
+    let packed = |id| {
         let tree = std::fs::File::open(store.layer_path(id)).unwrap();
         let xattrs = kiln_image::layer::OverlayXattrs::of_this_process();
-        kiln_image::layer::pack(std::os::fd::AsFd::as_fd(&tree), xattrs, &mut std::io::sink())
-            .unwrap()
-            .diff_id
+        let packed =
+            kiln_image::layer::pack(std::os::fd::AsFd::as_fd(&tree), xattrs, &mut std::io::sink()).unwrap();
+        packed.diff_id
     };
-    assert_eq!(diff_id, Some(packed));
-    assert_eq!(commit("not wanted", draft(&store, "b"), NewRecord::default()).1, None);
+    let small = commit("small", draft(&store, "a"), wanted());
+    let (id, diff_id) = (small.record.layers[0].id, small.diff_id);
+    assert_eq!(store.layer_facts(&[id]).unwrap()[0].as_ref().unwrap().diff_id, diff_id);
+    assert_eq!(diff_id, Some(packed(id)));
+    let not_wanted = commit("not wanted", draft(&store, "b"), NewRecord::default());
+    assert!(not_wanted.diff_id.is_none() && not_wanted.listing.is_none());
     let large = store.draft_layer().unwrap();
     std::fs::write(large.fs().join("file"), vec![1; 1 << 20]).unwrap();
-    assert_eq!(commit("large", large, wanted()).1, None);
+    let large = commit("large", large, wanted());
+    assert_eq!(large.diff_id, None);
+    let id = large.record.layers[0].id;
+    assert_eq!(store.diff_id_of_listed(id, large.listing.unwrap()).unwrap(), packed(id));
+    assert_eq!(store.layer_facts(&[id]).unwrap()[0].as_ref().unwrap().diff_id, Some(packed(id)));
 }

@@ -65,7 +65,7 @@ fn draft(store: &Store, text: &str) -> LayerDraft {
 fn commit(store: &Store, claim: Claim, text: &str) -> Result<Record, StoreError> {
     let cost = Cost { duration: Duration::from_millis(7), ..Cost::default() };
     let record = NewRecord { name: text.into(), cost, log: b"log".to_vec(), ..NewRecord::default() };
-    Ok(claim.commit(draft(store, text), Some(contents(text)), record)?.0)
+    Ok(claim.commit(draft(store, text), Some(contents(text)), record)?.record)
 }
 
 fn run_step(store: &Store, name: &str) -> Record {

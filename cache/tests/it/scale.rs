@@ -20,9 +20,8 @@ fn many_records_are_listed_found_and_pruned() {
     for number in 0..records {
         let name = format!("step {number}");
         let record = NewRecord { name: format!("[stage 2/9] RUN {name}"), ..NewRecord::default() };
-        let (made, _) =
-            claim(&store, &name).commit(draft(&store, &name), Some(contents(&name)), record).unwrap();
-        layers.push(made.layers[0].id);
+        let made = claim(&store, &name).commit(draft(&store, &name), Some(contents(&name)), record).unwrap();
+        layers.push(made.record.layers[0].id);
     }
     let images = (records / 100).max(1);
     for (number, layers) in layers.chunks(10).take(images).enumerate() {

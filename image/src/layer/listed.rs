@@ -1,18 +1,20 @@
-//! The DiffId of a layer that is listed: its entries are known before its files are in place.
+//! The DiffId of a layer that is listed: its entries are known before its files are in place, or without asking for them
+//! once more.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
 
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
 use super::tar_writer::{TarEntry, write_rest_of_tar};
-use super::{At as _, LayerError, Packed, WHITEOUT_PREFIX, shown};
+use super::{At as _, LayerError, Packed, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, shown};
 
-/// One entry of a layer. There are no extended attributes: what has some is to be [packed](super::pack).
+/// One entry of a layer.
 #[derive(Clone, Debug)]
 pub struct ListedEntry {
     /// From the layer's root, which itself is not listed.
@@ -27,6 +29,8 @@ pub struct ListedEntry {
     pub gid: u32,
     /// Seconds since the epoch.
     pub mtime: i64,
+    /// Of files and directories: name and value, sorted; an owner may be [noted](super::owner) there.
+    pub xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
 /// What an entry is.
@@ -38,8 +42,18 @@ pub enum ListedKind {
     File(u64),
     /// A symbolic link and what it says.
     Symlink(PathBuf),
-    /// A further name of a file that was listed before.
+    /// A further name of what was listed before.
     HardLink(PathBuf),
+    /// A named pipe.
+    Fifo,
+    /// A device, with its major and minor number.
+    CharDevice(u32, u32),
+    /// As before.
+    BlockDevice(u32, u32),
+    /// The entry's path is gone.
+    Whiteout,
+    /// The entry's path is a directory, listed just before or the root, that hides what layers below have in it.
+    Opaque,
 }
 
 /// The files of a list, which may still be written while they are read.
@@ -55,6 +69,11 @@ pub trait ListedFiles {
     /// # Errors
     /// They will never be.
     fn in_place(&mut self, number: usize, read: u64) -> io::Result<u64>;
+
+    /// The bytes of the entry's file, if they are at hand: it is not opened then.
+    fn bytes(&self, _number: usize) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// The first part of a list's tar: how many entries and bytes it has, and SHA-256 of it, not finished.
@@ -113,41 +132,18 @@ pub fn digest_listed(
     let (rest, states) = write_rest_of_tar(hash, &mut io::sink(), |tar| {
         let mut since = 0;
         for (number, entry) in entries.iter().enumerate().skip(first) {
-            let path = entry.path.clone().into_os_string().into_vec();
-            let name = entry.path.file_name().unwrap_or_default();
-            if name.as_encoded_bytes().starts_with(WHITEOUT_PREFIX) {
-                return Err(LayerError::ReservedName(shown(&path)));
-            }
-            let mut record = TarEntry {
-                mode: entry.mode,
-                uid: entry.uid,
-                gid: entry.gid,
-                mtime: entry.mtime,
-                ..TarEntry::new(path)
-            };
-            match &entry.kind {
-                ListedKind::Dir => {
-                    record.kind = EntryType::Directory;
-                    record.path.push(b'/');
-                }
-                ListedKind::File(size) => record.size = *size,
-                ListedKind::Symlink(target) => {
-                    record.kind = EntryType::Symlink;
-                    // The kernel's, whoever made it.
-                    record.mode = 0o777;
-                    record.link = target.clone().into_os_string().into_vec();
-                }
-                ListedKind::HardLink(first) => {
-                    record.kind = EntryType::Link;
-                    record.link = first.clone().into_os_string().into_vec();
-                }
-            }
+            let record = record_of(entry)?;
             let size = record.size;
-            tar.entry(record)?;
-            if size > 0 {
-                let path = entry.path.as_os_str().as_encoded_bytes();
-                let file = files.open(number, entry).at(path)?;
-                tar.contents(&file, size, path, &mut |read| files.in_place(number, read))?;
+            match files.bytes(number).filter(|bytes| bytes.len() as u64 == size) {
+                Some(bytes) => tar.bytes(record, bytes)?,
+                None => {
+                    tar.entry(record)?;
+                    if size > 0 {
+                        let path = entry.path.as_os_str().as_encoded_bytes();
+                        let file = files.open(number, entry).at(path)?;
+                        tar.contents(&file, size, path, &mut |read| files.in_place(number, read))?;
+                    }
+                }
             }
             since += HEADER_BYTES + size;
             if since >= MARK_BYTES && places.len() < MAX_MARKS {
@@ -160,6 +156,60 @@ pub fn digest_listed(
     let prefixes = places.into_iter().zip(states);
     let prefixes = prefixes.map(|((entries, bytes), hash)| TarPrefix { entries, bytes, hash }).collect();
     Ok((Packed { size_bytes: before + rest.size_bytes, ..rest }, prefixes))
+}
+
+/// The entry as [`pack`](super::pack) writes it.
+fn record_of(entry: &ListedEntry) -> Result<TarEntry, LayerError> {
+    let path = entry.path.clone().into_os_string().into_vec();
+    let name = entry.path.file_name().unwrap_or_default();
+    if name.as_encoded_bytes().starts_with(WHITEOUT_PREFIX) {
+        return Err(LayerError::ReservedName(shown(&path)));
+    }
+    let in_dir = |dir: &Path, name: &[u8]| {
+        TarEntry::new(dir.join(OsStr::from_bytes(name)).into_os_string().into_vec())
+    };
+    match entry.kind {
+        ListedKind::Whiteout => {
+            let dir = entry.path.parent().unwrap_or(Path::new(""));
+            return Ok(in_dir(dir, &[WHITEOUT_PREFIX, name.as_encoded_bytes()].concat()));
+        }
+        ListedKind::Opaque => return Ok(in_dir(&entry.path, WHITEOUT_OPAQUE)),
+        _ => {}
+    }
+    let mut record = TarEntry {
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: entry.mtime,
+        ..TarEntry::new(path)
+    };
+    record.take_xattrs(entry.xattrs.clone());
+    match &entry.kind {
+        ListedKind::Dir => {
+            record.kind = EntryType::Directory;
+            record.path.push(b'/');
+        }
+        ListedKind::File(size) => record.size = *size,
+        ListedKind::Symlink(target) => {
+            record.kind = EntryType::Symlink;
+            // The kernel's, whoever made it.
+            record.mode = 0o777;
+            record.link = target.clone().into_os_string().into_vec();
+        }
+        ListedKind::HardLink(first) => {
+            record.kind = EntryType::Link;
+            record.link = first.clone().into_os_string().into_vec();
+        }
+        ListedKind::Fifo => record.kind = EntryType::Fifo,
+        ListedKind::CharDevice(major, minor) => {
+            (record.kind, record.device) = (EntryType::Char, (*major, *minor));
+        }
+        ListedKind::BlockDevice(major, minor) => {
+            (record.kind, record.device) = (EntryType::Block, (*major, *minor));
+        }
+        ListedKind::Whiteout | ListedKind::Opaque => {}
+    }
+    Ok(record)
 }
 
 /// How far the parts of a tar that are kept are apart, in bytes.
@@ -203,6 +253,7 @@ mod tests {
             uid: 0,
             gid: 0,
             mtime: 1,
+            xattrs: Vec::new(),
         };
         let entries: Vec<ListedEntry> = (0..60).map(entry).collect();
         let (whole, prefixes) = digest_listed(&entries, None, &mut Numbered { from: 0 }).unwrap();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 use std::thread;
 
-use kiln_cache::{Layer, LayerFacts, LayerId, Store, StoreError};
+use kiln_cache::{Layer, LayerFacts, LayerId, LayerListing, Store, StoreError};
 use kiln_image::DiffId;
 
 use super::layers::Pulls;
@@ -25,10 +25,14 @@ pub(super) enum DiffIdWorker {
 pub(super) type JoinFollower = thread::JoinHandle<Option<DiffId>>;
 
 impl Pulls {
-    /// Starts computing a new layer's DiffId beside the steps that follow.
-    pub(super) fn start_diff_id(&self, store: &Store, id: LayerId) {
+    /// Starts computing a new layer's DiffId beside the steps that follow, of its `listing` if there is one.
+    pub(super) fn start_diff_id(&self, store: &Store, id: LayerId, listing: Option<LayerListing>) {
         let store = store.clone();
-        let worker = thread::Builder::new().name("kiln-diff-id".into()).spawn(move || store.diff_id(id));
+        let compute = move || match listing {
+            Some(listing) => store.diff_id_of_listed(id, listing),
+            None => store.diff_id(id),
+        };
+        let worker = thread::Builder::new().name("kiln-diff-id".into()).spawn(compute);
         // Without a thread the DiffId is computed when it is asked for.
         if let Ok(worker) = worker {
             self.note_worker(id, DiffIdWorker::Store(worker));
@@ -70,7 +74,7 @@ impl Pulls {
         for (layer, _) in unknown.take(DIFF_IDS_AT_ONCE) {
             let is_started = self.workers().contains_key(&layer.id);
             if !is_started {
-                self.start_diff_id(store, layer.id);
+                self.start_diff_id(store, layer.id, None);
             }
         }
         let computed = known.iter().zip(layers).map(|(known, layer)| match known {

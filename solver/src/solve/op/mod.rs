@@ -10,7 +10,9 @@ mod source;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kiln_cache::{Claim, Cost, Layer, LayerDraft, Lookup, NewRecord, Record, Space, StepKey, Wait};
+use kiln_cache::{
+    Claim, Committed, Cost, Layer, LayerDraft, Lookup, NewRecord, Record, Space, StepKey, Wait,
+};
 use kiln_image::{ContentsDigest, Digest};
 use kiln_sandbox::Usage;
 
@@ -294,12 +296,15 @@ impl Step<'_> {
             wants_diff_id: self.is_in_result,
         };
         let layer = made.draft.id();
-        let (record, diff_id) = claim.commit(made.draft, made.contents, record)?;
+        let Committed { record, diff_id, mut listing } = claim.commit(made.draft, made.contents, record)?;
         let mut started = made.diff_id;
         for added in record.layers.iter().filter(|_| self.is_in_result && diff_id.is_none()) {
             match started.take_if(|_| added.id == layer) {
                 Some(worker) => self.solver.pulls.follow_diff_id(layer, worker),
-                None => self.solver.pulls.start_diff_id(self.solver.store, added.id),
+                None => {
+                    let listing = listing.take_if(|_| added.id == layer);
+                    self.solver.pulls.start_diff_id(self.solver.store, added.id, listing);
+                }
             }
         }
         Ok(record)

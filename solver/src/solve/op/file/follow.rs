@@ -122,7 +122,7 @@ fn list(plan: &LayerPlan<'_>, digests: Option<&Digests>, earlier: Option<&Earlie
             return None;
         }
         let (mode, uid, gid) = (entry.mode, entry.uid, entry.gid);
-        entries.push(ListedEntry { path: path.clone(), kind, mode, uid, gid, mtime });
+        entries.push(ListedEntry { path: path.clone(), kind, mode, uid, gid, mtime, xattrs: Vec::new() });
         numbers.push(number);
         digests_of_entries.push(digests.and_then(|digests| *digests.files.get(number)?));
     }

@@ -120,6 +120,8 @@ impl Rolling {
                     hash.text("symlink").bytes(target.as_os_str().as_encoded_bytes())
                 }
                 ListedKind::HardLink(first) => hash.text("link").bytes(first.as_os_str().as_encoded_bytes()),
+                // No plan that is followed has one.
+                _ => return None,
             };
         }
         self.entries = entries;

@@ -224,7 +224,7 @@ impl Fetch<'_> {
             cost: Cost { duration: start.elapsed(), ..Cost::default() },
             ..NewRecord::default()
         };
-        Ok(claim.commit(draft, None, record)?.0)
+        Ok(claim.commit(draft, None, record)?.record)
     }
 
     /// Fetches as little as the server allows (FEATURES CP33).

@@ -182,7 +182,7 @@ impl Source<'_> {
         let name = format!("download {}", redacted(self.url));
         let cost = Cost { duration: start.elapsed(), ..Cost::default() };
         let record = NewRecord { name, cost, log: validators.encode(), ..NewRecord::default() };
-        Ok(claim.commit(draft, None, record)?.0)
+        Ok(claim.commit(draft, None, record)?.record)
     }
 
     fn timed<T>(&self, work: impl FnOnce() -> Result<T, SolveError>) -> Result<T, SolveError> {
