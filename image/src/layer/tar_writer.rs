@@ -234,12 +234,19 @@ fn set_field(field: &mut [u8], value: &[u8]) -> bool {
     true
 }
 
-/// Octal digits filling the field but for a NUL.
+/// Octal digits filling the field but for a NUL; nothing where they do not fit.
 fn set_octal(field: &mut [u8], value: i64) -> bool {
-    let width = field.len() - 1;
-    let Ok(value) = u64::try_from(value) else { return false };
-    let text = format!("{value:0width$o}\0");
-    set_field(field, text.as_bytes())
+    let Some((end, digits)) = field.split_last_mut() else { return false };
+    let fits = u64::try_from(value)
+        .ok()
+        .filter(|value| value.checked_ilog2().unwrap_or(0) as usize / 3 < digits.len());
+    let Some(mut rest) = fits else { return false };
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest & 7) as u8;
+        rest >>= 3;
+    }
+    *end = 0;
+    true
 }
 
 /// The record's length counts its own digits.
@@ -253,3 +260,32 @@ fn pax_record(key: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 const BLOCK: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_number_that_does_not_fit_changes_nothing() {
+        for (value, digits) in [(-1, 11), (0o10, 1), (0o100_0000_0000, 10), (i64::MAX, 20)] {
+            let mut field = vec![b'x'; digits + 1];
+            assert!(!set_octal(&mut field, value), "{value}");
+            assert!(field.iter().all(|&byte| byte == b'x'), "{value}");
+        }
+        assert!(!set_octal(&mut [], 0));
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_that_fits_is_written_in_octal_with_leading_zeros(value: i64, width in 1_usize..24, bits in 1..64) {
+            let value = value & (i64::MAX >> (63 - bits));
+            let text = format!("{value:0width$o}\0");
+            let mut field = vec![b'x'; width + 1];
+            prop_assert_eq!(set_octal(&mut field, value), text.len() == width + 1);
+            if text.len() == width + 1 {
+                prop_assert_eq!(field, text.into_bytes());
+            }
+        }
+    }
+}
