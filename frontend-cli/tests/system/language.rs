@@ -49,3 +49,17 @@ fn output_beyond_the_limit_is_clipped_with_a_word() {
     let ended: crate::kiln::Ended = command.output().unwrap().into();
     assert!(ended.stderr.len() > 3_000_000, "{}", ended.stderr.len());
 }
+
+#[test]
+fn a_stage_after_another_is_built_when_that_one_is_complete() {
+    let Some(kiln) = Kiln::new("after a stage") else { return };
+    let dockerfile = "FROM busybox AS unneeded\nRUN false\nFROM busybox AS first\nRUN echo 1 > /n\n\
+                      FROM --after=first busybox AS last\nRUN test ! -e /n\n";
+    let context = Context::with_dockerfile(dockerfile);
+    let ended = kiln.build(context.path(), &["-t", "after", "."]);
+    let place = |text: &str| ended.stderr.find(text).unwrap_or_else(|| panic!("{text}: {}", ended.stderr));
+    assert!(place("[first 2/2] RUN echo 1 > /n") < place("[last 2/2] RUN test ! -e /n"));
+    // What fails there fails here, though nothing is copied from it.
+    let context = Context::with_dockerfile("FROM busybox AS first\nRUN exit 7\nFROM --after=0 scratch\n");
+    kiln.call(context.path(), &["build", "."]).says("exit code: 7");
+}

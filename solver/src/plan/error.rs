@@ -93,6 +93,26 @@ pub enum PlanError {
         /// Where.
         span: Span,
     },
+    /// `FROM --after=` names no stage.
+    #[error("stage {stage:?} of --after could not be found")]
+    UnknownAfter {
+        /// Expanded.
+        stage: String,
+        /// A stage with a near name.
+        closest: Option<String>,
+        /// Where.
+        span: Span,
+    },
+    /// `FROM --after=` names its own stage or a later one.
+    #[error("cannot start after stage {after:?}, it needs to be defined before current stage {current:?}")]
+    AfterLaterStage {
+        /// Expanded.
+        after: String,
+        /// The stage that is to wait.
+        current: String,
+        /// Where.
+        span: Span,
+    },
     /// What FROM, `--from` or `from=` names is neither a stage nor the name of an image.
     #[error("failed to parse stage name {name:?}")]
     InvalidBaseName {
@@ -347,6 +367,8 @@ impl PlanError {
             | Self::BlankBase { span, .. }
             | Self::BlankPlatform { span, .. }
             | Self::InvalidPlatform { span, .. }
+            | Self::UnknownAfter { span, .. }
+            | Self::AfterLaterStage { span, .. }
             | Self::InvalidBaseName { span, .. }
             | Self::InvalidLocalName { span, .. }
             | Self::LocalNameRefused { span, .. }
@@ -388,6 +410,7 @@ impl PlanError {
             Self::VariableInFrom { value, .. } => Some(value),
             Self::InvalidStageIndex { index, .. } => Some(index),
             Self::CopyFromLaterStage { from, .. } | Self::MountFromLaterStage { from, .. } => Some(from),
+            Self::UnknownAfter { stage: after, .. } | Self::AfterLaterStage { after, .. } => Some(after),
             Self::InvalidSignal { signal, .. } => Some(signal),
             _ => None,
         }
@@ -398,6 +421,7 @@ impl PlanError {
         match self {
             Self::CircularStages { round, .. } => round.clone(),
             Self::UnknownTarget { closest, .. }
+            | Self::UnknownAfter { closest, .. }
             | Self::Base { closest, .. }
             | Self::InvalidBaseName { closest, .. } => {
                 closest.as_ref().map(|name| format!("did you mean the stage {name}?"))
@@ -425,6 +449,9 @@ impl PlanError {
             }
             Self::CopyFromLaterStage { from, .. } | Self::MountFromLaterStage { from, .. } => {
                 Some(format!("move the stage {from:?} up"))
+            }
+            Self::AfterLaterStage { after, current, .. } if after != current => {
+                Some(format!("move the stage {after:?} up"))
             }
             Self::InvalidMode { .. } => {
                 Some("write octal digits such as 0755, or symbols such as u=rwX,go=rX".into())

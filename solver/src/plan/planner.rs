@@ -18,7 +18,7 @@ use super::stages::{Origin, StageIndex, StageNumbers, Stages, check_default_args
 use super::state::{LastGiven, StageState};
 use super::vertices::Vertices;
 use super::warnings::Warnings;
-use crate::graph::VertexId;
+use crate::graph::{CacheUse, Op, Vertex, VertexId};
 
 use super::{NamedContext, Outline, Plan, PlanError, PlanRequest, ResolveBase, paths};
 
@@ -320,6 +320,7 @@ impl<'a> Planner<'a> {
             return Ok(state);
         }
         self.prepare(&mut state);
+        self.wait(&mut state);
         for (trigger, author) in &triggers {
             dispatch::dispatch(self, &mut state, trigger, *author)?;
         }
@@ -455,6 +456,22 @@ impl<'a> Planner<'a> {
         if !directory.is_empty() {
             *directory = paths::workdir("/", directory);
         }
+    }
+
+    /// Lets the stage start only when the one that `--after` names is complete (FEATURES FR23).
+    fn wait(&mut self, state: &mut StageState) {
+        let plan = self.stages.get(state.index);
+        let Some(after) = plan.after else { return };
+        let Some(root) = self.roots[after.0] else { return };
+        let vertex = Vertex {
+            op: Op::After,
+            name: format!("[internal] {} after {}", plan.display_name, self.stages.get(after).display_name),
+            span: Some(plan.stage.span),
+            created_by: String::new(),
+            cache: CacheUse::Any,
+            platform: state.platform.clone(),
+        };
+        state.root = self.vertices.add(vertex, &[state.root, root.vertex()]);
     }
 
     fn stage_cache(&self, index: StageIndex) -> StageCache {
