@@ -6,6 +6,10 @@ use kiln_parser::expand::ExpandError;
 use kiln_parser::{MountProblem, ParseErrors, Span};
 
 use super::BaseError;
+use super::near::nearest;
+
+/// Images that a name may have been meant for (BuildKit suggests the same).
+const USUAL_IMAGES: [&str; 7] = ["alpine", "busybox", "centos", "debian", "fedora", "golang", "ubuntu"];
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +159,8 @@ pub enum PlanError {
         cause: BaseError,
         /// A stage with a near name.
         closest: Option<String>,
+        /// The stage is to start after another one, which may have been meant to write the image.
+        is_after: bool,
         /// Where.
         span: Span,
     },
@@ -420,6 +426,13 @@ impl PlanError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::CircularStages { round, .. } => round.clone(),
+            Self::Base { is_after: true, .. } => Some(
+                "bases are looked up before any step runs: build the earlier stage on its own first, with `--target` and `--output`".into(),
+            ),
+            Self::Base { name, closest: None, .. } => {
+                let (name, _) = name.split_once([':', '@']).unwrap_or((name, ""));
+                nearest(name, USUAL_IMAGES).map(|name| format!("did you mean the image {name}?"))
+            }
             Self::UnknownTarget { closest, .. }
             | Self::UnknownAfter { closest, .. }
             | Self::Base { closest, .. }

@@ -1,6 +1,6 @@
 //! The stages of a file, before any base is resolved: names, bases, who needs whom (FEATURES FR).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use kiln_image::local::LocalName;
 use kiln_image::{ImageRef, Platform};
@@ -129,6 +129,10 @@ impl<'a> Stages<'a> {
 
     pub(super) fn get(&self, index: StageIndex) -> &StagePlan<'a> {
         &self.list[index.0]
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = StageIndex> + use<> {
+        (0..self.list.len()).map(StageIndex)
     }
 
     /// The stage to build.
@@ -494,12 +498,15 @@ fn warn_undeclared(missing: &[String], args: &GlobalArgs, span: Span, warnings: 
 pub(super) fn check_default_args(dockerfile: &Dockerfile, request: &PlanRequest, warnings: &mut Warnings) {
     // A mistake in the arguments themselves is told by the build's own look at them.
     let Ok(args) = GlobalArgs::defaults(dockerfile, request) else { return };
+    let mut above = HashSet::new();
     for stage in &dockerfile.stages {
         let Ok(base) = expand(&stage.base, args.values(), dockerfile.directives.escape, stage.span) else {
             return;
         };
-        if !LocalName::is_local(&base.value) && base.value.parse::<ImageRef>().is_err() {
+        let is_base = above.contains(&base.value.to_lowercase()) || LocalName::is_local(&base.value);
+        if !is_base && base.value.parse::<ImageRef>().is_err() {
             warnings.invalid_default_arg_in_from(&stage.base.value, stage.span);
         }
+        above.extend(stage.name.as_ref().map(|name| name.value.to_lowercase()));
     }
 }

@@ -220,3 +220,40 @@ fn a_stage_can_only_be_after_one_above() {
     line 1: stage "" of --after could not be found
     "#);
 }
+
+#[test]
+fn unneeded_stages_may_be_built_for_their_own_sake() {
+    let text = "FROM a AS one\nRUN x\nFROM b AS two\nRUN y\nFROM c\n";
+    let request = PlanRequest { unneeded_stages: Unneeded::Built, target: Some("one".into()), ..request() };
+    let plan = plan_with(text, &request).unwrap();
+    let inputs = crate::solve::inputs_of(&plan.graph, plan.result);
+    let inputs: Vec<_> = inputs.iter().map(|id| plan.graph[*id].name.split('@').next().unwrap()).collect();
+    assert_eq!(
+        inputs,
+        ["[one 2/2] RUN x", "[two 2/2] RUN y", "[stage-2 1/1] FROM docker.io/library/c:latest"]
+    );
+    assert_eq!(history(&plan), ["RUN /bin/sh -c x # buildkit"]);
+    assert_eq!(base_names(&parse(text), &request).unwrap().len(), 3);
+}
+
+#[test]
+fn a_stage_with_other_letters_is_no_bad_default_of_an_argument() {
+    assert_eq!(warnings("FROM scratch AS base\nFROM BASE\n"), [] as [&str; 0]);
+}
+
+#[test]
+fn a_missing_base_names_the_usual_image_that_was_meant_or_why_it_is_not_there_yet() {
+    let fail = |text: &str| {
+        let contexts =
+            with_contexts(&[("dir:/x", NamedContext::Layout("local.invalid/image-0".parse().unwrap()))]);
+        told(&plan(&parse(text), &contexts, &mut |_, _| Err("not found".into())).unwrap_err())
+    };
+    assert_snapshot!(fail("FROM ubunut:24.04\n"), @r"
+    line 1: ubunut:24.04: image cannot be used
+    hint: did you mean the image ubuntu?
+    ");
+    assert_snapshot!(fail("FROM scratch AS one\nFROM --after=one dir:/x\n"), @r"
+    line 2: dir:/x: image cannot be used
+    hint: bases are looked up before any step runs: build the earlier stage on its own first, with `--target` and `--output`
+    ");
+}
