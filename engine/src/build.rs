@@ -14,7 +14,7 @@ use kiln_remote::CacheSpec;
 use kiln_sandbox::{Dns, HostAddress, Resources};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::NetworkMode;
-use kiln_solver::plan::Trim;
+use kiln_solver::plan::{Trim, Unneeded};
 use kiln_solver::solve::{ExecSettings, Executor, Isolation, Sandbox};
 
 use crate::attest::{Attestations, ProvenanceMode};
@@ -160,6 +160,8 @@ pub struct Build {
     pub(crate) root: Option<PathBuf>,
     pub(crate) args: Vec<(String, String)>,
     pub(crate) target: Option<String>,
+    pub(crate) unneeded_stages: Unneeded,
+    pub(crate) first_base: Option<String>,
     pub(crate) tags: Vec<String>,
     pub(crate) labels: Vec<(String, String)>,
     pub(crate) env: Vec<(String, String)>,
@@ -265,6 +267,8 @@ impl Build {
             root: None,
             args: Vec::new(),
             target: None,
+            unneeded_stages: Unneeded::Skipped,
+            first_base: None,
             tags: Vec::new(),
             labels: Vec::new(),
             env: Vec::new(),
@@ -418,6 +422,18 @@ impl Build {
     /// Leaves the history out of the image's config, that of the base too.
     pub fn omit_history(mut self, yes: bool) -> Self {
         self.omit_history = yes;
+        self
+    }
+
+    /// What becomes of stages that the target does not need.
+    pub fn unneeded_stages(mut self, unneeded: Unneeded) -> Self {
+        self.unneeded_stages = unneeded;
+        self
+    }
+
+    /// An image in place of the first stage's base.
+    pub fn first_base(mut self, image: impl Into<String>) -> Self {
+        self.first_base = Some(image.into());
         self
     }
 

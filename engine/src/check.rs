@@ -139,7 +139,8 @@ impl Session<'_> {
     fn check(&self) -> Result<CheckReport, Error> {
         let prepared = context::prepare(self)?;
         let (name, text) = (prepared.dockerfile_name.clone(), prepared.dockerfile.clone());
-        let (dockerfile, mistakes) = kiln_parser::parse_partly(&text);
+        let (mut dockerfile, mistakes) = kiln_parser::parse_partly(&text);
+        self.rebase(&mut dockerfile);
         let (found, error) = match self.checks(&dockerfile) {
             Err(error) => (Vec::new(), Some(error)),
             Ok(checks) => {
@@ -195,7 +196,7 @@ impl Session<'_> {
     }
 
     fn outline_prepared(&self, mut prepared: context::Prepared) -> Result<Outline, Error> {
-        let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
+        let dockerfile = self.read(&prepared.dockerfile)?;
         let request = self.plan_request(&mut prepared, &dockerfile)?;
         let bases = Bases::new(self, prepared.local_images, None);
         let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
@@ -205,8 +206,8 @@ impl Session<'_> {
     fn targets(&self) -> Result<TargetsReport, Error> {
         let prepared = context::prepare(self)?;
         let (name, text) = (prepared.dockerfile_name, prepared.dockerfile);
-        let dockerfile = kiln_parser::parse(&text)
-            .map_err(|error: ParseErrors| Error::from(error).in_dockerfile(&name, &text))?;
+        let dockerfile =
+            self.read(&text).map_err(|error: ParseErrors| Error::from(error).in_dockerfile(&name, &text))?;
         let last = dockerfile.stages.len().saturating_sub(1);
         let targets = dockerfile.stages.iter().enumerate().map(|(number, stage)| {
             let name = stage.name.as_ref().map_or("", |name| name.value.as_str());

@@ -86,7 +86,8 @@ fn chosen(env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Address>, Error
     }
 }
 
-fn docker_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+/// The folder of docker's own configuration.
+pub(crate) fn docker_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     env("DOCKER_CONFIG").map(PathBuf::from).or_else(|| Some(Path::new(&env("HOME")?).join(".docker")))
 }
 

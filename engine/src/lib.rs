@@ -41,6 +41,7 @@ pub mod images;
 mod lock;
 mod output;
 mod platforms;
+mod proxies;
 mod push;
 pub mod rootless;
 pub mod run;
@@ -72,7 +73,8 @@ pub use kiln_sandbox::{Chroot, Dns, HostAddress, OciRuntime, Resources, SandboxE
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
 pub use kiln_solver::explain::{Cause, Difference, FileChange, NoCacheBy};
 pub use kiln_solver::graph::NetworkMode;
-pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError, lifetime};
+pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError, Unneeded, lifetime};
 pub use kiln_solver::solve::{Confinement, Executor, Isolation, SolveError, Verdict};
 pub use lock::{Lock, LockReport, LockedSource};
 pub use output::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};
+pub use proxies::docker_proxies;

@@ -239,7 +239,7 @@ impl Session<'_> {
     }
 
     fn sources_of(&self, mut prepared: Prepared) -> Result<Lock, Error> {
-        let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
+        let dockerfile = self.read(&prepared.dockerfile)?;
         let mut request = self.plan_request(&mut prepared, &dockerfile)?;
         let mut lock = Lock::default();
         let local: Vec<ImageRef> = prepared.local_images.keys().cloned().collect();

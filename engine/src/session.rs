@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use kiln_cache::{LayerDraft, Store};
 use kiln_image::registry::Registry;
 use kiln_image::{Digest, ImageRef, InvalidReference, Platform, http};
-use kiln_parser::{Dockerfile, Warning};
+use kiln_parser::{Dockerfile, ParseErrors, Warning};
 use kiln_remote::Access;
 use kiln_sandbox::Binfmt;
 use kiln_solver::event::{Event, Reporter};
@@ -128,7 +128,7 @@ impl Session<'_> {
     /// As [`Session::planned`]; notes what the attestations asked for need to know.
     fn planned_for(&self, mut prepared: context::Prepared, asked: &Attestations) -> Result<Planned, Error> {
         frontend::check(self.build, &prepared.dockerfile)?;
-        let dockerfile = kiln_parser::parse(&prepared.dockerfile)?;
+        let dockerfile = self.read(&prepared.dockerfile)?;
         let checks = self.checks(&dockerfile)?;
         let mut request = self.plan_request(&mut prepared, &dockerfile)?;
         let pins = Pins::of(self.build, &prepared)?;
@@ -173,6 +173,7 @@ impl Session<'_> {
         for warning in &found {
             self.warn(warning);
         }
+        self.warn_unused_args(plans.first());
         planned?;
         check::refuse(&checks, &found)?;
         if let Some(attested) = &mut attested {
@@ -197,6 +198,19 @@ impl Session<'_> {
             request: attested,
             _guards: (agents, prepared.scratch),
         })
+    }
+
+    /// Reads the Dockerfile, with another first base where one is asked for (FEATURES FR25).
+    pub(crate) fn read(&self, text: &[u8]) -> Result<Dockerfile, ParseErrors> {
+        let mut dockerfile = kiln_parser::parse(text)?;
+        self.rebase(&mut dockerfile);
+        Ok(dockerfile)
+    }
+
+    pub(crate) fn rebase(&self, dockerfile: &mut Dockerfile) {
+        if let (Some(base), Some(first)) = (&self.build.first_base, dockerfile.stages.first_mut()) {
+            first.base.value.clone_from(base);
+        }
     }
 
     /// Solves, and then once more beside all records; returns how the steps' results differ.
@@ -306,6 +320,15 @@ impl Session<'_> {
         });
     }
 
+    /// Tells of build arguments that change nothing: most are misspelt (FEATURES AS8).
+    fn warn_unused_args(&self, plan: Option<&Plan>) {
+        for (name, closest) in plan.iter().flat_map(|plan| &plan.unused_args) {
+            let hint = closest.as_ref().map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
+            let message = format!("the build argument {name} is not used: no ARG has that name{hint}");
+            self.reporter.send(Event::Warning { rule: None, message, span: None });
+        }
+    }
+
     fn tags(&self) -> Result<Vec<ImageRef>, Error> {
         let tags = self.build.tags.iter();
         tags.map(|tag| tag.parse().map_err(|error: InvalidReference| Error::user(error.to_string())))
@@ -326,6 +349,7 @@ impl Session<'_> {
         let mut request = PlanRequest {
             build_args,
             target: build.target.clone(),
+            unneeded_stages: build.unneeded_stages,
             platform: None,
             build_platform: Platform::host(),
             emulates,

@@ -42,6 +42,8 @@ pub struct Stage {
     pub base: Spanned<String>,
     /// `--platform=`, unexpanded.
     pub platform: Option<Spanned<String>>,
+    /// `--after=`, unexpanded: an earlier stage, by name or number, that is complete before this one starts.
+    pub after: Option<Spanned<String>>,
     /// Text of the FROM line as written.
     pub original: String,
     /// The comment block right above FROM, without `#`: the stage's description.

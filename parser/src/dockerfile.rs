@@ -124,6 +124,7 @@ impl Reader {
                     name: from.name,
                     base: from.base,
                     platform: from.platform,
+                    after: from.after,
                     original,
                     comment,
                     span,

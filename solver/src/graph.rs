@@ -65,6 +65,8 @@ pub enum Op {
     Merge,
     /// What input 1 adds to input 0.
     Diff,
+    /// Input 0 as it is, once the other inputs are there (`FROM --after`).
+    After,
 }
 
 /// Where things come from.

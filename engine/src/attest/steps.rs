@@ -55,6 +55,7 @@ fn op(op: &Op, request: &Request) -> Value {
         Op::Exec(exec) => json!({"exec": self::exec(exec)}),
         Op::File(file) => json!({"file": {"actions": file.actions.iter().map(action).collect::<Vec<_>>()}}),
         Op::Merge => json!({"merge": {}}),
+        Op::After => json!({"after": {}}),
         Op::Diff => json!({"diff": {"lower": {"input": 0}, "upper": {"input": 1}}}),
     }
 }

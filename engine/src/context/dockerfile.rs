@@ -121,4 +121,5 @@ fn spellings(path: &Path) -> Vec<PathBuf> {
 
 fn missing(path: &Path) -> Error {
     Error::user(format!("failed to read dockerfile: open {}: no such file or directory", path.display()))
+        .hinted("name the file with `-f`; the last argument is the folder to build")
 }

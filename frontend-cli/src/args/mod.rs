@@ -133,12 +133,19 @@ pub(crate) struct BuildArgs {
     /// Set a build argument; `NAME` alone takes its value from the environment
     #[arg(long = "build-arg", value_name = "NAME=VALUE", allow_hyphen_values = true)]
     pub build_args: Vec<String>,
-    /// Set build arguments from a file with lines of NAME=VALUE; `--build-arg` goes before
+    /// Set build arguments from a file with lines of NAME=VALUE or NAME; `--build-arg` goes before
     #[arg(long = "build-arg-file", value_name = "FILE", allow_hyphen_values = true)]
     pub build_arg_files: Vec<PathBuf>,
     /// The stage to build
     #[arg(long, value_name = "STAGE", allow_hyphen_values = true)]
     pub target: Option<String>,
+    /// Build on this image in place of what the first FROM names
+    #[arg(long, value_name = "IMAGE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub from: Option<String>,
+    /// Leave out stages that the target does not need; `=false` builds them too
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub skip_unused_stages: bool,
     /// Do not use the cache
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]

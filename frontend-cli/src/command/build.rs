@@ -108,15 +108,28 @@ pub(super) fn request(
     if let Some(path) = &args.context_sub_path {
         build = build.context_sub_path(path);
     }
+    let mut files = Vec::new();
     for path in &args.build_arg_files {
-        for (name, value) in arguments_in(path)? {
-            build = build.arg(name, value);
-        }
+        files.extend(arguments_in(path)?);
     }
+    build = files.iter().fold(build, |build, (name, value)| build.arg(name, value));
     for text in &args.build_args {
         if let Some((name, value)) = pair::variable("--build-arg", text, &super::env)? {
             build = build.arg(name, value);
         }
+    }
+    let given = |proxy: &str| {
+        let names =
+            args.build_args.iter().map(|text| text.split_once('=').map_or(text.as_str(), |(name, _)| name));
+        names.chain(files.iter().map(|(name, _)| name.as_str())).any(|name| name.eq_ignore_ascii_case(proxy))
+    };
+    let proxies = kiln::docker_proxies(&super::env).into_iter().filter(|(name, _)| !given(name));
+    build = proxies.fold(build, |build, (name, value)| build.arg(name, value));
+    if let Some(image) = &args.from {
+        build = build.first_base(image);
+    }
+    if !args.skip_unused_stages {
+        build = build.unneeded_stages(kiln::Unneeded::Built);
     }
     if let Some(target) = args.target.as_deref().filter(|target| !target.is_empty()) {
         build = build.target(target);
@@ -414,13 +427,8 @@ fn arguments_in(path: &Path) -> Result<Vec<(String, String)>, Failure> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        match line.split_once('=') {
-            Some((name, value)) if !name.is_empty() => arguments.push((name.to_owned(), value.to_owned())),
-            _ => {
-                let place = format!("{}:{number}", path.display());
-                return Err(Failure::usage(format!("{place}: `{line}` is no NAME=VALUE")));
-            }
-        }
+        let place = format!("{}:{number}", path.display());
+        arguments.extend(pair::variable(&place, line, &super::env)?);
     }
     Ok(arguments)
 }

@@ -1,10 +1,10 @@
-//! FROM (Dockerfile reference, "FROM"; FEATURES FR1, FR2).
+//! FROM (Dockerfile reference, "FROM"; FEATURES FR1, FR2; `--after`: FR23).
 
 use super::Request;
 use crate::flags::{Known, Takes};
 use crate::{ParseError, Spanned};
 
-const FLAGS: Known = &[("platform", Takes::One)];
+const FLAGS: Known = &[("platform", Takes::One), ("after", Takes::One)];
 
 /// A FROM line.
 #[derive(Debug)]
@@ -13,6 +13,7 @@ pub(crate) struct From {
     /// In lower case.
     pub(crate) name: Option<Spanned<String>>,
     pub(crate) platform: Option<Spanned<String>>,
+    pub(crate) after: Option<Spanned<String>>,
 }
 
 pub(super) fn parse(mut request: Request<'_>) -> Result<From, ParseError> {
@@ -30,7 +31,8 @@ pub(super) fn parse(mut request: Request<'_>) -> Result<From, ParseError> {
     {
         return Err(ParseError::InvalidStageName { name: written.as_str().to_owned(), span: written.span() });
     }
-    Ok(From { base: base.spanned(), name: stage, platform: flags.one("platform") })
+    let (platform, after) = (flags.one("platform"), flags.one("after"));
+    Ok(From { base: base.spanned(), name: stage, platform, after })
 }
 
 fn is_stage_name(name: &str) -> bool {

@@ -35,10 +35,11 @@ fn printed(file: &Dockerfile) -> String {
     }
     for stage in &file.stages {
         printer.comment(&stage.comment);
-        let platform =
-            stage.platform.iter().map(|platform| printer.flag("platform", platform)).collect::<String>();
+        let mut flags = String::new();
+        flags.extend(stage.platform.iter().map(|value| printer.flag("platform", value)));
+        flags.extend(stage.after.iter().map(|value| printer.flag("after", value)));
         let name = stage.name.iter().map(|name| format!(" AS {}", name.value)).collect::<String>();
-        printer.line(&format!("FROM {platform}{}{name}", stage.base.value));
+        printer.line(&format!("FROM {flags}{}{name}", stage.base.value));
         for Instruction { kind, comment, .. } in &stage.instructions {
             printer.comment(comment);
             printer.instruction(kind);
@@ -288,6 +289,7 @@ fn fragment() -> impl Strategy<Value = String> {
         Just("RUN --mount=type=cache,target=/c,id=$a --mount=type=secret,id=s,required true".to_owned()),
         "# [a-z=]{0,8}|#|",
         Just("FROM --platform=linux/amd64 a AS Next".to_owned()),
+        word().prop_map(|word| format!("FROM --after={word} a")),
     ]
 }
 

@@ -1,16 +1,20 @@
 //! Global arguments: the predefined ones, and the `ARG`s before the first FROM (FEATURES AS1, AS10–AS16).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use kiln_image::Platform;
 use kiln_parser::{Dockerfile, Span, lint};
 
 use super::environment::Environment;
 use super::expansion::expand;
+use super::near::nearest;
 use super::{PlanError, PlanRequest};
 
 /// The proxies' names. They reach RUN without being declared, and are in no key (FEATURES AS10).
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+/// Taken by the builder itself (FEATURES AS15), as are all whose names begin with [`OF_BUILDER`] (AS16–AS23).
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+const OF_BUILDER: &str = "BUILDKIT_";
 /// `TARGETSTAGE` of a target without a name.
 const UNNAMED_TARGET: &str = "default";
 /// Declared like any other, but never in the environment (FEATURES AS22).
@@ -100,6 +104,25 @@ impl GlobalArgs {
     /// Whether a FROM line may use it without a warning.
     pub(super) fn is_known(&self, name: &str) -> bool {
         self.declared.contains_key(name) || self.values.get(name).is_some()
+    }
+
+    /// The build arguments that nothing takes: no ARG of the file, none of `declared`, and not the builder. Each comes
+    /// with an ARG's name that is near.
+    pub(super) fn unused(
+        &self,
+        given: &BTreeMap<String, String>,
+        declared: &HashSet<String>,
+    ) -> Vec<(String, Option<String>)> {
+        let is_used = |name: &str| {
+            declared.contains(name)
+                || self.is_known(name)
+                || name == EPOCH
+                || name.starts_with(OF_BUILDER)
+                || PROXIES.iter().any(|proxy| proxy.eq_ignore_ascii_case(name))
+        };
+        let names = || declared.iter().map(String::as_str).chain(self.declared.keys().map(String::as_str));
+        let unused = given.keys().filter(|name| !is_used(name));
+        unused.map(|name| (name.clone(), nearest(name, names()).map(str::to_owned))).collect()
     }
 
     /// All names that FROM lines may use.

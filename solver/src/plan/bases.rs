@@ -161,6 +161,7 @@ impl<'a> Bases<'a> {
                     name: written.clone(),
                     cause,
                     closest: closest(written),
+                    is_after: false,
                     span,
                 })?;
                 self.images.insert(key, image.clone());

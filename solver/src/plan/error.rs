@@ -6,6 +6,10 @@ use kiln_parser::expand::ExpandError;
 use kiln_parser::{MountProblem, ParseErrors, Span};
 
 use super::BaseError;
+use super::near::nearest;
+
+/// Images that a name may have been meant for (BuildKit suggests the same).
+const USUAL_IMAGES: [&str; 7] = ["alpine", "busybox", "centos", "debian", "fedora", "golang", "ubuntu"];
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +97,26 @@ pub enum PlanError {
         /// Where.
         span: Span,
     },
+    /// `FROM --after=` names no stage.
+    #[error("stage {stage:?} of --after could not be found")]
+    UnknownAfter {
+        /// Expanded.
+        stage: String,
+        /// A stage with a near name.
+        closest: Option<String>,
+        /// Where.
+        span: Span,
+    },
+    /// `FROM --after=` names its own stage or a later one.
+    #[error("cannot start after stage {after:?}, it needs to be defined before current stage {current:?}")]
+    AfterLaterStage {
+        /// Expanded.
+        after: String,
+        /// The stage that is to wait.
+        current: String,
+        /// Where.
+        span: Span,
+    },
     /// What FROM, `--from` or `from=` names is neither a stage nor the name of an image.
     #[error("failed to parse stage name {name:?}")]
     InvalidBaseName {
@@ -135,6 +159,8 @@ pub enum PlanError {
         cause: BaseError,
         /// A stage with a near name.
         closest: Option<String>,
+        /// The stage is to start after another one, which may have been meant to write the image.
+        is_after: bool,
         /// Where.
         span: Span,
     },
@@ -347,6 +373,8 @@ impl PlanError {
             | Self::BlankBase { span, .. }
             | Self::BlankPlatform { span, .. }
             | Self::InvalidPlatform { span, .. }
+            | Self::UnknownAfter { span, .. }
+            | Self::AfterLaterStage { span, .. }
             | Self::InvalidBaseName { span, .. }
             | Self::InvalidLocalName { span, .. }
             | Self::LocalNameRefused { span, .. }
@@ -388,6 +416,7 @@ impl PlanError {
             Self::VariableInFrom { value, .. } => Some(value),
             Self::InvalidStageIndex { index, .. } => Some(index),
             Self::CopyFromLaterStage { from, .. } | Self::MountFromLaterStage { from, .. } => Some(from),
+            Self::UnknownAfter { stage: after, .. } | Self::AfterLaterStage { after, .. } => Some(after),
             Self::InvalidSignal { signal, .. } => Some(signal),
             _ => None,
         }
@@ -397,7 +426,15 @@ impl PlanError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::CircularStages { round, .. } => round.clone(),
+            Self::Base { is_after: true, .. } => Some(
+                "bases are looked up before any step runs: build the earlier stage on its own first, with `--target` and `--output`".into(),
+            ),
+            Self::Base { name, closest: None, .. } => {
+                let (name, _) = name.split_once([':', '@']).unwrap_or((name, ""));
+                nearest(name, USUAL_IMAGES).map(|name| format!("did you mean the image {name}?"))
+            }
             Self::UnknownTarget { closest, .. }
+            | Self::UnknownAfter { closest, .. }
             | Self::Base { closest, .. }
             | Self::InvalidBaseName { closest, .. } => {
                 closest.as_ref().map(|name| format!("did you mean the stage {name}?"))
@@ -425,6 +462,9 @@ impl PlanError {
             }
             Self::CopyFromLaterStage { from, .. } | Self::MountFromLaterStage { from, .. } => {
                 Some(format!("move the stage {from:?} up"))
+            }
+            Self::AfterLaterStage { after, current, .. } if after != current => {
+                Some(format!("move the stage {after:?} up"))
             }
             Self::InvalidMode { .. } => {
                 Some("write octal digits such as 0755, or symbols such as u=rwX,go=rX".into())

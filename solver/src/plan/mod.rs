@@ -56,6 +56,8 @@ pub struct PlanRequest {
     pub build_args: BTreeMap<String, String>,
     /// `--target`.
     pub target: Option<String>,
+    /// `--skip-unused-stages`.
+    pub unneeded_stages: Unneeded,
     /// `--platform`; `None` where not asked for.
     pub platform: Option<Platform>,
     /// The machine's own.
@@ -90,6 +92,15 @@ pub struct PlanRequest {
     pub ignore: IgnoreRules,
 }
 
+/// What becomes of stages that the target does not need (FEATURES FR14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unneeded {
+    /// They are not built.
+    Skipped,
+    /// They are built all the same: what fails there fails the build.
+    Built,
+}
+
 /// What is left out of the target's config (FEATURES CL51).
 #[derive(Clone, Debug, Default)]
 pub struct Trim {
@@ -107,6 +118,7 @@ impl PlanRequest {
         Self {
             build_args: BTreeMap::new(),
             target: None,
+            unneeded_stages: Unneeded::Skipped,
             platform: None,
             build_platform,
             emulates: |_| false,
@@ -188,6 +200,8 @@ pub struct Plan {
     pub platform: Platform,
     /// What should be changed.
     pub warnings: Vec<Warning>,
+    /// `--build-arg`s that no ARG takes, here or in a trigger of a base, each with a name that may have been meant.
+    pub unused_args: Vec<(String, Option<String>)>,
 }
 
 /// The base images that the target will ask for first, so that they can be resolved in parallel beforehand. ONBUILD

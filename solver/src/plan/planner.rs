@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use kiln_image::local::LocalName;
 use kiln_image::oci::ImageConfig;
 use kiln_image::{ImageRef, Platform};
 use kiln_parser::{Dockerfile, Instruction, InstructionKind, MountKind, Span, Warning};
@@ -18,9 +19,9 @@ use super::stages::{Origin, StageIndex, StageNumbers, Stages, check_default_args
 use super::state::{LastGiven, StageState};
 use super::vertices::Vertices;
 use super::warnings::Warnings;
-use crate::graph::VertexId;
+use crate::graph::{CacheUse, Op, Vertex, VertexId};
 
-use super::{NamedContext, Outline, Plan, PlanError, PlanRequest, ResolveBase, paths};
+use super::{NamedContext, Outline, Plan, PlanError, PlanRequest, ResolveBase, Unneeded, paths};
 
 /// Everything that instructions of all stages share.
 pub(super) struct Planner<'a> {
@@ -35,6 +36,8 @@ pub(super) struct Planner<'a> {
     pub(super) warnings: &'a mut Warnings,
     /// What an outline tells.
     pub(super) notes: Notes,
+    /// The names of the ARGs in the file and in the triggers of its bases.
+    pub(super) declared: HashSet<String>,
     /// Secrets and agents that the Dockerfile itself mounts.
     pub(super) named_secrets: HashSet<(&'static str, String)>,
     /// By stage, once it is planned.
@@ -57,7 +60,8 @@ pub(super) fn plan(
     let mut resolve = |reference: &ImageRef, platform: &Platform| resolve(reference, platform);
     let planner = Planner::new(dockerfile, request, &mut resolve, &mut warnings)?;
     let target = planner.stages.target(request.target.as_deref())?;
-    let mut plan = planner.plan(target, vec![target])?;
+    let wanted = planner.wanted(target);
+    let mut plan = planner.plan(target, wanted)?;
     plan.warnings = warnings.into_vec();
     Ok(plan)
 }
@@ -72,7 +76,7 @@ pub(super) fn all_stages(
     let mut resolve = |reference: &ImageRef, platform: &Platform| resolve(reference, platform);
     let planner = Planner::new(dockerfile, request, &mut resolve, &mut warnings)?;
     let target = planner.stages.target(None)?;
-    let wanted = (0..planner.stages.list.len()).map(StageIndex).collect();
+    let wanted = planner.stages.all().collect();
     planner.plan(target, wanted)
 }
 
@@ -88,7 +92,7 @@ pub(super) fn check(
         let target = planner.stages.target(request.target.as_deref())?;
         let wanted = match request.target {
             Some(_) => vec![target],
-            None => (0..planner.stages.list.len()).map(StageIndex).collect(),
+            None => planner.stages.all().collect(),
         };
         planner.plan(target, wanted)
     });
@@ -139,6 +143,9 @@ pub(super) fn base_names(
     };
     let mut needed = vec![false; stages.list.len()];
     let mut waiting = vec![stages.target(request.target.as_deref())?];
+    if request.unneeded_stages == Unneeded::Built {
+        waiting.extend(stages.all());
+    }
     while let Some(index) = waiting.pop() {
         if std::mem::replace(&mut needed[index.0], true) {
             continue;
@@ -181,13 +188,27 @@ impl<'a> Planner<'a> {
             histories: Histories::default(),
             warnings,
             notes: Notes::default(),
+            declared: declared(dockerfile),
             named_secrets: named_secrets(dockerfile),
         })
     }
 
+    /// The stages that are built for `target`, and those that are built whoever needs them.
+    fn wanted(&self, target: StageIndex) -> Vec<StageIndex> {
+        match self.request.unneeded_stages {
+            Unneeded::Skipped => vec![target],
+            Unneeded::Built => std::iter::once(target).chain(self.stages.all()).collect(),
+        }
+    }
+
     /// Plans the stages that `wanted` need, in the order of the file; `target` gives the image.
     fn plan(mut self, target: StageIndex, wanted: Vec<StageIndex>) -> Result<Plan, PlanError> {
-        let state = self.plan_stages(target, wanted)?;
+        let mut state = self.plan_stages(target, wanted)?;
+        if self.request.unneeded_stages == Unneeded::Built {
+            let others = self.stages.all().filter(|index| *index != target);
+            let others: Vec<_> = others.filter_map(|index| self.roots[index.0].map(Root::vertex)).collect();
+            self.wait(&mut state, "all stages", &others);
+        }
         Ok(self.finish(state))
     }
 
@@ -262,7 +283,14 @@ impl<'a> Planner<'a> {
         }
         let platform = plan.platform.as_ref().unwrap_or(target_platform(self.request));
         let stages = &self.stages;
-        self.bases.find(origin, platform, |name| stages.nearest_name(name), plan.stage.span).map(Some)
+        let found = self.bases.find(origin, platform, |name| stages.nearest_name(name), plan.stage.span);
+        found.map(Some).map_err(|error| match error {
+            PlanError::Base { name, cause, closest, span, .. } => {
+                let is_after = plan.after.is_some() && LocalName::is_local(&name);
+                PlanError::Base { name, cause, closest, is_after, span }
+            }
+            error => error,
+        })
     }
 
     /// What the base wants done right after FROM (FEATURES FR26). It is told as if it stood in the FROM line.
@@ -320,6 +348,7 @@ impl<'a> Planner<'a> {
             return Ok(state);
         }
         self.prepare(&mut state);
+        self.wait_for_stage(&mut state);
         for (trigger, author) in &triggers {
             dispatch::dispatch(self, &mut state, trigger, *author)?;
         }
@@ -457,6 +486,32 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Lets the stage start only when the one that `--after` names is complete (FEATURES FR23).
+    fn wait_for_stage(&mut self, state: &mut StageState) {
+        let Some(after) = self.stages.get(state.index).after else { return };
+        let name = self.stages.get(after).display_name.clone();
+        let roots: Vec<_> = self.roots[after.0].into_iter().map(Root::vertex).collect();
+        self.wait(state, &name, &roots);
+    }
+
+    /// Lets what comes next in a stage start only when `others` are done.
+    fn wait(&mut self, state: &mut StageState, after: &str, others: &[VertexId]) {
+        if others.is_empty() {
+            return;
+        }
+        let plan = self.stages.get(state.index);
+        let vertex = Vertex {
+            op: Op::After,
+            name: format!("[internal] {} after {after}", plan.display_name),
+            span: Some(plan.stage.span),
+            created_by: String::new(),
+            cache: CacheUse::Any,
+            platform: state.platform.clone(),
+        };
+        let inputs: Vec<_> = std::iter::once(state.root).chain(others.iter().copied()).collect();
+        state.root = self.vertices.add(vertex, &inputs);
+    }
+
     fn stage_cache(&self, index: StageIndex) -> StageCache {
         let name = self.stages.get(index).stage.name.as_ref();
         let is_named = name.is_some_and(|name| {
@@ -510,6 +565,7 @@ impl<'a> Planner<'a> {
             image.os.clone_from(&target.os);
             image.architecture.clone_from(&target.architecture);
         }
+        let unused_args = self.args.unused(&self.request.build_args, &self.declared);
         let platform = match (&self.request.platform, image.os.is_empty() || image.architecture.is_empty()) {
             (Some(target), _) => target.clone(),
             (None, true) => platform,
@@ -526,6 +582,7 @@ impl<'a> Planner<'a> {
             base_history,
             platform,
             warnings: Vec::new(),
+            unused_args,
         }
     }
 
@@ -563,6 +620,16 @@ fn is_step(instruction: &Instruction) -> bool {
             | InstructionKind::Add(_)
             | InstructionKind::Workdir(_)
     )
+}
+
+/// The names of the stages' ARGs, those of unneeded stages too.
+fn declared(dockerfile: &Dockerfile) -> HashSet<String> {
+    let instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    let pairs = instructions.flat_map(|instruction| match &instruction.kind {
+        InstructionKind::Arg(pairs) => pairs.as_slice(),
+        _ => &[],
+    });
+    pairs.map(|pair| pair.name.value.clone()).collect()
 }
 
 /// The ids of secrets and agents in the file's own RUN instructions.

@@ -1,6 +1,6 @@
 //! The stages of a file, before any base is resolved: names, bases, who needs whom (FEATURES FR).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use kiln_image::local::LocalName;
 use kiln_image::{ImageRef, Platform};
@@ -45,7 +45,9 @@ pub(super) struct StagePlan<'a> {
     pub(super) display_name: String,
     /// A named context takes the stage's place (FEATURES FR17).
     pub(super) replaced: Option<Origin>,
-    /// Stages that its own instructions copy or mount from.
+    /// The stage that it waits for (FEATURES FR23).
+    pub(super) after: Option<StageIndex>,
+    /// That one, and the stages that its own instructions copy or mount from.
     dependencies: Vec<(StageIndex, Span)>,
 }
 
@@ -76,11 +78,13 @@ impl<'a> Stages<'a> {
             contexts: &request.contexts,
             platform: target_platform(request),
         };
+        let mut after = Vec::new();
         for (number, stage) in dockerfile.stages.iter().enumerate() {
             let mut used_args = Vec::new();
             let escape = dockerfile.directives.escape;
             let base = expand_base(stage, escape, args, warnings, &mut used_args)?;
             let platform = expand_platform(stage, escape, args, warnings, &mut used_args)?;
+            after.push(expand_after(stage, escape, args, warnings, &mut used_args)?);
             let wanted = platform.as_ref().unwrap_or(target_platform(request));
             let replaced = stage.name.as_ref().and_then(|name| stages.context_named(&name.value, wanted));
             let base = stages.find(&base, StageIndex(number), wanted, stage.span)?;
@@ -95,6 +99,7 @@ impl<'a> Stages<'a> {
                 used_args,
                 display_name,
                 replaced,
+                after: None,
                 dependencies: Vec::new(),
             });
             if let Some(name) = &stage.name {
@@ -102,11 +107,16 @@ impl<'a> Stages<'a> {
                 same.push(StageIndex(number));
             }
         }
-        for number in 0..stages.list.len() {
+        for (number, after) in after.into_iter().enumerate() {
             let index = StageIndex(number);
             let stage = stages.list[number].stage;
             let mut dependencies = Vec::new();
             if stages.list[number].replaced.is_none() {
+                if let Some(after) = after {
+                    let after = stages.find_after(after, index, stage.span)?;
+                    stages.list[number].after = Some(after);
+                    dependencies.push((after, stage.span));
+                }
                 for instruction in &stage.instructions {
                     stages.dependencies_of(instruction, index, &mut dependencies)?;
                 }
@@ -119,6 +129,10 @@ impl<'a> Stages<'a> {
 
     pub(super) fn get(&self, index: StageIndex) -> &StagePlan<'a> {
         &self.list[index.0]
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = StageIndex> + use<> {
+        (0..self.list.len()).map(StageIndex)
     }
 
     /// The stage to build.
@@ -172,12 +186,32 @@ impl<'a> Stages<'a> {
         }
         if let Some(same) = self.by_name.get(&from.to_lowercase()) {
             // The last definition above; without one, a later stage, which is an error that the caller words.
-            let above = same.partition_point(|stage| *stage < current);
-            if let Some(stage) = same[..above].last().or(same.last()) {
-                return Ok(Origin::Stage(*stage));
+            if let Some(stage) = last_above(same, current).or(same.last().copied()) {
+                return Ok(Origin::Stage(stage));
             }
         }
         self.find_image(from, self.platform, span)
+    }
+
+    /// What FROM's `--after` means in stage `current`: a stage above, by name or number.
+    fn find_after(&self, after: String, current: StageIndex, span: Span) -> Result<StageIndex, PlanError> {
+        let found = if is_number(&after) {
+            let index = after.parse().ok().filter(|index| *index < self.list.len());
+            index.map(StageIndex).ok_or_else(|| PlanError::InvalidStageIndex {
+                index: after.clone(),
+                stages: self.list.len(),
+                span,
+            })?
+        } else if let Some(same) = self.by_name.get(&after.to_lowercase()) {
+            last_above(same, current).unwrap_or(same[0])
+        } else {
+            return Err(PlanError::UnknownAfter { closest: self.nearest_name(&after), stage: after, span });
+        };
+        if found >= current {
+            let current = self.get(current).display_name.clone();
+            return Err(PlanError::AfterLaterStage { after, current, span });
+        }
+        Ok(found)
     }
 
     /// What FROM in stage `current` means.
@@ -315,6 +349,11 @@ impl<'a> Stages<'a> {
     }
 }
 
+/// Of the definitions of one name, the one that `current` sees.
+fn last_above(same: &[StageIndex], current: StageIndex) -> Option<StageIndex> {
+    same[..same.partition_point(|stage| *stage < current)].last().copied()
+}
+
 /// Whether a stage may be named by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StageNumbers {
@@ -435,6 +474,20 @@ fn expand_platform(
     Ok(Some(platform))
 }
 
+fn expand_after(
+    stage: &Stage,
+    escape: char,
+    args: &GlobalArgs,
+    warnings: &mut Warnings,
+    used: &mut Vec<String>,
+) -> Result<Option<String>, PlanError> {
+    let Some(written) = &stage.after else { return Ok(None) };
+    let expanded = expand(written, args.values(), escape, stage.span)?;
+    warn_undeclared(&expanded.missing, args, stage.span, warnings);
+    used.extend(expanded.found);
+    Ok(Some(expanded.value))
+}
+
 fn warn_undeclared(missing: &[String], args: &GlobalArgs, span: Span, warnings: &mut Warnings) {
     for name in missing.iter().filter(|name| !args.is_known(name)) {
         warnings.undefined_arg_in_from(name, nearest(name, args.names()), span);
@@ -445,12 +498,15 @@ fn warn_undeclared(missing: &[String], args: &GlobalArgs, span: Span, warnings: 
 pub(super) fn check_default_args(dockerfile: &Dockerfile, request: &PlanRequest, warnings: &mut Warnings) {
     // A mistake in the arguments themselves is told by the build's own look at them.
     let Ok(args) = GlobalArgs::defaults(dockerfile, request) else { return };
+    let mut above = HashSet::new();
     for stage in &dockerfile.stages {
         let Ok(base) = expand(&stage.base, args.values(), dockerfile.directives.escape, stage.span) else {
             return;
         };
-        if !LocalName::is_local(&base.value) && base.value.parse::<ImageRef>().is_err() {
+        let is_base = above.contains(&base.value.to_lowercase()) || LocalName::is_local(&base.value);
+        if !is_base && base.value.parse::<ImageRef>().is_err() {
             warnings.invalid_default_arg_in_from(&stage.base.value, stage.span);
         }
+        above.extend(stage.name.as_ref().map(|name| name.value.to_lowercase()));
     }
 }

@@ -177,7 +177,10 @@ fn exit_code(error: &SolveError) -> Option<i32> {
 fn is_instant(op: &Op) -> bool {
     matches!(
         op,
-        Op::Merge | Op::Diff | Op::Source(Source::Scratch | Source::Image { .. } | Source::Context { .. })
+        Op::Merge
+            | Op::Diff
+            | Op::After
+            | Op::Source(Source::Scratch | Source::Image { .. } | Source::Context { .. })
     )
 }
 
@@ -226,7 +229,7 @@ fn layers_of(graph: &Graph, targets: &[VertexId]) -> HashSet<VertexId> {
         let inputs = inputs_of(graph, id);
         let below = match graph[id].op {
             Op::Merge | Op::Diff => inputs.len(),
-            Op::Exec(_) | Op::File(_) | Op::Source(_) => 1,
+            Op::Exec(_) | Op::File(_) | Op::Source(_) | Op::After => 1,
         };
         pending.extend(inputs.into_iter().take(below));
     }

@@ -14,6 +14,7 @@ pub(super) fn arg(step: &mut Step<'_, '_>, pairs: &[ArgPair]) -> Result<(), Plan
         let name = &pair.name.value;
         let span = step.span();
         step.planner.warnings.secret_name("ARG", name, span);
+        step.planner.declared.insert(name.clone());
         let given = step.planner.request.build_args.get(name).cloned();
         let inherits = given.is_none() && pair.default.is_none();
         let value = match (given, &pair.default) {

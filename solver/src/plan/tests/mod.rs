@@ -175,6 +175,7 @@ fn render_op(vertex: &Vertex, out: &mut String) {
         }
         Op::Merge => _ = writeln!(out, "   merge"),
         Op::Diff => _ = writeln!(out, "   diff"),
+        Op::After => _ = writeln!(out, "   after"),
     }
 }
 

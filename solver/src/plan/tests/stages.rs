@@ -178,3 +178,82 @@ fn stages_that_copy_from_one_another_in_a_long_chain_are_planned() {
     }
     assert_eq!(planned(&text).graph.node_count(), 5_002);
 }
+
+#[test]
+fn a_stage_after_another_waits_for_it_and_takes_nothing_from_it() {
+    let text = "ARG WHICH=First\nFROM scratch AS unneeded\nRUN x\nFROM busybox AS first\nRUN one\n\
+                FROM --after=$WHICH debian\nRUN two\n";
+    let plan = planned(text);
+    let after = plan.graph.node_indices().find(|id| plan.graph[*id].op == Op::After).unwrap();
+    let inputs: Vec<_> = crate::solve::inputs_of(&plan.graph, after)
+        .into_iter()
+        .map(|id| plan.graph[id].name.split('@').next().unwrap())
+        .collect();
+    assert_eq!(inputs, ["[stage-2 1/2] FROM docker.io/library/debian:latest", "[first 2/2] RUN one"]);
+    assert!(!names(&plan).contains(&"[unneeded 1/1] RUN x"));
+    assert_eq!(history(&plan), ["RUN /bin/sh -c two # buildkit"]);
+    // By number, and with nothing of its own.
+    let plan = planned("FROM busybox AS first\nRUN one\nFROM --after=0 debian\n");
+    assert_eq!(plan.graph[plan.result].op, Op::After);
+    let names = base_names(&parse(text), &request()).unwrap();
+    assert_eq!(names.len(), 2);
+}
+
+#[test]
+fn a_stage_can_only_be_after_one_above() {
+    assert_snapshot!(told(&error("FROM scratch AS build\nFROM --after=biuld scratch\n")), @r#"
+    line 2: stage "biuld" of --after could not be found
+    hint: did you mean the stage build?
+    "#);
+    assert_snapshot!(told(&error("FROM --after=late scratch AS early\nFROM scratch AS late\n")), @r#"
+    line 1: cannot start after stage "late", it needs to be defined before current stage "early"
+    hint: move the stage "late" up
+    "#);
+    assert_snapshot!(told(&error("FROM --after=self scratch AS self\n")), @r#"
+    line 1: cannot start after stage "self", it needs to be defined before current stage "self"
+    "#);
+    assert_snapshot!(told(&error("FROM --after=7 scratch\n")), @r"
+    line 1: invalid stage index 7
+    hint: stages are numbered from 0 to 0
+    ");
+    assert_snapshot!(told(&error("FROM --after=$NONE scratch\n")), @r#"
+    line 1: stage "" of --after could not be found
+    "#);
+}
+
+#[test]
+fn unneeded_stages_may_be_built_for_their_own_sake() {
+    let text = "FROM a AS one\nRUN x\nFROM b AS two\nRUN y\nFROM c\n";
+    let request = PlanRequest { unneeded_stages: Unneeded::Built, target: Some("one".into()), ..request() };
+    let plan = plan_with(text, &request).unwrap();
+    let inputs = crate::solve::inputs_of(&plan.graph, plan.result);
+    let inputs: Vec<_> = inputs.iter().map(|id| plan.graph[*id].name.split('@').next().unwrap()).collect();
+    assert_eq!(
+        inputs,
+        ["[one 2/2] RUN x", "[two 2/2] RUN y", "[stage-2 1/1] FROM docker.io/library/c:latest"]
+    );
+    assert_eq!(history(&plan), ["RUN /bin/sh -c x # buildkit"]);
+    assert_eq!(base_names(&parse(text), &request).unwrap().len(), 3);
+}
+
+#[test]
+fn a_stage_with_other_letters_is_no_bad_default_of_an_argument() {
+    assert_eq!(warnings("FROM scratch AS base\nFROM BASE\n"), [] as [&str; 0]);
+}
+
+#[test]
+fn a_missing_base_names_the_usual_image_that_was_meant_or_why_it_is_not_there_yet() {
+    let fail = |text: &str| {
+        let contexts =
+            with_contexts(&[("dir:/x", NamedContext::Layout("local.invalid/image-0".parse().unwrap()))]);
+        told(&plan(&parse(text), &contexts, &mut |_, _| Err("not found".into())).unwrap_err())
+    };
+    assert_snapshot!(fail("FROM ubunut:24.04\n"), @r"
+    line 1: ubunut:24.04: image cannot be used
+    hint: did you mean the image ubuntu?
+    ");
+    assert_snapshot!(fail("FROM scratch AS one\nFROM --after=one dir:/x\n"), @r"
+    line 2: dir:/x: image cannot be used
+    hint: bases are looked up before any step runs: build the earlier stage on its own first, with `--target` and `--output`
+    ");
+}

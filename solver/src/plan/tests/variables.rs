@@ -79,3 +79,18 @@ fn exposing_everything_again_and_again_is_stopped() {
     let text = format!("FROM scratch\n{}", "EXPOSE 0-65535\n".repeat(40));
     assert!(matches!(error(&text), PlanError::HistoryTooLong { .. }));
 }
+
+#[test]
+fn a_build_argument_that_nothing_takes_is_known() {
+    let text = "ARG A\nFROM busybox AS unneeded\nARG VERSION\nFROM scratch\n";
+    let given = [
+        ("A", "1"),
+        ("VERSION", "2"),
+        ("VERSON", "3"),
+        ("http_proxy", "p"),
+        ("TARGETARCH", "x"),
+        ("BUILDKIT_X", ""),
+    ];
+    let plan = plan_with(text, &with_args(&given)).unwrap();
+    assert_eq!(plan.unused_args, [("VERSON".to_owned(), Some("VERSION".to_owned()))]);
+}

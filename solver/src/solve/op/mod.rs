@@ -72,6 +72,7 @@ pub(super) fn run(step: &Step<'_>) -> Result<Output, SolveError> {
         Op::File(file) => file::run(step, file),
         Op::Merge => merge(step),
         Op::Diff => diff(step),
+        Op::After => after(step),
     }
 }
 
@@ -92,6 +93,12 @@ fn diff(step: &Step<'_>) -> Result<Output, SolveError> {
     let (lower, upper) = (step.snapshot(InputIndex(0))?, step.snapshot(InputIndex(1))?);
     let layers = upper.above(&lower).ok_or(SolveError::UnrelatedDiff)?;
     Ok(Output::Snapshot(Snapshot::of(layers)))
+}
+
+/// What the stage starts from; by now the others are done.
+fn after(step: &Step<'_>) -> Result<Output, SolveError> {
+    step.report_instant();
+    Ok(Output::Snapshot(step.snapshot(InputIndex(0))?))
 }
 
 fn on_top(parent: &Snapshot, added: Vec<Layer>) -> Output {
