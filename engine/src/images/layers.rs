@@ -81,7 +81,10 @@ pub(super) fn fetch(
     let added = store.add_pulled_layer(diff_id, cancel, |draft| {
         let inner = open().map_err(Explained)?;
         let mut reader = Copying { inner, copy: copy.as_mut(), done: 0, told };
-        let unpacked = unpack(draft, &mut reader).map_err(Explained)?;
+        // Receiving, verifying and keeping cost as much as inflating and writing files: beside these.
+        let target = File::open(draft.fs()).map_err(|error| Explained(Error::io(&draft.fs(), error)))?;
+        let unpacked = layer::read_ahead(&mut reader, |blob| layer::unpack(blob, target.as_fd(), xattrs()))
+            .map_err(|error| Explained(Error::from(error)))?;
         // The reader verifies the blob's digest at its end.
         io::copy(&mut reader, &mut io::sink()).map_err(|error| Explained(Error::io(&draft.fs(), error)))?;
         if let Some(copy) = copy.take() {
