@@ -1,0 +1,52 @@
+//! What steps see and leave where nothing in the Dockerfile says so: as with BuildKit, by which each was tried.
+
+use kiln_fixtures::Context;
+
+use crate::kiln::Kiln;
+
+/// What `cat /seen` says in an image of this Dockerfile.
+fn seen(kiln: &Kiln, dockerfile: &str) -> String {
+    let context = Context::with_dockerfile(dockerfile);
+    std::fs::create_dir(context.path().join("d")).unwrap();
+    std::fs::write(context.path().join("d/in"), "").unwrap();
+    std::fs::write(context.path().join("f"), "").unwrap();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    std::fs::File::open(context.path().join("d")).unwrap().set_modified(time).unwrap();
+    kiln.build(context.path(), &["-t", "seen", "."]);
+    kiln.run(&["seen", "cat", "/seen"])
+}
+
+#[test]
+fn a_cache_that_is_mounted_twice_is_one_directory() {
+    let Some(kiln) = Kiln::new("a cache twice") else { return };
+    for sharing in ["shared", "private", "locked"] {
+        let mount =
+            |target: &str| format!("--mount=type=cache,id={sharing},target={target},sharing={sharing}");
+        let dockerfile = format!(
+            "FROM busybox\nRUN {} {} echo {sharing} > /a/f; cat /b/f > /seen\n",
+            mount("/a"),
+            mount("/b")
+        );
+        assert_eq!(seen(&kiln, &dockerfile), format!("{sharing}\n"));
+    }
+    // As strictly as one of them says.
+    let both = "FROM busybox\n\
+                RUN --mount=type=cache,id=c,target=/a --mount=type=cache,id=c,target=/b,sharing=locked echo x > /a/f; cat /b/f > /seen\n";
+    assert_eq!(seen(&kiln, both), "x\n");
+}
+
+#[test]
+fn an_empty_home_is_none() {
+    let Some(kiln) = Kiln::new("an empty home") else { return };
+    let dockerfile = "FROM busybox\nENV HOME=\nRUN echo $HOME > /seen; env | grep -c ^HOME= >> /seen\n";
+    assert_eq!(seen(&kiln, dockerfile), "/root\n1\n");
+}
+
+#[test]
+fn the_first_step_of_an_image_without_directories_for_the_kernel_leaves_them() {
+    let Some(kiln) = Kiln::new("directories of the kernel") else { return };
+    let dockerfile = "FROM busybox AS tools\nFROM scratch AS bare\nCOPY --from=tools /bin /bin\n\
+        RUN [\"/bin/busybox\", \"true\"]\n\
+        FROM tools\nCOPY --from=bare / /bare\nRUN cd /bare; stat -c '%a %u %n' dev proc sys > /seen\n";
+    assert_eq!(seen(&kiln, dockerfile), "755 0 dev\n755 0 proc\n755 0 sys\n");
+}
