@@ -91,7 +91,7 @@ pub enum MountKind {
     Tmpfs {
         /// Bytes.
         size: Option<u64>,
-        /// Mode of its root.
+        /// Mode of its root, unless it covers a directory, whose mode it then has.
         mode: u32,
         /// Read-only.
         read_only: bool,

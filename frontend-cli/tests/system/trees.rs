@@ -36,6 +36,17 @@ fn a_cache_that_is_mounted_twice_is_one_directory() {
 }
 
 #[test]
+fn mounts_have_permissions_only_and_memory_has_those_of_what_it_covers() {
+    let Some(kiln) = Kiln::new("modes of mounts") else { return };
+    let dockerfile = "FROM busybox\n\
+        RUN mkdir -m 2750 /covered && chown 5:6 /covered && ln -s covered /link\n\
+        RUN --mount=type=tmpfs,target=/covered --mount=type=tmpfs,target=/new stat -c '%a %u %n' /covered /new > /seen\n\
+        RUN --mount=type=tmpfs,target=/link stat -c '%a %u %n' /covered >> /seen\n\
+        RUN --mount=type=cache,target=/cache,mode=1777 stat -c '%a %u %n' /cache >> /seen\n";
+    assert_eq!(seen(&kiln, dockerfile), "2750 0 /covered\n1777 0 /new\n2750 0 /covered\n777 0 /cache\n");
+}
+
+#[test]
 fn an_empty_home_is_none() {
     let Some(kiln) = Kiln::new("an empty home") else { return };
     let dockerfile = "FROM busybox\nENV HOME=\nRUN echo $HOME > /seen; env | grep -c ^HOME= >> /seen\n";
