@@ -61,3 +61,16 @@ fn the_first_step_of_an_image_without_directories_for_the_kernel_leaves_them() {
         FROM tools\nCOPY --from=bare / /bare\nRUN cd /bare; stat -c '%a %u %n' dev proc sys > /seen\n";
     assert_eq!(seen(&kiln, dockerfile), "755 0 dev\n755 0 proc\n755 0 sys\n");
 }
+
+#[test]
+fn a_directory_has_the_time_of_the_one_whose_contents_it_got() {
+    let Some(kiln) = Kiln::new("times of directories") else { return };
+    let dockerfile = "FROM busybox\nRUN mkdir -m 700 /there\n\
+        COPY d /new\nCOPY d /there\nCOPY d f /file-last/\nCOPY f d /file-first/\nCOPY --parents ./d/./in /pivot/\n\
+        RUN cd /; stat -c '%Y %n' new there file-first pivot > /seen; stat -c %a there >> /seen; \
+        [ $(stat -c %Y file-last) -gt 1000000000 ] && echo now >> /seen\n";
+    assert_eq!(
+        seen(&kiln, dockerfile),
+        "1000000000 new\n1000000000 there\n1000000000 file-first\n1000000000 pivot\n700\nnow\n"
+    );
+}
