@@ -74,3 +74,21 @@ fn a_directory_has_the_time_of_the_one_whose_contents_it_got() {
         "1000000000 new\n1000000000 there\n1000000000 file-first\n1000000000 pivot\n700\nnow\n"
     );
 }
+
+#[test]
+fn what_cannot_be_mounted_says_why() {
+    let Some(kiln) = Kiln::new("impossible mounts") else { return };
+    for (mount, hint) in [
+        ("source=f,target=/etc", "hint: the target is a directory of the image, and a file hides files only"),
+        (
+            "target=/etc/passwd",
+            "hint: the target is a file of the image, and a directory hides directories only",
+        ),
+        ("type=tmpfs,target=/proc/x", "hint: nothing can be mounted in /proc"),
+        ("type=tmpfs, target=/x", "hint: between options there is one comma, and no space"),
+    ] {
+        let context = Context::with_dockerfile(&format!("FROM busybox\nRUN --mount={mount} true\n"));
+        std::fs::write(context.path().join("f"), "").unwrap();
+        kiln.call(context.path(), &["build", "."]).says(hint);
+    }
+}
