@@ -575,6 +575,9 @@ impl MountProblem {
     fn hint(&self) -> Option<String> {
         match self {
             Self::UnknownKey { closest, .. } => closest.map(did_you_mean),
+            Self::NotPair { field } if field.is_empty() => {
+                Some("between options there is one comma, and no space".to_owned())
+            }
             Self::UnknownType { closest: Some(kind), .. } => Some(did_you_mean(kind)),
             Self::UnknownType { .. } => Some("the types are bind, cache, secret, ssh and tmpfs".to_owned()),
             Self::UnknownSharing { value } => Some(match closest(value, ["shared", "private", "locked"]) {

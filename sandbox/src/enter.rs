@@ -15,7 +15,7 @@ use rustix::termios::Winsize;
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
 
 use crate::masks::{MASKED_IN_PROC, hide, make_read_only};
-use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedNetwork, PlannedSource};
+use crate::plan::{ChildDescriptors, ChildStdio, Plan, PlannedMount, PlannedNetwork, PlannedSource};
 use crate::report::{At, Entered, Failure, Step};
 use crate::rootfs::{
     Maker, StubReport, TargetKind, attach, clone_mount, clone_tree, errno_of, mount_id, new_mount,
@@ -69,7 +69,7 @@ pub(crate) fn enter(plan: &Plan, descriptors: &ChildDescriptors<'_>) -> Entered<
     let sys = mount_sys(&maker, plan.security).at(Step::Sys)?;
     let dev = make_dev(&maker, files.as_fd(), plan).at(Step::Dev)?;
     for (index, mount) in plan.mounts.iter().enumerate() {
-        let source = open_source(plan, &mount.source, files.as_fd(), descriptors)
+        let source = open_source(plan, mount, &maker, files.as_fd(), descriptors)
             .at_index(Step::MountSource, index)?;
         let step = if index < plan.own_mounts { Step::EtcFiles } else { Step::MountTarget };
         mount_on_target(&maker, source.as_fd(), &mount.target).at_index(step, index)?;
@@ -294,12 +294,13 @@ fn new_file(directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
 /// Makes the detached mount of a source.
 pub(crate) fn open_source(
     plan: &Plan,
-    source: &PlannedSource,
+    mount: &PlannedMount,
+    maker: &Maker<'_>,
     files: BorrowedFd<'_>,
     descriptors: &ChildDescriptors<'_>,
 ) -> Result<OwnedFd, Errno> {
     let plain = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV;
-    match source {
+    match &mount.source {
         PlannedSource::File(index) => {
             let name = plan.files.get(*index).map_or(c"", |file| &file.name);
             let mount = clone_mount(files, name)?;
@@ -342,7 +343,13 @@ pub(crate) fn open_source(
         }
         PlannedSource::Tmpfs { size, mode, read_only } => {
             let access = plain | if *read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
-            let mode = (c"mode", mode.as_c_str());
+            let mut digits = [0; MODE_DIGITS];
+            // As runtimes have it: what the image has there decides.
+            let mode = match open_in_root(maker.root, &mount.target, OFlags::PATH) {
+                Ok(covered) => octal(rustix::fs::fstat(covered)?.st_mode & 0o7777, &mut digits),
+                Err(_) => mode,
+            };
+            let mode = (c"mode", mode);
             match size {
                 Some(size) => new_mount(c"tmpfs", &[mode, (c"size", size)], access),
                 None => new_mount(c"tmpfs", &[mode], access),
@@ -356,6 +363,17 @@ pub(crate) fn open_source(
             clone_mount(files, name)
         }
     }
+}
+
+/// Digits of a mode, and the NUL behind them.
+const MODE_DIGITS: usize = 5;
+
+/// A mode as mount options have it, written without allocating.
+fn octal(mode: u32, digits: &mut [u8; MODE_DIGITS]) -> &CStr {
+    for (index, digit) in digits[..MODE_DIGITS - 1].iter_mut().rev().enumerate() {
+        *digit = b'0' + (mode >> (3 * index) & 7) as u8;
+    }
+    CStr::from_bytes_until_nul(digits).unwrap_or(c"")
 }
 
 /// Mounts on a path inside, which is resolved once, to a descriptor.

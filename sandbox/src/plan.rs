@@ -18,7 +18,7 @@ use crate::limits::{self, Rlimit};
 use crate::masks::MASKED_IN_SYS;
 use crate::oci::PlannedRuntime;
 use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
-use crate::spec::MOUNTING_PROC;
+use crate::spec::{MOUNTING_ON, MOUNTING_PROC};
 use crate::sys::{Instruction, StartStrings};
 use crate::{
     DeviceKind, DeviceNode, Identity, Mount, MountKind, Network, OciRuntime, SandboxError, Security, Spec,
@@ -388,7 +388,7 @@ impl Plan {
             Step::Dev => "making /dev".into(),
             Step::EtcFiles => mount("mounting"),
             Step::MountSource => mount("opening the source of the mount"),
-            Step::MountTarget => mount("mounting"),
+            Step::MountTarget => mount(MOUNTING_ON),
             Step::Mask => "masking paths of /proc and /sys".into(),
             Step::Pivot => "changing the root".into(),
             Step::WorkingDirectory => {

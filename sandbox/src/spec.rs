@@ -91,7 +91,7 @@ pub enum MountKind {
     Tmpfs {
         /// Bytes.
         size: Option<u64>,
-        /// Mode of its root.
+        /// Mode of its root, unless it covers a directory, whose mode it then has.
         mode: u32,
         /// Read-only.
         read_only: bool,
@@ -339,6 +339,12 @@ impl SandboxError {
             Self::Setup { step, source } if step == MOUNTING_PROC && source.raw_os_error() == Some(libc::EPERM) => {
                 Some(WHOLE_PROC.into())
             }
+            Self::Setup { step, source } if step.starts_with(MOUNTING_ON) => match source.raw_os_error()? {
+                libc::EISDIR => Some("the target is a directory of the image, and a file hides files only".into()),
+                libc::ENOTDIR => Some("the target is a file of the image, and a directory hides directories only".into()),
+                _ if step.starts_with("mounting on /proc") => Some("nothing can be mounted in /proc".into()),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -346,6 +352,9 @@ impl SandboxError {
 
 /// The step of a [`SandboxError::Setup`] that a container's masked `/proc` keeps from working.
 pub(crate) const MOUNTING_PROC: &str = "mounting /proc";
+
+/// How the step of a [`SandboxError::Setup`] begins that puts a mount of the caller's on its target.
+pub(crate) const MOUNTING_ON: &str = "mounting on";
 
 /// What to do about it: the kernel mounts no second `/proc` that shows more than the first (user_namespaces(7)).
 pub(crate) const WHOLE_PROC: &str =
@@ -356,7 +365,7 @@ pub(crate) const WHOLE_PROC: &str =
 #[non_exhaustive]
 pub enum SandboxError {
     /// The command is not in the image (docker's exit status 127).
-    #[error("{0}: command not found in the image")]
+    #[error("{}: command not found in the image", if .0.is_empty() { "\"\"" } else { .0.as_str() })]
     CommandNotFound(String),
     /// It is there but cannot be executed (docker's exit status 126).
     #[error("{command}: cannot be executed: {source}")]

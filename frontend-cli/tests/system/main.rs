@@ -38,4 +38,5 @@ mod storage;
 mod stress;
 mod system_calls;
 mod threats;
+mod trees;
 mod tutorials;

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -122,7 +123,11 @@ impl<'t> Stage<'t> {
             }
             MountKind::Tmpfs { size: _, mode, read_only: _ } => {
                 let place = self.place(&target, TargetKind::Directory)?;
-                self.put(place, None, |parent, name| make_directory(parent, name, *mode))
+                let mode = match &place.original {
+                    Some(covered) => fs::symlink_metadata(covered)?.permissions().mode() & 0o7777,
+                    None => *mode,
+                };
+                self.put(place, None, |parent, name| make_directory(parent, name, mode))
             }
             MountKind::File { contents, mode, uid, gid } => {
                 let place = self.place(&target, TargetKind::File)?;

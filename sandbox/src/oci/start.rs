@@ -69,7 +69,7 @@ fn prepare(plan: &Plan, runtime: &PlannedRuntime, descriptors: &ChildDescriptors
     let inner_proc = mount_proc(&maker).at(Step::Proc)?;
     let of_runtime = runtime.sources.iter().zip(&runtime.makes_target);
     for (index, (mount, (name, makes_target))) in plan.mounts.iter().zip(of_runtime).enumerate() {
-        let source = open_source(plan, &mount.source, files.as_fd(), descriptors)
+        let source = open_source(plan, mount, &maker, files.as_fd(), descriptors)
             .at_index(Step::MountSource, index)?;
         let kind = target_kind(source.as_fd()).at_index(Step::MountSource, index)?;
         let place = Maker { root: files.as_fd(), stubs: None, uid: 0, gid: 0 }

@@ -72,7 +72,8 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                 // as a seed of its own: caches of other shapes are other caches.
                 let seed = input.filter(|_| !is_shaped).map(|input| (input, source));
                 if is_shaped {
-                    let (mode, uid, gid) = (mode.unwrap_or(CACHE_MODE), uid.unwrap_or(0), gid.unwrap_or(0));
+                    let (mode, uid, gid) =
+                        (permissions(*mode, CACHE_MODE), uid.unwrap_or(0), gid.unwrap_or(0));
                     id.push_str(&format!(":{mode:o}:{uid}:{gid}"));
                 }
                 let kind = ExecMountKind::Cache {
@@ -80,7 +81,7 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                     seed,
                     sharing: *sharing,
                     read_only: *read_only,
-                    mode: mode.unwrap_or(CACHE_MODE),
+                    mode: permissions(*mode, CACHE_MODE),
                     uid: uid.unwrap_or(0),
                     gid: gid.unwrap_or(0),
                 };
@@ -109,7 +110,7 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                     id,
                     env,
                     required: *required,
-                    mode: mode.unwrap_or(SECRET_MODE),
+                    mode: permissions(*mode, SECRET_MODE),
                     uid: uid.unwrap_or(0),
                     gid: gid.unwrap_or(0),
                 };
@@ -131,7 +132,7 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                 let kind = ExecMountKind::Ssh {
                     id,
                     required: *required,
-                    mode: mode.unwrap_or(AGENT_MODE),
+                    mode: permissions(*mode, AGENT_MODE),
                     uid: uid.unwrap_or(0),
                     gid: gid.unwrap_or(0),
                 };
@@ -211,6 +212,11 @@ fn absolute(step: &Step<'_, '_>, target: &str, span: Span) -> Result<String, Pla
         return Err(PlanError::InvalidMountTarget { target: absolute, span });
     }
     Ok(absolute)
+}
+
+/// What a mount's `mode` says of permissions; the bits above them are passed over, as BuildKit does.
+fn permissions(mode: Option<u32>, default: u32) -> u32 {
+    mode.unwrap_or(default) & 0o777
 }
 
 /// A base image's trigger is code that nobody may have read: it gets only the secrets that the Dockerfile names itself.

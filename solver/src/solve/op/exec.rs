@@ -4,7 +4,6 @@
 //! elsewhere, or was made another way, changes nothing. A stage is looked into only where it is new: the store knows
 //! which key a step came to whose stages have the same layers.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt as _;
@@ -13,11 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use kiln_cache::{
-    CacheMount, CacheMountRequest, Claim, Entry, LayerDraft, LayerTree, MountSharing, SourceTree,
-};
-use kiln_image::{Digest, Platform};
-use kiln_parser::CacheSharing;
+use kiln_cache::{CacheMount, Claim, Entry, LayerDraft, LayerTree, SourceTree};
+use kiln_image::Platform;
 use kiln_sandbox::{
     Binfmt, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs,
     SandboxError, Security, Spec, resolve_user,
@@ -25,6 +21,7 @@ use kiln_sandbox::{
 use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
 
+use super::cache_mounts::Caches;
 use super::executor::Confinement;
 use super::file::Part;
 use super::log::{Clip, Log};
@@ -269,6 +266,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
         }
     }
     drop(spec);
+    keep_kernel_directories(&draft, &tree)?;
     let code = match exit.status {
         ExitStatus::Code(code) => code,
         ExitStatus::Signal(signal) => 128 + signal,
@@ -322,7 +320,29 @@ const FULL_BYTES: u64 = 1 << 20;
 /// The upper directory's own root decides how the merged root looks.
 fn give_root(draft: &LayerDraft, parent: Option<Entry>) -> Result<(), SolveError> {
     let (mode, uid, gid) = parent.map_or((0o755, 0, 0), |root| (root.mode, root.uid, root.gid));
-    let path = draft.fs();
+    give_directory(draft.fs(), mode, uid, gid)
+}
+
+/// Where the kernel's own file systems are in every step.
+const KERNEL_DIRECTORIES: [&str; 3] = ["dev", "proc", "sys"];
+
+/// An image that lacks the directories of the kernel's file systems has them from its first RUN on, as with other builders.
+fn keep_kernel_directories(draft: &LayerDraft, tree: &LayerTree) -> Result<(), SolveError> {
+    for name in KERNEL_DIRECTORIES {
+        if tree.entry(Path::new(name))?.is_some() {
+            continue;
+        }
+        let path = draft.fs().join(name);
+        match rustix::fs::mkdirat(CWD, &path, Mode::RWXU) {
+            Ok(()) => give_directory(path, 0o755, 0, 0)?,
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(SolveError::Io { path, source: errno.into() }),
+        }
+    }
+    Ok(())
+}
+
+fn give_directory(path: PathBuf, mode: u32, uid: u32, gid: u32) -> Result<(), SolveError> {
     kiln_image::layer::owner::give_at(CWD, &path, uid, gid)
         .and_then(|()| rustix::fs::chmodat(CWD, &path, Mode::from_raw_mode(mode), AtFlags::empty()))
         .map_err(|source| SolveError::Io { path, source: source.into() })
@@ -349,7 +369,9 @@ fn environment(
         env.push(variable.into());
     }
     env.extend(from_mounts.iter().cloned());
-    if !exec.env.iter().any(|variable| variable.starts_with("HOME=")) {
+    // An empty one counts as none, to runtimes.
+    if !exec.env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
+        env.retain(|variable| variable != "HOME=");
         env.push(format!("HOME={}", if identity.home.is_empty() { "/" } else { &identity.home }).into());
     }
     env
@@ -362,8 +384,6 @@ struct Prepared {
     env: Vec<OsString>,
     guards: Vec<Guard>,
     secrets: Shown,
-    /// Ids of cache mounts that nobody else may have meanwhile.
-    alone: HashSet<String>,
 }
 
 /// Kept for its drop.
@@ -375,8 +395,10 @@ enum Guard {
 impl Prepared {
     fn of(step: &Step<'_>, exec: &Exec) -> Result<Self, SolveError> {
         let mut prepared = Self::default();
-        for mount in &exec.mounts {
-            prepared.add(step, mount)?;
+        let Caches { paths, held } = Caches::take(step, &exec.mounts)?;
+        prepared.guards.extend(held.into_iter().map(Guard::Cache));
+        for (mount, cache) in exec.mounts.iter().zip(paths) {
+            prepared.add(step, mount, cache)?;
         }
         prepared.add_scripts(step, &exec.scripts)?;
         Ok(prepared)
@@ -416,7 +438,8 @@ impl Prepared {
         Ok(edits.env)
     }
 
-    fn add(&mut self, step: &Step<'_>, mount: &ExecMount) -> Result<(), SolveError> {
+    /// `cache` is the directory of a cache mount.
+    fn add(&mut self, step: &Step<'_>, mount: &ExecMount, cache: Option<PathBuf>) -> Result<(), SolveError> {
         let kind = match &mount.kind {
             ExecMountKind::Bind { input, source, writable } => {
                 let (layers, subpath) = self.bind(step, *input, source)?;
@@ -430,7 +453,13 @@ impl Prepared {
                 };
                 MountKind::Layers { layers, subpath, scratch }
             }
-            ExecMountKind::Cache { .. } => self.cache(step, &mount.kind)?,
+            ExecMountKind::Cache { read_only, .. } => {
+                let source = cache.ok_or_else(|| SolveError::MissingInput {
+                    what: "cache mount",
+                    name: mount.target.clone(),
+                })?;
+                MountKind::Bind { source, subpath: PathBuf::new(), read_only: *read_only }
+            }
             ExecMountKind::Tmpfs { size, read_only } => {
                 MountKind::Tmpfs { size: *size, mode: TMPFS_MODE, read_only: *read_only }
             }
@@ -496,72 +525,6 @@ impl Prepared {
             None => Err(SolveError::MissingInput { what: "input", name: input.0.to_string() }),
         }
     }
-
-    fn cache(&mut self, step: &Step<'_>, kind: &ExecMountKind) -> Result<MountKind, SolveError> {
-        let ExecMountKind::Cache { id, seed, sharing, read_only, mode, uid, gid } = kind else {
-            return Err(SolveError::MissingInput { what: "cache mount", name: String::new() });
-        };
-        let id = match seed {
-            Some((input, source)) => format!("{id}:{}", seed_digest(step, *input, source)?),
-            None => id.clone(),
-        };
-        let is_alone = step.solver.executor.confinement() == Confinement::Root;
-        if is_alone && !self.alone.insert(id.clone()) {
-            return Err(SolveError::CacheTwice { id });
-        }
-        let request = CacheMountRequest {
-            id,
-            sharing: match sharing {
-                CacheSharing::Shared if is_alone => MountSharing::Locked,
-                CacheSharing::Shared => MountSharing::Shared,
-                CacheSharing::Private => MountSharing::Private,
-                CacheSharing::Locked => MountSharing::Locked,
-            },
-            mode: *mode,
-            uid: *uid,
-            gid: *gid,
-        };
-        let mut on_wait = |pid| {
-            if let Some(id) = step.id {
-                step.solver.reporter.send(Event::Waiting { id, pid });
-            }
-        };
-        let id = request.id.as_str();
-        let fill = |target: &Path| {
-            if step.solver.restore_mount(id, target) {
-                return Ok(());
-            }
-            let Some((input, source)) = seed else { return Ok(()) };
-            let tree = match step.inputs.get(input.0) {
-                Some(Output::Snapshot(snapshot)) => Arc::new(layers::tree(step.solver, snapshot)?),
-                Some(Output::Tree(tree)) => Arc::clone(tree),
-                None => {
-                    return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() });
-                }
-            };
-            file::copy_out(&tree, source, target, None)
-        };
-        let cache =
-            step.solver.store.cache_mount::<SolveError>(&request, fill, &mut on_wait, &step.solver.cancel)?;
-        let source = cache.path().to_owned();
-        self.guards.push(Guard::Cache(cache));
-        Ok(MountKind::Bind { source, subpath: PathBuf::new(), read_only: *read_only })
-    }
-}
-
-/// What a cache mount starts with. BuildKit keeps a cache of its own for each seed, so a changed one is seen.
-fn seed_digest(step: &Step<'_>, input: InputIndex, source: &str) -> Result<Digest, SolveError> {
-    let mut text = format!("{source}\n");
-    match step.inputs.get(input.0) {
-        Some(Output::Snapshot(snapshot)) => {
-            for layer in snapshot.layers() {
-                text.push_str(&format!("{}\n", layer.contents.0));
-            }
-        }
-        Some(Output::Tree(tree)) => text.push_str(&file::contents_at(tree, source)?.0.to_string()),
-        None => return Err(SolveError::MissingInput { what: "input", name: input.0.to_string() }),
-    }
-    Ok(Digest::of(text.as_bytes()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What vertices do.
 
+mod cache_mounts;
 mod exec;
 pub(super) mod executor;
 pub(super) mod file;

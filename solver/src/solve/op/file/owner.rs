@@ -24,7 +24,8 @@ impl<'a> Users<'a> {
     }
 
     /// The ids of `user[:group]`. A number is also the group where none is given, a name has the group passwd says; a
-    /// name nobody has is root (FEATURES CP14 and what BuildKit does about unknown names).
+    /// name nobody has is root, and a group that is not there is the user's own (FEATURES CP14 and what BuildKit does about
+    /// unknown names).
     pub(super) fn resolve(&mut self, owner: &Owner) -> Result<(u32, u32), SolveError> {
         let (user, group) = match owner.0.split_once(':') {
             Some((user, group)) => (user, Some(group)),
@@ -41,7 +42,7 @@ impl<'a> Users<'a> {
             Some("") => 0,
             Some(group) => match number(group, owner)? {
                 Some(gid) => gid,
-                None => ids(self.group(owner)?, group, 2, 2).map_or(0, |(gid, _)| gid),
+                None => ids(self.group(owner)?, group, 2, 2).map_or(own_gid, |(gid, _)| gid),
             },
         };
         Ok((uid, gid))
@@ -126,9 +127,15 @@ mod tests {
         let passwd = b"root:x:0:0::/:/bin/sh\napp:x:1001:1002::/:/bin/sh\n".to_vec();
         let group = b"root:x:0:\ngrp:x:2002:\n".to_vec();
         let mut users = Users { view: None, passwd: Some(passwd), group: Some(group) };
-        for (owner, ids) in
-            [("app", (1001, 1002)), ("app:grp", (1001, 2002)), ("7:grp", (7, 2002)), ("nobody", (0, 0))]
-        {
+        for (owner, ids) in [
+            ("app", (1001, 1002)),
+            ("app:grp", (1001, 2002)),
+            ("7:grp", (7, 2002)),
+            ("nobody", (0, 0)),
+            ("app:nobody", (1001, 1002)),
+            ("7:nobody", (7, 7)),
+            ("7:8:9", (7, 7)),
+        ] {
             assert_eq!(users.resolve(&Owner(owner.into())).unwrap(), ids, "{owner}");
         }
     }

@@ -212,6 +212,32 @@ impl<'a> LayerPlan<'a> {
         Ok(())
     }
 
+    /// Gives the directory `dest` the time of `source`, whose contents it has got. The root of a tree has none that would be
+    /// the same the next time.
+    pub(super) fn date_dir(&mut self, dest: &Path, source: &Entry) -> Result<(), SolveError> {
+        if source.path.as_os_str().is_empty() || dest.as_os_str().is_empty() {
+            return Ok(());
+        }
+        if !self.nodes.contains_key(dest)
+            && let Some(mut entry) = self.lookup(dest)?
+        {
+            entry.path = dest.to_owned();
+            self.insert(entry, Data::None, None, false);
+        }
+        if let Some(node) = self.nodes.get_mut(dest) {
+            node.entry.mtime_ns = source.mtime_ns;
+        }
+        Ok(())
+    }
+
+    /// Says that something was put into the directory above `dest`, whatever was copied into it before.
+    pub(super) fn date_parent_now(&mut self, dest: &Path) {
+        let now_ns = self.now_ns;
+        if let Some(node) = dest.parent().and_then(|parent| self.nodes.get_mut(parent)) {
+            node.entry.mtime_ns = now_ns;
+        }
+    }
+
     /// Puts a file with these bytes at `dest`.
     pub(super) fn put_inline(
         &mut self,
@@ -435,7 +461,10 @@ impl<'a> LayerPlan<'a> {
                 self.put_below(tree, base, source, dest, meta, keep)?;
             }
         }
-        Ok(())
+        match tree.entry(base)? {
+            Some(base) => self.date_dir(dest, &base),
+            None => Ok(()),
+        }
     }
 
     /// The directories between `base` and `below` of the source, where the destination has none.

@@ -86,6 +86,7 @@ impl<'a> Planner<'a> {
                     let meta = Meta::of(options, &mut users)?;
                     let dest = Self::file_dest(&mut plan, dest, Path::new(name), &meta)?;
                     plan.put_inline(&dest, contents.as_bytes(), INLINE_FILE_MODE, &meta)?;
+                    plan.date_parent_now(&dest);
                 }
                 FileAction::Copy { input, source, dest, wildcard, options } => {
                     let meta = Meta::of(options, &mut users)?;
@@ -137,9 +138,11 @@ impl<'a> Planner<'a> {
             } else if entry.kind == EntryKind::Dir {
                 let dest = Self::dir_dest(plan, dest, meta)?;
                 plan.copy_children(tree, &entry, &dest, meta, &|path| excludes.keep(path))?;
+                plan.date_dir(&dest, &entry)?;
             } else {
                 let dest = Self::file_dest(plan, dest, &name, meta)?;
                 plan.put_entry(tree, &entry, &dest, meta)?;
+                plan.date_parent_now(&dest);
             }
         }
         Ok(())

@@ -1,0 +1,94 @@
+//! What steps see and leave where nothing in the Dockerfile says so: as with BuildKit, by which each was tried.
+
+use kiln_fixtures::Context;
+
+use crate::kiln::Kiln;
+
+/// What `cat /seen` says in an image of this Dockerfile.
+fn seen(kiln: &Kiln, dockerfile: &str) -> String {
+    let context = Context::with_dockerfile(dockerfile);
+    std::fs::create_dir(context.path().join("d")).unwrap();
+    std::fs::write(context.path().join("d/in"), "").unwrap();
+    std::fs::write(context.path().join("f"), "").unwrap();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    std::fs::File::open(context.path().join("d")).unwrap().set_modified(time).unwrap();
+    kiln.build(context.path(), &["-t", "seen", "."]);
+    kiln.run(&["seen", "cat", "/seen"])
+}
+
+#[test]
+fn a_cache_that_is_mounted_twice_is_one_directory() {
+    let Some(kiln) = Kiln::new("a cache twice") else { return };
+    for sharing in ["shared", "private", "locked"] {
+        let mount =
+            |target: &str| format!("--mount=type=cache,id={sharing},target={target},sharing={sharing}");
+        let dockerfile = format!(
+            "FROM busybox\nRUN {} {} echo {sharing} > /a/f; cat /b/f > /seen\n",
+            mount("/a"),
+            mount("/b")
+        );
+        assert_eq!(seen(&kiln, &dockerfile), format!("{sharing}\n"));
+    }
+    // As strictly as one of them says.
+    let both = "FROM busybox\n\
+                RUN --mount=type=cache,id=c,target=/a --mount=type=cache,id=c,target=/b,sharing=locked echo x > /a/f; cat /b/f > /seen\n";
+    assert_eq!(seen(&kiln, both), "x\n");
+}
+
+#[test]
+fn mounts_have_permissions_only_and_memory_has_those_of_what_it_covers() {
+    let Some(kiln) = Kiln::new("modes of mounts") else { return };
+    let dockerfile = "FROM busybox\n\
+        RUN mkdir -m 2750 /covered && chown 5:6 /covered && ln -s covered /link\n\
+        RUN --mount=type=tmpfs,target=/covered --mount=type=tmpfs,target=/new stat -c '%a %u %n' /covered /new > /seen\n\
+        RUN --mount=type=tmpfs,target=/link stat -c '%a %u %n' /covered >> /seen\n\
+        RUN --mount=type=cache,target=/cache,mode=1777 stat -c '%a %u %n' /cache >> /seen\n";
+    assert_eq!(seen(&kiln, dockerfile), "2750 0 /covered\n1777 0 /new\n2750 0 /covered\n777 0 /cache\n");
+}
+
+#[test]
+fn an_empty_home_is_none() {
+    let Some(kiln) = Kiln::new("an empty home") else { return };
+    let dockerfile = "FROM busybox\nENV HOME=\nRUN echo $HOME > /seen; env | grep -c ^HOME= >> /seen\n";
+    assert_eq!(seen(&kiln, dockerfile), "/root\n1\n");
+}
+
+#[test]
+fn the_first_step_of_an_image_without_directories_for_the_kernel_leaves_them() {
+    let Some(kiln) = Kiln::new("directories of the kernel") else { return };
+    let dockerfile = "FROM busybox AS tools\nFROM scratch AS bare\nCOPY --from=tools /bin /bin\n\
+        RUN [\"/bin/busybox\", \"true\"]\n\
+        FROM tools\nCOPY --from=bare / /bare\nRUN cd /bare; stat -c '%a %u %n' dev proc sys > /seen\n";
+    assert_eq!(seen(&kiln, dockerfile), "755 0 dev\n755 0 proc\n755 0 sys\n");
+}
+
+#[test]
+fn a_directory_has_the_time_of_the_one_whose_contents_it_got() {
+    let Some(kiln) = Kiln::new("times of directories") else { return };
+    let dockerfile = "FROM busybox\nRUN mkdir -m 700 /there\n\
+        COPY d /new\nCOPY d /there\nCOPY d f /file-last/\nCOPY f d /file-first/\nCOPY --parents ./d/./in /pivot/\n\
+        RUN cd /; stat -c '%Y %n' new there file-first pivot > /seen; stat -c %a there >> /seen; \
+        [ $(stat -c %Y file-last) -gt 1000000000 ] && echo now >> /seen\n";
+    assert_eq!(
+        seen(&kiln, dockerfile),
+        "1000000000 new\n1000000000 there\n1000000000 file-first\n1000000000 pivot\n700\nnow\n"
+    );
+}
+
+#[test]
+fn what_cannot_be_mounted_says_why() {
+    let Some(kiln) = Kiln::new("impossible mounts") else { return };
+    for (mount, hint) in [
+        ("source=f,target=/etc", "hint: the target is a directory of the image, and a file hides files only"),
+        (
+            "target=/etc/passwd",
+            "hint: the target is a file of the image, and a directory hides directories only",
+        ),
+        ("type=tmpfs,target=/proc/x", "hint: nothing can be mounted in /proc"),
+        ("type=tmpfs, target=/x", "hint: between options there is one comma, and no space"),
+    ] {
+        let context = Context::with_dockerfile(&format!("FROM busybox\nRUN --mount={mount} true\n"));
+        std::fs::write(context.path().join("f"), "").unwrap();
+        kiln.call(context.path(), &["build", "."]).says(hint);
+    }
+}
