@@ -249,11 +249,10 @@ impl Plan {
         }
         let mut files = Vec::new();
         let mut mounts = Vec::new();
-        let own = [
-            ("etc/hosts", etc_files::hosts(&spec.hostname, &spec.extra_hosts, &spec.network)),
-            ("etc/resolv.conf", etc_files::resolv_conf(&spec.network, &spec.dns)),
-        ];
-        for (target, contents) in own {
+        let hosts = (!spec.dns.image_hosts)
+            .then(|| ("etc/hosts", etc_files::hosts(&spec.hostname, &spec.extra_hosts, &spec.network)));
+        let resolv_conf = ("etc/resolv.conf", etc_files::resolv_conf(&spec.network, &spec.dns));
+        for (target, contents) in hosts.into_iter().chain([resolv_conf]) {
             let source = add_file(&mut files, contents, 0o644, 0, 0)?;
             mounts.push(PlannedMount { target: c_string("/etc", target)?, source });
         }

@@ -161,7 +161,8 @@ pub enum Network {
     Isolated(Arc<IsolatedNetwork>),
 }
 
-/// What `/etc/resolv.conf` says in place of the host's words; an empty list takes the host's.
+/// What `/etc/resolv.conf` says in place of the host's words (an empty list takes the host's), and whether there is an
+/// `/etc/hosts`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dns {
     /// Servers.
@@ -170,6 +171,8 @@ pub struct Dns {
     pub search: Vec<String>,
     /// Options of resolv.conf(5).
     pub options: Vec<String>,
+    /// `/etc/hosts` is the image's own, or there is none.
+    pub image_hosts: bool,
 }
 
 /// Privileges.

@@ -87,7 +87,11 @@ fn in_root(root: &Path, paths: &[&Path]) -> Result<Found, Error> {
             }
         }
     }
-    Err(missing(paths[0]))
+    let error = missing(paths[0]);
+    Err(match similar(root, paths[0]) {
+        Some(near) => error.hinted(format!("there is `{near}`: name it with `-f`")),
+        None => error.hinted("the Dockerfile is named with `-f`; without, it is `Dockerfile` in the context"),
+    })
 }
 
 fn in_tree(tree: &Arc<dyn SourceTree>, paths: &[&Path]) -> Result<Found, Error> {
@@ -107,8 +111,42 @@ fn on_host(candidates: &[PathBuf], path: &Path) -> Result<Found, Error> {
             return Ok(Found { name: path.display().to_string(), path: Some(host), text });
         }
     }
-    Err(missing(path))
+    let error = missing(path);
+    let near = candidates.iter().find_map(|candidate| {
+        let folder = candidate.parent().filter(|folder| !folder.as_os_str().is_empty());
+        similar(folder.unwrap_or(Path::new(".")), candidate)
+    });
+    Err(match near {
+        Some(near) => error.hinted(format!("did you mean `{}`?", path.with_file_name(near).display())),
+        None => error.hinted("`-f` is looked for in the working directory, then in the context"),
+    })
 }
+
+/// The file in `folder` that was most likely meant by the last part of `path`: one whose name is the same but for the
+/// letter case, begins or ends with it, or where a Dockerfile is wanted has that word in it.
+fn similar(folder: &Path, path: &Path) -> Option<String> {
+    let wanted = path.file_name()?.to_string_lossy().to_lowercase();
+    let rank = |name: &str| {
+        let name = name.to_lowercase();
+        let is_dockerfile = |name: &str| name.contains("dockerfile") || name.contains("containerfile");
+        if name.ends_with(".dockerignore") || name.ends_with(".containerignore") {
+            return None;
+        }
+        match () {
+            () if name == wanted => Some(0),
+            () if name.starts_with(&wanted) || name.ends_with(&wanted) => Some(1),
+            () if is_dockerfile(&wanted) && is_dockerfile(&name) => Some(2),
+            () => None,
+        }
+    };
+    let entries = std::fs::read_dir(folder).ok()?.take(MOST_ENTRIES).flatten();
+    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()));
+    let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter_map(|name| Some((rank(&name)?, name))).min().map(|(_, name)| name)
+}
+
+/// Larger directories are not searched to their end for a hint.
+const MOST_ENTRIES: usize = 4096;
 
 /// `Dockerfile` may be spelled in lower case; no other name may (FEATURES LX1).
 fn spellings(path: &Path) -> Vec<PathBuf> {
@@ -122,4 +160,27 @@ fn spellings(path: &Path) -> Vec<PathBuf> {
 fn missing(path: &Path) -> Error {
     Error::user(format!("failed to read dockerfile: open {}: no such file or directory", path.display()))
         .hinted("name the file with `-f`; the last argument is the folder to build")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_dockerfile_names_the_one_that_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str| std::fs::write(folder.path().join(name), "").unwrap();
+        let near = |name: &str| similar(folder.path(), Path::new(name));
+        std::fs::create_dir(folder.path().join("Dockerfile.d")).unwrap();
+        make("Dockerfile.dockerignore");
+        make("README.md");
+        assert_eq!(near("Dockerfile"), None);
+        make("web.Dockerfile");
+        assert_eq!(near("dockerfile.web").as_deref(), Some("web.Dockerfile"));
+        make("DockerFile");
+        assert_eq!(near("Dockerfile").as_deref(), Some("DockerFile"));
+        make("build.txt");
+        assert_eq!(near("build").as_deref(), Some("build.txt"));
+        assert_eq!(near("other"), None);
+    }
 }

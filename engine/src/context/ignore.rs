@@ -11,11 +11,12 @@ use super::text::read_text;
 use crate::Error;
 use crate::session::Session;
 
-/// What an ignore file may hide.
-pub(crate) struct Hidden {
-    root: PathBuf,
-    ignore_file: String,
-    pub(super) rules: IgnoreRules,
+/// Why a file that people know of may not be in the context.
+pub(crate) enum Hidden {
+    /// An ignore file may leave it out.
+    Ignored { root: PathBuf, ignore_file: String, rules: IgnoreRules },
+    /// The Dockerfile came alone.
+    NoContext,
 }
 
 /// A directory's tree, and what its ignore file hides.
@@ -71,14 +72,14 @@ pub(super) fn directory(session: &Session<'_>, root: &Path, own: Own<'_>) -> Res
         })?;
         if !rules.is_empty() {
             tree = tree.filtered(Box::new(Rules(IgnoreMemory::new(rules.clone()))));
-            hidden = Some(Arc::new(Hidden { root: root.to_owned(), ignore_file: name, rules }));
+            hidden = Some(Arc::new(Hidden::Ignored { root: root.to_owned(), ignore_file: name, rules }));
         }
         break;
     }
     Ok((Arc::new(tree), hidden))
 }
 
-/// Adds to "not found" that an ignore file hides the path.
+/// Adds to "not found" that an ignore file hides the path, or that there is nothing to find it in.
 pub(crate) fn explain_missing(error: &mut Error, hidden: Option<&Hidden>) {
     let Some(hidden) = hidden else { return };
     let mut cause = error.source.as_deref().map(|cause| cause as &(dyn std::error::Error + 'static));
@@ -87,12 +88,23 @@ pub(crate) fn explain_missing(error: &mut Error, hidden: Option<&Hidden>) {
             Some(SolveError::Copy(copy)) => Some(copy),
             _ => None,
         };
-        if let Some(CopyError::NotFound { path, .. }) = copy
-            && let Ok(below) = path.strip_prefix("/")
-            && hidden.root.join(below).symlink_metadata().is_ok()
-        {
-            error.hint =
-                Some(format!("`{}` is there, but {} leaves it out", below.display(), hidden.ignore_file));
+        if let Some(CopyError::NotFound { path, closest, .. }) = copy {
+            match hidden {
+                Hidden::Ignored { root, ignore_file, .. } => {
+                    let below = path.strip_prefix("/").unwrap_or(path);
+                    if root.join(below).symlink_metadata().is_ok() {
+                        let below = below.display();
+                        error.hint = Some(format!("`{below}` is there, but {ignore_file} leaves it out"));
+                    }
+                }
+                // A near name is one in another stage or context.
+                Hidden::NoContext if closest.is_none() => {
+                    let hint =
+                        "a Dockerfile on standard input has no context; with `-f - DIRECTORY` it has one";
+                    error.hint = Some(hint.into());
+                }
+                Hidden::NoContext => {}
+            }
             return;
         }
         cause = current.source();

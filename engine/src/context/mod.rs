@@ -68,7 +68,10 @@ pub(crate) enum Origin {
 impl Prepared {
     /// What hides parts of the main context.
     pub(crate) fn ignore_rules(&self) -> IgnoreRules {
-        self.hidden.as_ref().map(|hidden| hidden.rules.clone()).unwrap_or_default()
+        match self.hidden.as_deref() {
+            Some(Hidden::Ignored { rules, .. }) => rules.clone(),
+            Some(Hidden::NoContext) | None => IgnoreRules::default(),
+        }
     }
 }
 
@@ -113,7 +116,11 @@ impl Preparation<'_> {
             }
             Main::Extracted(root) => Arc::new(ContextTree::open(&root, None, None)?),
             Main::Tree(tree) | Main::DockerfileUrl { tree, .. } => tree,
-            Main::Empty | Main::Dockerfile(_) => self.empty()?,
+            Main::Dockerfile(_) => {
+                hidden = Some(Arc::new(Hidden::NoContext));
+                self.empty()?
+            }
+            Main::Empty => self.empty()?,
         };
         contexts.insert(MAIN.into(), tree);
         let mut named = BTreeMap::new();

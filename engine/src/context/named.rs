@@ -28,6 +28,16 @@ pub(super) fn open(
     local_images: &mut HashMap<ImageRef, LocalImage>,
 ) -> Result<NamedContext, Error> {
     let invalid = |problem: String| Error::user(format!("build context {name}: {problem}"));
+    if !name.contains("::")
+        && let Err(error) = name.parse::<ImageRef>()
+    {
+        return Err(Error::user(format!("invalid context name `{name}`"))
+            .hinted(format!("a context is named like an image: {error}")));
+    }
+    if value.starts_with("target:") {
+        return Err(invalid(format!("`{value}` is a target of a bake file"))
+            .hinted("a stage of this Dockerfile needs no context: say `FROM` or `--from=` with its name"));
+    }
     let tree = if let Some(image) = value.strip_prefix("docker-image://") {
         if image != "scratch" {
             let image = image.parse().map_err(|error: InvalidReference| invalid(error.to_string()))?;

@@ -69,9 +69,12 @@ impl Address {
             (SolveError::Http(error), Some(object)) => object.explain(error),
             _ => None,
         };
+        let is_web = matches!(error.root(), SolveError::Http(_));
         let error = Error::from(error);
         match told {
             Some((message, hint)) => Error { message, hint: Some(hint), source: None, ..error },
+            // A server's answer alone does not say what it was asked for.
+            None if is_web => Error { message: format!("{}: {}", self.name(), error.message), ..error },
             None => error,
         }
     }

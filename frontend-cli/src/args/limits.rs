@@ -65,11 +65,56 @@ pub(crate) struct LimitArgs {
     /// An option of the resolver of RUN steps (`ndots:2`)
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     pub dns_option: Vec<String>,
+    /// Leave RUN steps the image's own /etc/hosts
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = super::parse_bool, hide_default_value = true, hide_possible_values = true,
+          conflicts_with = "add_host")]
+    pub no_hosts: bool,
+    #[command(flatten)]
+    pub namespaces: NamespaceArgs,
+}
+
+/// buildah's choice of namespaces (FEATURES CL61). A step has its own of each kind; no other choice is safe for the host.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct NamespaceArgs {
+    #[arg(long, hide = true, value_name = "MODE")]
+    pub cgroupns: Option<String>,
+    #[arg(long, hide = true, value_name = "MODE")]
+    pub ipc: Option<String>,
+    #[arg(long, hide = true, value_name = "MODE")]
+    pub pid: Option<String>,
+    #[arg(long, hide = true, value_name = "MODE")]
+    pub uts: Option<String>,
+    #[arg(long, hide = true, value_name = "MODE")]
+    pub userns: Option<String>,
+}
+
+impl NamespaceArgs {
+    /// Refuses what would put steps into a namespace of the host's or of another container's.
+    fn check(&self) -> Result<(), String> {
+        let all = [
+            ("--cgroupns", &self.cgroupns),
+            ("--ipc", &self.ipc),
+            ("--pid", &self.pid),
+            ("--uts", &self.uts),
+            ("--userns", &self.userns),
+        ];
+        for (flag, mode) in all {
+            match mode.as_deref() {
+                None | Some("" | "private" | "container" | "auto") => {}
+                Some(mode) => {
+                    return Err(format!("{flag}={mode}: RUN steps have namespaces of their own (`private`)"));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl LimitArgs {
     /// Gives `build` what was said.
     pub(crate) fn apply(&self, mut build: Build) -> Result<Build, String> {
+        self.namespaces.check()?;
         build = build.resources(self.resources()?).dns(self.dns()?);
         let of_environment = || std::env::var("KILN_EXECUTOR").ok();
         let of_runtime = || self.runtime.as_ref().map(|program| format!("oci={program}"));
@@ -104,6 +149,7 @@ impl LimitArgs {
             servers: self.dns.iter().map(server).collect::<Result<_, _>>()?,
             search: plain("--dns-search", &self.dns_search)?,
             options: plain("--dns-option", &self.dns_option)?,
+            image_hosts: self.no_hosts,
         })
     }
 
@@ -241,6 +287,16 @@ pub(super) fn duration(flag: &str, text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_stays_in_namespaces_of_its_own() {
+        let check = |mode: &str| NamespaceArgs { pid: Some(mode.into()), ..Default::default() }.check();
+        assert_eq!(check("private"), Ok(()));
+        assert_eq!(
+            check("host").unwrap_err(),
+            "--pid=host: RUN steps have namespaces of their own (`private`)"
+        );
+    }
 
     #[test]
     fn limits_stand_alone_or_in_a_list() {

@@ -10,6 +10,7 @@ pub(crate) mod call;
 pub(crate) mod csv;
 pub(crate) mod host;
 mod images;
+mod kaniko;
 pub(crate) mod limits;
 pub(crate) mod output;
 pub(crate) mod pair;
@@ -117,9 +118,12 @@ pub(crate) struct BuildArgs {
     /// A name for the image (`name[:tag]`); may be repeated
     #[arg(short, long = "tag", value_name = "NAME", allow_hyphen_values = true)]
     pub tags: Vec<String>,
+    /// As --tag: what the name stands for on other platforms stays, so that builds one by one make an image for several
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub manifest: Vec<String>,
     /// The Dockerfile (default: `PATH/Dockerfile`; `-`: standard input)
     /// Several are read as one, in their order
-    #[arg(short, long = "file", value_name = "FILE", allow_hyphen_values = true)]
+    #[arg(short, long = "file", alias = "dockerfile", value_name = "FILE", allow_hyphen_values = true)]
     pub files: Vec<String>,
     /// An argument for `cpp`, which reads a Dockerfile with a name in `.in` first
     #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
@@ -247,6 +251,20 @@ pub(crate) struct BuildArgs {
     /// Where the result goes (`type=local,dest=path`); may be repeated
     #[arg(short, long = "output", value_name = "OUTPUT", allow_hyphen_values = true)]
     pub outputs: Vec<String>,
+    /// How images' layers are compressed: gzip, zstd, estargz, uncompressed (in all outputs)
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    pub compression_format: Option<String>,
+    /// How much: gzip and estargz 0-9, zstd 0-22
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub compression_level: Option<String>,
+    /// Compress layers of the base anew that are compressed in another way
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub force_compression: bool,
+    /// Do not compress layers (as --compression-format uncompressed)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true, conflicts_with = "compression_format")]
+    pub disable_compression: bool,
     /// A cache to look steps up in (`NAME`, or `type=` and `registry`, `local`, `dir`, `s3`, `gcs`, `azblob`, `webdav`, `http`, `gha`); may be repeated
     #[arg(long, value_name = "CACHE", allow_hyphen_values = true)]
     pub cache_from: Vec<String>,
@@ -304,6 +322,13 @@ pub(crate) struct BuildArgs {
     /// Write what was built to a file, as JSON
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub metadata_file: Option<PathBuf>,
+    /// Write what is told of the build to a file and not to standard error
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
+    pub logfile: Option<PathBuf>,
+    /// With --logfile: a file for each platform, with its name at the end (`FILE_linux_arm64`)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub logsplit: bool,
     /// How progress is shown: auto, plain, tty, rawjson, quiet, none
     #[arg(long, value_name = "MODE", default_value = "auto", allow_hyphen_values = true)]
     pub progress: String,
@@ -312,7 +337,7 @@ pub(crate) struct BuildArgs {
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub check: bool,
     /// What to do with the Dockerfile: build, check, outline, targets (`METHOD[,format=json][,ignorestatus=true]`)
-    #[arg(long, value_name = "METHOD", default_value = "build", allow_hyphen_values = true)]
+    #[arg(long, alias = "print", value_name = "METHOD", default_value = "build", allow_hyphen_values = true)]
     pub call: String,
     /// Form of what --check, --call, --dry-run and --explain print: text, json; or of the image: oci, docker
     #[arg(long, value_name = "FORMAT")]
@@ -330,6 +355,8 @@ pub(crate) struct BuildArgs {
     pub registry: registry::RegistryArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
+    #[command(flatten)]
+    pub kaniko: kaniko::KanikoArgs,
     #[command(flatten)]
     pub legacy: LegacyArgs,
     /// PATH, URL or `-`
@@ -397,6 +424,17 @@ pub(crate) struct LegacyArgs {
     pub security_opt: Vec<String>,
     #[arg(long, hide = true)]
     pub builder: Option<String>,
+    /// kiln looks at digests only, as every builder today.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = parse_bool)]
+    pub disable_content_trust: bool,
+    /// Whether stages that nothing needs are left out; they are.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = parse_bool)]
+    pub skip_unused_stages: bool,
+    /// buildx's policies on sources.
+    #[arg(long, hide = true)]
+    pub policy: Vec<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = parse_bool)]
     pub identity_label: bool,
@@ -406,11 +444,23 @@ pub(crate) struct LegacyArgs {
 }
 
 impl LegacyArgs {
+    /// The policy that a build would have to heed: whoever ignores one takes what its author forbids.
+    pub(crate) fn policy(&self) -> Option<&str> {
+        let is_none = |text: &str| {
+            text.split(',').all(|field| match field.split_once('=').unwrap_or((field, "true")) {
+                ("disabled" | "reset", value) => parse_bool(value) == Ok(true),
+                _ => false,
+            })
+        };
+        self.policy.iter().map(String::as_str).find(|text| !is_none(text))
+    }
+
     /// The flags that were given and change nothing although a user may think that they do.
     pub(crate) fn ignored(&self) -> Vec<&'static str> {
         [
             ("--squash", self.squash),
             ("--layers=false", !self.layers),
+            ("--skip-unused-stages=false", !self.skip_unused_stages),
             ("--isolation", self.isolation.as_deref().is_some_and(|value| value != "default")),
             ("--security-opt", !self.security_opt.is_empty()),
             ("--identity-label", self.identity_label),
@@ -512,7 +562,7 @@ pub(crate) enum Parsed {
 /// Understands a whole command line, the program's own name first.
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
     let words = normalise(words.into_iter().collect());
-    let command = words.get(1).and_then(|word| word.to_str()).unwrap_or_default().to_owned();
+    let command = command_among(&words);
     match Cli::try_parse_from(words) {
         Ok(cli) => Ok(Parsed::Run(Box::new(cli))),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -520,6 +570,19 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Parsed,
         }
         Err(error) => Err(usage_error(&error, &command)),
     }
+}
+
+/// The command of a line that may begin with flags that are for all of them.
+fn command_among(words: &[OsString]) -> String {
+    let mut words = words.iter().skip(1).filter_map(|word| word.to_str());
+    while let Some(word) = words.next() {
+        match word {
+            "--root" => _ = words.next(),
+            word if word.starts_with('-') => {}
+            word => return word.to_owned(),
+        }
+    }
+    String::new()
 }
 
 /// Called as `build`, the command is `build`; docker's longer spellings (`image ls`, `buildx build`) become the short.
@@ -710,6 +773,31 @@ mod tests {
         let args =
             build(&["kiln", "build", "--compress", "--rm", "--force-rm", "--squash", "--rm=false", "."]);
         assert_eq!(args.legacy.ignored(), ["--squash"]);
+    }
+
+    #[test]
+    fn a_policy_is_refused_unless_it_is_switched_off() {
+        let policy =
+            |text: &str| build(&["kiln", "build", "--policy", text, "."]).legacy.policy().map(str::to_owned);
+        assert_eq!(policy("disabled=true"), None);
+        assert_eq!(policy("reset=true,disabled"), None);
+        assert_eq!(policy("disabled=false"), Some("disabled=false".into()));
+        assert_eq!(policy("filename=a.rego,strict=true"), Some("filename=a.rego,strict=true".into()));
+    }
+
+    #[test]
+    fn other_builders_words_for_a_flag_are_that_flag() {
+        let args = build(&["kiln", "build", "--dockerfile", "D", "--print=outline", "-d", "r/a", "."]);
+        assert_eq!((args.files, args.call.as_str()), (vec!["D".to_owned()], "outline"));
+        assert!(args.kaniko.pushes());
+        assert!(!build(&["kiln", "build", "-d", "r/a", "--no-push", "."]).kaniko.pushes());
+    }
+
+    #[test]
+    fn flags_before_the_command_do_not_hide_it() {
+        let error = refused(&["kiln", "--root", "/s", "-D", "build"]);
+        assert_eq!(error.message, "`kiln build` requires exactly 1 argument: PATH, URL or `-`");
+        assert_eq!(refused(&["kiln", "--root", "/s", "run", "--nope"]).status, 125);
     }
 
     #[test]

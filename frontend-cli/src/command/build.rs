@@ -15,7 +15,7 @@ use crate::args::call::{self, Method};
 use crate::args::ssh::Ssh;
 use crate::args::{BuildArgs, PullPolicy, attest, cache, host, output, pair, resource, secret, ssh};
 use crate::printable::printable;
-use crate::progress::{Mode, Progress};
+use crate::progress::{LogFile, Mode, Progress};
 use crate::report::Failure;
 
 pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> {
@@ -27,6 +27,10 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     if args.dry_run {
         return super::forecast::run(request(args, root, &[])?, args.report_format());
     }
+    if let Some(policy) = args.legacy.policy() {
+        return Err(Failure::usage(format!("--policy {policy}: kiln reads no policies"))
+            .with_hint("`kiln lock` and `kiln build --locked` hold a build to sources that were looked at"));
+    }
     let outputs = outputs(args)?;
     let build = request(args, root, &outputs)?;
     for flag in args.legacy.ignored() {
@@ -35,12 +39,23 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
         }
     }
     // A script must not find the id of an earlier build after this one failed.
-    for path in args.iidfile.iter().chain(&args.iidfile_raw) {
+    for path in args.iidfile.iter().chain(&args.iidfile_raw).chain(args.kaniko.files()) {
         remove(path)?;
     }
     let cancel = build.cancel_handle();
     crate::cancel::on_signal(move || cancel.cancel());
-    let progress = Progress::start(mode, &super::env)?;
+    let progress = match &args.logfile {
+        Some(path) => {
+            let log = LogFile { path: path.clone(), by_platform: args.logsplit };
+            Progress::start_in(&log, &super::env)?
+        }
+        None if args.logsplit => {
+            return Err(
+                Failure::usage("--logsplit needs --logfile").with_hint("name the file with `--logfile`")
+            );
+        }
+        None => Progress::start(mode, &super::env)?,
+    };
     let id = build.id().to_owned();
     let metadata = args.metadata_file.as_ref().map(|path| (path, Metadata::wanted(super::env)));
     let build = match &metadata {
@@ -63,6 +78,9 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     }
     if let Some(path) = &args.iidfile_raw {
         write_whole(path, built.config_digest.hex().as_bytes())?;
+    }
+    for (path, text) in args.kaniko.texts(&built) {
+        write_whole(path, text.as_bytes())?;
     }
     if let Some((path, metadata)) = metadata {
         write_whole(path, metadata.text(&built).as_bytes())?;
@@ -134,7 +152,7 @@ pub(super) fn request(
     if let Some(target) = args.target.as_deref().filter(|target| !target.is_empty()) {
         build = build.target(target);
     }
-    for tag in &args.tags {
+    for tag in args.tags.iter().chain(&args.manifest).chain(&args.kaniko.destinations) {
         build = build.tag(tag);
     }
     for text in &args.labels {
@@ -265,7 +283,8 @@ pub(super) fn request(
 fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
     let mut outputs: Vec<_> =
         args.outputs.iter().map(|text| output::parse(text)).collect::<Result<_, _>>()?;
-    if args.push {
+    outputs.extend(args.kaniko.outputs());
+    if args.push || args.kaniko.pushes() {
         let image = outputs.iter_mut().find_map(|output| match output {
             OutputSpec::Image { options } => Some(options),
             _ => None,
@@ -286,7 +305,8 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
         let to = DockerTarget::Engine { context: None };
         outputs.push(OutputSpec::Docker { to, options: ImageOptions::default() });
     }
-    if let Some(types) = media_types(args) {
+    let settings = settings(args);
+    if !settings.is_empty() {
         if outputs.is_empty() {
             outputs.push(OutputSpec::Image { options: ImageOptions::default() });
         }
@@ -295,7 +315,9 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
             | OutputSpec::Oci { options, .. }
             | OutputSpec::Docker { options, .. } = output
             {
-                options.set("oci-mediatypes", types).map_err(Failure::from)?;
+                for (key, value) in &settings {
+                    options.set(key, value).map_err(Failure::from)?;
+                }
             }
         }
     }
@@ -328,6 +350,20 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
         return Err(Failure::usage("--iidfile needs an image, but the outputs are files only"));
     }
     Ok(outputs)
+}
+
+/// What flags of buildah's say of all outputs that are images (FEATURES CL48, CL65).
+fn settings(args: &BuildArgs) -> Vec<(&'static str, &str)> {
+    // Who asks for a manifest's digest gets a manifest, where a mere store needs none.
+    let types = media_types(args).or_else(|| args.kaniko.files().next().map(|_| "true"));
+    let uncompressed = args.disable_compression.then_some("uncompressed");
+    let settings = [
+        ("oci-mediatypes", types),
+        ("compression", args.compression_format.as_deref().or(uncompressed)),
+        ("compression-level", args.compression_level.as_deref()),
+        ("force-compression", args.force_compression.then_some("true")),
+    ];
+    settings.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 /// Whether the image has OCI's media types, where `--format` says so, as buildah has it (FEATURES CL48).

@@ -4,6 +4,7 @@
 //! event: what comes within [`GATHER`] of the first is shown with it. The channel is bounded: a step that floods its log
 //! waits for the screen and takes no memory. Displays write to standard error.
 
+mod log_file;
 mod plain;
 mod quiet;
 mod rawjson;
@@ -16,6 +17,8 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use kiln::{Event, StepId};
+
+pub(crate) use log_file::LogFile;
 
 use crate::report::Paint;
 
@@ -85,6 +88,11 @@ enum Message {
 }
 
 impl Progress {
+    /// Starts a display that writes to a file.
+    pub(crate) fn start_in(log: &LogFile, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
+        Ok(Self::show(log.display(cuts_names(env))?, IDLE_TICK))
+    }
+
     /// Starts the display.
     pub(crate) fn start(mode: Mode, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
         let is_terminal = std::io::stderr().is_terminal();
@@ -104,8 +112,7 @@ impl Progress {
                 Box::new(tty::Tty::new(std::io::stderr(), log_lines, colours))
             }
             Mode::Auto | Mode::Tty | Mode::Plain => {
-                let cut = env("PROGRESS_NO_TRUNC").as_deref() == Some("0");
-                Box::new(plain::Plain::new(BufWriter::new(std::io::stderr()), cut))
+                Box::new(plain::Plain::new(BufWriter::new(std::io::stderr()), cuts_names(env)))
             }
             Mode::RawJson => {
                 let out = BufWriter::new(std::io::stderr());
@@ -113,9 +120,13 @@ impl Progress {
             }
             Mode::Quiet => Box::new(quiet::Quiet),
         };
+        Ok(Self::show(display, every))
+    }
+
+    fn show(display: Box<dyn Display>, every: Duration) -> Self {
         let (sender, receiver) = sync_channel(QUEUE);
         let thread = std::thread::spawn(move || show(display, &receiver, every));
-        Ok(Self { sender, thread })
+        Self { sender, thread }
     }
 
     /// Where the engine sends its events.
@@ -194,6 +205,27 @@ const IDLE_TICK: Duration = Duration::from_millis(500);
 /// BuildKit's rate.
 const REDRAW: Duration = Duration::from_millis(100);
 const FASTEST_REDRAW: Duration = Duration::from_millis(10);
+
+/// Whether the plain display cuts long names.
+fn cuts_names(env: &dyn Fn(&str) -> Option<String>) -> bool {
+    env("PROGRESS_NO_TRUNC").as_deref() == Some("0")
+}
+
+/// The step that an event is of.
+fn step_of(event: &Event) -> Option<StepId> {
+    match event {
+        Event::Step { id, .. }
+        | Event::Started { id, .. }
+        | Event::Cached { id, .. }
+        | Event::Waiting { id, .. }
+        | Event::Log { id, .. }
+        | Event::Progress { id, .. }
+        | Event::Done { id, .. }
+        | Event::Failed { id, .. }
+        | Event::Canceled { id, .. } => Some(*id),
+        _ => None,
+    }
+}
 
 /// `sha256:… 1.2MB / 3.4MB`.
 fn part_text(part: &str, current: u64, total: Option<u64>) -> String {

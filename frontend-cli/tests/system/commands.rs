@@ -183,3 +183,66 @@ fn an_interrupted_build_stops_its_steps_and_leaves_nothing_half_made() {
     assert!(left.stdout.is_empty(), "the step's process lives");
     kiln.is_sound();
 }
+
+#[test]
+fn what_is_not_found_says_where_it_was_looked_for() {
+    let Some(kiln) = Kiln::new("not found") else { return };
+    let text = b"FROM scratch\nCOPY a /a\n";
+    let ended = call_with_input(&kiln, Path::new("/"), &["build", "-"], text);
+    assert_eq!(ended.status, 1);
+    ended.says("hint: a Dockerfile on standard input has no context; with `-f - DIRECTORY` it has one");
+
+    let context = Context::with_dockerfile("").file("app/Dockerfile.dev", "FROM scratch\n");
+    let ended = kiln.call(context.path(), &["build", "app"]);
+    ended.says("failed to read dockerfile: open Dockerfile: no such file or directory");
+    ended.says("hint: there is `Dockerfile.dev`: name it with `-f`");
+    let ended = kiln.call(context.path(), &["build", "-f", "app/dockerfile.DEV", "app"]);
+    ended.says("hint: did you mean `app/Dockerfile.dev`?");
+
+    let words = ["build", "-f", "app/Dockerfile.dev", "--build-context", "a b=app", "app"];
+    kiln.call(context.path(), &words).says("invalid context name `a b`");
+    let words = ["build", "-f", "app/Dockerfile.dev", "--build-context", "base=target:base", "app"];
+    kiln.call(context.path(), &words).says("build context base: `target:base` is a target of a bake file");
+}
+
+#[test]
+fn other_builders_flags_say_what_is_written_where() {
+    let Some(kiln) = Kiln::new("other builders' flags") else { return };
+    let text = "FROM busybox\nRUN grep -c localhost /etc/hosts > /hosts; echo in the log\nCMD [\"cat\", \"/hosts\"]\n";
+    let context = Context::with_dockerfile(text);
+    let words = [
+        "build",
+        "--manifest=several",
+        "--destination=reg.example/app:1",
+        "--no-push",
+        "--no-hosts",
+        "--logfile=log",
+        "--digest-file=digest",
+        "--image-name-with-digest-file=name",
+        "--image-name-tag-with-digest-file=tag",
+        "--compression-format=zstd",
+        ".",
+    ];
+    let ended = kiln.ok(context.path(), &words);
+    assert_eq!(ended.stderr, "", "it is in the file");
+    let read = |name: &str| std::fs::read_to_string(context.join(name)).unwrap();
+    assert!(read("log").contains(" in the log\n"), "{}", read("log"));
+    let digest = read("digest");
+    assert!(digest.starts_with("sha256:") && digest.len() == 71, "{digest}");
+    assert_eq!(read("name"), format!("docker.io/library/several@{digest}\nreg.example/app@{digest}\n"),);
+    assert!(read("tag").ends_with(&format!("reg.example/app:1@{digest}\n")), "{}", read("tag"));
+    // The base has no such file, and kiln's own was not there.
+    assert_eq!(kiln.run(&["several"]), "");
+
+    let words =
+        ["build", "-q", "--oci-layout-path=layout", "--tar-path=image.tar", "--disable-compression", "."];
+    kiln.ok(context.path(), &words);
+    assert!(context.join("layout/index.json").exists() && context.join("image.tar").exists());
+    for blob in std::fs::read_dir(context.join("layout/blobs/sha256")).unwrap() {
+        let bytes = std::fs::read(blob.unwrap().path()).unwrap();
+        let is_compressed = bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+        assert!(!is_compressed || bytes.len() > 100_000, "the step's layer is compressed");
+    }
+    let ended = kiln.call(context.path(), &["build", "--policy", "filename=p.rego", "."]);
+    ended.says("--policy filename=p.rego: kiln reads no policies");
+}

@@ -315,6 +315,7 @@ impl SolveError {
             }
             Self::Step { source, .. } => source.hint(),
             Self::Copy(error) => error.hint(),
+            Self::Http(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::NoSuchProgram { program } if program == "/bin/sh" => Some(
                 "the image has no shell: write the command as a JSON array, or copy a shell into the image"
