@@ -118,10 +118,8 @@ impl Session<'_> {
     pub(crate) fn checks(&self, dockerfile: &Dockerfile) -> Result<Checks, Error> {
         let given = self.build.args.iter().rev().find(|(name, _)| name == CHECK_ARG);
         let mut checks = match given {
-            Some((_, text)) => Checks::parse(text).map_err(|error| {
-                Error::user(format!("{CHECK_ARG}: {error}"))
-                    .hinted("the options are skip, error and experimental")
-            })?,
+            Some((_, text)) => Checks::parse(text)
+                .map_err(|error| Error::user(format!("{CHECK_ARG}: {error}")).hinted(error.hint()))?,
             None => Checks::of(dockerfile).map_err(ParseErrors::from)?,
         };
         for name in &self.build.lint {

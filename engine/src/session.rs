@@ -156,6 +156,9 @@ impl Session<'_> {
             let mut resolve = |image: &ImageRef, platform: &Platform| bases.resolve(image, platform);
             match plan::plan(&dockerfile, &request, &mut resolve) {
                 Ok(mut plan) => {
+                    if asked.sbom.is_none() {
+                        plan.scans.clear();
+                    }
                     if let Some(pins) = &pins {
                         pins.apply(&mut plan.graph)?;
                     }
@@ -248,17 +251,21 @@ impl Session<'_> {
             })?,
         };
         let mut images = Vec::with_capacity(work.plans.len());
-        for (plan, output) in work.plans.iter().zip(&outputs) {
-            let Output::Snapshot(snapshot) = output else {
+        let mut scanned = Vec::with_capacity(work.plans.len());
+        let mut outputs = outputs.into_iter();
+        for plan in work.plans {
+            let Some(Output::Snapshot(snapshot)) = outputs.next() else {
                 return Err(Error::user("the target is no image"));
             };
-            let mut image = assemble::assemble(solver, plan, snapshot, work.epoch)?;
+            let scans = plan.scans.iter().map(|scan| scan.name.clone());
+            scanned.push(scans.zip(outputs.by_ref()).collect());
+            let mut image = assemble::assemble(solver, plan, &snapshot, work.epoch)?;
             if self.build.omit_history {
                 image = image.without_history()?;
             }
             images.push(caches.complete(solver, image)?);
         }
-        let attestor = Attestor::new(solver, work.asked, self.build.id(), work.request, work.plans);
+        let attestor = Attestor::new(solver, work.asked, self.build.id(), work.request, work.plans, scanned);
         let exported = output::export(self, solver, &images, work.set, work.tags, &attestor)?;
         let provenance = match self.build.told_provenance {
             Some(mode) => attestor.tell(&images, mode)?,
@@ -468,10 +475,10 @@ pub(crate) struct Planned {
 /// One graph of all that is to be built, and the results in it.
 pub(crate) fn joined(plans: &[Plan]) -> (Cow<'_, Graph>, Vec<VertexId>) {
     match plans {
-        [plan] => (Cow::Borrowed(&plan.graph), vec![plan.result]),
+        [plan] => (Cow::Borrowed(&plan.graph), plan.targets().collect()),
         plans => {
-            let (graph, results) = plan::join(plans);
-            (Cow::Owned(graph), results)
+            let (graph, targets) = plan::join(plans);
+            (Cow::Owned(graph), targets)
         }
     }
 }

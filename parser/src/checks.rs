@@ -23,6 +23,17 @@ pub struct BadCheck {
     pub option: String,
 }
 
+impl BadCheck {
+    /// What the user can do.
+    pub fn hint(&self) -> &'static str {
+        if self.option.starts_with("error=") {
+            "write error=true or error=false"
+        } else {
+            "the options are skip, error and experimental"
+        }
+    }
+}
+
 /// A name that no rule has, where one was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no lint rule `{name}`")]
@@ -343,7 +354,11 @@ mod tests {
     fn a_wrong_option_is_named() {
         let error = Checks::parse("foo=bar").unwrap_err();
         assert_eq!(error.to_string(), "failed to parse check options: invalid check option \"foo\"");
-        assert_eq!(Checks::parse("error=perhaps").unwrap_err().option, "error=perhaps");
+        let error = Checks::parse("error=perhaps").unwrap_err();
+        assert_eq!(
+            (error.option.as_str(), error.hint()),
+            ("error=perhaps", "write error=true or error=false")
+        );
         assert!(Checks::parse("skip=A, B ; error=true").unwrap().is_error());
     }
 }

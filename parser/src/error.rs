@@ -467,7 +467,7 @@ impl ParseError {
                 did_you_mean(&if is_upper { keyword.to_owned() } else { keyword.to_lowercase() })
             }),
             Self::UnknownFlag { closest, .. } => closest.map(|flag| format!("did you mean --{flag}?")),
-            Self::InvalidCheck { .. } => Some("the options are skip, error and experimental".to_owned()),
+            Self::InvalidCheck { problem, .. } => Some(problem.hint().to_owned()),
             Self::InvalidMount { problem, .. } => problem.hint(),
             Self::InvalidDevice { problem, .. } => problem.hint(),
             Self::NoStages { .. } | Self::BeforeFirstStage { .. } => {

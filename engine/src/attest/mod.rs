@@ -21,11 +21,12 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use kiln_cache::Layer;
 use kiln_image::oci::Descriptor;
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_solver::event::Event;
 use kiln_solver::plan::Plan;
-use kiln_solver::solve::Solver;
+use kiln_solver::solve::{Output, Solver};
 use serde_json::{Value, json};
 
 pub(crate) use capture::Request;
@@ -83,6 +84,8 @@ pub(crate) struct Attestor<'a> {
     /// What the images were made of; `None` where nothing is asked for.
     request: Option<&'a Request>,
     plans: &'a [Plan],
+    /// Of each image, what its SBOM covers beside it: names of stages, or the context.
+    scanned: Vec<Vec<(String, Output)>>,
     /// The images' packages, once somebody asked.
     inventories: Vec<OnceLock<Inventory>>,
 }
@@ -94,9 +97,10 @@ impl<'a> Attestor<'a> {
         id: &'a str,
         request: Option<&'a Request>,
         plans: &'a [Plan],
+        scanned: Vec<Vec<(String, Output)>>,
     ) -> Self {
         let inventories = plans.iter().map(|_| OnceLock::new()).collect();
-        Self { asked, solver, id, request, plans, inventories }
+        Self { asked, solver, id, request, plans, scanned, inventories }
     }
 
     /// Whether there is something to say there.
@@ -152,12 +156,21 @@ impl<'a> Attestor<'a> {
                 image.config.created.as_deref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
             let created = created.map_or(0, jiff::Timestamp::as_second);
             let name = names.first().map_or_else(|| "image".to_owned(), ImageRef::familiar);
-            let about = spdx::About { name: &name, created: timestamp(created).unwrap_or_default(), layers };
+            let created = timestamp(created).unwrap_or_default();
+            let about = spdx::About { name: &name, created: created.clone(), layers };
             predicates.push(Predicate {
                 kind: spdx::PREDICATE_TYPE,
                 file_name: "sbom.spdx.json".to_owned(),
                 body: spdx::document(self.inventory(index, image)?, &about),
             });
+            for (name, output) in self.scanned.get(index).into_iter().flatten() {
+                let about = spdx::About { name, created: created.clone(), layers: &[] };
+                predicates.push(Predicate {
+                    kind: spdx::PREDICATE_TYPE,
+                    file_name: format!("sbom-{name}.spdx.json"),
+                    body: spdx::document(&self.take_inventory(output)?, &about),
+                });
+            }
         }
         if let (Some(asked), Some(request)) = (self.provenance(place), self.request) {
             predicates.push(Predicate {
@@ -233,15 +246,31 @@ impl<'a> Attestor<'a> {
         if let Some(inventory) = slot.get() {
             return Ok(inventory);
         }
-        self.solver.ensure_layers(&image.layers)?;
+        let inventory = self.inventory_of_layers(&image.layers)?;
+        Ok(slot.get_or_init(|| inventory))
+    }
+
+    fn take_inventory(&self, output: &Output) -> Result<Inventory, Error> {
+        match output {
+            Output::Snapshot(snapshot) => self.inventory_of_layers(&snapshot.layers()),
+            Output::Tree(tree) => Ok(self.told(packages::of_tree(tree.as_ref())?)),
+        }
+    }
+
+    fn inventory_of_layers(&self, layers: &[Layer]) -> Result<Inventory, Error> {
+        self.solver.ensure_layers(layers)?;
         let layers: Vec<PathBuf> =
-            image.layers.iter().map(|layer| self.solver.store.layer_path(layer.id)).collect();
-        let inventory = packages::take_inventory(&layers)?;
+            layers.iter().map(|layer| self.solver.store.layer_path(layer.id)).collect();
+        Ok(self.told(packages::of_layers(&layers)?))
+    }
+
+    /// Says what is not in an inventory.
+    fn told(&self, inventory: Inventory) -> Inventory {
         for what in &inventory.left_out {
             let message = format!("the SBOM is not complete: {what}");
             self.solver.reporter.send(Event::Warning { rule: None, message, span: None });
         }
-        Ok(slot.get_or_init(|| inventory))
+        inventory
     }
 }
 

@@ -266,3 +266,28 @@ fn attestations_stand_beside_a_file_tree_and_an_epoch_makes_them_the_same() {
     assert_eq!(refused.status, 1);
     refused.says("cannot export attestations with \"oci-mediatypes=false\"");
 }
+
+#[test]
+fn stages_and_the_context_have_packages_of_their_own_where_the_dockerfile_asks() {
+    let Some(kiln) = Kiln::new("attestations of stages") else { return };
+    let metadata = "Metadata-Version: 2.1\\nName: inner\\nVersion: 1\\n";
+    let context = Context::with_dockerfile(&format!(
+        "ARG BUILDKIT_SBOM_SCAN_CONTEXT=false\nFROM busybox AS quiet\nFROM busybox AS tools\n\
+         ARG BUILDKIT_SBOM_SCAN_STAGE=tools\nRUN mkdir -p /x/inner-1.dist-info && printf '{metadata}' > /x/inner-1.dist-info/METADATA\n\
+         FROM busybox\nARG BUILDKIT_SBOM_SCAN_CONTEXT=true\n\
+         COPY --from=tools /etc/passwd /p\nCOPY --from=quiet /etc/passwd /q\n"
+    ));
+    let folder = context.path();
+    let lock = "[[package]]\nname = \"outer\"\nversion = \"2.0.0\"\nsource = \"registry+https://r\"\n";
+    std::fs::write(folder.join("Cargo.lock"), lock).unwrap();
+    kiln.build(folder, &["--sbom", "-o", "type=local,dest=out", "."]);
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder.join("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.retain(|name| name.to_string_lossy().starts_with("sbom"));
+    names.sort();
+    assert_eq!(names, ["sbom-context.spdx.json", "sbom-tools.spdx.json", "sbom.spdx.json"]);
+    let found = |name: &str| packages(&json(&folder.join("out").join(name))["predicate"]);
+    assert!(found("sbom-tools.spdx.json").iter().any(|(name, _)| name == "inner"));
+    assert!(found("sbom-context.spdx.json").iter().any(|(name, _)| name == "outer"));
+    assert!(found("sbom.spdx.json").iter().all(|(name, _)| name != "inner" && name != "outer"));
+}

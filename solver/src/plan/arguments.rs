@@ -17,8 +17,11 @@ const EPOCH: &str = "SOURCE_DATE_EPOCH";
 const OF_BUILDER: &str = "BUILDKIT_";
 /// `TARGETSTAGE` of a target without a name.
 const UNNAMED_TARGET: &str = "default";
-/// Declared like any other, but never in the environment (FEATURES AS22).
-pub(super) const NEVER_IN_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+/// Whether an SBOM looks into the context of the target, and into a stage that it needs (FEATURES AS22).
+pub(super) const SCAN_CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
+pub(super) const SCAN_STAGE: &str = "BUILDKIT_SBOM_SCAN_STAGE";
+/// Declared like any other, but never in the environment.
+pub(super) const NEVER_IN_ENVIRONMENT: [&str; 2] = [SCAN_CONTEXT, SCAN_STAGE];
 
 /// What FROM lines see, and what an ARG without a value takes.
 #[derive(Debug)]

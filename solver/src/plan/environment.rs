@@ -120,6 +120,10 @@ impl DeclaredArgs {
         self.index.contains_key(name)
     }
 
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        self.args[*self.index.get(name)?].1.as_deref()
+    }
+
     /// `NAME=value` as the history of RUN has them: the value in effect, else the one declared.
     pub(super) fn in_effect(&self, environment: &Environment) -> Vec<String> {
         self.args

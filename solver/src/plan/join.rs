@@ -8,14 +8,15 @@ use super::Plan;
 use super::vertices::Vertices;
 use crate::graph::{Graph, Op, Source, VertexId};
 
-/// Joins plans into one graph, in which what several platforms need is there once; answers the plans' results in it.
+/// Joins plans into one graph, in which what several platforms need is there once; answers the plans' targets in it,
+/// those of the first plan first.
 ///
 /// Steps are named by their platform as well: `[linux/arm64 build 2/5] RUN make`.
 pub fn join(plans: &[Plan]) -> (Graph, Vec<VertexId>) {
     let mut vertices = Vertices::default();
     // Of each joined vertex, the plan that it is for; `None` once it is for several.
     let mut owners: Vec<Option<usize>> = Vec::new();
-    let mut results = Vec::with_capacity(plans.len());
+    let mut targets = Vec::with_capacity(plans.len());
     for (number, plan) in plans.iter().enumerate() {
         let mut places: Vec<VertexId> = Vec::with_capacity(plan.graph.node_count());
         // A plan's vertices stand behind their inputs.
@@ -35,14 +36,14 @@ pub fn join(plans: &[Plan]) -> (Graph, Vec<VertexId>) {
                 Some(_) => {}
             }
         }
-        results.push(places[plan.result.index()]);
+        targets.extend(plan.targets().map(|target| places[target.index()]));
     }
     let mut graph = vertices.into_graph();
     for (vertex, owner) in graph.node_weights_mut().zip(owners) {
         let target = owner.map(|number| &plans[number].platform);
         vertex.name = named(&vertex.name, &vertex.platform, target);
     }
-    (graph, results)
+    (graph, targets)
 }
 
 /// Whether an operation has nothing to do with a platform.

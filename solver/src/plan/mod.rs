@@ -198,10 +198,28 @@ pub struct Plan {
     pub base_history: usize,
     /// The platform of the target.
     pub platform: Platform,
+    /// What an SBOM looks into beside the image (FEATURES AS22).
+    pub scans: Vec<Scan>,
     /// What should be changed.
     pub warnings: Vec<Warning>,
     /// `--build-arg`s that no ARG takes, here or in a trigger of a base, each with a name that may have been meant.
     pub unused_args: Vec<(String, Option<String>)>,
+}
+
+/// Something that an SBOM looks into beside the image.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// The stage's name, or `context`.
+    pub name: String,
+    /// What it is.
+    pub vertex: VertexId,
+}
+
+impl Plan {
+    /// What a build must have solved: the result, then the scans in their order.
+    pub fn targets(&self) -> impl Iterator<Item = VertexId> {
+        std::iter::once(self.result).chain(self.scans.iter().map(|scan| scan.vertex))
+    }
 }
 
 /// The base images that the target will ask for first, so that they can be resolved in parallel beforehand. ONBUILD

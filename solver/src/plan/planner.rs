@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use kiln_image::local::LocalName;
 use kiln_image::oci::ImageConfig;
 use kiln_image::{ImageRef, Platform};
-use kiln_parser::{Dockerfile, Instruction, InstructionKind, MountKind, Span, Warning};
+use kiln_parser::{Dockerfile, Instruction, InstructionKind, MountKind, Span, Warning, boolean};
 
-use super::arguments::{GlobalArgs, proxies, target_platform};
-use super::bases::{Bases, DEFAULT_PATH, Found, Root};
+use super::arguments::{GlobalArgs, SCAN_CONTEXT, SCAN_STAGE, proxies, target_platform};
+use super::bases::{Bases, DEFAULT_PATH, Found, Root, build_context};
 use super::cache::StageCache;
 use super::dispatch;
 use super::environment::{ConfigEnv, DeclaredArgs, Environment};
@@ -21,7 +21,7 @@ use super::vertices::Vertices;
 use super::warnings::Warnings;
 use crate::graph::{CacheUse, Op, Vertex, VertexId};
 
-use super::{NamedContext, Outline, Plan, PlanError, PlanRequest, ResolveBase, Unneeded, paths};
+use super::{NamedContext, Outline, Plan, PlanError, PlanRequest, ResolveBase, Scan, Unneeded, paths};
 
 /// Everything that instructions of all stages share.
 pub(super) struct Planner<'a> {
@@ -38,6 +38,8 @@ pub(super) struct Planner<'a> {
     pub(super) notes: Notes,
     /// The names of the ARGs in the file and in the triggers of its bases.
     pub(super) declared: HashSet<String>,
+    /// Stages that an SBOM looks into.
+    scanned: Vec<StageIndex>,
     /// Secrets and agents that the Dockerfile itself mounts.
     pub(super) named_secrets: HashSet<(&'static str, String)>,
     /// By stage, once it is planned.
@@ -189,6 +191,7 @@ impl<'a> Planner<'a> {
             warnings,
             notes: Notes::default(),
             declared: declared(dockerfile),
+            scanned: Vec::new(),
             named_secrets: named_secrets(dockerfile),
         })
     }
@@ -356,7 +359,33 @@ impl<'a> Planner<'a> {
             dispatch::dispatch(self, &mut state, instruction, Author::Dockerfile)?;
         }
         self.roots[index.0] = Some(Root::Snapshot(state.root));
+        if self.is_scanned(&state, SCAN_STAGE) {
+            self.scanned.push(index);
+        }
         Ok(state)
+    }
+
+    /// Whether an SBOM is to look into the stage, or into its context: a global ARG says so, or one of the stage's.
+    fn is_scanned(&self, state: &StageState, what: &str) -> bool {
+        let name = &self.stages.get(state.index).display_name;
+        let value = state.args.value(what).or_else(|| self.args.get(what));
+        value.is_some_and(|value| {
+            boolean(value).unwrap_or_else(|| value.split(',').any(|stage| stage == name))
+        })
+    }
+
+    /// What an SBOM looks into beside the target.
+    fn scans(&mut self, target: &StageState) -> Vec<Scan> {
+        let mut scans = Vec::new();
+        if self.is_scanned(target, SCAN_CONTEXT) {
+            let vertex = build_context(target_platform(self.request), &mut self.vertices);
+            scans.push(Scan { name: "context".into(), vertex });
+        }
+        for index in self.scanned.iter().filter(|index| **index != target.index) {
+            let name = self.stages.get(*index).display_name.clone();
+            scans.extend(self.roots[index.0].map(|root| Scan { name, vertex: root.vertex() }));
+        }
+        scans
     }
 
     /// A stage on an image, a named context or nothing.
@@ -540,6 +569,7 @@ impl<'a> Planner<'a> {
 
     fn finish(mut self, state: StageState) -> Plan {
         let root = self.snapshot(&state);
+        let scans = self.scans(&state);
         let StageState { mut image, config_env, history, base_history, platform, .. } = state;
         let trim = &self.request.trim;
         let is_kept = |pair: &String| {
@@ -581,6 +611,7 @@ impl<'a> Planner<'a> {
             config: image,
             base_history,
             platform,
+            scans,
             warnings: Vec::new(),
             unused_args,
         }

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use kiln_cache::{Entry, EntryKind, LayerTree, SourceTree as _};
+use kiln_cache::{Entry, EntryKind, LayerTree, SourceTree};
 
 use super::purl::{Purl, Qualifiers};
 use crate::Error;
@@ -146,18 +146,27 @@ pub(super) fn rpm_packages(bytes: &[u8]) -> Result<usize, &'static str> {
 }
 
 /// Looks for packages in a tree of unpacked layers, bottom first.
-pub(super) fn take_inventory(layers: &[PathBuf]) -> Result<Inventory, Error> {
+pub(super) fn of_layers(layers: &[PathBuf]) -> Result<Inventory, Error> {
     let tree = LayerTree::open(layers)?;
     let layers: Vec<LayerTree> =
         layers.iter().map(|layer| LayerTree::open(&[layer])).collect::<Result<_, _>>()?;
-    let mut inventory = Inventory { distribution: distribution(&tree)?, ..Inventory::default() };
+    take_inventory(&tree, &layers)
+}
+
+/// Looks for packages in a tree that has no layers.
+pub(super) fn of_tree(tree: &dyn SourceTree) -> Result<Inventory, Error> {
+    take_inventory(tree, &[])
+}
+
+fn take_inventory(tree: &dyn SourceTree, layers: &[LayerTree]) -> Result<Inventory, Error> {
+    let mut inventory = Inventory { distribution: distribution(tree)?, ..Inventory::default() };
     for entry in tree.walk(Path::new(""))? {
         if !matches!(entry.kind, EntryKind::File { .. }) {
             continue;
         }
         let Some(reader) = READERS.iter().find(|reader| (reader.is_database)(&entry.path)) else { continue };
         let path = entry.path.display();
-        let Some(bytes) = read(&tree, &entry, reader.limit_bytes)? else {
+        let Some(bytes) = read(tree, &entry, reader.limit_bytes)? else {
             inventory.left_out.push(format!("/{path} is larger than {} bytes", reader.limit_bytes));
             continue;
         };
@@ -169,7 +178,7 @@ pub(super) fn take_inventory(layers: &[PathBuf]) -> Result<Inventory, Error> {
             }
         };
         drop(bytes);
-        let origins = Origins::of(&layers, &entry.path, reader)?;
+        let origins = Origins::of(layers, &entry.path, reader)?;
         for package in packages.into_iter().filter(Package::is_plausible) {
             if inventory.installed.len() >= MAX_PACKAGES {
                 inventory
@@ -220,7 +229,7 @@ impl Format {
 }
 
 /// A file's bytes. `None` if there are more than `limit_bytes`.
-fn read(tree: &LayerTree, entry: &Entry, limit_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
+fn read(tree: &dyn SourceTree, entry: &Entry, limit_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
     let mut bytes = Vec::new();
     let file = tree.open_entry(entry)?;
     let read = file.take(limit_bytes + 1).read_to_end(&mut bytes);
@@ -228,7 +237,7 @@ fn read(tree: &LayerTree, entry: &Entry, limit_bytes: u64) -> Result<Option<Vec<
     Ok((bytes.len() as u64 <= limit_bytes).then_some(bytes))
 }
 
-fn distribution(tree: &LayerTree) -> Result<Distribution, Error> {
+fn distribution(tree: &dyn SourceTree) -> Result<Distribution, Error> {
     for path in ["etc/os-release", "usr/lib/os-release"] {
         if let Some(entry) = tree.entry(Path::new(path))?
             && matches!(entry.kind, EntryKind::File { .. })
@@ -385,7 +394,7 @@ mod tests {
         fs::write(layers[1].join("app/node_modules/x/package.json"), r#"{"name":"x","version":"3"}"#)
             .unwrap();
         status(2, "Package: a\nVersion: 1\n\nPackage: b\nVersion: 2\n");
-        let found = take_inventory(&layers).unwrap();
+        let found = of_layers(&layers).unwrap();
         let shown: Vec<_> = found
             .installed
             .iter()
@@ -416,7 +425,7 @@ mod tests {
         let long = format!("Package: {}\nVersion: 1\n", "x".repeat(MAX_FIELD_BYTES + 1));
         fs::write(layer.join("var/lib/dpkg/status.d/long"), long).unwrap();
         fs::write(layer.join("var/lib/dpkg/status.d/bytes"), b"\xff\xfe\0Package: a").unwrap();
-        let found = take_inventory(&[layer]).unwrap();
+        let found = of_layers(&[layer]).unwrap();
         let names: Vec<_> = found.installed.iter().map(|one| one.package.name.as_str()).collect();
         assert_eq!(names, ["ok"]);
         assert_eq!(found.left_out, ["/Cargo.lock is larger than 8388608 bytes"]);
