@@ -8,12 +8,14 @@
 //! Start at [`Store::find_or_claim`] and [`Claim::commit`].
 #![forbid(unsafe_code)]
 
+mod contents;
 mod listing;
 mod pool;
 mod space;
 mod store;
 mod tree;
 mod tree_digest;
+mod unchanged;
 
 pub use listing::LayerListing;
 pub use pool::spread;

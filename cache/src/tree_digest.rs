@@ -5,27 +5,16 @@
 //! (THREATS G1).
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use kiln_image::layer::MAX_LAYER_BYTES;
 use kiln_image::{ContentsDigest, Digest};
-use rayon::prelude::*;
-use rustix::fs::{FileType, OFlags};
-use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use crate::listing::{LayerListing, Room};
+use crate::contents::{LayerContents, LayerEntry};
+use crate::listing::Room;
 use crate::space::Space;
-use crate::spread;
-use crate::tree::bytes_digest;
-use crate::tree::{
-    At as _, Entry, EntryKind, FileHash, FileOpener, TreeError, depth_first, has_portable_xattrs,
-    hash_file_of, is_worth_threads, list_dir, list_levels, open_beneath, open_root, portable_xattrs,
-    read_at_once, stat_at, stat_entry_but_xattrs, stat_marked,
-};
+use crate::tree::{Entry, EntryKind, TreeError, depth_first};
 
 /// A layer directory's contents.
 #[derive(Clone, Copy, Debug)]
@@ -46,123 +35,25 @@ pub struct TreeDigest {
 /// # Errors
 /// When something in it cannot be read; when it is larger than a layer may be.
 pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
-    Ok(digest_found(&read_layer(tree, &Room::none())?))
+    Ok(LayerContents::read(tree, &Room::none())?.digest())
 }
 
-/// As [`tree_digest`], with the list of what was found, from which the layer's DiffId comes without reading all of it again.
-///
-/// # Errors
-/// As [`tree_digest`].
-pub(crate) fn list_layer(tree: &Path) -> Result<(TreeDigest, LayerListing), TreeError> {
-    let found = read_layer(tree, &Room::default())?;
-    let digest = digest_found(&found);
-    Ok((digest, LayerListing::new(found.entries, found.files)))
-}
-
-/// What there is in a layer's directory, the root first.
-struct Found {
-    entries: Vec<LayerEntry>,
-    /// What was read of each entry that is a file, but for further names of one.
-    hashes: Vec<Option<FileHash>>,
-    /// The bytes of each small file, as far as there was room for them.
-    files: Vec<Option<Vec<u8>>>,
-}
-
-fn read_layer(tree: &Path, room: &Room) -> Result<Found, TreeError> {
-    let root = open_root(tree)?;
-    let mut entries = vec![root_entry(&root, tree)?];
-    entries.extend(walk(root.as_fd())?);
-    // Names of one file are hashed once: which of them, does not matter.
-    let mut seen = std::collections::HashSet::new();
-    let files: Vec<_> = entries
-        .iter()
-        .enumerate()
-        .filter(|(_, (entry, _))| matches!(entry.kind, EntryKind::File { .. }))
-        .filter(|(_, (entry, _))| entry.hard_link.is_none_or(|link| seen.insert(link)))
-        .map(|(index, (entry, _))| (index, entry))
-        .collect();
-    check_size(files.iter().map(|(_, entry)| *entry))?;
-    let opener = || FileOpener::new(root.as_fd());
-    let read = |opener: &mut FileOpener<'_>, &(index, entry): &(usize, &Entry)| {
-        read_file(opener, index, &entry.path, room)
-    };
-    let done = spread(
-        is_worth_threads(files.iter().map(|(_, entry)| *entry)),
-        || {
-            let mut opener = opener();
-            files.iter().map(|file| read(&mut opener, file)).collect::<Result<Vec<_>, TreeError>>()
-        },
-        || files.par_iter().map_init(opener, read).collect(),
-    )?;
-    let (mut hashes, mut files) = (vec![None; entries.len()], vec![None; entries.len()]);
-    for ReadFile { index, hash, xattrs, bytes } in done {
-        (hashes[index], files[index]) = (Some(hash), bytes);
-        entries[index].0.xattrs = xattrs;
-    }
-    Ok(Found { entries, hashes, files })
-}
-
-fn read_file(
-    opener: &mut FileOpener<'_>,
-    index: usize,
-    path: &Path,
-    room: &Room,
-) -> Result<ReadFile, TreeError> {
-    let (file, stat) = opener.open(path)?;
-    let bytes = match room.take(stat.st_size) {
-        Some(size) => read_at_once(&file, size).at(path)?,
-        None => None,
-    };
-    let hash = match &bytes {
-        Some(bytes) => FileHash::new(bytes_digest(bytes), bytes.len() as u64, &stat),
-        None => hash_file_of(&file, &stat).at(path)?,
-    };
-    let xattrs = match has_portable_xattrs(&file).at(path)? {
-        true => {
-            let (dir, name) = opener.parent_of(path)?;
-            portable_xattrs(dir, name).at(path)?
+impl LayerContents {
+    /// See [`tree_digest`].
+    pub(crate) fn digest(&self) -> TreeDigest {
+        let hashes = || self.hashes.iter().flatten();
+        let mut encoder = Encoder::new(b"kiln layer 2");
+        for ((entry, is_opaque), hash) in self.entries.iter().zip(&self.hashes) {
+            let link = entry.hard_link.map(|link| encoder.link(link));
+            encoder.entry(&entry.path, entry, *is_opaque, link, hash.as_ref().map(|hash| &hash.digest));
         }
-        false => Vec::new(),
-    };
-    Ok(ReadFile { index, hash, xattrs, bytes })
-}
-
-fn digest_found(found: &Found) -> TreeDigest {
-    let hashes = || found.hashes.iter().flatten();
-    let mut encoder = Encoder::new(b"kiln layer 2");
-    for ((entry, is_opaque), hash) in found.entries.iter().zip(&found.hashes) {
-        let link = entry.hard_link.map(|link| encoder.link(link));
-        encoder.entry(&entry.path, entry, *is_opaque, link, hash.as_ref().map(|hash| &hash.digest));
-    }
-    TreeDigest {
-        contents: encoder.finish(),
-        size_bytes: hashes().map(|hash| hash.size_bytes).sum(),
-        entries: found.entries.len() as u64 - 1,
-        disk_bytes: hashes().map(|hash| hash.disk_bytes).sum::<u64>() + of_others(&found.entries),
-    }
-}
-
-/// Refuses more bytes of files than a layer may have: hashing what `truncate` made in no time would take hours.
-fn check_size<'a>(mut files: impl Iterator<Item = &'a Entry>) -> Result<(), TreeError> {
-    let add = |total: u64, entry: &'a Entry| match entry.kind {
-        EntryKind::File { size } => {
-            total.checked_add(size).filter(|&total| total <= MAX_LAYER_BYTES).ok_or(entry)
+        TreeDigest {
+            contents: encoder.finish(),
+            size_bytes: hashes().map(|hash| hash.size_bytes).sum(),
+            entries: self.entries.len() as u64 - 1,
+            disk_bytes: hashes().map(|hash| hash.disk_bytes).sum::<u64>() + of_others(&self.entries),
         }
-        _ => Ok(total),
-    };
-    let too_large =
-        |entry: &Entry| TreeError::LayerTooLarge { path: entry.path.clone(), limit: MAX_LAYER_BYTES };
-    files.try_fold(0, add).map(drop).map_err(too_large)
-}
-
-/// The disk space of all but files.
-fn of_others(found: &[LayerEntry]) -> u64 {
-    let of_entry = |(entry, _): &LayerEntry| match entry.kind {
-        EntryKind::File { .. } => 0,
-        EntryKind::Dir => Space::of_dir(),
-        _ => Space::of_other(),
-    };
-    found.iter().map(of_entry).sum()
+    }
 }
 
 /// The digest of selected entries of a source tree, `digests` as [`crate::SourceTree::digests`] gave them. Paths are
@@ -211,56 +102,14 @@ impl std::fmt::Debug for SelectionDigest {
     }
 }
 
-/// What was read of the file that is entry `index`.
-struct ReadFile {
-    index: usize,
-    hash: FileHash,
-    xattrs: Vec<(OsString, Vec<u8>)>,
-    /// Kept, if it is small and there was room.
-    bytes: Option<Vec<u8>>,
-}
-
-/// An entry of a layer, and whether it is an opaque directory.
-type LayerEntry = (Entry, bool);
-
-fn root_entry(root: &OwnedFd, tree: &Path) -> Result<LayerEntry, TreeError> {
-    let dot = OsStr::new(".");
-    let stat = stat_at(root.as_fd(), dot).at(tree)?.ok_or(Errno::NOENT).at(tree)?;
-    stat_marked(root.as_fd(), dot, PathBuf::new(), &stat)?.ok_or(Errno::NOENT).at(tree)
-}
-
-/// All below the root, depth first, sorted by components.
-fn walk(root: BorrowedFd<'_>) -> Result<Vec<LayerEntry>, TreeError> {
-    list_levels(PathBuf::new(), |path| {
-        let entries = list(root, path)?.into_iter().map(|found| {
-            let below = (found.0.kind == EntryKind::Dir).then(|| found.0.path.clone());
-            (found, below)
-        });
-        Ok(entries.collect())
-    })
-}
-
-fn list(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<LayerEntry>, TreeError> {
-    let dir = open_beneath(root, path, OFlags::RDONLY | OFlags::DIRECTORY).at(path)?;
-    let mut entries = Vec::new();
-    for name in list_dir(dir.as_fd(), path)? {
-        let child = path.join(&name);
-        let stat = stat_at(dir.as_fd(), &name).at(&child)?.ok_or(Errno::NOENT).at(&child)?;
-        // Of files that are read anyway attributes are asked for then.
-        let found = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {
-                stat_entry_but_xattrs(dir.as_fd(), &name, child, &stat)?.map(|entry| (entry, false))
-            }
-            _ => stat_marked(dir.as_fd(), &name, child, &stat)?,
-        };
-        let Some((mut entry, is_opaque)) = found else { continue };
-        if entry.kind == (EntryKind::CharDevice { major: 0, minor: 0 }) {
-            // A whiteout is its name: overlayfs makes them as hard links of each other, or not, as it likes.
-            entry = Entry { mode: 0, uid: 0, gid: 0, hard_link: None, ..entry };
-        }
-        entries.push((entry, is_opaque));
-    }
-    Ok(entries)
+/// The disk space of all but files.
+fn of_others(found: &[LayerEntry]) -> u64 {
+    let of_entry = |(entry, _): &LayerEntry| match entry.kind {
+        EntryKind::File { .. } => 0,
+        EntryKind::Dir => Space::of_dir(),
+        _ => Space::of_other(),
+    };
+    found.iter().map(of_entry).sum()
 }
 
 /// Writes entries into a hash.
@@ -375,7 +224,11 @@ mod tests {
     use super::*;
     use std::fs::{self, File};
     use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::path::PathBuf;
     use std::time::{Duration, UNIX_EPOCH};
+
+    use kiln_image::layer::MAX_LAYER_BYTES;
+    use rustix::fs::OFlags;
 
     use proptest::prelude::*;
 

@@ -17,6 +17,8 @@ use super::error::{At, StoreError};
 use super::layers::LayerId;
 use super::locks::is_at;
 use super::settle::Writing;
+use crate::LayerTree;
+use crate::unchanged::Below;
 
 /// In a draft: the id of the layer it is about to become, where that is not the draft's own.
 pub(super) const BECOMES: &str = "becomes";
@@ -29,6 +31,7 @@ pub struct LayerDraft {
     id: LayerId,
     _lock: File,
     _writing: Option<Writing>,
+    below: Option<Below>,
 }
 
 impl Store {
@@ -69,6 +72,15 @@ impl LayerDraft {
         self.path.join("work")
     }
 
+    /// Says what a step that starts now writes on: what it leaves as it was there does not become part of the layer.
+    pub fn stands_on(&mut self, tree: LayerTree) {
+        self.below = Some(Below::now(tree));
+    }
+
+    pub(super) fn below(&self) -> Option<&Below> {
+        self.below.as_ref()
+    }
+
     /// A draft with nothing in it yet.
     pub(super) fn new(root: &Path) -> Result<Self, StoreError> {
         Self::make(root, None)
@@ -79,7 +91,7 @@ impl LayerDraft {
             let (id, path) = random_name(root)?;
             DirBuilder::new().mode(0o700).create(&path).at(&path)?;
             if let Some(lock) = Self::lock(&path)? {
-                return Ok(Self { path, id, _lock: lock, _writing: writing });
+                return Ok(Self { path, id, _lock: lock, _writing: writing, below: None });
             }
             // A sweep came between the two calls and took it for a leftover.
         }
@@ -88,7 +100,7 @@ impl LayerDraft {
     /// Takes over a directory whose maker is dead; `None` if it is alive or another sweep was faster.
     pub(super) fn adopt(path: PathBuf) -> Result<Option<Self>, StoreError> {
         let Some(id) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { return Ok(None) };
-        Ok(Self::lock(&path)?.map(|lock| Self { path, id, _lock: lock, _writing: None }))
+        Ok(Self::lock(&path)?.map(|lock| Self { path, id, _lock: lock, _writing: None, below: None }))
     }
 
     pub(super) fn path(&self) -> &Path {

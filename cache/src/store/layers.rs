@@ -18,9 +18,9 @@ use super::draft::{BECOMES, LayerDraft};
 use super::error::{At, StoreError};
 use super::locks::{FileLock, Kind, Mode};
 use super::sweep;
-use crate::listing::LayerListing;
+use crate::contents::LayerContents;
+use crate::listing::{LayerListing, Room};
 use crate::space::{Space, measure};
-use crate::tree_digest::list_layer;
 
 /// The name of one unpacked layer directory, unique to it. A pulled layer's is made of its DiffId (so it is known
 /// before anything is downloaded), a built layer's is random.
@@ -356,18 +356,20 @@ impl New {
                 (contents, Origin::Given, size_bytes, space)
             }
             None => {
-                let found = match wants_diff_id {
-                    true => {
-                        let (found, listed) = list_layer(&fs)?;
-                        if found.entries <= SMALL_ENTRIES && found.size_bytes <= SMALL_BYTES {
-                            diff_id = Some(listed.diff_id(&fs)?);
-                        } else {
-                            listing = Some(listed);
-                        }
-                        found
+                let room = if wants_diff_id { Room::default() } else { Room::none() };
+                let mut read = LayerContents::read(&fs, &room)?;
+                if let Some(below) = draft.below() {
+                    read.drop_unchanged(&fs, below)?;
+                }
+                let found = read.digest();
+                if wants_diff_id {
+                    let listed = LayerListing::new(read.entries, read.files);
+                    if found.entries <= SMALL_ENTRIES && found.size_bytes <= SMALL_BYTES {
+                        diff_id = Some(listed.diff_id(&fs)?);
+                    } else {
+                        listing = Some(listed);
                     }
-                    false => crate::tree_digest(&fs)?,
-                };
+                }
                 let space = Space { bytes: found.disk_bytes, ..Space::default() };
                 (found.contents, Origin::Digested, Some(found.size_bytes), space)
             }

@@ -92,3 +92,43 @@ fn what_cannot_be_mounted_says_why() {
         kiln.call(context.path(), &["build", "."]).says(hint);
     }
 }
+
+/// The files in each layer of an image of this Dockerfile above its base's one layer.
+fn files_in_layers(kiln: &Kiln, dockerfile: &str) -> Vec<Vec<String>> {
+    let context = Context::with_dockerfile(dockerfile);
+    let place = context.path().join("out");
+    let output = format!(
+        "type=oci,tar=false,compression=uncompressed,force-compression=true,dest={}",
+        place.display()
+    );
+    kiln.build(context.path(), &["-o", &output, "."]);
+    let blob = |value: &serde_json::Value| {
+        place.join("blobs").join(value["digest"].as_str().unwrap().replace(':', "/"))
+    };
+    let read = |path| serde_json::from_slice::<serde_json::Value>(&std::fs::read(path).unwrap()).unwrap();
+    let manifest = read(blob(&read(place.join("index.json"))["manifests"][0]));
+    let layers = manifest["layers"].as_array().unwrap().iter().skip(1);
+    let listed = layers.map(|layer| {
+        let tar = std::process::Command::new("tar").arg("-tf").arg(blob(layer)).output().unwrap();
+        assert!(tar.status.success(), "{tar:?}");
+        let names = String::from_utf8(tar.stdout).unwrap();
+        names.lines().filter(|name| !name.ends_with('/')).map(str::to_owned).collect()
+    });
+    listed.collect()
+}
+
+#[test]
+fn what_a_step_leaves_as_it_was_is_not_in_its_layer() {
+    let Some(kiln) = Kiln::new("nothing changed") else { return };
+    let dockerfile = "FROM busybox\n\
+        RUN mkdir -p /d/e && echo a > /d/a && echo b > /d/e/b && ln -s a /d/l && chown -Rh 7 /d && chmod 640 /d/a\n\
+        RUN chown -Rh 7 /d && chown -h 7 /d/l && chmod 640 /d/a && : >> /d/e/b\n\
+        RUN mv /d/a /x && mv /x /d/a && echo c >> /d/e/b && chown 8 /d/e/b && chown -h 7 /d/l\n\
+        RUN cp -a /d/e /e && rm -r /d/e && mv /e /d/e\n";
+    let [first, second, third, fourth] = &files_in_layers(&kiln, dockerfile)[..] else { panic!() };
+    assert_eq!(first, &["d/a", "d/e/b", "d/l"]);
+    assert_eq!(second, &Vec::<String>::new());
+    assert_eq!(third, &["d/e/b"]);
+    // The directory is another one, which shows nothing of what was there before.
+    assert_eq!(fourth, &["d/e/.wh..wh..opq", "d/e/b"]);
+}

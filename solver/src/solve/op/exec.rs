@@ -179,7 +179,8 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
         NetworkMode::Default | NetworkMode::None | NetworkMode::Host => None,
     };
     let tree = layers::tree(solver, root)?;
-    let draft = solver.store.draft_layer()?;
+    let mut draft = solver.store.draft_layer()?;
+    draft.stands_on(tree.clone());
     give_root(&draft, tree.entry(Path::new(""))?)?;
     let mut identity = identity(&tree, &exec.user)?;
     let mut prepared = Prepared::of(step, exec)?;
