@@ -253,7 +253,7 @@ impl Store {
     /// # Errors
     /// As [`Store::diff_id`].
     pub fn diff_id_of_listed(&self, id: LayerId, listing: LayerListing) -> Result<DiffId, StoreError> {
-        self.diff_id_by(id, |path| Ok(listing.diff_id(path)?))
+        self.diff_id_by(id, |path| listing.diff_id(path))
     }
 
     fn diff_id_by(
