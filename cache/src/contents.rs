@@ -1,12 +1,13 @@
 //! Reading a layer's directory: everything in it, with its digests, each file once.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use kiln_image::layer::MAX_LAYER_BYTES;
 use rayon::prelude::*;
-use rustix::fs::{AtFlags, FileType, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::listing::Room;
@@ -40,7 +41,7 @@ impl LayerContents {
         let mut entries = vec![root_entry(&root, tree)?];
         entries.extend(walk(root.as_fd())?);
         // Names of one file are hashed once: which of them, does not matter.
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let files: Vec<_> = entries
             .iter()
             .enumerate()
@@ -80,16 +81,38 @@ impl LayerContents {
         }
         let root = open_root(tree)?;
         let mut opener = FileOpener::new(root.as_fd());
+        let mut emptied = HashSet::new();
         for &index in &unchanged {
             let path = &self.entries[index].0.path;
             let (dir, name) = opener.parent_of(path)?;
             rustix::fs::unlinkat(dir, name, AtFlags::empty()).at(path)?;
+            emptied.extend(path.parent());
+        }
+        // Their times are the step's, not of this moment.
+        for (dir, _) in self.entries.iter().filter(|(entry, _)| emptied.contains(entry.path.as_path())) {
+            let (above, name) = opener.parent_of(&dir.path)?;
+            let name = if name.is_empty() { OsStr::new(".") } else { name };
+            set_mtime(above, name, dir.mtime_ns).at(&dir.path)?;
         }
         leave_out(&mut self.entries, &unchanged);
         leave_out(&mut self.hashes, &unchanged);
         leave_out(&mut self.files, &unchanged);
         Ok(())
     }
+}
+
+/// Gives `name` in `dir` a time of change, in nanoseconds since the epoch.
+fn set_mtime(dir: BorrowedFd<'_>, name: &OsStr, mtime_ns: i128) -> Result<(), Errno> {
+    const SECOND: i128 = 1_000_000_000;
+    let out_of_range = |_| Errno::RANGE;
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec {
+            tv_sec: mtime_ns.div_euclid(SECOND).try_into().map_err(out_of_range)?,
+            tv_nsec: mtime_ns.rem_euclid(SECOND).try_into().map_err(out_of_range)?,
+        },
+    };
+    rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Removes the elements with these numbers, which are sorted.

@@ -196,6 +196,10 @@ mod tests {
         mknodat(CWD, at("z/pipe"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
         set("a/empty", "user.x", b"1");
         set("a/b", "user.y", b"2");
+        // Where there is one id, this is an owner.
+        for name in ["a/one", "a/empty", "z"] {
+            set(name, kiln_image::layer::owner::NOTE, b"5:6");
+        }
         set("a.b", opaque, b"y");
         let old = fs::File::open(at("z")).unwrap();
         old.set_modified(UNIX_EPOCH - Duration::from_millis(1_500)).unwrap();

@@ -74,14 +74,15 @@ impl Below {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File, Permissions};
+    use std::os::fd::AsFd as _;
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
     use std::path::Path;
     use std::time::{Duration, UNIX_EPOCH};
 
-    use kiln_image::layer::OverlayXattrs;
+    use kiln_image::layer::{OverlayXattrs, pack};
 
     use super::*;
-    use crate::listing::Room;
+    use crate::listing::{LayerListing, Room};
 
     /// A file of this text and age in days.
     fn write(path: &Path, text: &str, age: u64) {
@@ -98,6 +99,10 @@ mod tests {
     /// The names of the files that stay in the layer.
     fn left(layer: &Path, below: &Path) -> Vec<String> {
         let below = Below::now(LayerTree::open(&[below]).unwrap());
+        for dir in [layer.to_owned(), layer.join("d")] {
+            let old = UNIX_EPOCH + Duration::from_millis(77_500);
+            File::open(dir).unwrap().set_modified(old).unwrap();
+        }
         let mut contents = LayerContents::read(layer, &Room::default()).unwrap();
         contents.drop_unchanged(layer, &below).unwrap();
         let again = LayerContents::read(layer, &Room::none()).unwrap();
@@ -105,7 +110,14 @@ mod tests {
         let (paths, list) = (|| contents.entries.iter().map(|(entry, _)| entry), contents.files.len());
         assert_eq!((contents.hashes.len(), list), (contents.entries.len(), contents.entries.len()));
         let files = paths().filter(|entry| entry.kind != EntryKind::Dir);
-        files.map(|entry| entry.path.display().to_string()).collect()
+        let left = files.map(|entry| entry.path.display().to_string()).collect();
+        // Also the times of directories are as they were listed.
+        let tree = File::open(layer).unwrap();
+        let packed = pack(tree.as_fd(), OverlayXattrs::of_this_process(), &mut std::io::sink()).unwrap();
+        assert_eq!(fs::metadata(layer.join("d")).unwrap().mtime_nsec(), 500_000_000);
+        let listing = LayerListing::new(contents.entries, contents.files);
+        assert_eq!(listing.diff_id(layer).unwrap(), packed.diff_id);
+        left
     }
 
     #[test]

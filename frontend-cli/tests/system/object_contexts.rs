@@ -213,7 +213,7 @@ fn what_a_store_refuses_is_told_with_the_variables() {
     let role = format!("http://{}/role", server.address);
     let role = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", role.as_str())];
     insta::assert_snapshot!(told(&server, &role, "s3://ci/c.tgz"), @r"
-    error: no credentials from HOST: 403 AccessDenied: No.
+    error: s3://ci/c.tgz: no credentials from HOST: 403 AccessDenied: No.
     ");
     let file = [("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/key.json")];
     insta::assert_snapshot!(told(&server, &file, "gs://ci/c.tgz"), @r"
