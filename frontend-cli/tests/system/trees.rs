@@ -47,6 +47,18 @@ fn mounts_have_permissions_only_and_memory_has_those_of_what_it_covers() {
 }
 
 #[test]
+fn mounts_take_what_buildah_has() {
+    let Some(kiln) = Kiln::new("buildah's keys of mounts") else { return };
+    let dockerfile = "FROM busybox\nRUN touch /seen && chmod 666 /seen\nUSER 7:7\n\
+        RUN --mount=type=cache,target=/c,U,noexec,Z --mount=type=tmpfs,target=/t,U,noexec,nosuid \
+            --mount=from=busybox,source=/bin,target=/s,relabel=shared,private,noexec,nodev \
+            stat -c '%u:%g %n' /c /t > /seen && cp /bin/true /c && cp /bin/true /t && \
+            for p in /c /t /s; do $p/true 2>&1; echo $? >> /seen; done\n\
+        RUN --mount=type=cache,target=/c,uid=7,gid=7 /c/true && echo started >> /seen\n";
+    assert_eq!(seen(&kiln, dockerfile), "7:7 /c\n7:7 /t\n126\n126\n126\nstarted\n");
+}
+
+#[test]
 fn an_empty_home_is_none() {
     let Some(kiln) = Kiln::new("an empty home") else { return };
     let dockerfile = "FROM busybox\nENV HOME=\nRUN echo $HOME > /seen; env | grep -c ^HOME= >> /seen\n";
