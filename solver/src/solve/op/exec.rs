@@ -16,7 +16,7 @@ use kiln_cache::{CacheMount, Claim, Entry, LayerDraft, LayerTree, SourceTree};
 use kiln_image::Platform;
 use kiln_sandbox::{
     Binfmt, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs,
-    SandboxError, Security, Spec, resolve_user,
+    SandboxError, Security, Spec, insecure_devices, resolve_user,
 };
 use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
@@ -396,6 +396,10 @@ enum Guard {
 impl Prepared {
     fn of(step: &Step<'_>, exec: &Exec, user: &Identity) -> Result<Self, SolveError> {
         let mut prepared = Self::default();
+        // Before the Dockerfile's own, which may cover them.
+        if exec.insecure {
+            prepared.mounts.extend(insecure_devices());
+        }
         let Caches { paths, held } = Caches::take(step, &exec.mounts, user)?;
         prepared.guards.extend(held.into_iter().map(Guard::Cache));
         for (mount, cache) in exec.mounts.iter().zip(paths) {
