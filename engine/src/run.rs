@@ -122,7 +122,7 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
     // Docker's containers have it; the user may mount another one.
     let contents = format!("{hostname}\n").into_bytes();
     let kind = MountKind::File { contents, mode: 0o644, uid: 0, gid: 0 };
-    let mut mounts = vec![Mount { target: "/etc/hostname".into(), kind }];
+    let mut mounts = vec![Mount { target: "/etc/hostname".into(), kind, no_exec: false }];
     mounts.extend(request.volumes.iter().map(volume));
     let spec = Spec {
         rootfs: Rootfs { layers, upper: draft.fs(), work: draft.work(), trees: None },
@@ -220,6 +220,7 @@ fn volume((host, inside, read_only): &(PathBuf, String, bool)) -> Mount {
     Mount {
         target: workdir(inside),
         kind: MountKind::Bind { source: host.clone(), subpath: PathBuf::new(), read_only: *read_only },
+        no_exec: false,
     }
 }
 

@@ -234,13 +234,17 @@ pub enum RunSecurity {
     Insecure,
 }
 
-/// `RUN --mount=`, checked for its type (FEATURES RN16–RN31). Strings are unexpanded.
+/// `RUN --mount=`, checked for its type (FEATURES RN16–RN32). Strings are unexpanded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// The type with the options that only it has.
     pub kind: MountKind,
     /// `target`/`dst`/`destination`; may be relative to WORKDIR. `None` for a secret or ssh without one.
     pub target: Option<String>,
+    /// `noexec`, as in buildah: no program in it can be started.
+    pub no_exec: bool,
+    /// `U` or `chown`, as in buildah: a new cache or tmpfs belongs to the step's user.
+    pub of_user: bool,
     /// The flag's value as written.
     pub written: String,
 }

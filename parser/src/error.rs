@@ -364,6 +364,14 @@ pub enum MountProblem {
         /// The mount's type.
         kind: &'static str,
     },
+    /// What buildah has and kiln does not do.
+    #[error("mount option '{option}' is not supported: {reason}")]
+    Unsupported {
+        /// The key, or the value that it is about.
+        option: String,
+        /// Why.
+        reason: &'static str,
+    },
     /// An unknown type.
     #[error("unsupported mount type \"{kind}\"")]
     UnknownType {

@@ -299,6 +299,20 @@ pub(crate) fn open_source(
     files: BorrowedFd<'_>,
     descriptors: &ChildDescriptors<'_>,
 ) -> Result<OwnedFd, Errno> {
+    let source = detached(plan, mount, maker, files, descriptors)?;
+    if mount.no_exec {
+        set_attributes(source.as_fd(), Attr::MOUNT_ATTR_NOEXEC)?;
+    }
+    Ok(source)
+}
+
+fn detached(
+    plan: &Plan,
+    mount: &PlannedMount,
+    maker: &Maker<'_>,
+    files: BorrowedFd<'_>,
+    descriptors: &ChildDescriptors<'_>,
+) -> Result<OwnedFd, Errno> {
     let plain = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV;
     match &mount.source {
         PlannedSource::File(index) => {
@@ -341,7 +355,7 @@ pub(crate) fn open_source(
             set_attributes(mount.as_fd(), plain | access)?;
             Ok(mount)
         }
-        PlannedSource::Tmpfs { size, mode, read_only } => {
+        PlannedSource::Tmpfs { size, mode, uid, gid, read_only } => {
             let access = plain | if *read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
             let mut digits = [0; MODE_DIGITS];
             // As runtimes have it: what the image has there decides.
@@ -349,10 +363,10 @@ pub(crate) fn open_source(
                 Ok(covered) => octal(rustix::fs::fstat(covered)?.st_mode & 0o7777, &mut digits),
                 Err(_) => mode,
             };
-            let mode = (c"mode", mode);
+            let (mode, uid, gid) = ((c"mode", mode), (c"uid", uid.as_c_str()), (c"gid", gid.as_c_str()));
             match size {
-                Some(size) => new_mount(c"tmpfs", &[mode, (c"size", size)], access),
-                None => new_mount(c"tmpfs", &[mode], access),
+                Some(size) => new_mount(c"tmpfs", &[mode, uid, gid, (c"size", size)], access),
+                None => new_mount(c"tmpfs", &[mode, uid, gid], access),
             }
         }
         PlannedSource::Device(node) if plan.rights.device_nodes => clone_mount(files, &node.name),

@@ -154,6 +154,8 @@ pub(crate) struct PrivateFile {
 pub(crate) struct PlannedMount {
     pub(crate) target: CString,
     pub(crate) source: PlannedSource,
+    /// No program in it can be started.
+    pub(crate) no_exec: bool,
 }
 
 /// What is mounted.
@@ -174,6 +176,8 @@ pub(crate) enum PlannedSource {
     Tmpfs {
         size: Option<CString>,
         mode: CString,
+        uid: CString,
+        gid: CString,
         read_only: bool,
     },
     /// A node in the private tmpfs, or the host's where none can be made.
@@ -254,7 +258,7 @@ impl Plan {
         let resolv_conf = ("etc/resolv.conf", etc_files::resolv_conf(&spec.network, &spec.dns));
         for (target, contents) in hosts.into_iter().chain([resolv_conf]) {
             let source = add_file(&mut files, contents, 0o644, 0, 0)?;
-            mounts.push(PlannedMount { target: c_string("/etc", target)?, source });
+            mounts.push(PlannedMount { target: c_string("/etc", target)?, source, no_exec: false });
         }
         if let Some((emulator, inside)) = spec.binfmt.shown() {
             let source = PlannedSource::Bind {
@@ -262,7 +266,8 @@ impl Plan {
                 subpath: CString::default(),
                 read_only: true,
             };
-            mounts.push(PlannedMount { target: inner_path("the emulator", &inside)?, source });
+            let target = inner_path("the emulator", &inside)?;
+            mounts.push(PlannedMount { target, source, no_exec: false });
         }
         let rights = Rights::of_this_process();
         let own_mounts = mounts.len();
@@ -356,7 +361,8 @@ impl Plan {
         };
         let own = self.mounts.iter().take(self.own_mounts);
         own.filter_map(|mount| {
-            Some(Mount { target: Path::new("/").join(os(&mount.target)), kind: kind(&mount.source)? })
+            let target = Path::new("/").join(os(&mount.target));
+            Some(Mount { target, kind: kind(&mount.source)?, no_exec: mount.no_exec })
         })
         .collect()
     }
@@ -451,6 +457,8 @@ impl PlannedMount {
         if target.as_bytes() == b"." {
             return Err(invalid(what, "it is the root itself"));
         }
+        // Where there is one id, it owns everything.
+        let owner_id = |id: u32| if rights.single_id { 0 } else { id };
         let source = match &mount.kind {
             MountKind::Bind { source, subpath, read_only } => PlannedSource::Bind {
                 source: path("a mount's source", source)?,
@@ -462,8 +470,10 @@ impl PlannedMount {
                 subpath: sub_path(subpath)?,
                 read_only: scratch.is_none(),
             },
-            MountKind::Tmpfs { size, mode, read_only } => PlannedSource::Tmpfs {
+            MountKind::Tmpfs { size, mode, uid, gid, read_only } => PlannedSource::Tmpfs {
                 read_only: *read_only,
+                uid: c_string("a tmpfs", owner_id(*uid).to_string())?,
+                gid: c_string("a tmpfs", owner_id(*gid).to_string())?,
                 size: size.map(|size| c_string("a tmpfs", size.to_string())).transpose()?,
                 mode: c_string("a tmpfs", format!("{mode:o}"))?,
             },
@@ -478,7 +488,7 @@ impl PlannedMount {
                 gid: *gid,
             },
         };
-        Ok(PlannedMount { target, source })
+        Ok(PlannedMount { target, source, no_exec: mount.no_exec })
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Mount {
     pub target: PathBuf,
     /// What is mounted.
     pub kind: MountKind,
+    /// No program in it can be started.
+    pub no_exec: bool,
 }
 
 /// What is mounted.
@@ -93,6 +95,10 @@ pub enum MountKind {
         size: Option<u64>,
         /// Mode of its root, unless it covers a directory, whose mode it then has.
         mode: u32,
+        /// Owner of its root.
+        uid: u32,
+        /// Group of its root.
+        gid: u32,
         /// Read-only.
         read_only: bool,
     },

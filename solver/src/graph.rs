@@ -206,6 +206,10 @@ pub struct ExecMount {
     pub target: String,
     /// What.
     pub kind: ExecMountKind,
+    /// No program in it can be started.
+    pub no_exec: bool,
+    /// A new cache or tmpfs belongs to the step's user, whatever `kind` says of its owner.
+    pub of_user: bool,
 }
 
 /// What a step mounts.

@@ -211,6 +211,8 @@ mod tests {
                     uid: 0,
                     gid: 0,
                 },
+                no_exec: false,
+                of_user: false,
             }],
             network: NetworkMode::None,
             insecure: false,

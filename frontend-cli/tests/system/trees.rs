@@ -47,6 +47,32 @@ fn mounts_have_permissions_only_and_memory_has_those_of_what_it_covers() {
 }
 
 #[test]
+fn mounts_take_what_buildah_has() {
+    let Some(kiln) = Kiln::new("buildah's keys of mounts") else { return };
+    let dockerfile = "FROM busybox\nRUN touch /seen && chmod 666 /seen\nUSER 7:7\n\
+        RUN --mount=type=cache,target=/c,U,noexec,Z --mount=type=tmpfs,target=/t,U,noexec,nosuid \
+            --mount=from=busybox,source=/bin,target=/s,relabel=shared,private,noexec,nodev \
+            stat -c '%u:%g %n' /c /t > /seen && cp /bin/true /c && cp /bin/true /t && \
+            for p in /c /t /s; do $p/true 2>&1; echo $? >> /seen; done\n\
+        RUN --mount=type=cache,target=/c,uid=7,gid=7 /c/true && echo started >> /seen\n";
+    assert_eq!(seen(&kiln, dockerfile), "7:7 /c\n7:7 /t\n126\n126\n126\nstarted\n");
+}
+
+#[test]
+fn a_step_with_all_rights_has_the_devices_that_programs_of_the_kernel_need() {
+    let Some(kiln) = Kiln::new("devices of insecure steps") else { return };
+    let context = Context::with_dockerfile(
+        "FROM busybox\n\
+         RUN --security=insecure cd /dev && stat -c '%n %a %t,%T' kmsg fuse net/tun loop-control loop0 > /seen && \
+         : < /dev/kmsg\n\
+         RUN test ! -e /dev/kmsg && test ! -e /dev/loop0\n",
+    );
+    kiln.build(context.path(), &["--allow", "security.insecure", "-t", "seen", "."]);
+    let expected = "kmsg 666 1,b\nfuse 666 a,e5\nnet/tun 666 a,c8\nloop-control 666 a,ed\nloop0 666 7,0\n";
+    assert_eq!(kiln.run(&["seen", "cat", "/seen"]), expected);
+}
+
+#[test]
 fn an_empty_home_is_none() {
     let Some(kiln) = Kiln::new("an empty home") else { return };
     let dockerfile = "FROM busybox\nENV HOME=\nRUN echo $HOME > /seen; env | grep -c ^HOME= >> /seen\n";

@@ -1,4 +1,4 @@
-//! `RUN --mount=` (FEATURES RN16–RN31): one line of comma-separated `key=value` fields.
+//! `RUN --mount=` (FEATURES RN16–RN32): one line of comma-separated `key=value` fields, BuildKit's and buildah's.
 
 use nom::branch::alt;
 use nom::bytes::complete::{tag, take_while, take_while1};
@@ -32,6 +32,12 @@ const KEYS: [&str; 18] = [
     "gid",
 ];
 
+/// What buildah has beyond BuildKit, where a word alone is long enough to be meant.
+const KEYS_OF_BUILDAH: [&str; 5] = ["bind-propagation", "nodev", "noexec", "nosuid", "relabel"];
+
+/// Where mounts made inside go: every mount of a step is private to it, and these ask for no more.
+const INWARD: [&str; 6] = ["private", "rprivate", "slave", "rslave", "unbindable", "runbindable"];
+
 const KINDS: [&str; 5] = ["bind", "cache", "secret", "ssh", "tmpfs"];
 
 /// Parses a mount as it is written. A value with a variable in it is checked no further than the text allows.
@@ -64,6 +70,10 @@ struct Options {
     mode: Option<String>,
     uid: Option<String>,
     gid: Option<String>,
+    no_exec: Option<bool>,
+    of_user: Option<bool>,
+    /// Keys that only buildah has, as they are given.
+    of_buildah: Vec<&'static str>,
 }
 
 impl Options {
@@ -96,9 +106,63 @@ impl Options {
                 self.only_for("required", &["secret", "ssh"])?;
                 self.required = Some(true);
             }
+            other if self.takes_of_buildah(other, None)? => {}
             _ => return Err(MountProblem::NotPair { field: field.to_owned() }),
         }
         Ok(())
+    }
+
+    /// Takes what only buildah has; returns whether it was that.
+    fn takes_of_buildah(&mut self, key: &str, value: Option<&str>) -> Result<bool, MountProblem> {
+        let key = match (key, value) {
+            ("noexec", value) => {
+                self.no_exec = self.switched("noexec", value)?.or(self.no_exec);
+                "noexec"
+            }
+            ("u" | "chown", value) => {
+                self.of_user = self.switched("U", value)?.or(self.of_user);
+                "U"
+            }
+            // These hold for every mount.
+            ("nosuid", None) => "nosuid",
+            ("nodev", None) => "nodev",
+            // Nothing is labelled.
+            ("z", None) => "z",
+            ("relabel", Some("shared" | "private")) => "relabel",
+            ("relabel", Some(value)) if self.is_open(value) => "relabel",
+            ("relabel", Some(value)) => {
+                return Err(MountProblem::InvalidValue { key: "relabel", value: value.to_owned() });
+            }
+            ("bind-propagation", Some(value)) | (value, None)
+                if INWARD.contains(&value) || key == "bind-propagation" && self.is_open(value) =>
+            {
+                "bind-propagation"
+            }
+            ("bind-propagation", Some(value @ ("shared" | "rshared")))
+            | (value @ ("shared" | "rshared"), None) => {
+                return Err(MountProblem::Unsupported {
+                    option: value.to_owned(),
+                    reason: "what a step mounts is seen by that step alone",
+                });
+            }
+            ("bind-propagation", Some(value)) => {
+                return Err(MountProblem::InvalidValue { key: "bind-propagation", value: value.to_owned() });
+            }
+            ("no-dereference", _) => {
+                return Err(MountProblem::Unsupported {
+                    option: "no-dereference".to_owned(),
+                    reason: "a link is followed within what it is in, and not mounted itself",
+                });
+            }
+            _ => return Ok(false),
+        };
+        self.of_buildah.push(key);
+        Ok(true)
+    }
+
+    /// A switch alone is true.
+    fn switched(&self, key: &'static str, value: Option<&str>) -> Result<Option<bool>, MountProblem> {
+        value.map_or(Ok(Some(true)), |value| self.boolean(key, value))
     }
 
     /// Refuses a key that BuildKit judges by the type read so far: a mount is `bind` until its type is read.
@@ -142,11 +206,12 @@ impl Options {
             "mode" => self.mode = Some(value),
             "uid" => self.uid = Some(value),
             "gid" => self.gid = Some(value),
+            other if self.takes_of_buildah(other, Some(&value))? => {}
             other => {
                 return Err(MountProblem::UnknownKey {
                     key: key.to_owned(),
                     field: field.to_owned(),
-                    closest: closest(other, KEYS.into_iter().chain(["env"])),
+                    closest: closest(other, KEYS.into_iter().chain(["env"]).chain(KEYS_OF_BUILDAH)),
                 });
             }
         }
@@ -169,7 +234,8 @@ impl Options {
         if !matches!(kind, "secret" | "ssh") && target.as_deref().is_some_and(is_root) {
             return Err(MountProblem::InvalidTarget { target: "/".to_owned() });
         }
-        Ok(Mount { kind: self.kind(kind)?, target, written: text.to_owned() })
+        let (no_exec, of_user) = (self.no_exec == Some(true), self.of_user == Some(true));
+        Ok(Mount { kind: self.kind(kind)?, target, no_exec, of_user, written: text.to_owned() })
     }
 
     fn kind(self, kind: &str) -> Result<MountKind, MountProblem> {
@@ -214,6 +280,23 @@ impl Options {
         ];
         if let Some((key, ..)) = rules.into_iter().find(|(_, given, allowed)| *given && !allowed) {
             return Err(MountProblem::KeyNotForType { key, kind });
+        }
+        let refused = |key: &&str| match kind {
+            "bind" | "cache" => false,
+            "tmpfs" => matches!(*key, "z" | "relabel" | "bind-propagation"),
+            _ => true,
+        };
+        if let Some(key) = self.of_buildah.iter().copied().find(refused) {
+            return Err(MountProblem::KeyNotForType { key, kind });
+        }
+        if self.of_user == Some(true) {
+            let unsupported = |reason| MountProblem::Unsupported { option: "U".to_owned(), reason };
+            if kind == "bind" {
+                return Err(unsupported("what a bind mount shows keeps its owners"));
+            }
+            if self.uid.is_some() || self.gid.is_some() {
+                return Err(unsupported("uid and gid name the owner already"));
+            }
         }
         if kind == "secret" {
             if self.id.is_some() && self.source.is_some() {
@@ -390,6 +473,46 @@ mod tests {
         assert!(matches!(mount.kind, MountKind::Cache { sharing: CacheSharing::Locked, .. }));
         // Without a target it is the working directory, which is known later.
         assert_eq!(parse("type=bind,source=x").unwrap().target, None);
+    }
+
+    #[test]
+    fn what_only_buildah_has_is_taken_where_kiln_can_do_it() {
+        let mount = parse("type=cache,target=/c,U,noexec,nosuid,nodev,Z,private").unwrap();
+        assert!(mount.no_exec && mount.of_user);
+        let mount = parse("target=/c,z,relabel=shared,bind-propagation=rslave,noexec=false,nodev").unwrap();
+        assert!(!mount.no_exec && !mount.of_user);
+        assert!(parse("noexec,U,type=tmpfs,target=/t").unwrap().of_user);
+        assert!(parse("type=$t,target=/t,bind-propagation=$p,relabel=$r,chown=$u").is_ok());
+        for (text, expected) in [
+            ("type=secret,id=s,noexec", "unexpected key 'noexec' for mount type 'secret'"),
+            ("type=ssh,U", "unexpected key 'U' for mount type 'ssh'"),
+            ("type=tmpfs,target=/t,z", "unexpected key 'z' for mount type 'tmpfs'"),
+            ("target=/t,relabel=some", "invalid value for relabel: some"),
+            ("target=/t,relabel", "invalid field 'relabel' must be a key=value pair"),
+            ("target=/t,bind-propagation=out", "invalid value for bind-propagation: out"),
+            ("target=/t,suid", "invalid field 'suid' must be a key=value pair"),
+            ("target=/t,nosuid=false", "unexpected key 'nosuid' in 'nosuid=false'"),
+            ("target=/t,U", "mount option 'U' is not supported: what a bind mount shows keeps its owners"),
+            (
+                "type=cache,target=/t,U=true,uid=5",
+                "mount option 'U' is not supported: uid and gid name the owner already",
+            ),
+            (
+                "target=/t,rshared",
+                "mount option 'rshared' is not supported: what a step mounts is seen by that step alone",
+            ),
+            (
+                "target=/t,bind-propagation=shared",
+                "mount option 'shared' is not supported: what a step mounts is seen by that step alone",
+            ),
+            (
+                "target=/t,no-dereference",
+                "mount option 'no-dereference' is not supported: a link is followed within what it is in, and not \
+                 mounted itself",
+            ),
+        ] {
+            assert_eq!(problem(text), expected);
+        }
     }
 
     #[test]

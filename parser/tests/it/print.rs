@@ -286,6 +286,7 @@ fn fragment() -> impl Strategy<Value = String> {
         words().prop_map(|words| format!("VOLUME {words}")),
         words().prop_map(|words| format!("WORKDIR {words}")),
         words().prop_map(|words| format!("USER {words}")),
+        Just("RUN --mount=type=tmpfs,target=/c,noexec,U --mount=target=/d,relabel=shared,Z true".to_owned()),
         Just("RUN --mount=type=cache,target=/c,id=$a --mount=type=secret,id=s,required true".to_owned()),
         "# [a-z=]{0,8}|#|",
         Just("FROM --platform=linux/amd64 a AS Next".to_owned()),

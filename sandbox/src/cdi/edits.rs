@@ -75,7 +75,7 @@ fn mount_of_node(name: &str, node: &Node) -> Result<Mount, DeviceError> {
     let (kind, major, minor) = match node.kind.as_str() {
         "p" => {
             let kind = MountKind::Bind { source: host, subpath: PathBuf::new(), read_only: false };
-            return Ok(Mount { target: node.path.clone(), kind });
+            return Ok(Mount { target: node.path.clone(), kind, no_exec: false });
         }
         "c" | "u" if node.major > 0 => (DeviceKind::Character, node.major, node.minor),
         "b" if node.major > 0 => (DeviceKind::Block, node.major, node.minor),
@@ -93,7 +93,7 @@ fn mount_of_node(name: &str, node: &Node) -> Result<Mount, DeviceError> {
     let mode = node.file_mode.unwrap_or(NODE_MODE) & 0o7777;
     let target = node.path.clone();
     let node = DeviceNode { host, kind, major, minor, mode, uid: node.uid, gid: node.gid };
-    Ok(Mount { target, kind: MountKind::Device(node) })
+    Ok(Mount { target, kind: MountKind::Device(node), no_exec: false })
 }
 
 fn mount_of_host(name: &str, mount: &HostMount) -> Result<Mount, DeviceError> {
@@ -106,7 +106,7 @@ fn mount_of_host(name: &str, mount: &HostMount) -> Result<Mount, DeviceError> {
     let read_only = mount.options.iter().any(|option| option == "ro");
     let source = mount.host_path.clone();
     let kind = MountKind::Bind { source, subpath: PathBuf::new(), read_only };
-    Ok(Mount { target: mount.container_path.clone(), kind })
+    Ok(Mount { target: mount.container_path.clone(), kind, no_exec: false })
 }
 
 fn absolute(name: &str, path: &Path) -> Result<(), DeviceError> {

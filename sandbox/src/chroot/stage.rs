@@ -81,6 +81,12 @@ impl<'t> Stage<'t> {
     /// Puts a mount into the tree.
     pub(super) fn mount(&mut self, mount: &Mount) -> io::Result<()> {
         let target = inner_path("a mount's target", &mount.target).map_err(cause)?;
+        if mount.no_exec {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a step by chroot has no mount to set noexec on",
+            ));
+        }
         match &mount.kind {
             MountKind::Bind { source, subpath, read_only } => {
                 let base = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
@@ -121,13 +127,16 @@ impl<'t> Stage<'t> {
                 let place = self.place(&target, kind_of(fs::symlink_metadata(&source_at)?.is_dir()))?;
                 self.put(place, None, |parent, name| Ok(rustix::fs::renameat(CWD, &source_at, parent, name)?))
             }
-            MountKind::Tmpfs { size: _, mode, read_only: _ } => {
+            MountKind::Tmpfs { size: _, mode, uid, gid, read_only: _ } => {
                 let place = self.place(&target, TargetKind::Directory)?;
                 let mode = match &place.original {
                     Some(covered) => fs::symlink_metadata(covered)?.permissions().mode() & 0o7777,
                     None => *mode,
                 };
-                self.put(place, None, |parent, name| make_directory(parent, name, mode))
+                self.put(place, None, |parent, name| {
+                    make_directory(parent, name, mode)?;
+                    give(parent, name, mode, *uid, *gid)
+                })
             }
             MountKind::File { contents, mode, uid, gid } => {
                 let place = self.place(&target, TargetKind::File)?;

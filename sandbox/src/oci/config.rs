@@ -126,11 +126,11 @@ fn mounts(spec: &Spec, plan: &Plan, bundle: &Path) -> Result<Value, SandboxError
         if !matches!(mount.source, PlannedSource::Device(_)) {
             options.push("nodev");
         }
+        if mount.no_exec || matches!(mount.source, PlannedSource::File(_)) {
+            options.push("noexec");
+        }
         let read_only = match &mount.source {
-            PlannedSource::File(_) => {
-                options.push("noexec");
-                true
-            }
+            PlannedSource::File(_) => true,
             PlannedSource::Bind { read_only, .. }
             | PlannedSource::Layers { read_only, .. }
             | PlannedSource::Tmpfs { read_only, .. } => *read_only,

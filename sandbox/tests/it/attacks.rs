@@ -106,7 +106,10 @@ fn nothing_is_mounted_into_proc() {
     symlink("/proc/self", store.path("base/link")).unwrap();
     for target in ["/proc", "/proc/sys", "/link/attr", "/x/../proc/1"] {
         let mut spec = store.command(&["true"]);
-        spec.mounts = vec![mount(target, MountKind::Tmpfs { size: None, mode: 0o755, read_only: false })];
+        spec.mounts = vec![mount(
+            target,
+            MountKind::Tmpfs { size: None, mode: 0o755, uid: 0, gid: 0, read_only: false },
+        )];
         assert!(go(&spec).is_err(), "{target}");
     }
 }
@@ -121,7 +124,10 @@ fn links_of_the_image_stay_in_the_root() {
     symlink(&sentinel, base.join("etc/resolv.conf")).unwrap();
     let mut spec = store.shell("pwd; touch made");
     spec.cwd = "/app/new".into();
-    spec.mounts = vec![mount("/app/mount", MountKind::Tmpfs { size: None, mode: 0o755, read_only: false })];
+    spec.mounts = vec![mount(
+        "/app/mount",
+        MountKind::Tmpfs { size: None, mode: 0o755, uid: 0, gid: 0, read_only: false },
+    )];
     let ran = go(&spec).unwrap();
     assert_eq!(ran.stdout.trim(), format!("{}/new", outside.display()));
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
@@ -140,7 +146,7 @@ fn clean_up_removes_only_what_was_made() {
         fs::remove_dir_all(store.upper()).unwrap();
         let mut spec = store.shell(&script);
         spec.rootfs.upper = store.upper();
-        let bind = MountKind::Tmpfs { size: None, mode: 0o755, read_only: false };
+        let bind = MountKind::Tmpfs { size: None, mode: 0o755, uid: 0, gid: 0, read_only: false };
         spec.mounts = vec![mount("/made/point", bind)];
         let ran = go(&spec).unwrap();
         assert_eq!(ran.code(), 0, "{ran:?}");
@@ -256,7 +262,10 @@ fn a_mount_point_that_is_swapped_for_a_link_never_leads_out() {
             let mut spec = store.shell("touch /cache/sub/made/BREAKOUT /source/BREAKOUT");
             spec.mounts = vec![
                 mount("/cache", bind("")),
-                mount("/cache/sub/made", MountKind::Tmpfs { size: None, mode: 0o755, read_only: false }),
+                mount(
+                    "/cache/sub/made",
+                    MountKind::Tmpfs { size: None, mode: 0o755, uid: 0, gid: 0, read_only: false },
+                ),
                 mount("/source", bind("sub")),
             ];
             // Either it works inside or it fails; what matters is outside.

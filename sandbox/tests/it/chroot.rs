@@ -100,7 +100,7 @@ fn a_layer_is_what_the_embedded_executor_makes() {
             "/run/secrets/key",
             MountKind::File { contents: b"canary".to_vec(), mode: 0o400, uid: 0, gid: 0 },
         ),
-        mount("/cover", MountKind::Tmpfs { size: None, mode: 0o755, read_only: false }),
+        mount("/cover", MountKind::Tmpfs { size: None, mode: 0o755, uid: 0, gid: 0, read_only: false }),
     ];
     assert_eq!(crate::support::go(&spec).unwrap().code(), 0);
     let by_embedded = facts(&store.upper());

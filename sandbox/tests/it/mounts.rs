@@ -4,8 +4,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
-use kiln_sandbox::{MountKind, Security};
+use kiln_sandbox::{Mount, MountKind, Security};
 
 use crate::support::{go, mount, own_program, store};
 
@@ -41,7 +42,7 @@ fn a_mount_within_a_mount_is_made_in_their_order() {
     let mut spec = store.shell("grep -q ' /cache/in ' /proc/mounts && echo ok");
     spec.mounts = vec![
         mount("/cache", kind),
-        mount("/cache/in", MountKind::Tmpfs { size: None, mode: 0o755, read_only: false }),
+        mount("/cache/in", MountKind::Tmpfs { size: None, mode: 0o755, uid: 0, gid: 0, read_only: false }),
     ];
     assert_eq!(go(&spec).unwrap().stdout, "ok\n");
     assert_eq!(store.upper_entries(), [""; 0]);
@@ -51,8 +52,30 @@ fn a_mount_within_a_mount_is_made_in_their_order() {
 fn a_tmpfs_has_its_size_and_mode() {
     let Some(store) = store() else { return };
     let mut spec = store.shell("stat -c %a /t; df -k /t | tail -n 1 | awk '{print $2}'");
-    spec.mounts = vec![mount("/t", MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777, read_only: false })];
+    spec.mounts = vec![mount(
+        "/t",
+        MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777, uid: 0, gid: 0, read_only: false },
+    )];
     assert_eq!(go(&spec).unwrap().stdout, "1777\n1024\n");
+}
+
+#[test]
+fn a_tmpfs_has_its_owner_and_nothing_is_started_where_that_is_forbidden() {
+    let Some(store) = store() else { return };
+    let command = "stat -c %u:%g /t; cp /bin/true /t; cp /bin/true /b; /b/true; echo $?; /t/true; echo $?";
+    let mut spec = store.shell(command);
+    let shared = store.layer("shared");
+    let bind = |no_exec| Mount {
+        target: "/b".into(),
+        kind: MountKind::Bind { source: shared.clone(), subpath: PathBuf::new(), read_only: false },
+        no_exec,
+    };
+    let tmpfs = MountKind::Tmpfs { size: None, mode: 0o1777, uid: 5, gid: 6, read_only: false };
+    spec.mounts = vec![Mount { no_exec: true, ..mount("/t", tmpfs) }, bind(false)];
+    assert_eq!(go(&spec).unwrap().stdout, "5:6\n0\n126\n");
+    let mut spec = store.shell("/b/true; echo $?");
+    spec.mounts = vec![bind(true)];
+    assert_eq!(go(&spec).unwrap().stdout, "126\n");
 }
 
 #[test]
@@ -141,8 +164,10 @@ fn a_client_of_a_socket() {
 fn what_a_step_puts_beside_a_mount_point_stays_and_the_mount_point_does_not() {
     let Some(store) = store() else { return };
     let mut spec = store.shell("echo x >/deep/er/file");
-    spec.mounts =
-        vec![mount("/deep/er/mount", MountKind::Tmpfs { size: None, mode: 0o755, read_only: false })];
+    spec.mounts = vec![mount(
+        "/deep/er/mount",
+        MountKind::Tmpfs { size: None, mode: 0o755, uid: 0, gid: 0, read_only: false },
+    )];
     go(&spec).unwrap();
     assert_eq!(store.upper_entries(), ["deep", "deep/er", "deep/er/file"]);
 }
@@ -154,7 +179,10 @@ fn a_mount_point_that_a_link_leads_to_is_made_where_the_image_sees_it() {
     std::os::unix::fs::symlink("/somewhere", store.path("base/link")).unwrap();
     let mut spec =
         store.shell("grep -c nameserver /run/resolv/real; grep -q ' /somewhere/x ' /proc/mounts && echo ok");
-    spec.mounts = vec![mount("/link/x", MountKind::Tmpfs { size: None, mode: 0o755, read_only: false })];
+    spec.mounts = vec![mount(
+        "/link/x",
+        MountKind::Tmpfs { size: None, mode: 0o755, uid: 0, gid: 0, read_only: false },
+    )];
     let ran = go(&spec).unwrap();
     assert!(ran.stdout.ends_with("ok\n"), "{ran:?}");
     assert_eq!(store.upper_entries(), [""; 0]);

@@ -189,7 +189,7 @@ pub fn own_program(test: &str) -> (Vec<Mount>, String) {
 }
 
 pub fn mount(target: &str, kind: MountKind) -> Mount {
-    Mount { target: target.into(), kind }
+    Mount { target: target.into(), kind, no_exec: false }
 }
 
 /// Whether what a test needs has to be there: in CI, for the machine's own root. Root of a user namespace may lack it.

@@ -211,7 +211,7 @@ fn mount_words(mount: &ExecMount) -> (String, String) {
         mode + &owner
     };
     let mut target = mount.target.clone();
-    let words = match &mount.kind {
+    let mut words = match &mount.kind {
         ExecMountKind::Bind { input: _, source, writable } => {
             format!("type=bind,source={source}{}", if *writable { ",rw" } else { "" })
         }
@@ -236,6 +236,9 @@ fn mount_words(mount: &ExecMount) -> (String, String) {
             format!("type=ssh,id={id}{required}{}", owner(0o600, *mode, *uid, *gid))
         }
     };
+    for (word, given) in [(",noexec", mount.no_exec), (",U", mount.of_user)] {
+        words.push_str(if given { word } else { "" });
+    }
     (target, words)
 }
 

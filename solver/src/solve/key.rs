@@ -159,6 +159,13 @@ pub(super) fn exec_key(
             key.text(&device.wanted.name).texts(&device.found);
         }
     }
+    let with_options = || mounts.iter().enumerate().filter(|(_, mount)| mount.no_exec || mount.of_user);
+    if with_options().next().is_some() {
+        key.text("mount options").number(with_options().count() as u64);
+        for (index, mount) in with_options() {
+            key.number(index as u64).flag(mount.no_exec).flag(mount.of_user);
+        }
+    }
     key.finish()
 }
 
@@ -274,11 +281,20 @@ mod tests {
                     uid: 0,
                     gid: 0,
                 },
+                no_exec: false,
+                of_user: false,
             });
             exec
         };
         let one = key(&cache("a", CacheSharing::Shared, "/c"));
         assert_eq!(one, key(&cache("b", CacheSharing::Locked, "/c")));
         assert_ne!(one, key(&cache("a", CacheSharing::Shared, "/d")));
+        let with = |change: fn(&mut ExecMount)| {
+            let mut exec = cache("a", CacheSharing::Shared, "/c");
+            change(&mut exec.mounts[0]);
+            key(&exec)
+        };
+        let (no_exec, of_user) = (with(|mount| mount.no_exec = true), with(|mount| mount.of_user = true));
+        assert!(one != no_exec && one != of_user && no_exec != of_user);
     }
 }

@@ -1,4 +1,4 @@
-//! `RUN --mount` (FEATURES RN16–RN31).
+//! `RUN --mount` (FEATURES RN16–RN32).
 
 use std::borrow::Cow;
 
@@ -48,12 +48,13 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
         let span = step.place(mount.span);
         let mount = expanded(step, &mount.value, span)?;
         let target = mount.target.clone().unwrap_or_default();
-        let mount = match &mount.kind {
+        let (no_exec, of_user) = (mount.no_exec, mount.of_user);
+        let (target, kind) = match &mount.kind {
             MountKind::Bind { from, source, writable } => {
                 let target = absolute(step, &target, span)?;
                 let input = mounts.input(step, from.as_deref(), &target, span)?;
                 let source = paths::join("/", source);
-                ExecMount { target, kind: ExecMountKind::Bind { input, source, writable: *writable } }
+                (target, ExecMountKind::Bind { input, source, writable: *writable })
             }
             MountKind::Cache { id, from, source, sharing, read_only, mode, uid, gid } => {
                 let id = match id.as_deref().filter(|id| !id.is_empty()) {
@@ -65,13 +66,15 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                 let mut id = format!("{}/{id}", namespace.map_or("", String::as_str));
                 let target = absolute(step, &target, span)?;
                 let source = paths::join("/", source);
-                let is_shaped = source == "/" && (mode.is_some() || uid.is_some() || gid.is_some());
+                let is_shaped =
+                    source == "/" && (mode.is_some() || uid.is_some() || gid.is_some() || of_user);
                 let from = from.as_deref().filter(|from| !from.is_empty());
                 let input = from.map(|from| mounts.input(step, Some(from), &target, span)).transpose()?;
                 // BuildKit makes the directory that is shaped in the seed's root and mounts that alone, and it counts
                 // as a seed of its own: caches of other shapes are other caches.
                 let seed = input.filter(|_| !is_shaped).map(|input| (input, source));
-                if is_shaped {
+                // Who the user is comes to light when the step runs.
+                if is_shaped && !of_user {
                     let (mode, uid, gid) =
                         (permissions(*mode, CACHE_MODE), uid.unwrap_or(0), gid.unwrap_or(0));
                     id.push_str(&format!(":{mode:o}:{uid}:{gid}"));
@@ -85,12 +88,11 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                     uid: uid.unwrap_or(0),
                     gid: gid.unwrap_or(0),
                 };
-                ExecMount { target, kind }
+                (target, kind)
             }
-            MountKind::Tmpfs { size, read_only } => ExecMount {
-                target: absolute(step, &target, span)?,
-                kind: ExecMountKind::Tmpfs { size: *size, read_only: *read_only },
-            },
+            MountKind::Tmpfs { size, read_only } => {
+                (absolute(step, &target, span)?, ExecMountKind::Tmpfs { size: *size, read_only: *read_only })
+            }
             MountKind::Secret { id, env, required, mode, uid, gid } => {
                 let id = match id.as_deref().filter(|id| !id.is_empty()) {
                     Some(id) => id.to_owned(),
@@ -114,7 +116,7 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                     uid: uid.unwrap_or(0),
                     gid: gid.unwrap_or(0),
                 };
-                ExecMount { target, kind }
+                (target, kind)
             }
             MountKind::Ssh { id, required, mode, uid, gid } => {
                 let id = match id.as_deref().filter(|id| !id.is_empty()) {
@@ -136,10 +138,10 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                     uid: uid.unwrap_or(0),
                     gid: gid.unwrap_or(0),
                 };
-                ExecMount { target, kind }
+                (target, kind)
             }
         };
-        mounts.mounts.push(mount);
+        mounts.mounts.push(ExecMount { target, kind, no_exec, of_user });
     }
     Ok(mounts)
 }

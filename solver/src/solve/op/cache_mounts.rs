@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kiln_cache::{CacheMount, CacheMountRequest, MountSharing};
 use kiln_image::Digest;
 use kiln_parser::CacheSharing;
+use kiln_sandbox::Identity;
 
 use super::executor::Confinement;
 use super::{Step, file};
@@ -23,25 +24,28 @@ pub(super) struct Caches {
 }
 
 impl Caches {
-    /// Takes those that `mounts` ask for.
+    /// Takes those that `mounts` ask for; `user` runs the step.
     ///
     /// What is mounted twice is taken once, as strictly as one of the mounts says, and all are taken in the order of their
     /// ids: no step waits for itself, and no two wait for each other.
-    pub(super) fn take(step: &Step<'_>, mounts: &[ExecMount]) -> Result<Caches, SolveError> {
+    pub(super) fn take(step: &Step<'_>, mounts: &[ExecMount], user: &Identity) -> Result<Caches, SolveError> {
         let mut wanted: BTreeMap<String, Wanted<'_>> = BTreeMap::new();
         for (index, mount) in mounts.iter().enumerate() {
             let ExecMountKind::Cache { id, seed, sharing, mode, uid, gid, .. } = &mount.kind else {
                 continue;
             };
+            let (uid, gid) = if mount.of_user { (user.uid, user.gid) } else { (*uid, *gid) };
             let id = match seed {
                 Some((input, source)) => format!("{id}:{}", seed_digest(step, *input, source)?),
+                // A cache of its own, as with the same `uid` and `gid`.
+                None if mount.of_user => format!("{id}:{mode:o}:{uid}:{gid}"),
                 None => id.clone(),
             };
             let first = || Wanted {
                 at: Vec::new(),
                 seed: seed.as_ref(),
                 sharing: *sharing,
-                owner: (*mode, *uid, *gid),
+                owner: (*mode, uid, gid),
             };
             let wanted = wanted.entry(id).or_insert_with(first);
             wanted.at.push(index);

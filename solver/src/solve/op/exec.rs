@@ -16,7 +16,7 @@ use kiln_cache::{CacheMount, Claim, Entry, LayerDraft, LayerTree, SourceTree};
 use kiln_image::Platform;
 use kiln_sandbox::{
     Binfmt, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs,
-    SandboxError, Security, Spec, resolve_user,
+    SandboxError, Security, Spec, insecure_devices, resolve_user,
 };
 use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
@@ -183,7 +183,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
     draft.stands_on(tree.clone());
     give_root(&draft, tree.entry(Path::new(""))?)?;
     let mut identity = identity(&tree, &exec.user)?;
-    let mut prepared = Prepared::of(step, exec)?;
+    let mut prepared = Prepared::of(step, exec, &identity)?;
     let device_env = prepared.add_devices(step, exec, &mut identity)?;
     let network = match (&lease, exec.network) {
         (Some(lease), _) => lease.network(),
@@ -394,12 +394,16 @@ enum Guard {
 }
 
 impl Prepared {
-    fn of(step: &Step<'_>, exec: &Exec) -> Result<Self, SolveError> {
+    fn of(step: &Step<'_>, exec: &Exec, user: &Identity) -> Result<Self, SolveError> {
         let mut prepared = Self::default();
-        let Caches { paths, held } = Caches::take(step, &exec.mounts)?;
+        // Before the Dockerfile's own, which may cover them.
+        if exec.insecure {
+            prepared.mounts.extend(insecure_devices());
+        }
+        let Caches { paths, held } = Caches::take(step, &exec.mounts, user)?;
         prepared.guards.extend(held.into_iter().map(Guard::Cache));
         for (mount, cache) in exec.mounts.iter().zip(paths) {
-            prepared.add(step, mount, cache)?;
+            prepared.add(step, mount, cache, user)?;
         }
         prepared.add_scripts(step, &exec.scripts)?;
         Ok(prepared)
@@ -420,7 +424,7 @@ impl Prepared {
                 .map_err(|source| SolveError::Io { path, source })?;
         }
         let kind = MountKind::Bind { source: files.fs(), subpath: PathBuf::new(), read_only: true };
-        self.mounts.push(Mount { target: SCRIPTS.into(), kind });
+        self.mounts.push(Mount { target: SCRIPTS.into(), kind, no_exec: false });
         self.guards.push(Guard::Scratch(files));
         Ok(())
     }
@@ -440,7 +444,13 @@ impl Prepared {
     }
 
     /// `cache` is the directory of a cache mount.
-    fn add(&mut self, step: &Step<'_>, mount: &ExecMount, cache: Option<PathBuf>) -> Result<(), SolveError> {
+    fn add(
+        &mut self,
+        step: &Step<'_>,
+        mount: &ExecMount,
+        cache: Option<PathBuf>,
+        user: &Identity,
+    ) -> Result<(), SolveError> {
         let kind = match &mount.kind {
             ExecMountKind::Bind { input, source, writable } => {
                 let (layers, subpath) = self.bind(step, *input, source)?;
@@ -462,7 +472,8 @@ impl Prepared {
                 MountKind::Bind { source, subpath: PathBuf::new(), read_only: *read_only }
             }
             ExecMountKind::Tmpfs { size, read_only } => {
-                MountKind::Tmpfs { size: *size, mode: TMPFS_MODE, read_only: *read_only }
+                let (uid, gid) = if mount.of_user { (user.uid, user.gid) } else { (0, 0) };
+                MountKind::Tmpfs { size: *size, mode: TMPFS_MODE, uid, gid, read_only: *read_only }
             }
             ExecMountKind::Secret { id, env, required, mode, uid, gid } => {
                 let Some(secret) = step.solver.inputs.secrets.get(id) else {
@@ -496,7 +507,7 @@ impl Prepared {
                 MountKind::Socket { source: socket.clone(), mode: *mode, uid: *uid, gid: *gid }
             }
         };
-        self.mounts.push(Mount { target: PathBuf::from(&mount.target), kind });
+        self.mounts.push(Mount { target: PathBuf::from(&mount.target), kind, no_exec: mount.no_exec });
         Ok(())
     }
 
