@@ -11,9 +11,9 @@ use kiln_image::oci::Descriptor;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, Platform, http};
 use kiln_remote::CacheSpec;
-use kiln_sandbox::{Dns, HostAddress, Resources};
+use kiln_sandbox::{Capabilities, Dns, HostAddress, Resources};
 use kiln_solver::event::{Event, EventSink, Reporter};
-use kiln_solver::graph::NetworkMode;
+use kiln_solver::graph::{NetworkMode, Volume};
 use kiln_solver::plan::{Trim, Unneeded};
 use kiln_solver::solve::{ExecSettings, Executor, Isolation, Sandbox};
 
@@ -175,6 +175,8 @@ pub struct Build {
     pub(crate) pull: bool,
     pub(crate) offline: bool,
     pub(crate) network: NetworkMode,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) volumes: Vec<Volume>,
     pub(crate) extra_hosts: Vec<(String, HostAddress)>,
     pub(crate) shm_bytes: Option<u64>,
     pub(crate) ulimits: Vec<(String, u64, u64)>,
@@ -282,6 +284,8 @@ impl Build {
             pull: false,
             offline: false,
             network: NetworkMode::Default,
+            capabilities: Capabilities::default(),
+            volumes: Vec::new(),
             extra_hosts: Vec::new(),
             shm_bytes: None,
             ulimits: Vec::new(),
@@ -482,6 +486,18 @@ impl Build {
     /// Network of RUN steps.
     pub fn network(mut self, network: NetworkMode) -> Self {
         self.network = network;
+        self
+    }
+
+    /// What root holds in RUN steps, but for those with `--security=insecure`.
+    pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = capabilities;
+        self
+    }
+
+    /// A directory or file of the host's in every RUN step.
+    pub fn volume(mut self, volume: Volume) -> Self {
+        self.volumes.push(volume);
         self
     }
 

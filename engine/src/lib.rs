@@ -69,10 +69,12 @@ pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::lint::{RULES, Rule};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning, boolean};
 pub use kiln_remote::{CacheSpec, InvalidSpec};
-pub use kiln_sandbox::{Chroot, Dns, HostAddress, OciRuntime, Resources, SandboxError, Swap};
+pub use kiln_sandbox::{
+    Capabilities, CapabilityError, Chroot, Dns, HostAddress, OciRuntime, Resources, SandboxError, Swap,
+};
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
 pub use kiln_solver::explain::{Cause, Difference, FileChange, NoCacheBy};
-pub use kiln_solver::graph::NetworkMode;
+pub use kiln_solver::graph::{NetworkMode, Volume, VolumeAccess};
 pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError, Unneeded, lifetime};
 pub use kiln_solver::solve::{Confinement, Executor, Isolation, SolveError, Verdict};
 pub use lock::{Lock, LockReport, LockedSource};

@@ -11,9 +11,9 @@ use kiln_image::oci::ContainerConfig;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, Platform};
 use kiln_sandbox::{
-    Binfmt, Dns, ExitStatus, HostAccess, HostAddress, HostEntry, Identity, Io, IsolatedNetwork, Limits,
-    Mount, MountKind, Network, NetworkError, Resources, Rootfs, SandboxError, Security, Spec, Terminal,
-    resolve_user,
+    Binfmt, Capabilities, Dns, ExitStatus, HostAccess, HostAddress, HostEntry, Identity, Io, IsolatedNetwork,
+    Limits, Mount, MountKind, Network, NetworkError, Resources, Rootfs, SandboxError, Security, Spec,
+    Terminal, resolve_user,
 };
 use kiln_solver::event::EventSink;
 
@@ -136,6 +136,7 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
         extra_hosts: request.extra_hosts.clone(),
         dns: request.dns.clone(),
         security: Security::Sandbox,
+        capabilities: Capabilities::default(),
         binfmt: Binfmt::of(&image.platform.architecture, &Platform::host().architecture),
         limits: Limits { resources: request.resources.clone(), ..Limits::default() },
         io: io(request.terminal, request.stdin)?,

@@ -367,6 +367,8 @@ impl Session<'_> {
             no_cache_stages: build.no_cache_stages.clone(),
             cache_ttl: build.cache_ttl,
             network: build.network,
+            capabilities: build.capabilities,
+            volumes: build.volumes.clone(),
             extra_hosts: build.extra_hosts.clone(),
             shm_bytes: build.shm_bytes,
             ulimits: build.ulimits.clone(),

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
-    Binfmt, ExitStatus, Identity, Io, Limits, Network, Output, Rootfs, Security, Spec, Terminal, run,
+    Binfmt, Capabilities, ExitStatus, Identity, Io, Limits, Network, Output, Rootfs, Security, Spec,
+    Terminal, run,
 };
 
 fn main() -> ExitCode {
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         extra_hosts: Vec::new(),
         dns: kiln_sandbox::Dns::default(),
         security: Security::Sandbox,
+        capabilities: Capabilities::default(),
         binfmt: Binfmt::AsIs,
         limits: Limits::default(),
         io: match (terminal, output) {

@@ -42,6 +42,7 @@ mod terminal;
 mod userns;
 
 pub use binfmt::{Binfmt, Emulator, missing_hint};
+pub use capabilities::{Capabilities, CapabilityError};
 pub use cdi::{DeviceEdits, DeviceError, Devices, SPEC_DIRECTORIES};
 pub use chroot::{Chroot, Trees};
 pub use doctor::{Finding, State, examine};

@@ -22,7 +22,7 @@ use crate::spec::{MOUNTING_ON, MOUNTING_PROC};
 use crate::sys::{Instruction, StartStrings};
 use crate::{
     DeviceKind, DeviceNode, Identity, Mount, MountKind, Network, OciRuntime, SandboxError, Security, Spec,
-    capabilities, etc_files, seccomp, userns,
+    etc_files, seccomp, userns,
 };
 
 /// What a `PATH` is when the environment has none; Docker's default.
@@ -286,6 +286,11 @@ impl Plan {
             first: Credentials::new(who.uid, who.gid, who.groups.clone()),
             filter: &emulate::FILTER,
         });
+        if emulated.is_some() && !spec.capabilities.dropped().is_empty() {
+            let why = "where there is one id only, owners are emulated for whoever is root, and no capability can be \
+                       taken from him; `kiln doctor` says how to get more ids";
+            return Err(setup("dropping capabilities", io::Error::new(io::ErrorKind::Unsupported, why)));
+        }
         // Whoever has no filter, or one with a listener already, gets a network that is there.
         let on_demand = matches!(&spec.network, Network::Isolated(network) if !network.is_connected())
             && runtime.is_none()
@@ -334,7 +339,7 @@ impl Plan {
             rights,
             emulated,
             emulator: spec.binfmt.rule(),
-            capabilities: capabilities::DEFAULT,
+            capabilities: spec.capabilities.of_a_step()?,
             runtime: None,
             tree: None,
         };

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Binfmt, Identity, IsolatedNetwork, NetworkError, Trees};
+use crate::{Binfmt, Capabilities, Identity, IsolatedNetwork, NetworkError, Trees};
 
 /// What to run, where, as whom.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Spec {
     pub dns: Dns,
     /// Privileges.
     pub security: Security,
+    /// What root holds in [`Security::Sandbox`].
+    pub capabilities: Capabilities,
     /// How programs of another machine are executed.
     pub binfmt: Binfmt,
     /// Limits.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_parser::Span;
-use kiln_sandbox::HostAddress;
+use kiln_sandbox::{Capabilities, HostAddress};
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::explain::NoCacheBy;
@@ -164,10 +164,14 @@ pub struct Exec {
     pub network: NetworkMode,
     /// `--security=insecure`.
     pub insecure: bool,
+    /// `--cap-add` and `--cap-drop`.
+    pub capabilities: Capabilities,
     /// Host name.
     pub hostname: String,
     /// `--device`.
     pub devices: Vec<ExecDevice>,
+    /// `--volume`, mounted before `mounts`.
+    pub volumes: Vec<Volume>,
     /// `--add-host`: names are part of the key.
     pub extra_hosts: Vec<(String, HostAddress)>,
     /// `--shm-size`.
@@ -176,6 +180,29 @@ pub struct Exec {
     pub ulimits: Vec<(String, u64, u64)>,
     /// A RUN heredoc with `#!`: stored at `/dev/pipes/<name>` (0755, read-only) and executed (FEATURES LX31).
     pub scripts: Vec<(String, String)>,
+}
+
+/// A directory or file of the host's that the user of kiln shows to every RUN; never a Dockerfile's word. Its path is part
+/// of the steps' keys, what is in it is not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Volume {
+    /// On the host, absolute.
+    pub source: PathBuf,
+    /// In the step, absolute.
+    pub target: String,
+    /// What the step may do with it.
+    pub access: VolumeAccess,
+}
+
+/// What a step may do with a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VolumeAccess {
+    /// Read.
+    ReadOnly,
+    /// Change what the host has.
+    Writable,
+    /// Write, and it is lost; for directories.
+    Overlay,
 }
 
 /// A device of the host's that a step wants.

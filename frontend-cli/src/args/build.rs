@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::legacy::LegacyArgs;
 use super::limits::LimitArgs;
+use super::steps::StepArgs;
 use super::{kaniko, parse_bool, registry};
 
 /// `kiln build`.
@@ -253,6 +254,8 @@ pub(crate) struct BuildArgs {
     pub registry: registry::RegistryArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
+    #[command(flatten)]
+    pub steps: StepArgs,
     #[command(flatten)]
     pub kaniko: kaniko::KanikoArgs,
     #[command(flatten)]

@@ -20,6 +20,7 @@ pub(crate) mod registry;
 pub(crate) mod resource;
 pub(crate) mod secret;
 pub(crate) mod ssh;
+mod steps;
 mod storage;
 
 use std::ffi::{OsStr, OsString};

@@ -205,7 +205,7 @@ pub(super) fn request(
                 .with_hint("the modes are `default`, `isolated`, `none` and `host`"));
         }
     };
-    build = args.limits.apply(build.network(network))?;
+    build = args.steps.apply(args.limits.apply(build.network(network))?)?;
     for entitlement in allow {
         let is_known = matches!(
             entitlement.as_str(),

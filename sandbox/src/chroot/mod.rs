@@ -27,7 +27,7 @@ pub use tree::Trees;
 
 use crate::control_group::{ControlGroup, Holder};
 use crate::plan::{Plan, c_string, setup};
-use crate::{Exit, ExitStatus, Io, Network, Output, SandboxError, Security, Spec, capabilities, run};
+use crate::{Exit, ExitStatus, Io, Network, Output, SandboxError, Security, Spec, run};
 use change::Change;
 use listing::Listing;
 use stage::Stage;
@@ -58,7 +58,7 @@ impl Chroot {
         refuse(spec, &plan)?;
         let own = rustix::thread::capabilities(None)
             .map_err(|errno| setup("looking at capabilities", errno.into()))?;
-        plan.capabilities = held(own.permitted);
+        plan.capabilities = held(plan.capabilities, own.permitted);
         // Their relays are the stage's.
         plan.sockets.clear();
 
@@ -91,15 +91,17 @@ impl Chroot {
     }
 }
 
-/// What root of the step holds: Docker's set, of which the container may have less, without the one that leads out of the
-/// tree.
-fn held(permitted: CapabilitySet) -> CapabilitySet {
-    capabilities::DEFAULT.intersection(permitted).difference(CapabilitySet::SYS_CHROOT)
+/// What root of the step holds: what was asked for, of which the container may have less, without the one that leads out
+/// of the tree.
+fn held(asked: CapabilitySet, permitted: CapabilitySet) -> CapabilitySet {
+    asked.intersection(permitted).difference(CapabilitySet::SYS_CHROOT)
 }
 
 fn refuse(spec: &Spec, plan: &Plan) -> Result<(), SandboxError> {
     let what = if spec.security == Security::Insecure {
         "--security=insecure would give the step all that kiln itself may do"
+    } else if !spec.capabilities.added().is_empty() {
+        "capabilities beyond Docker's would lead out of the tree: leave --cap-add out"
     } else if !matches!(spec.network, Network::Host) {
         "a step has the container's network: none of its own can be made, and it cannot be without"
     } else if matches!(spec.io, Io::Terminal(_)) {

@@ -12,7 +12,7 @@ use crate::control_group::{self, ControlGroup};
 use crate::enter::DEVICES;
 use crate::masks::{MASKED_IN_PROC, READ_ONLY_IN_PROC};
 use crate::plan::{DEFAULT_SHM_BYTES, Plan, PlannedSource, setup};
-use crate::{Network, SandboxError, Security, Spec, capabilities, limits, seccomp, userns};
+use crate::{Network, SandboxError, Security, Spec, limits, seccomp, userns};
 
 /// The version whose fields are used; what is newer (`idmap`, `ioPriority` …) is not needed.
 const VERSION: &str = "1.0.2";
@@ -40,7 +40,7 @@ fn process(spec: &Spec, plan: &Plan) -> Result<Value, SandboxError> {
     let env: Vec<&OsStr> = plan.env.iter().map(|entry| os(entry)).collect();
     let env = env.into_iter().map(|entry| text("the environment", entry)).collect::<Result<Vec<_>, _>>()?;
     let held = match spec.security {
-        Security::Sandbox => capabilities::DEFAULT,
+        Security::Sandbox => plan.capabilities,
         // All that there are to give.
         Security::Insecure => {
             rustix::thread::capabilities(None)

@@ -38,7 +38,7 @@ fn error_of_line(line: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Binfmt, Dns, Identity, Io, Limits, Network, Rootfs, Security};
+    use crate::{Binfmt, Capabilities, Dns, Identity, Io, Limits, Network, Rootfs, Security};
 
     fn spec() -> Spec {
         Spec {
@@ -53,6 +53,7 @@ mod tests {
             extra_hosts: vec![],
             dns: Dns::default(),
             security: Security::Sandbox,
+            capabilities: Capabilities::default(),
             binfmt: Binfmt::AsIs,
             limits: Limits::default(),
             io: Io::Captured,

@@ -8,8 +8,8 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
-    Binfmt, Dns, Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, OciRuntime, Output,
-    Rootfs, SandboxError, Security, Spec,
+    Binfmt, Capabilities, Dns, Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, OciRuntime,
+    Output, Rootfs, SandboxError, Security, Spec,
 };
 
 /// Directories of one test's store.
@@ -100,6 +100,7 @@ impl Store {
             extra_hosts: vec![],
             dns: Dns::default(),
             security: Security::Sandbox,
+            capabilities: Capabilities::default(),
             binfmt: Binfmt::AsIs,
             limits: Limits::default(),
             io: Io::Captured,

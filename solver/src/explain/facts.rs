@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kiln_image::{Digest, Platform};
+use kiln_sandbox::Capabilities;
 use serde::{Deserialize, Serialize};
 
 use crate::graph::{Exec, ExecMount, ExecMountKind, NetworkMode};
@@ -108,6 +109,12 @@ impl Facts {
             },
         );
         set("security", if exec.insecure { "insecure".into() } else { String::new() });
+        if exec.capabilities != Capabilities::default() {
+            set("capabilities", exec.capabilities.names().join(" "));
+        }
+        let volumes =
+            exec.volumes.iter().map(|volume| format!("{}:{}", volume.source.display(), volume.target));
+        set("volumes", volumes.collect::<Vec<_>>().join(" "));
         set("host name", exec.hostname.clone());
         let devices = exec.devices.iter().flat_map(|device| &device.found).map(String::as_str);
         set("devices", devices.collect::<Vec<_>>().join(" "));

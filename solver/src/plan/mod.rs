@@ -36,7 +36,7 @@ use kiln_image::oci::{ContainerConfig, History, ImageConfig, RootFs};
 use kiln_image::{DiffId, Digest, ImageRef, Platform};
 use kiln_parser::ignore::IgnoreRules;
 use kiln_parser::{Dockerfile, Warning};
-use kiln_sandbox::HostAddress;
+use kiln_sandbox::{Capabilities, HostAddress};
 
 pub use cache::{lifetime, lifetime_text};
 pub use epoch::{EpochSource, source_date_epoch};
@@ -44,7 +44,7 @@ pub use error::PlanError;
 pub use join::join;
 pub use outline::{Outline, OutlineArg, OutlineMount};
 
-use crate::graph::{Graph, NetworkMode, VertexId};
+use crate::graph::{Graph, NetworkMode, VertexId, Volume};
 
 /// A step's name takes in no more values of variables once it is this long.
 const MAX_NAME_BYTES: usize = 4096;
@@ -78,6 +78,10 @@ pub struct PlanRequest {
     pub cache_ttl: Option<Duration>,
     /// `--network`.
     pub network: NetworkMode,
+    /// `--cap-add` and `--cap-drop`.
+    pub capabilities: Capabilities,
+    /// `--volume`.
+    pub volumes: Vec<Volume>,
     /// `--add-host`.
     pub extra_hosts: Vec<(String, HostAddress)>,
     /// `--shm-size`.
@@ -129,6 +133,8 @@ impl PlanRequest {
             no_cache_stages: Vec::new(),
             cache_ttl: None,
             network: NetworkMode::Default,
+            capabilities: Capabilities::default(),
+            volumes: Vec::new(),
             extra_hosts: Vec::new(),
             shm_bytes: None,
             ulimits: Vec::new(),

@@ -60,6 +60,12 @@ pub enum SolveError {
     /// A network of its own is required for a step that shares the one that is there.
     #[error("the step cannot have a network of its own: steps by chroot have the container's")]
     SharedNetwork,
+    /// A volume that may be written to, where nothing can be mounted.
+    #[error("{} cannot be mounted for writing in a step by chroot; `ro` and `O` (writes are lost) can", path.display())]
+    WritableVolume {
+        /// On the host.
+        path: PathBuf,
+    },
     /// A cache mount that is one mount's at a time, twice in a step.
     #[error("the cache mount `{id}` cannot be mounted twice in a step by chroot")]
     CacheTwice {

@@ -7,10 +7,11 @@
 use kiln_cache::{Layer, StepKey};
 use kiln_image::{ContentsDigest, Digest, Platform};
 use kiln_parser::CacheSharing;
+use kiln_sandbox::Capabilities;
 use sha2::{Digest as _, Sha256};
 
 use super::Snapshot;
-use crate::graph::{Exec, ExecMount, ExecMountKind, NetworkMode};
+use crate::graph::{Exec, ExecMount, ExecMountKind, NetworkMode, Volume, VolumeAccess};
 
 /// Raised whenever the encoding or the meaning of a step changes: old records are then never found again.
 pub(crate) const VERSION: u32 = 1;
@@ -112,8 +113,10 @@ pub(super) fn exec_key(
         mounts,
         network,
         insecure,
+        capabilities,
         hostname,
         devices,
+        volumes,
         extra_hosts,
         shm_bytes,
         ulimits,
@@ -166,6 +169,19 @@ pub(super) fn exec_key(
             key.number(index as u64).flag(mount.no_exec).flag(mount.of_user);
         }
     }
+    if !volumes.is_empty() {
+        key.text("volumes").number(volumes.len() as u64);
+        for Volume { source, target, access } in volumes {
+            key.text(&source.to_string_lossy()).text(target).number(match access {
+                VolumeAccess::ReadOnly => 0,
+                VolumeAccess::Writable => 1,
+                VolumeAccess::Overlay => 2,
+            });
+        }
+    }
+    if *capabilities != Capabilities::default() {
+        key.text("capabilities").number(capabilities.bits());
+    }
     key.finish()
 }
 
@@ -213,8 +229,10 @@ mod tests {
             mounts: Vec::new(),
             network: NetworkMode::Default,
             insecure: false,
+            capabilities: Capabilities::default(),
             hostname: "buildkitsandbox".into(),
             devices: Vec::new(),
+            volumes: Vec::new(),
             extra_hosts: Vec::new(),
             shm_bytes: None,
             ulimits: Vec::new(),
@@ -251,6 +269,29 @@ mod tests {
         };
         let keys = [key(&exec()), key(&with(&[])), key(&with(&["v.com/c=0"])), key(&with(&["v.com/c=1"]))];
         assert_eq!(keys.iter().collect::<std::collections::HashSet<_>>().len(), keys.len());
+    }
+
+    #[test]
+    fn what_every_step_may_and_sees_is_in_the_key() {
+        let capabilities = |added: &[String], dropped: &[String]| Exec {
+            capabilities: Capabilities::new(added, dropped).unwrap(),
+            ..exec()
+        };
+        let volume = |access| Exec {
+            volumes: vec![Volume { source: "/srv".into(), target: "/srv".into(), access }],
+            ..exec()
+        };
+        let (kill, admin) = (["kill".to_owned()], ["sys_admin".to_owned()]);
+        let keys = [
+            key(&exec()),
+            key(&capabilities(&[], &kill)),
+            key(&capabilities(&admin, &[])),
+            key(&volume(VolumeAccess::ReadOnly)),
+            key(&volume(VolumeAccess::Writable)),
+        ];
+        assert_eq!(keys.iter().collect::<std::collections::HashSet<_>>().len(), keys.len());
+        // What asks for what there is anyway is the same step.
+        assert_eq!(key(&exec()), key(&capabilities(&kill, &admin)));
     }
 
     #[test]

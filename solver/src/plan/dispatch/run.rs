@@ -64,12 +64,14 @@ pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
         mounts: mounts.mounts,
         network,
         insecure,
+        capabilities: request.capabilities,
         hostname: request.build_args.get(HOSTNAME_ARG).map_or(HOSTNAME, String::as_str).to_owned(),
         devices: run
             .devices
             .iter()
             .map(|device| ExecDevice { wanted: device.value.clone(), found: Vec::new() })
             .collect(),
+        volumes: request.volumes.clone(),
         extra_hosts: request.extra_hosts.clone(),
         shm_bytes: request.shm_bytes.filter(|bytes| *bytes > 0),
         ulimits: request.ulimits.clone(),

@@ -15,8 +15,8 @@ use std::time::Instant;
 use kiln_cache::{CacheMount, Claim, Entry, LayerDraft, LayerTree, SourceTree};
 use kiln_image::Platform;
 use kiln_sandbox::{
-    Binfmt, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network, Rootfs,
-    SandboxError, Security, Spec, insecure_devices, resolve_user,
+    Binfmt, Capabilities, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network,
+    Rootfs, SandboxError, Security, Spec, insecure_devices, resolve_user,
 };
 use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
@@ -29,7 +29,7 @@ use super::secrets::{Leak, Masked, Shown};
 use super::{Made, Step, file};
 use crate::event::{Event, LogStream};
 use crate::explain::Facts;
-use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode};
+use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode, Volume, VolumeAccess};
 use crate::solve::key::{MountContents, exec_key};
 use crate::solve::{Isolation, Output, Shortage, Snapshot, SolveError, Solver, layers};
 
@@ -216,6 +216,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
             .iter()
             .map(|(name, address)| HostEntry { name: name.clone(), address: *address })
             .collect(),
+        capabilities: exec.capabilities,
         security: if exec.insecure { Security::Insecure } else { Security::Sandbox },
         binfmt: Binfmt::of(&step.vertex.platform.architecture, &Platform::host().architecture),
         limits: Limits {
@@ -254,8 +255,9 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
         }
         (ended, _) => ended,
     };
-    // What has every right may have changed its network, and one that could not be connected is of no use.
-    let is_spoilt = exec.insecure || matches!(ended, Err(SandboxError::Network(_)));
+    // What has further rights may have changed its network, and one that could not be connected is of no use.
+    let has_more = exec.insecure || exec.capabilities != Capabilities::default();
+    let is_spoilt = has_more || matches!(ended, Err(SandboxError::Network(_)));
     if let Some(lease) = lease.take_if(|_| is_spoilt) {
         lease.discard();
     }
@@ -402,6 +404,9 @@ impl Prepared {
         }
         let Caches { paths, held } = Caches::take(step, &exec.mounts, user)?;
         prepared.guards.extend(held.into_iter().map(Guard::Cache));
+        for volume in &exec.volumes {
+            prepared.add_volume(step, volume)?;
+        }
         for (mount, cache) in exec.mounts.iter().zip(paths) {
             prepared.add(step, mount, cache, user)?;
         }
@@ -426,6 +431,31 @@ impl Prepared {
         let kind = MountKind::Bind { source: files.fs(), subpath: PathBuf::new(), read_only: true };
         self.mounts.push(Mount { target: SCRIPTS.into(), kind, no_exec: false });
         self.guards.push(Guard::Scratch(files));
+        Ok(())
+    }
+
+    /// A directory or file of the host's, which only who called kiln has named.
+    fn add_volume(&mut self, step: &Step<'_>, volume: &Volume) -> Result<(), SolveError> {
+        let source = volume.source.clone();
+        let has_namespaces = step.solver.executor.confinement() == Confinement::Namespaces;
+        let kind = match volume.access {
+            // Without mounts the host's files would be moved into the step's tree.
+            VolumeAccess::Writable if !has_namespaces => {
+                return Err(SolveError::WritableVolume { path: source });
+            }
+            VolumeAccess::ReadOnly | VolumeAccess::Writable => MountKind::Bind {
+                source,
+                subpath: PathBuf::new(),
+                read_only: volume.access == VolumeAccess::ReadOnly,
+            },
+            VolumeAccess::Overlay => {
+                let draft = step.solver.store.scratch_dir()?;
+                let scratch = Some((draft.fs(), draft.work()));
+                self.guards.push(Guard::Scratch(draft));
+                MountKind::Layers { layers: vec![source], subpath: PathBuf::new(), scratch }
+            }
+        };
+        self.mounts.push(Mount { target: PathBuf::from(&volume.target), kind, no_exec: false });
         Ok(())
     }
 
