@@ -11,7 +11,7 @@ use kiln_image::oci::Descriptor;
 use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, ImageRef, Platform, http};
 use kiln_remote::CacheSpec;
-use kiln_sandbox::{Capabilities, Dns, HostAddress, Resources};
+use kiln_sandbox::{Capabilities, Dns, HostAddress, Resources, SecurityOptions};
 use kiln_solver::event::{Event, EventSink, Reporter};
 use kiln_solver::graph::{NetworkMode, Volume};
 use kiln_solver::plan::{Trim, Unneeded};
@@ -176,6 +176,7 @@ pub struct Build {
     pub(crate) offline: bool,
     pub(crate) network: NetworkMode,
     pub(crate) capabilities: Capabilities,
+    pub(crate) security_options: SecurityOptions,
     pub(crate) volumes: Vec<Volume>,
     pub(crate) extra_hosts: Vec<(String, HostAddress)>,
     pub(crate) shm_bytes: Option<u64>,
@@ -285,6 +286,7 @@ impl Build {
             offline: false,
             network: NetworkMode::Default,
             capabilities: Capabilities::default(),
+            security_options: SecurityOptions::default(),
             volumes: Vec::new(),
             extra_hosts: Vec::new(),
             shm_bytes: None,
@@ -492,6 +494,12 @@ impl Build {
     /// What root holds in RUN steps, but for those with `--security=insecure`.
     pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
         self.capabilities = capabilities;
+        self
+    }
+
+    /// What RUN steps are without, or have besides, of what confines them.
+    pub fn security_options(mut self, options: SecurityOptions) -> Self {
+        self.security_options = options;
         self
     }
 

@@ -70,7 +70,8 @@ pub use kiln_parser::lint::{RULES, Rule};
 pub use kiln_parser::{ParseError, ParseErrors, Span, Warning, boolean};
 pub use kiln_remote::{CacheSpec, InvalidSpec};
 pub use kiln_sandbox::{
-    Capabilities, CapabilityError, Chroot, Dns, HostAddress, OciRuntime, Resources, SandboxError, Swap,
+    Capabilities, CapabilityError, Chroot, Dns, HostAddress, OciRuntime, Resources, SandboxError,
+    SecurityOptions, Swap,
 };
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
 pub use kiln_solver::explain::{Cause, Difference, FileChange, NoCacheBy};

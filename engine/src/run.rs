@@ -12,8 +12,8 @@ use kiln_image::registry::{Registry, RegistryConfig};
 use kiln_image::{Digest, Platform};
 use kiln_sandbox::{
     Binfmt, Capabilities, Dns, ExitStatus, HostAccess, HostAddress, HostEntry, Identity, Io, IsolatedNetwork,
-    Limits, Mount, MountKind, Network, NetworkError, Resources, Rootfs, SandboxError, Security, Spec,
-    Terminal, resolve_user,
+    Limits, Mount, MountKind, Network, NetworkError, Resources, Rootfs, SandboxError, Security,
+    SecurityOptions, Spec, Terminal, resolve_user,
 };
 use kiln_solver::event::EventSink;
 
@@ -137,6 +137,7 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
         dns: request.dns.clone(),
         security: Security::Sandbox,
         capabilities: Capabilities::default(),
+        options: SecurityOptions::default(),
         binfmt: Binfmt::of(&image.platform.architecture, &Platform::host().architecture),
         limits: Limits { resources: request.resources.clone(), ..Limits::default() },
         io: io(request.terminal, request.stdin)?,

@@ -368,6 +368,7 @@ impl Session<'_> {
             cache_ttl: build.cache_ttl,
             network: build.network,
             capabilities: build.capabilities,
+            security_options: build.security_options,
             volumes: build.volumes.clone(),
             extra_hosts: build.extra_hosts.clone(),
             shm_bytes: build.shm_bytes,

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
-    Binfmt, Capabilities, ExitStatus, Identity, Io, Limits, Network, Output, Rootfs, Security, Spec,
-    Terminal, run,
+    Binfmt, Capabilities, ExitStatus, Identity, Io, Limits, Network, Output, Rootfs, Security,
+    SecurityOptions, Spec, Terminal, run,
 };
 
 fn main() -> ExitCode {
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         dns: kiln_sandbox::Dns::default(),
         security: Security::Sandbox,
         capabilities: Capabilities::default(),
+        options: SecurityOptions::default(),
         binfmt: Binfmt::AsIs,
         limits: Limits::default(),
         io: match (terminal, output) {

@@ -529,6 +529,10 @@ pub(crate) fn become_command(
         let sets = CapabilitySets { effective: held, permitted: held, inheritable: CapabilitySet::empty() };
         rustix::thread::set_capabilities(None, sets).at(Step::Capabilities)?;
     }
+    // Last of all: it would keep what is above from working.
+    if plan.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).at(Step::Capabilities)?;
+    }
     sys::reset_signals();
     execute(plan, execution)
 }

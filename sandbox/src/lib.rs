@@ -54,6 +54,6 @@ pub use oci::OciRuntime;
 pub use run::run;
 pub use spec::{
     DeviceKind, DeviceNode, Dns, Exit, ExitStatus, HostAddress, HostEntry, Io, Limits, Mount, MountKind,
-    Network, Output, Resources, Rootfs, SandboxError, Security, Spec, Swap, Terminal, Usage,
+    Network, Output, Resources, Rootfs, SandboxError, Security, SecurityOptions, Spec, Swap, Terminal, Usage,
 };
 pub use userns::{Privileges, SingleIdReason, UserNamespaceError, enter_user_namespace, user_namespace};

@@ -57,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) filter: Option<&'static [Instruction]>,
     /// The filter hands calls over that want the network.
     pub(crate) on_demand: bool,
+    /// Set-id programs give nothing.
+    pub(crate) no_new_privileges: bool,
     /// What root inside may do at most.
     pub(crate) capabilities: CapabilitySet,
     /// Hidden paths below `/sys`.
@@ -291,10 +293,11 @@ impl Plan {
                        taken from him; `kiln doctor` says how to get more ids";
             return Err(setup("dropping capabilities", io::Error::new(io::ErrorKind::Unsupported, why)));
         }
+        let is_filtered = spec.security == Security::Sandbox && !spec.options.unfiltered;
         // Whoever has no filter, or one with a listener already, gets a network that is there.
         let on_demand = matches!(&spec.network, Network::Isolated(network) if !network.is_connected())
             && runtime.is_none()
-            && spec.security == Security::Sandbox
+            && is_filtered
             && emulated.is_none()
             && crate::on_demand::is_possible();
         let (uid, gid, groups) =
@@ -324,11 +327,12 @@ impl Plan {
             gid,
             groups: groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
             rlimits: limits::rlimits(&spec.limits)?,
-            filter: match (spec.security, on_demand) {
-                (Security::Sandbox, true) => Some(&seccomp::ON_DEMAND_FILTER),
-                (Security::Sandbox, false) => Some(&seccomp::DEFAULT_FILTER),
-                (Security::Insecure, _) => None,
+            filter: match (is_filtered, on_demand) {
+                (true, true) => Some(&seccomp::ON_DEMAND_FILTER),
+                (true, false) => Some(&seccomp::DEFAULT_FILTER),
+                (false, _) => None,
             },
+            no_new_privileges: spec.options.no_new_privileges,
             on_demand,
             masked_in_sys: &MASKED_IN_SYS,
             candidates: candidates(command, &spec.env)?,

@@ -36,6 +36,8 @@ pub struct Spec {
     pub security: Security,
     /// What root holds in [`Security::Sandbox`].
     pub capabilities: Capabilities,
+    /// What [`Security::Sandbox`] is without, or has besides.
+    pub options: SecurityOptions,
     /// How programs of another machine are executed.
     pub binfmt: Binfmt,
     /// Limits.
@@ -190,6 +192,15 @@ pub enum Security {
     Sandbox,
     /// All capabilities, no seccomp, nothing masked (needs the user's permission, checked by the caller).
     Insecure,
+}
+
+/// What is changed of [`Security::Sandbox`] (docker's and podman's `--security-opt`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SecurityOptions {
+    /// System calls are not filtered.
+    pub unfiltered: bool,
+    /// No program gives further rights to who executes it, set-id ones neither (prctl(2), `PR_SET_NO_NEW_PRIVS`).
+    pub no_new_privileges: bool,
 }
 
 /// A line of `/etc/hosts`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_parser::Span;
-use kiln_sandbox::{Capabilities, HostAddress};
+use kiln_sandbox::{Capabilities, HostAddress, SecurityOptions};
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::explain::NoCacheBy;
@@ -166,6 +166,8 @@ pub struct Exec {
     pub insecure: bool,
     /// `--cap-add` and `--cap-drop`.
     pub capabilities: Capabilities,
+    /// `--security-opt`.
+    pub security_options: SecurityOptions,
     /// Host name.
     pub hostname: String,
     /// `--device`.

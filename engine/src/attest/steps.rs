@@ -217,6 +217,7 @@ mod tests {
             network: NetworkMode::None,
             insecure: false,
             capabilities: kiln_sandbox::Capabilities::default(),
+            security_options: kiln_sandbox::SecurityOptions::default(),
             hostname: String::new(),
             devices: Vec::new(),
             volumes: Vec::new(),

@@ -27,8 +27,6 @@ pub(crate) struct LegacyArgs {
     #[arg(long, hide = true)]
     pub isolation: Option<String>,
     #[arg(long, hide = true)]
-    pub security_opt: Vec<String>,
-    #[arg(long, hide = true)]
     pub builder: Option<String>,
     /// kiln looks at digests only, as every builder today.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -63,7 +61,6 @@ impl LegacyArgs {
             ("--squash", self.squash),
             ("--layers=false", !self.layers),
             ("--isolation", self.isolation.as_deref().is_some_and(|value| value != "default")),
-            ("--security-opt", !self.security_opt.is_empty()),
             ("--identity-label", self.identity_label),
             ("--inherit-annotations", self.inherit_annotations),
         ]

@@ -1,7 +1,7 @@
 //! buildah's flags of what every RUN step may and sees (FEATURES RN36). Only the user gives these, never a Dockerfile.
 
 use clap::Args;
-use kiln::{Build, Capabilities, Volume, VolumeAccess};
+use kiln::{Build, Capabilities, SecurityOptions, Volume, VolumeAccess};
 
 /// Flags of `kiln build` that are part of each step's key.
 #[derive(Clone, Debug, Default, Args)]
@@ -12,6 +12,10 @@ pub(crate) struct StepArgs {
     /// A capability of docker's that root does not have in RUN steps (`NET_RAW`, `all`)
     #[arg(long, value_name = "CAPABILITY", value_delimiter = ',', allow_hyphen_values = true)]
     pub cap_drop: Vec<String>,
+    /// How RUN steps are confined: `seccomp=unconfined` filters no system calls, with `no-new-privileges` no set-id program
+    /// gives rights
+    #[arg(long = "security-opt", value_name = "OPTION", allow_hyphen_values = true)]
+    pub security_options: Vec<String>,
     /// A directory or file of this machine's that every RUN step sees (`ro`: without writing, `O`: what it writes is lost)
     #[arg(long = "volume", value_name = "HOST:STEP[:OPTIONS]", allow_hyphen_values = true)]
     pub volumes: Vec<String>,
@@ -22,11 +26,32 @@ impl StepArgs {
     pub(crate) fn apply(&self, build: Build) -> Result<Build, String> {
         let capabilities = Capabilities::new(&self.cap_add, &self.cap_drop)
             .map_err(|error| format!("--cap-add, --cap-drop: {error}"))?;
-        let mut build = build.capabilities(capabilities);
+        let mut build = build.capabilities(capabilities).security_options(self.security_options()?);
         for text in &self.volumes {
             build = build.volume(volume(text).map_err(|why| format!("--volume {text}: {why}"))?);
         }
         Ok(build)
+    }
+
+    fn security_options(&self) -> Result<SecurityOptions, String> {
+        let mut options = SecurityOptions::default();
+        for text in &self.security_options {
+            let (key, value) = text.split_once(['=', ':']).unwrap_or((text, ""));
+            match (key, value) {
+                ("seccomp", "unconfined") => options.unfiltered = true,
+                // kiln's own filter is docker's default, and it uses none of these.
+                ("seccomp", "" | "default" | "builtin")
+                | ("label" | "apparmor", "disable" | "unconfined") => {}
+                ("no-new-privileges", "" | "true") => options.no_new_privileges = true,
+                ("no-new-privileges", "false") => options.no_new_privileges = false,
+                _ => {
+                    return Err(format!(
+                        "--security-opt {text}: `seccomp=unconfined` and `no-new-privileges` are supported"
+                    ));
+                }
+            }
+        }
+        Ok(options)
     }
 }
 

@@ -35,6 +35,30 @@ fn capabilities_are_added_and_dropped_and_make_another_step() {
     call("--cap-add=sys_god").says("there is no capability `sys_god`");
 }
 
+#[test]
+fn system_calls_are_not_filtered_and_set_id_programs_give_nothing_where_it_is_asked_for() {
+    let Some(kiln) = Kiln::new("security options") else { return };
+    let context = Context::with_dockerfile(
+        "FROM busybox\nRUN grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status | cut -f2 >/status; \
+             mount -t tmpfs x /mnt 2>/dev/null && echo mounted >>/status; :\n",
+    );
+    let said = |flags: &[&str]| {
+        let ended = kiln.build(context.path(), &[flags, &["-t", "s", "."]].concat());
+        assert_eq!(ended.steps().0, 1, "{}", ended.stderr);
+        kiln.run(&["s", "cat", "/status"])
+    };
+    assert_eq!(said(&[]), "0\n2\n");
+    assert_eq!(said(&["--security-opt=seccomp=unconfined", "--network=none"]), "0\n0\n");
+    for executor in EXECUTORS {
+        let of = |flags: &[&str]| said(&[&["--no-cache", executor], flags].concat());
+        assert_eq!(of(&["--security-opt=no-new-privileges"]), "1\n2\n");
+        let free = ["--security-opt=seccomp=unconfined", "--cap-add=SYS_ADMIN"];
+        assert!(of(&free).starts_with("0\n0\n"));
+    }
+    let call = |option: &str| kiln.call(context.path(), &["build", "--security-opt", option, "."]);
+    call("seccomp=/profile.json").says("`seccomp=unconfined` and `no-new-privileges` are supported");
+}
+
 /// One volume that is read, one that is written to, one whose changes are lost.
 const VOLUMES: &str = "FROM busybox\n\
     RUN ! touch /ro/x 2>/dev/null && cp /ro/file /copy && touch /over/x && rm /over/file && ls /over >/seen && \

@@ -71,7 +71,7 @@ fn process(spec: &Spec, plan: &Plan) -> Result<Value, SandboxError> {
         "cwd": absolute("the working directory", &plan.cwd)?,
         "capabilities": { "bounding": names, "effective": own, "permitted": own },
         "rlimits": rlimits,
-        "noNewPrivileges": false,
+        "noNewPrivileges": spec.options.no_new_privileges,
     }))
 }
 
@@ -175,7 +175,9 @@ fn linux(spec: &Spec, plan: &Plan, group: &ControlGroup) -> Value {
         masked.extend(plan.masked_in_sys.iter().map(|path| format!("/sys/{}", path.to_string_lossy())));
         linux["maskedPaths"] = json!(masked);
         linux["readonlyPaths"] = json!(in_proc(READ_ONLY_IN_PROC));
-        linux["seccomp"] = seccomp::as_oci();
+        if !spec.options.unfiltered {
+            linux["seccomp"] = seccomp::as_oci();
+        }
     }
     linux
 }

@@ -38,7 +38,9 @@ fn error_of_line(line: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Binfmt, Capabilities, Dns, Identity, Io, Limits, Network, Rootfs, Security};
+    use crate::{
+        Binfmt, Capabilities, Dns, Identity, Io, Limits, Network, Rootfs, Security, SecurityOptions,
+    };
 
     fn spec() -> Spec {
         Spec {
@@ -54,6 +56,7 @@ mod tests {
             dns: Dns::default(),
             security: Security::Sandbox,
             capabilities: Capabilities::default(),
+            options: SecurityOptions::default(),
             binfmt: Binfmt::AsIs,
             limits: Limits::default(),
             io: Io::Captured,

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use kiln_sandbox::{
     Binfmt, Capabilities, Dns, Exit, ExitStatus, Identity, Io, Limits, Mount, MountKind, Network, OciRuntime,
-    Output, Rootfs, SandboxError, Security, Spec,
+    Output, Rootfs, SandboxError, Security, SecurityOptions, Spec,
 };
 
 /// Directories of one test's store.
@@ -101,6 +101,7 @@ impl Store {
             dns: Dns::default(),
             security: Security::Sandbox,
             capabilities: Capabilities::default(),
+            options: SecurityOptions::default(),
             binfmt: Binfmt::AsIs,
             limits: Limits::default(),
             io: Io::Captured,

@@ -112,6 +112,12 @@ impl Facts {
         if exec.capabilities != Capabilities::default() {
             set("capabilities", exec.capabilities.names().join(" "));
         }
+        set(
+            "system calls",
+            if exec.security_options.unfiltered { "unfiltered".into() } else { String::new() },
+        );
+        let fixed = exec.security_options.no_new_privileges;
+        set("new privileges", if fixed { "none".into() } else { String::new() });
         let volumes =
             exec.volumes.iter().map(|volume| format!("{}:{}", volume.source.display(), volume.target));
         set("volumes", volumes.collect::<Vec<_>>().join(" "));

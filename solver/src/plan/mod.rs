@@ -36,7 +36,7 @@ use kiln_image::oci::{ContainerConfig, History, ImageConfig, RootFs};
 use kiln_image::{DiffId, Digest, ImageRef, Platform};
 use kiln_parser::ignore::IgnoreRules;
 use kiln_parser::{Dockerfile, Warning};
-use kiln_sandbox::{Capabilities, HostAddress};
+use kiln_sandbox::{Capabilities, HostAddress, SecurityOptions};
 
 pub use cache::{lifetime, lifetime_text};
 pub use epoch::{EpochSource, source_date_epoch};
@@ -80,6 +80,8 @@ pub struct PlanRequest {
     pub network: NetworkMode,
     /// `--cap-add` and `--cap-drop`.
     pub capabilities: Capabilities,
+    /// `--security-opt`.
+    pub security_options: SecurityOptions,
     /// `--volume`.
     pub volumes: Vec<Volume>,
     /// `--add-host`.
@@ -134,6 +136,7 @@ impl PlanRequest {
             cache_ttl: None,
             network: NetworkMode::Default,
             capabilities: Capabilities::default(),
+            security_options: SecurityOptions::default(),
             volumes: Vec::new(),
             extra_hosts: Vec::new(),
             shm_bytes: None,

@@ -7,7 +7,7 @@
 use kiln_cache::{Layer, StepKey};
 use kiln_image::{ContentsDigest, Digest, Platform};
 use kiln_parser::CacheSharing;
-use kiln_sandbox::Capabilities;
+use kiln_sandbox::{Capabilities, SecurityOptions};
 use sha2::{Digest as _, Sha256};
 
 use super::Snapshot;
@@ -114,6 +114,7 @@ pub(super) fn exec_key(
         network,
         insecure,
         capabilities,
+        security_options,
         hostname,
         devices,
         volumes,
@@ -179,6 +180,10 @@ pub(super) fn exec_key(
             });
         }
     }
+    let SecurityOptions { unfiltered, no_new_privileges } = *security_options;
+    if unfiltered || no_new_privileges {
+        key.text("security options").flag(unfiltered).flag(no_new_privileges);
+    }
     if *capabilities != Capabilities::default() {
         key.text("capabilities").number(capabilities.bits());
     }
@@ -230,6 +235,7 @@ mod tests {
             network: NetworkMode::Default,
             insecure: false,
             capabilities: Capabilities::default(),
+            security_options: SecurityOptions::default(),
             hostname: "buildkitsandbox".into(),
             devices: Vec::new(),
             volumes: Vec::new(),

@@ -65,6 +65,7 @@ pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
         network,
         insecure,
         capabilities: request.capabilities,
+        security_options: request.security_options,
         hostname: request.build_args.get(HOSTNAME_ARG).map_or(HOSTNAME, String::as_str).to_owned(),
         devices: run
             .devices

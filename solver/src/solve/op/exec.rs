@@ -217,6 +217,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
             .map(|(name, address)| HostEntry { name: name.clone(), address: *address })
             .collect(),
         capabilities: exec.capabilities,
+        options: exec.security_options,
         security: if exec.insecure { Security::Insecure } else { Security::Sandbox },
         binfmt: Binfmt::of(&step.vertex.platform.architecture, &Platform::host().architecture),
         limits: Limits {
@@ -256,7 +257,8 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
         (ended, _) => ended,
     };
     // What has further rights may have changed its network, and one that could not be connected is of no use.
-    let has_more = exec.insecure || exec.capabilities != Capabilities::default();
+    let has_more =
+        exec.insecure || exec.security_options.unfiltered || exec.capabilities != Capabilities::default();
     let is_spoilt = has_more || matches!(ended, Err(SandboxError::Network(_)));
     if let Some(lease) = lease.take_if(|_| is_spoilt) {
         lease.discard();
