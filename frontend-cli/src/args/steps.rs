@@ -41,7 +41,7 @@ impl StepArgs {
                 ("seccomp", "unconfined") => options.unfiltered = true,
                 // kiln's own filter is docker's default, and it uses none of these.
                 ("seccomp", "" | "default" | "builtin")
-                | ("label" | "apparmor", "disable" | "unconfined") => {}
+                | ("label" | "apparmor", "disable" | "unconfined" | "docker-default") => {}
                 ("no-new-privileges", "" | "true") => options.no_new_privileges = true,
                 ("no-new-privileges", "false") => options.no_new_privileges = false,
                 _ => {
