@@ -192,9 +192,10 @@ fn a4_a_terminals_devices_are_never_the_images() {
 fn a13_only_known_keys_of_mounts_are_taken() {
     for who in Who::all("threat A13") {
         for (option, words) in [
-            ("bind-propagation=rshared", "unexpected key 'bind-propagation'"),
-            ("z", "invalid field 'z' must be a key=value pair"),
-            ("Z", "invalid field 'Z' must be a key=value pair"),
+            ("bind-propagation=rshared", "mount option 'rshared' is not supported"),
+            ("bind-propagation=other", "invalid value for bind-propagation: other"),
+            ("relabel=other", "invalid value for relabel: other"),
+            ("zz", "invalid field 'zz' must be a key=value pair"),
             ("suid", "invalid field 'suid' must be a key=value pair"),
             ("dev", "invalid field 'dev' must be a key=value pair"),
             ("lowerdir=/", "unexpected key 'lowerdir'"),
