@@ -402,8 +402,9 @@ impl Write for HashingWriter<'_> {
 
 /// Bytes handed to the hasher at once.
 const CHUNK_BYTES: usize = 128 * 1024;
-/// Chunks that may wait for another thread; with those in use this bounds the memory of one stream to about 2 MiB.
-const QUEUE_CHUNKS: usize = 6;
+/// Chunks that may wait for another thread; with those in use this bounds the memory of one stream to about 6 MiB, and
+/// a thread that has to wait for a processor for some milliseconds keeps nobody waiting.
+const QUEUE_CHUNKS: usize = 24;
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::in_order::InOrder;
+use super::incompressible::{PIECE_BYTES, is_incompressible};
 
 /// Writes gzip members.
 pub struct GzipWriter<W> {
@@ -41,7 +42,7 @@ impl<W: Write> GzipWriter<W> {
     fn submit(&mut self) -> io::Result<()> {
         let block = std::mem::take(&mut self.block);
         let level = self.level;
-        match self.members.push(move || member(level, &block)) {
+        match self.members.push(move || members(level, &block)) {
             Some(member) => self.out.write_all(&member??),
             None => Ok(()),
         }
@@ -66,16 +67,46 @@ impl<W: Write> Write for GzipWriter<W> {
     }
 }
 
+/// `block` as gzip members: what deflate cannot make smaller is stored, in members of its own.
+fn members(level: u32, block: &[u8]) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut deflate = compressor(level)?;
+    let mut store = compressor(0)?;
+    let mut rest = block;
+    let pieces: Vec<_> = block.chunks(PIECE_BYTES).map(is_incompressible).collect();
+    for run in pieces.chunk_by(|a, b| a == b) {
+        let (bytes, behind) = rest.split_at(rest.len().min(run.len() * PIECE_BYTES));
+        append_member(&mut out, if run.first() == Some(&true) { &mut store } else { &mut deflate }, bytes)?;
+        rest = behind;
+    }
+    if block.is_empty() {
+        append_member(&mut out, &mut deflate, block)?;
+    }
+    Ok(out)
+}
+
 /// `bytes` as a gzip member with no time, no name and "unknown" as the system: nothing of this machine.
 pub(super) fn member(level: u32, bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let invalid = |error: &dyn std::fmt::Debug| io::Error::other(format!("gzip failed: {error:?}"));
-    let level = i32::try_from(level).map_err(|error| invalid(&error))?;
-    let level = CompressionLvl::new(level).map_err(|error| invalid(&error))?;
-    let mut compressor = Compressor::new(level);
-    let mut member = vec![0; compressor.gzip_compress_bound(bytes.len())];
-    let length = compressor.gzip_compress(bytes, &mut member).map_err(|error| invalid(&error))?;
-    member.truncate(length);
-    Ok(member)
+    let mut out = Vec::new();
+    append_member(&mut out, &mut compressor(level)?, bytes)?;
+    Ok(out)
+}
+
+fn append_member(out: &mut Vec<u8>, compressor: &mut Compressor, bytes: &[u8]) -> io::Result<()> {
+    let start = out.len();
+    out.resize(start + compressor.gzip_compress_bound(bytes.len()), 0);
+    let length = compressor.gzip_compress(bytes, &mut out[start..]).map_err(|error| failed(&error))?;
+    out.truncate(start + length);
+    Ok(())
+}
+
+fn compressor(level: u32) -> io::Result<Compressor> {
+    let level = i32::try_from(level).map_err(|error| failed(&error))?;
+    Ok(Compressor::new(CompressionLvl::new(level).map_err(|error| failed(&error))?))
+}
+
+fn failed(error: &dyn std::fmt::Debug) -> io::Error {
+    io::Error::other(format!("gzip failed: {error:?}"))
 }
 
 const BLOCK_BYTES: usize = 1024 * 1024;
@@ -106,6 +137,29 @@ mod tests {
             flate2::read::MultiGzDecoder::new(one.as_slice()).read_to_end(&mut read).unwrap();
             assert!(read == bytes, "level {level}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_made_smaller_is_stored_and_the_rest_is_compressed_as_ever() {
+        let text: Vec<u8> =
+            (0_u32..).flat_map(|i| format!("{i} {}\n", i % 977).into_bytes()).take(PIECE_BYTES).collect();
+        let mut state = 1_u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .take(PIECE_BYTES)
+        .collect();
+        let mixed = [&*noise, &text, &text, &noise, &noise[..5000], &text, &noise[..5000]].concat();
+        let both = compressed(&mixed, 6, 2, 1 << 20);
+        let plain = member(6, &mixed).unwrap();
+        assert!(both.len() < plain.len() + plain.len() / 100, "{} and {}", both.len(), plain.len());
+        // As it is, but for the headers of stored blocks.
+        let stored = &noise[1000..30_000];
+        assert!(both.windows(stored.len()).any(|window| window == stored));
+        let mut read = Vec::new();
+        flate2::read::MultiGzDecoder::new(both.as_slice()).read_to_end(&mut read).unwrap();
+        assert!(read == mixed);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod estargz;
 mod gzip;
 mod holes;
 mod in_order;
+mod incompressible;
 mod listed;
 pub mod owner;
 mod pack;
