@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use kiln_image::DiffId;
 use kiln_image::layer::{ListedEntry, ListedFiles, ListedKind, digest_listed};
 
+use crate::contents::{Found, LayerContents};
 use crate::store::StoreError;
 use crate::tree::{Entry, EntryKind, FileOpener, open_root};
 
@@ -29,6 +30,11 @@ impl Default for Room {
     }
 }
 
+/// Whether a file of `size` bytes is read and kept as one piece.
+pub(crate) fn is_small(size: i64) -> bool {
+    size <= SMALL_FILE_BYTES
+}
+
 impl Room {
     /// For nothing.
     pub(crate) fn none() -> Self {
@@ -37,7 +43,7 @@ impl Room {
 
     /// Makes room for a file of `size` bytes, and returns these, if there is as much.
     pub(crate) fn take(&self, size: i64) -> Option<usize> {
-        if size > SMALL_FILE_BYTES || self.0.load(Ordering::Relaxed) <= 0 {
+        if !is_small(size) || self.0.load(Ordering::Relaxed) <= 0 {
             return None;
         }
         // An empty file takes memory as well.
@@ -55,12 +61,12 @@ pub struct LayerListing {
 }
 
 impl LayerListing {
-    /// Of the entries found, the root first, with what was kept of them; `true` is an opaque directory.
-    pub(crate) fn new(found: Vec<(Entry, bool)>, kept: Vec<Option<Vec<u8>>>) -> Self {
+    /// Of what was found.
+    pub(crate) fn new(LayerContents(found): LayerContents) -> Self {
         let mut listing =
             Self { entries: Vec::with_capacity(found.len()), files: Vec::with_capacity(found.len()) };
         let mut first_links: HashMap<(u64, u64), PathBuf> = HashMap::new();
-        for ((entry, is_opaque), bytes) in found.into_iter().zip(kept) {
+        for Found { entry, is_opaque, bytes, .. } in found {
             let is_root = entry.path.as_os_str().is_empty();
             let opaque = is_opaque.then(|| mark(entry.path.clone()));
             if !is_root {
@@ -146,12 +152,11 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 
     use super::*;
-    use crate::contents::LayerContents;
     use crate::tree_digest::{TreeDigest, tree_digest};
 
     fn list_layer(tree: &Path) -> (TreeDigest, LayerListing) {
         let read = LayerContents::read(tree, &Room::default()).unwrap();
-        (read.digest(), LayerListing::new(read.entries, read.files))
+        (read.digest(), LayerListing::new(read))
     }
 
     fn packed(tree: &Path) -> DiffId {

@@ -11,7 +11,7 @@ use std::path::Path;
 use kiln_image::{ContentsDigest, Digest};
 use sha2::{Digest as _, Sha256};
 
-use crate::contents::{LayerContents, LayerEntry};
+use crate::contents::{Found, LayerContents};
 use crate::listing::Room;
 use crate::space::Space;
 use crate::tree::{Entry, EntryKind, TreeError, depth_first};
@@ -41,17 +41,17 @@ pub fn tree_digest(tree: &Path) -> Result<TreeDigest, TreeError> {
 impl LayerContents {
     /// See [`tree_digest`].
     pub(crate) fn digest(&self) -> TreeDigest {
-        let hashes = || self.hashes.iter().flatten();
+        let hashes = || self.0.iter().filter_map(|found| found.hash.as_ref());
         let mut encoder = Encoder::new(b"kiln layer 2");
-        for ((entry, is_opaque), hash) in self.entries.iter().zip(&self.hashes) {
+        for Found { entry, is_opaque, hash, .. } in &self.0 {
             let link = entry.hard_link.map(|link| encoder.link(link));
             encoder.entry(&entry.path, entry, *is_opaque, link, hash.as_ref().map(|hash| &hash.digest));
         }
         TreeDigest {
             contents: encoder.finish(),
             size_bytes: hashes().map(|hash| hash.size_bytes).sum(),
-            entries: self.entries.len() as u64 - 1,
-            disk_bytes: hashes().map(|hash| hash.disk_bytes).sum::<u64>() + of_others(&self.entries),
+            entries: self.0.len() as u64 - 1,
+            disk_bytes: hashes().map(|hash| hash.disk_bytes).sum::<u64>() + of_others(&self.0),
         }
     }
 }
@@ -103,8 +103,8 @@ impl std::fmt::Debug for SelectionDigest {
 }
 
 /// The disk space of all but files.
-fn of_others(found: &[LayerEntry]) -> u64 {
-    let of_entry = |(entry, _): &LayerEntry| match entry.kind {
+fn of_others(found: &[Found]) -> u64 {
+    let of_entry = |found: &Found| match found.entry.kind {
         EntryKind::File { .. } => 0,
         EntryKind::Dir => Space::of_dir(),
         _ => Space::of_other(),

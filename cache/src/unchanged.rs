@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use kiln_image::layer::owner::take_noted;
 
-use crate::contents::LayerContents;
+use crate::contents::{Found, LayerContents};
 use crate::tree::{Entry, EntryKind, FileHash, LayerTree, SourceTree, TreeError};
 
 /// What a step starts from.
@@ -30,7 +30,7 @@ impl Below {
         let mut unchanged = Vec::new();
         // The directories that the entry is in, and whether they show what is below.
         let mut within: Vec<(PathBuf, bool)> = Vec::new();
-        for (number, ((entry, is_opaque), hash)) in layer.entries.iter().zip(&layer.hashes).enumerate() {
+        for (number, Found { entry, is_opaque, hash, .. }) in layer.0.iter().enumerate() {
             let is_dir = entry.kind == EntryKind::Dir;
             // Of a file with several names each is the file.
             if !is_dir && (entry.mtime_ns >= self.since_ns || entry.hard_link.is_some()) {
@@ -107,15 +107,14 @@ mod tests {
         contents.drop_unchanged(layer, &below).unwrap();
         let again = LayerContents::read(layer, &Room::none()).unwrap();
         assert_eq!(contents.digest().contents, again.digest().contents);
-        let (paths, list) = (|| contents.entries.iter().map(|(entry, _)| entry), contents.files.len());
-        assert_eq!((contents.hashes.len(), list), (contents.entries.len(), contents.entries.len()));
-        let files = paths().filter(|entry| entry.kind != EntryKind::Dir);
+        let entries = contents.0.iter().map(|found| &found.entry);
+        let files = entries.filter(|entry| entry.kind != EntryKind::Dir);
         let left = files.map(|entry| entry.path.display().to_string()).collect();
         // Also the times of directories are as they were listed.
         let tree = File::open(layer).unwrap();
         let packed = pack(tree.as_fd(), OverlayXattrs::of_this_process(), &mut std::io::sink()).unwrap();
         assert_eq!(fs::metadata(layer.join("d")).unwrap().mtime_nsec(), 500_000_000);
-        let listing = LayerListing::new(contents.entries, contents.files);
+        let listing = LayerListing::new(contents);
         assert_eq!(listing.diff_id(layer).unwrap(), packed.diff_id);
         left
     }

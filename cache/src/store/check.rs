@@ -12,6 +12,7 @@ use rusqlite::Connection;
 
 use super::error::{At, StoreError};
 use super::layers::{self, LayerId, LayerRow, Origin};
+use super::pulled::COMPRESSIONS;
 use super::records::StepKey;
 use super::{Store, blobs};
 
@@ -214,9 +215,6 @@ impl Store {
         Ok(())
     }
 }
-
-/// How compressions are called in the memo of [`Store::remember_compressed`].
-const COMPRESSIONS: [&str; 3] = ["gzip", "zstd", "none"];
 
 fn check_database(connection: &Connection) -> rusqlite::Result<Vec<Problem>> {
     let words: Vec<String> = connection

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kiln_image::Digest;
 use kiln_image::layer::LayerError;
+use kiln_image::{DiffId, Digest};
 
 use crate::tree::TreeError;
 
@@ -90,6 +90,14 @@ pub enum StoreError {
         /// What came.
         actual: Digest,
     },
+    /// A layer is not what its image's config says.
+    #[error("layer {expected} unpacked to {actual}")]
+    OtherLayer {
+        /// The config's.
+        expected: DiffId,
+        /// The bytes'.
+        actual: DiffId,
+    },
     /// The database said no for a reason of its own.
     #[error("{path}: {reason}")]
     Database {
@@ -147,6 +155,7 @@ impl StoreError {
             Self::Corrupt { .. } => {
                 Some("when no other build is running, the next kiln command moves the damaged database aside and starts anew".into())
             }
+            Self::Layer(error) => error.hint(),
             _ => None,
         }
     }

@@ -219,7 +219,7 @@ impl Store {
         let draft = self.draft_layer()?;
         let unpacked = unpack(&draft)?;
         if unpacked.diff_id != diff_id {
-            return Err(StoreError::DigestMismatch { expected: diff_id.0, actual: unpacked.diff_id.0 }.into());
+            return Err(StoreError::OtherLayer { expected: diff_id, actual: unpacked.diff_id }.into());
         }
         let size_bytes = unpacked.size_bytes;
         let space = Space { bytes: Space::of_unpacked(&unpacked), ..Space::default() };
@@ -363,7 +363,7 @@ impl New {
                 }
                 let found = read.digest();
                 if wants_diff_id {
-                    let listed = LayerListing::new(read.entries, read.files);
+                    let listed = LayerListing::new(read);
                     if found.entries <= SMALL_ENTRIES && found.size_bytes <= SMALL_BYTES {
                         diff_id = Some(listed.diff_id(&fs)?);
                     } else {

@@ -31,6 +31,7 @@ mod migrate;
 mod mounts;
 mod open;
 mod packed;
+mod pulled;
 mod records;
 mod recover;
 mod removed;

@@ -42,6 +42,16 @@ pub(crate) fn open_file(root: BorrowedFd<'_>, path: &Path) -> Result<File, TreeE
     Ok(as_file(unnoted(|more| open_beneath(root, path, FILE_FLAGS | more)), path)?.0)
 }
 
+/// As [`open_file`], of the file `name` of `dir`, which is at `path`, with its properties.
+pub(crate) fn open_file_at(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    path: &Path,
+) -> Result<(File, Stat), TreeError> {
+    let flags = FILE_FLAGS | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    as_file(unnoted(|more| rustix::fs::openat(dir, name, flags | more, Mode::empty())), path)
+}
+
 /// NONBLOCK: opening a pipe that nobody writes to would wait for ever (THREATS A14, D7).
 const FILE_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
@@ -71,8 +81,7 @@ impl<'a> FileOpener<'a> {
     /// As [`open_file`], with the file's properties.
     pub(crate) fn open(&mut self, path: &Path) -> Result<(File, Stat), TreeError> {
         let (dir, name) = self.parent_of(path)?;
-        let flags = FILE_FLAGS | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        as_file(unnoted(|more| rustix::fs::openat(dir, name, flags | more, Mode::empty())), path)
+        open_file_at(dir, name, path)
     }
 
     /// The directory that `path` is in, and its name there.
@@ -92,16 +101,17 @@ impl<'a> FileOpener<'a> {
 /// The names in a directory that was just opened, sorted by their bytes.
 pub(crate) fn list_dir(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>, TreeError> {
     let mut names = Vec::new();
-    each_name(dir, path, |name| names.push(OsString::from_vec(name.to_vec())))?;
+    each_name(dir, path, |name, _| names.push(OsString::from_vec(name.to_vec())))?;
     names.sort_unstable();
     Ok(names)
 }
 
-/// Calls `see` with each name in a directory that was just opened, in any order.
-pub(super) fn each_name(
+/// Calls `see` with each name in a directory that was just opened, in any order, and with what it names as far as that is
+/// told with the names.
+pub(crate) fn each_name(
     dir: BorrowedFd<'_>,
     path: &Path,
-    mut see: impl FnMut(&[u8]),
+    mut see: impl FnMut(&[u8], FileType),
 ) -> Result<(), TreeError> {
     // Not on the stack, where all of its pages would be touched.
     let mut buffer = Vec::with_capacity(LIST_BUFFER_BYTES);
@@ -110,7 +120,7 @@ pub(super) fn each_name(
         let entry = entry.at(path)?;
         let name = entry.file_name().to_bytes();
         if !matches!(name, b"." | b"..") {
-            see(name);
+            see(name, entry.file_type());
         }
     }
     Ok(())
@@ -157,7 +167,7 @@ pub(crate) fn stat_marked(
 }
 
 /// As [`stat_entry`], without asking for attributes.
-pub(crate) fn stat_entry_but_xattrs(
+pub(super) fn stat_entry_but_xattrs(
     dir: BorrowedFd<'_>,
     name: &OsStr,
     path: PathBuf,
@@ -165,7 +175,7 @@ pub(crate) fn stat_entry_but_xattrs(
 ) -> Result<Option<Entry>, TreeError> {
     let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
     let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => EntryKind::File { size: u64::try_from(stat.st_size).unwrap_or_default() },
+        FileType::RegularFile => return Ok(Some(file_entry(path, stat))),
         FileType::Directory => EntryKind::Dir,
         FileType::Symlink => {
             let target = rustix::fs::readlinkat(dir, name, Vec::new()).at(&path)?;
@@ -182,8 +192,18 @@ pub(crate) fn stat_entry_but_xattrs(
         }
         _ => return Ok(None),
     };
+    Ok(Some(entry_of_kind(kind, path, stat)))
+}
+
+/// The entry of a regular file, without its attributes.
+pub(crate) fn file_entry(path: PathBuf, stat: &Stat) -> Entry {
+    let size = u64::try_from(stat.st_size).unwrap_or_default();
+    entry_of_kind(EntryKind::File { size }, path, stat)
+}
+
+fn entry_of_kind(kind: EntryKind, path: PathBuf, stat: &Stat) -> Entry {
     let hard_link = (kind != EntryKind::Dir && stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
-    Ok(Some(Entry {
+    Entry {
         path,
         kind,
         mode: stat.st_mode & 0o7777,
@@ -193,7 +213,7 @@ pub(crate) fn stat_entry_but_xattrs(
         xattrs: Vec::new(),
         hard_link,
         digest: None,
-    }))
+    }
 }
 
 /// A time of `stat(2)` as one number.

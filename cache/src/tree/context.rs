@@ -16,7 +16,7 @@ use super::beneath::{
 };
 use super::file_index::{FileIndex, Finder, Known, SETTLED_NS, Stamp, now_ns};
 use super::resolve::{Follow, Step, resolve};
-use super::{At as _, Entry, EntryKind, PathFilter, SourceTree, TreeError, Verdict, list_levels};
+use super::{At as _, Entry, EntryKind, Listed, PathFilter, SourceTree, TreeError, Verdict, list_levels};
 
 /// A directory of the host's as a build context; owners are 0:0, filtered by the ignore file's rules.
 ///
@@ -172,11 +172,7 @@ impl ContextTree {
                 EntryKind::Dir => Some((real.join(entry.path.file_name()?), entry.path.clone())),
                 _ => None,
             };
-            let entries = self.list(real, shown)?.into_iter().map(|found| {
-                let below = below(&found.0);
-                (found, below)
-            });
-            Ok(entries.collect())
+            Ok(Listed::new(self.list(real, shown)?, |(entry, _)| below(entry)))
         })?;
         // From the end: what is below a directory comes right behind it.
         let mut kept: Vec<Entry> = Vec::with_capacity(found.len());

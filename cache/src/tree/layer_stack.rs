@@ -66,9 +66,9 @@ impl LayerDir {
     }
 
     /// Calls `see` with all names in its directory `at`, whiteouts among them.
-    fn names(&self, at: &Path, see: impl FnMut(&[u8])) -> Result<(), TreeError> {
+    fn names(&self, at: &Path, mut see: impl FnMut(&[u8])) -> Result<(), TreeError> {
         // Opened again, of the root too: where the one descriptor of all stands would be everybody's.
-        each_name(self.open(at)?.as_fd(), at, see)
+        each_name(self.open(at)?.as_fd(), at, |name, _| see(name))
     }
 }
 

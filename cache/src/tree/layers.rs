@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::beneath::{has_opaque_mark, hash_file, list_dir, open_file, stat_at, stat_entry, stat_marked};
 use super::layer_stack::{LayerDir, LayerStack, is_whiteout};
 use super::resolve::{Follow, Step, resolve};
-use super::{At as _, Entry, EntryKind, SourceTree, TreeError, clean, list_levels};
+use super::{At as _, Entry, EntryKind, Listed, SourceTree, TreeError, clean, list_levels};
 
 /// The merged view of unpacked layers in overlayfs' format, without mounting anything.
 ///
@@ -192,16 +192,14 @@ impl Listing {
     fn walk(&self, at: &Path, shown: &Path) -> Result<Vec<Entry>, TreeError> {
         let top = (at.to_path_buf(), shown.to_path_buf(), self.all());
         list_levels(top, |(at, shown, places)| {
-            let children = self.children(at, shown, places)?.into_iter().map(|merged| {
-                let below = match (&merged.entry.kind, merged.entry.path.file_name()) {
-                    (EntryKind::Dir, Some(name)) => {
-                        Some((at.join(name), merged.entry.path.clone(), merged.places))
-                    }
-                    _ => None,
-                };
-                (merged.entry, below)
-            });
-            Ok(children.collect())
+            let (mut entries, mut below) = (Vec::new(), Vec::new());
+            for Merged { entry, places } in self.children(at, shown, places)? {
+                if let (EntryKind::Dir, Some(name)) = (&entry.kind, entry.path.file_name()) {
+                    below.push((entries.len(), (at.join(name), entry.path.clone(), places)));
+                }
+                entries.push(entry);
+            }
+            Ok(Listed { entries, below })
         })
     }
 }

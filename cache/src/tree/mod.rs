@@ -20,8 +20,8 @@ use crate::spread;
 
 pub use beneath::bytes_digest;
 pub(crate) use beneath::{
-    FileHash, FileOpener, has_portable_xattrs, hash_file_of, list_dir, open_beneath, open_root,
-    portable_xattrs, read_at_once, stat_at, stat_entry_but_xattrs, stat_marked,
+    FileHash, FileOpener, each_name, file_entry, has_portable_xattrs, hash_file_of, open_beneath,
+    open_file_at, open_root, portable_xattrs, read_at_once, stat_at, stat_marked,
 };
 pub use context::ContextTree;
 pub(crate) use file_index::index_context;
@@ -217,15 +217,32 @@ pub(crate) fn is_worth_threads<'a>(entries: impl IntoIterator<Item = &'a Entry>)
     count >= FILES || (count > 1 && bytes >= BYTES)
 }
 
+/// What a directory holds.
+pub(crate) struct Listed<E, D> {
+    /// By name.
+    pub(crate) entries: Vec<E>,
+    /// The directories among them to go on with, by the numbers of their entries.
+    pub(crate) below: Vec<(usize, D)>,
+}
+
+impl<E, D> Listed<E, D> {
+    /// Of `entries`, with those `below` which this says to go on.
+    pub(crate) fn new(entries: Vec<E>, below: impl Fn(&E) -> Option<D>) -> Self {
+        let numbered = entries.iter().enumerate();
+        let below = numbered.filter_map(|(number, entry)| Some((number, below(entry)?))).collect();
+        Self { entries, below }
+    }
+}
+
 /// Lists directories level by level, those of one level in parallel, and returns what all of them held, depth first.
-/// `list` gives a directory's entries by name, each directory to go on with beside its entry. Not a recursion: a hostile
-/// tree may be as deep as a path is long, and neither the pool's stacks nor the number of open files shall depend on it.
+/// Not a recursion: a hostile tree may be as deep as a path is long, and neither the pool's stacks nor the number of open
+/// files shall depend on it.
 pub(crate) fn list_levels<D: Sync + Send, E: Send>(
     top: D,
-    list: impl Fn(&D) -> Result<Vec<(E, Option<D>)>, TreeError> + Sync,
+    list: impl Fn(&D) -> Result<Listed<E, D>, TreeError> + Sync,
 ) -> Result<Vec<E>, TreeError> {
-    // Each directory's entries, with the place in here of those that are directories.
-    let mut listings: Vec<Vec<(E, Option<usize>)>> = Vec::new();
+    // Each directory's entries; of those that are directories their numbers and their own places in here.
+    let mut listings = Vec::new();
     let mut level = vec![top];
     let mut seen_dirs = 1;
     let mut seen_entries = 0;
@@ -236,29 +253,25 @@ pub(crate) fn list_levels<D: Sync + Send, E: Send>(
             || level.par_iter().map(&list).collect(),
         )?;
         level = Vec::new();
-        for entries in listed {
+        for Listed { entries, below } in listed {
             seen_entries += entries.len();
-            let place = |(entry, dir): (E, Option<D>)| match dir {
-                Some(dir) => {
-                    level.push(dir);
-                    seen_dirs += 1;
-                    (entry, Some(seen_dirs - 1))
-                }
-                None => (entry, None),
-            };
-            listings.push(entries.into_iter().map(place).collect());
+            let first_below = seen_dirs;
+            seen_dirs += below.len();
+            let (numbers, dirs): (Vec<_>, Vec<_>) = below.into_iter().unzip();
+            level.extend(dirs);
+            let places = numbers.into_iter().zip(first_below..).peekable();
+            listings.push(Some((entries.into_iter().enumerate(), places)));
         }
     }
     // A slash sorts before all else: what is in a directory comes right behind it.
     let mut found = Vec::with_capacity(seen_entries);
-    let mut open: Vec<_> = listings.first_mut().map(std::mem::take).map(Vec::into_iter).into_iter().collect();
-    while let Some(dir) = open.last_mut() {
-        match dir.next() {
-            Some((entry, below)) => {
+    let mut open: Vec<_> = listings.first_mut().and_then(Option::take).into_iter().collect();
+    while let Some((entries, places)) = open.last_mut() {
+        match entries.next() {
+            Some((number, entry)) => {
                 found.push(entry);
-                open.extend(
-                    below.and_then(|at| listings.get_mut(at)).map(std::mem::take).map(Vec::into_iter),
-                );
+                let place = places.next_if(|(of, _)| *of == number);
+                open.extend(place.and_then(|(_, at)| listings.get_mut(at)?.take()));
             }
             None => drop(open.pop()),
         }

@@ -17,7 +17,7 @@ use kiln_image::oci::{Descriptor, ImageConfig, Index, Manifest, PlatformSpec};
 use kiln_image::{DiffId, Digest, ImageRef, Platform};
 
 use super::attested;
-use super::layers::{self, blob_of};
+use super::layers;
 use super::pull::record;
 use super::read_blob;
 use crate::assemble::to_json;
@@ -142,7 +142,7 @@ impl Blobs<'_> {
     }
 
     fn add_layer(&mut self, id: LayerId, diff_id: DiffId) -> Result<Descriptor, Error> {
-        if let Some(digest) = blob_of(self.store, diff_id)?
+        if let Some(digest) = self.store.blob_of(diff_id)?
             && let Some(mut file) = self.store.open_blob(&digest)?
         {
             let size =

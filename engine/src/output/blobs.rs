@@ -367,12 +367,8 @@ impl Packer<'_> {
         let mut writer = solver.store.blob_writer()?;
         std::io::copy(&mut blob.reader, &mut writer)
             .map_err(|error| Error::io(solver.store.root(), error))?;
-        let (digest, _) = writer.finish(Some(descriptor.digest))?;
-        let compression = compression_of(&descriptor.media_type);
-        if compression != LayerCompression::Uncompressed {
-            solver.store.remember_compressed(self.diff_id, compression.word(), digest)?;
-        }
-        Ok(())
+        writer.finish(Some(descriptor.digest))?;
+        Ok(solver.store.remember_pulled(self.diff_id, &descriptor)?)
     }
 }
 

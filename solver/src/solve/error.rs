@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_cache::{StoreError, TreeError};
+use kiln_image::Digest;
 use kiln_image::http::HttpError;
 use kiln_image::layer::LayerError;
 use kiln_image::layout::LayoutError;
 use kiln_image::registry::RegistryError;
-use kiln_image::{DiffId, Digest};
 use kiln_parser::Span;
 use kiln_sandbox::{DeviceError, IdentityError, NetworkError, SandboxError};
 
@@ -175,14 +175,6 @@ pub enum SolveError {
         expected: Digest,
         /// What it is.
         actual: Digest,
-    },
-    /// A layer is not what its image's config says.
-    #[error("layer {expected} unpacked to {actual}")]
-    DiffId {
-        /// The config's.
-        expected: DiffId,
-        /// The bytes'.
-        actual: DiffId,
     },
     /// git failed.
     #[error("git {command}: {message}")]

@@ -4,18 +4,16 @@
 //! an operation that must read files asks for them here, so that a build whose steps are all known pulls nothing.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read, Write as _};
-use std::os::fd::AsFd as _;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use kiln_cache::{
-    BlobWriter, Layer, LayerDir, LayerDraft, LayerFacts, LayerId, LayerTree, Store, StoreError, squash_layers,
+    Layer, LayerDir, LayerDraft, LayerFacts, LayerId, LayerTree, Store, StoreError, squash_layers,
 };
-use kiln_image::layer::{self, OverlayXattrs};
+use kiln_image::layer::Unpacked;
 use kiln_image::local::LocalImages;
 use kiln_image::oci::Descriptor;
 use kiln_image::{ContentsDigest, DiffId, ImageRef, Verified};
@@ -441,60 +439,19 @@ fn open(solver: &Solver<'_>, source: &PullSource) -> Result<Box<dyn Read + Send>
     })
 }
 
-fn fetch(
-    solver: &Solver<'_>,
-    source: &PullSource,
-    draft: &LayerDraft,
-) -> Result<layer::Unpacked, SolveError> {
-    let descriptor = &source.descriptor;
-    let kept = solver.store.has_blob(&descriptor.digest);
-    let reader: Box<dyn Read + Send> = if kept {
-        match solver.store.open_blob(&descriptor.digest)? {
-            Some(file) => Box::new(file),
-            None => return Err(SolveError::LayerGone(descriptor.digest.to_string())),
+/// Unpacks a layer's blob and tells how far it is.
+fn fetch(solver: &Solver<'_>, source: &PullSource, draft: &LayerDraft) -> Result<Unpacked, SolveError> {
+    let blob = &source.descriptor;
+    let mut told = 0;
+    let mut tell = |done: u64| {
+        let Some(id) = source.step else { return };
+        if done - told >= PROGRESS_BYTES || (done == blob.size && told != done) {
+            told = done;
+            let part = format!("{} downloading", blob.digest);
+            solver.reporter.send(Event::Progress { id, part, current: done, total: Some(blob.size) });
         }
-    } else {
-        open(solver, source)?
     };
-    let mut reader = Download {
-        inner: reader,
-        copy: if kept { None } else { Some(solver.store.verified_blob_writer(descriptor.digest)?) },
-        reporter: &solver.reporter,
-        step: source.step,
-        part: format!("{} downloading", descriptor.digest),
-        done: 0,
-        told: 0,
-        total: descriptor.size,
-    };
-    let fs = draft.fs();
-    let target = File::open(&fs).map_err(|source| SolveError::Io { path: fs, source })?;
-    let unpacked = layer::read_ahead(&mut reader, |blob| {
-        layer::unpack(blob, target.as_fd(), OverlayXattrs::of_this_process())
-    })?;
-    // The reader verifies the blob's digest at its end.
-    io::copy(&mut reader, &mut io::sink()).map_err(|source| SolveError::Io { path: draft.fs(), source })?;
-    reader.tell();
-    if unpacked.diff_id != source.diff_id {
-        return Err(SolveError::DiffId { expected: source.diff_id, actual: unpacked.diff_id });
-    }
-    if let Some(copy) = reader.copy.take() {
-        copy.finish(Some(descriptor.digest))?;
-    }
-    if let Some(how) = compression_of(&descriptor.media_type) {
-        solver.store.remember_compressed(source.diff_id, how, descriptor.digest)?;
-    }
-    Ok(unpacked)
-}
-
-/// The word for a layer's compression by its media type (image-spec, `layer.md`; docker's schema 2).
-fn compression_of(media_type: &str) -> Option<&'static str> {
-    if media_type.ends_with("gzip") {
-        Some("gzip")
-    } else if media_type.ends_with("zstd") {
-        Some("zstd")
-    } else {
-        None
-    }
+    solver.store.unpack_blob(draft, source.diff_id, blob, || open(solver, source), &mut tell)
 }
 
 /// Reads a blob of a remote cache and tells that cache when it cannot be read to its end.
@@ -514,45 +471,5 @@ impl<R: Read> Read for Doubted<R> {
             cache.forget(&self.blob, &error.to_string());
         }
         read
-    }
-}
-
-/// Reads a blob, keeps a copy and tells how far it is.
-struct Download<'a> {
-    inner: Box<dyn Read + Send>,
-    copy: Option<BlobWriter>,
-    reporter: &'a Arc<Reporter>,
-    step: Option<StepId>,
-    part: String,
-    done: u64,
-    told: u64,
-    total: u64,
-}
-
-impl Download<'_> {
-    fn tell(&mut self) {
-        self.told = self.done;
-        if let Some(id) = self.step {
-            self.reporter.send(Event::Progress {
-                id,
-                part: self.part.clone(),
-                current: self.done,
-                total: Some(self.total),
-            });
-        }
-    }
-}
-
-impl Read for Download<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        if let Some(copy) = &mut self.copy {
-            copy.write_all(&buffer[..read])?;
-        }
-        self.done += read as u64;
-        if self.done - self.told >= PROGRESS_BYTES {
-            self.tell();
-        }
-        Ok(read)
     }
 }
