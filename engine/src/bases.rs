@@ -127,9 +127,9 @@ impl<'a> Bases<'a> {
     }
 
     /// What the solver wants to know.
-    pub(crate) fn into_origins(self) -> HashMap<Digest, ImageOrigin> {
-        let known = self.known.into_inner().unwrap_or_else(PoisonError::into_inner);
-        known.into_values().flatten().map(|(base, origin)| (base.manifest, origin)).collect()
+    pub(crate) fn origins(&self) -> HashMap<Digest, ImageOrigin> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.values().flatten().map(|(base, origin)| (base.manifest, origin.clone())).collect()
     }
 
     fn look_up(&self, image: &ImageRef, platform: &Platform) -> Resolved {

@@ -13,7 +13,7 @@ use kiln_solver::plan::{self, BaseImage, Outline};
 use crate::bases::Bases;
 use crate::build::Build;
 use crate::session::Session;
-use crate::{Error, context};
+use crate::{DockerfileName, Error, context};
 
 /// The build argument that takes the place of `# check=` (FEATURES LX18).
 const CHECK_ARG: &str = "BUILDKIT_DOCKERFILE_CHECK";
@@ -26,7 +26,7 @@ const OF_BASES: [&str; 3] = ["UndefinedVar", "WorkdirRelativePath", "InvalidBase
 #[non_exhaustive]
 pub struct CheckReport {
     /// The Dockerfile's name as given.
-    pub dockerfile_name: String,
+    pub dockerfile_name: DockerfileName,
     /// Its text.
     pub dockerfile: Vec<u8>,
     /// What the rules found, in the order of the file.

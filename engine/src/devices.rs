@@ -69,7 +69,9 @@ impl Session<'_> {
     /// # Errors
     /// A required device that is not there; one that the build may not have; a permission that makes no sense.
     pub(crate) fn find_devices(&self, plans: &mut [Plan]) -> Result<Devices, Error> {
-        let grants = Grants::of(&self.build.allow)?;
+        let mut grants = Grants::of(&self.build.allow)?;
+        // Whoever asks for one by a flag allows it.
+        grants.names.extend(self.build.devices.iter().map(String::as_str));
         let wants = |vertex: &Vertex| matches!(&vertex.op, Op::Exec(exec) if !exec.devices.is_empty());
         if !plans.iter().flat_map(|plan| plan.graph.node_weights()).any(wants) {
             return Ok(Devices::default());

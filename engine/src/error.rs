@@ -12,6 +12,7 @@ use kiln_solver::git_url::masked;
 use kiln_solver::plan::PlanError;
 use kiln_solver::solve::SolveError;
 
+use crate::DockerfileName;
 use crate::bases::Unresolved;
 
 /// Who can mend it; decides the exit status.
@@ -38,7 +39,7 @@ pub struct Error {
     /// What can be done.
     pub hint: Option<String>,
     /// The Dockerfile's name as given, and its text, where the cause stands in one.
-    pub dockerfile: Option<(String, String)>,
+    pub dockerfile: Option<(DockerfileName, String)>,
     /// Where in it; several for several mistakes.
     pub labels: Vec<ErrorLabel>,
     /// The end of the failed step's output.
@@ -109,9 +110,9 @@ impl Error {
 
     /// Adds the Dockerfile whose places the labels name.
     #[must_use]
-    pub(crate) fn in_dockerfile(mut self, name: &str, text: &[u8]) -> Self {
+    pub(crate) fn in_dockerfile(mut self, name: &DockerfileName, text: &[u8]) -> Self {
         // A report shows lines of it, and often ends in a log that many read (THREATS D4).
-        let shown = || (name.to_owned(), masked(&String::from_utf8_lossy(text)));
+        let shown = || (name.clone(), masked(&String::from_utf8_lossy(text)));
         self.dockerfile.get_or_insert_with(shown);
         self
     }

@@ -20,6 +20,7 @@
 
 mod assemble;
 mod attest;
+mod awaited;
 mod bases;
 mod build;
 mod cache_mounts;
@@ -29,6 +30,7 @@ mod context;
 mod daemon;
 mod devices;
 mod differences;
+mod dockerfile_name;
 mod epoch;
 mod error;
 mod explain;
@@ -57,6 +59,7 @@ pub use build::{
 };
 pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
 pub use differences::{Change, FileDifference, StepDifference};
+pub use dockerfile_name::DockerfileName;
 pub use error::{Error, ErrorKind, ErrorLabel};
 pub use explain::Explanation;
 pub use forecast::{ForecastReport, ForecastStep};
@@ -67,15 +70,15 @@ pub use kiln_image::registry::{
 };
 pub use kiln_image::{Digest, ImageRef, InvalidReference, Platform, oci};
 pub use kiln_parser::lint::{RULES, Rule};
-pub use kiln_parser::{ParseError, ParseErrors, Span, Warning, boolean};
+pub use kiln_parser::{Mount, MountProblem, ParseError, ParseErrors, Span, Warning, boolean};
 pub use kiln_remote::{CacheSpec, InvalidSpec};
 pub use kiln_sandbox::{
-    Capabilities, CapabilityError, Chroot, Dns, HostAddress, OciRuntime, Resources, SandboxError,
+    Capabilities, CapabilityError, Chroot, Dns, HostAddress, HostDevice, OciRuntime, Resources, SandboxError,
     SecurityOptions, Swap,
 };
 pub use kiln_solver::event::{Event, EventSink, LogStream, StepId};
 pub use kiln_solver::explain::{Cause, Difference, FileChange, NoCacheBy};
-pub use kiln_solver::graph::{NetworkMode, Volume, VolumeAccess};
+pub use kiln_solver::graph::{ExtraGroups, NetworkMode, Volume, VolumeAccess};
 pub use kiln_solver::plan::{Outline, OutlineArg, OutlineMount, PlanError, Unneeded, lifetime};
 pub use kiln_solver::solve::{Confinement, Executor, Isolation, SolveError, Verdict};
 pub use lock::{Lock, LockReport, LockedSource};

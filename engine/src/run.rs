@@ -204,7 +204,7 @@ fn environment_of(
     if request.terminal {
         set("TERM", "xterm");
     }
-    set("HOME", if identity.home.is_empty() { "/" } else { &identity.home });
+    set("HOME", &identity.home);
     // An entry without `=` would mean "take it from the host" to some runtimes; here it is nothing (THREATS A17).
     for (name, value) in
         config.env.iter().flatten().chain(&request.env).filter_map(|variable| variable.split_once('='))

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use kiln_cache::{LayerDraft, Store};
 use kiln_image::registry::Registry;
 use kiln_image::{Digest, ImageRef, InvalidReference, Platform, http};
-use kiln_parser::{Dockerfile, ParseErrors, Warning};
+use kiln_parser::{Device, Dockerfile, ParseErrors, Warning};
 use kiln_remote::Access;
 use kiln_sandbox::Binfmt;
 use kiln_solver::event::{Event, Reporter};
@@ -21,6 +21,7 @@ use kiln_solver::solve::{
 };
 
 use crate::attest::{Attestations, Attestor, ProvenanceMode, Request};
+use crate::awaited::Awaited;
 use crate::bases::Bases;
 use crate::build::{Build, BuildResult, SecretSource, SshSource};
 use crate::caches::Caches;
@@ -28,7 +29,7 @@ use crate::differences::StepDifference;
 use crate::history::Account;
 use crate::lock::Pins;
 use crate::output::ImageSet;
-use crate::{Error, assemble, check, context, differences, epoch, frontend, output, ssh};
+use crate::{DockerfileName, Error, assemble, check, context, differences, epoch, frontend, output, ssh};
 
 /// A running build: what was asked for and what it works with.
 pub(crate) struct Session<'a> {
@@ -75,7 +76,7 @@ impl Session<'_> {
         dockerfile: &[u8],
     ) -> Result<BuildResult, Error> {
         let caches = Caches::open(self)?;
-        let dockerfile_name = prepared.dockerfile_name.clone();
+        let dockerfile_name = prepared.dockerfile_name.to_string();
         let planned = self.planned_for(prepared, asked)?;
         let set = self.image_set(&planned.plans)?;
         let mut solver = self.solver(planned.inputs);
@@ -141,8 +142,10 @@ impl Session<'_> {
         } else {
             None
         };
-        let bases = Bases::new(self, prepared.local_images, pins.as_ref());
+        let bases = Bases::new(self, std::mem::take(&mut prepared.local_images), pins.as_ref());
         let platforms = self.platforms(&dockerfile, &mut request, &bases)?;
+        let awaited = Awaited { session: self, prepared: &prepared, bases: &bases, pins: pins.as_ref() };
+        let made = awaited.make(&dockerfile, &mut request, &platforms)?;
         let mut names = Vec::new();
         for platform in &platforms {
             request.platform.clone_from(platform);
@@ -162,6 +165,7 @@ impl Session<'_> {
                     if let Some(pins) = &pins {
                         pins.apply(&mut plan.graph)?;
                     }
+                    made.spare(&mut plan.graph);
                     plans.push(plan);
                 }
                 Err(error) => {
@@ -174,7 +178,7 @@ impl Session<'_> {
         let of_plan = plans.first().map_or(&[][..], |plan| plan.warnings.as_slice());
         let found = dockerfile.findings(&checks, of_plan);
         for warning in &found {
-            self.warn(warning);
+            self.warn(warning, &prepared.dockerfile_name);
         }
         self.warn_unused_args(plans.first());
         planned?;
@@ -186,7 +190,7 @@ impl Session<'_> {
         let agents = self.agents()?;
         let inputs = Inputs {
             contexts: prepared.contexts,
-            images: bases.into_origins(),
+            images: bases.origins(),
             secrets: self.secrets()?,
             allow_secret_in_layer: self.build.allow_secret_in_layer,
             ssh: sockets(&agents),
@@ -319,12 +323,15 @@ impl Session<'_> {
         Access { registry: self.registry.clone(), cancel: Arc::clone(self.cancel) }
     }
 
-    fn warn(&self, warning: &Warning) {
-        self.reporter.send(Event::Warning {
-            rule: Some(warning.rule),
-            message: warning.message.clone(),
-            span: Some(warning.span),
-        });
+    fn warn(&self, warning: &Warning, dockerfile: &DockerfileName) {
+        let mut message = warning.message.clone();
+        if dockerfile.is_joined() {
+            // A line of the whole is one of no file.
+            let (_, name, line) = dockerfile.place(warning.span.line);
+            message += &format!(" ({name}:{line})");
+        }
+        let span = (!dockerfile.is_joined()).then_some(warning.span);
+        self.reporter.send(Event::Warning { rule: Some(warning.rule), message, span });
     }
 
     /// Tells of build arguments that change nothing: most are misspelt (FEATURES AS8).
@@ -363,6 +370,7 @@ impl Session<'_> {
             labels: build.labels.clone(),
             env: build.env.clone(),
             trim: build.trim.clone(),
+            squash: build.squash,
             no_cache: build.no_cache,
             no_cache_stages: build.no_cache_stages.clone(),
             cache_ttl: build.cache_ttl,
@@ -370,6 +378,10 @@ impl Session<'_> {
             capabilities: build.capabilities,
             security_options: build.security_options,
             volumes: build.volumes.clone(),
+            mounts: build.mounts.clone(),
+            devices: build.devices.iter().map(|name| Device { name: name.clone(), required: true }).collect(),
+            host_devices: build.host_devices.clone(),
+            groups: build.groups.clone(),
             extra_hosts: build.extra_hosts.clone(),
             shm_bytes: build.shm_bytes,
             ulimits: build.ulimits.clone(),
@@ -423,17 +435,17 @@ impl Session<'_> {
     }
 }
 
-/// How much of a step's output is shown: BuildKit's defaults, or what its variables say (`-1` is no limit).
+/// How much of a step's output is shown: BuildKit's defaults, or what its variables say. `-1` is no limit; of the size it is
+/// none of the speed either.
 fn log_limits() -> LogLimits {
     let given = |name: &str, default: Option<u64>| match std::env::var(name).map(|text| text.parse::<i64>()) {
         Ok(Ok(bytes)) => u64::try_from(bytes).ok(),
         _ => default,
     };
     let LogLimits { bytes, bytes_per_second } = LogLimits::default();
-    LogLimits {
-        bytes: given("BUILDKIT_STEP_LOG_MAX_SIZE", bytes),
-        bytes_per_second: given("BUILDKIT_STEP_LOG_MAX_SPEED", bytes_per_second),
-    }
+    let bytes = given("BUILDKIT_STEP_LOG_MAX_SIZE", bytes);
+    let bytes_per_second = given("BUILDKIT_STEP_LOG_MAX_SPEED", bytes_per_second);
+    LogLimits { bytes, bytes_per_second: bytes_per_second.filter(|_| bytes.is_some()) }
 }
 
 /// What is solved, and what becomes of it.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 
-use kiln::{ErrorKind, Finding, Span};
+use kiln::{DockerfileName, ErrorKind, Finding, Span};
 
 use crate::cancel::INTERRUPTED;
 use crate::printable::{log_line, printable};
@@ -125,7 +125,7 @@ pub(crate) fn draw(failure: &Failure, paint: Paint) -> String {
 }
 
 /// What a lint rule found, with its line.
-pub(crate) fn draw_finding(finding: &Finding, name: &str, source: &str, paint: Paint) -> String {
+pub(crate) fn draw_finding(finding: &Finding, name: &DockerfileName, source: &str, paint: Paint) -> String {
     let word = paint.warning("warning");
     let mut text = format!("{word}: {}: {}\n", finding.rule.name, printable(&finding.message));
     let marked = marked(source, finding.span, None, finding.word.as_deref());
@@ -214,7 +214,7 @@ fn marked(source: &str, span: Span, part: Option<Span>, word: Option<&str>) -> S
 /// The lines of the Dockerfile that `span` covers, with `marked` underlined in them.
 fn excerpt(
     text: &mut String,
-    name: &str,
+    name: &DockerfileName,
     source: &str,
     span: Span,
     marked: Span,
@@ -231,14 +231,17 @@ fn excerpt(
     // Whoever looks a place up by its line means the instruction's first.
     let column_start = if marked.line == span.line { marked_start } else { start };
     let column = source[line_start..column_start].chars().count() + 1;
-    let gutter = shown.to_string().len();
+    let (_, name, line) = name.place(span.line);
+    // Of several files that are read as one, each counts its own lines.
+    let before = span.line - line;
+    let gutter = (shown - before).to_string().len();
     let margin = " ".repeat(gutter);
-    let _ = writeln!(text, "{margin}{} {}:{}:{column}", paint.place("-->"), printable(name), span.line);
+    let _ = writeln!(text, "{margin}{} {}:{line}:{column}", paint.place("-->"), printable(name));
     for (number, line) in (span.line..=shown).zip(source[line_start..].lines()) {
         let _ = writeln!(
             text,
             "{} {}",
-            paint.place(&format!("{number:>gutter$} |")),
+            paint.place(&format!("{:>gutter$} |", number - before)),
             cut(&printable(&line.replace('\t', " ")))
         );
         if number == marked.line {

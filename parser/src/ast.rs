@@ -239,17 +239,28 @@ pub enum RunSecurity {
 pub struct Mount {
     /// The type with the options that only it has.
     pub kind: MountKind,
+    /// `from`: stage, named context or image, which must be there whatever the type shows of it; `None` is the build
+    /// context.
+    pub from: Option<String>,
     /// `target`/`dst`/`destination`; may be relative to WORKDIR. `None` for a secret or ssh without one.
     pub target: Option<String>,
     /// `noexec`, as in buildah: no program in it can be started.
     pub no_exec: bool,
-    /// `U` or `chown`, as in buildah: a new cache or tmpfs belongs to the step's user.
+    /// `U` or `chown`, as in buildah: a new cache or tmpfs, or what a bind shows, belongs to the step's user.
     pub of_user: bool,
     /// The flag's value as written.
     pub written: String,
 }
 
 impl Mount {
+    /// Parses a mount as the flag has it; one with variables is to be [expanded](Mount::expanded).
+    ///
+    /// # Errors
+    /// See [`MountProblem`].
+    pub fn parse(text: &str) -> Result<Self, MountProblem> {
+        mount::parse(text)
+    }
+
     /// Parses the mount again, every value passed through `expand` first.
     ///
     /// Until then a value of a typed option (`mode=$MODE`, `type=$TYPE`) that has a variable in it counts as absent.
@@ -269,8 +280,6 @@ impl Mount {
 pub enum MountKind {
     /// `type=bind`.
     Bind {
-        /// `from`: stage, named context or image; `None` is the build context.
-        from: Option<String>,
         /// `source`, `/` by default.
         source: String,
         /// `rw`: writes go to a layer that is thrown away.
@@ -280,9 +289,7 @@ pub enum MountKind {
     Cache {
         /// `id`, by default the target as written and cleaned.
         id: Option<String>,
-        /// Where the first content comes from.
-        from: Option<String>,
-        /// `source`.
+        /// `source`, `/` by default: a path of what the cache begins with, or, without `from`, of the cache.
         source: String,
         /// `sharing`.
         sharing: CacheSharing,

@@ -29,11 +29,13 @@ pub struct Capabilities {
     set: CapabilitySet,
     /// The set is all that there are, as far as this process has them.
     as_far_as_permitted: bool,
+    /// What a step that has all others is without: what was dropped, be it Docker's or not.
+    withheld: CapabilitySet,
 }
 
 impl Default for Capabilities {
     fn default() -> Capabilities {
-        Capabilities { set: DEFAULT, as_far_as_permitted: false }
+        Capabilities { set: DEFAULT, as_far_as_permitted: false, withheld: CapabilitySet::empty() }
     }
 }
 
@@ -58,7 +60,12 @@ impl Capabilities {
             (_, true) => CapabilitySet::empty(),
             _ => DEFAULT,
         };
-        Ok(Capabilities { set: base.difference(dropped).union(added), as_far_as_permitted: adds_all })
+        let withheld = if drops_all { CapabilitySet::all().difference(added) } else { dropped };
+        Ok(Capabilities {
+            set: base.difference(dropped).union(added),
+            as_far_as_permitted: adds_all,
+            withheld,
+        })
     }
 
     /// Their bits, as the kernel counts them.
@@ -69,6 +76,21 @@ impl Capabilities {
     /// The names with `CAP_`, in the kernel's order.
     pub fn names(&self) -> Vec<String> {
         self.set.iter_names().map(|(name, _)| format!("CAP_{name}")).collect()
+    }
+
+    /// The bits of what even a step with all rights is without.
+    pub fn withheld_bits(&self) -> u64 {
+        self.withheld.bits()
+    }
+
+    /// What is left for a step with all rights: all that this process has itself, but for what was dropped.
+    pub(crate) fn of_an_insecure_step(&self) -> Result<CapabilitySet, SandboxError> {
+        Ok(own()?.difference(self.withheld))
+    }
+
+    /// Whether a step with all rights is without some.
+    pub(crate) fn withholds(&self) -> bool {
+        !self.withheld.is_empty()
     }
 
     /// Those that Docker's set has not.
@@ -86,9 +108,7 @@ impl Capabilities {
         if self.added().is_empty() {
             return Ok(self.set);
         }
-        let own = rustix::thread::capabilities(None)
-            .map_err(|errno| setup("asking for own capabilities", errno.into()))?
-            .permitted;
+        let own = own()?;
         if self.as_far_as_permitted {
             return Ok(self.set.intersection(own.union(DEFAULT)));
         }
@@ -103,6 +123,12 @@ impl Capabilities {
             }
         }
     }
+}
+
+/// What this process has to give.
+fn own() -> Result<CapabilitySet, SandboxError> {
+    let own = rustix::thread::capabilities(None);
+    Ok(own.map_err(|errno| setup("asking for own capabilities", errno.into()))?.permitted)
 }
 
 /// The named ones, and whether `all` is among the names.

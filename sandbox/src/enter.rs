@@ -495,15 +495,15 @@ pub(crate) fn become_command(
     }
     // In this order: dropping from the bounding set needs CAP_SETPCAP, groups CAP_SETGID, and a filter CAP_SYS_ADMIN
     // (no_new_privs would do instead, but would break the image's setuid programs).
-    if plan.security == Security::Sandbox {
+    if plan.is_confined {
         drop_bounding(plan.capabilities).at(Step::Capabilities)?;
     }
-    if plan.rights.set_groups {
-        rustix::thread::set_thread_groups(&plan.groups).at(Step::User)?;
+    if let Some(groups) = &plan.groups {
+        rustix::thread::set_thread_groups(groups).at(Step::User)?;
     }
     let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
     rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::User)?;
-    match plan.filter {
+    match &plan.filter {
         Some(filter) if plan.on_demand => {
             let listener = sys::load_listened_filter(filter).at(Step::Seccomp)?;
             send_descriptor(descriptors.control.as_fd(), listener.as_fd()).at(Step::Seccomp)?;
@@ -523,7 +523,7 @@ pub(crate) fn become_command(
     }
     // Taking another user's rights clears it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).at(Step::User)?;
-    if plan.security == Security::Sandbox {
+    if plan.is_confined {
         // A user other than root has none, root exactly the set; none are ever inheritable or ambient.
         let held = if plan.uid == 0 { plan.capabilities } else { CapabilitySet::empty() };
         let sets = CapabilitySets { effective: held, permitted: held, inheritable: CapabilitySet::empty() };

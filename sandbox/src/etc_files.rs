@@ -9,7 +9,7 @@ const RESOLV_CONF_LIMIT: u64 = 64 * 1024;
 /// Where systemd-resolved keeps the servers behind its stub.
 const SYSTEMD_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 /// The stub's address.
-const SYSTEMD_STUB: &str = "127.0.0.53";
+const SYSTEMD_STUB: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
 /// What other builders use when the host has no server that the sandbox can reach.
 const PUBLIC_SERVERS: [&str; 4] = ["8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844"];
 
@@ -17,6 +17,7 @@ const PUBLIC_SERVERS: [&str; 4] = ["8.8.8.8", "8.8.4.4", "2001:4860:4860::8888",
 pub(crate) fn resolv_conf(network: &Network, dns: &Dns) -> Vec<u8> {
     let host = read_limited("/etc/resolv.conf").unwrap_or_default();
     let from_host = match network {
+        Network::Host if servers(&host).next().is_none() => without_loopback(&host, &PUBLIC_SERVERS),
         Network::Host => host,
         Network::None => without_loopback(&behind_systemd(host), &PUBLIC_SERVERS),
         Network::Isolated(network) => match network.name_server() {
@@ -31,13 +32,12 @@ pub(crate) fn resolv_conf(network: &Network, dns: &Dns) -> Vec<u8> {
 pub(crate) fn host_servers_are_local() -> bool {
     let host = behind_systemd(read_limited("/etc/resolv.conf").unwrap_or_default());
     let mut servers = servers(&host).peekable();
-    servers.peek().is_some() && servers.all(is_loopback)
+    servers.peek().is_some() && servers.all(|server| server.is_loopback())
 }
 
 /// The conf of systemd-resolved itself, where the host's names nothing but its stub on loopback.
 fn behind_systemd(host: Vec<u8>) -> Vec<u8> {
-    let only_stub =
-        servers(&host).all(|server| server == SYSTEMD_STUB.as_bytes()) && servers(&host).next().is_some();
+    let only_stub = servers(&host).all(|server| server == SYSTEMD_STUB) && servers(&host).next().is_some();
     only_stub.then(|| read_limited(SYSTEMD_RESOLVED)).flatten().unwrap_or(host)
 }
 
@@ -84,7 +84,7 @@ fn without_loopback(conf: &[u8], replacements: &[&str]) -> Vec<u8> {
     let mut any_server = false;
     for line in conf.split_inclusive(|&byte| byte == b'\n') {
         match server(line) {
-            Some(address) if is_loopback(address) => continue,
+            Some(address) if address.is_loopback() => continue,
             Some(_) => any_server = true,
             None => {}
         }
@@ -101,21 +101,18 @@ fn without_loopback(conf: &[u8], replacements: &[&str]) -> Vec<u8> {
     kept
 }
 
-fn servers(conf: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn servers(conf: &[u8]) -> impl Iterator<Item = IpAddr> {
     conf.split(|&byte| byte == b'\n').filter_map(server)
 }
 
-/// The address on a `nameserver` line.
-fn server(line: &[u8]) -> Option<&[u8]> {
+/// The address on a `nameserver` line; a line with something else on it names no server.
+fn server(line: &[u8]) -> Option<IpAddr> {
     let rest = line.trim_ascii().strip_prefix(b"nameserver")?;
     rest.first().filter(|byte| byte.is_ascii_whitespace())?;
-    rest.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())
-}
-
-fn is_loopback(address: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(address);
-    let without_zone = text.split('%').next().unwrap_or_default();
-    without_zone.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    let word = rest.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())?;
+    let without_zone = word.split(|&byte| byte == b'%').next()?;
+    let address: IpAddr = std::str::from_utf8(without_zone).ok()?.parse().ok()?;
+    Some(address.to_canonical())
 }
 
 fn read_limited(path: &str) -> Option<Vec<u8>> {
@@ -165,6 +162,13 @@ mod tests {
         let conf = without_loopback(b"options x\nnameserver\t127.0.0.53", &PUBLIC_SERVERS);
         let text = String::from_utf8(conf).unwrap();
         assert!(text.starts_with("options x\nnameserver 8.8.8.8\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_address_is_no_server() {
+        let conf = without_loopback(b"nameserver no\nnameserver ::ffff:127.0.0.1\n", &["10.0.0.1"]);
+        assert_eq!(String::from_utf8(conf).unwrap(), "nameserver no\nnameserver 10.0.0.1\n");
+        assert_eq!(server(b"nameserver fe80::1%eth0 # x"), "fe80::1".parse().ok());
     }
 
     #[test]

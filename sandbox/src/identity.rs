@@ -9,7 +9,9 @@ pub struct Identity {
     pub gid: u32,
     /// Supplementary groups: the group itself and those of the image's group file.
     pub groups: Vec<u32>,
-    /// Home directory from passwd, `/` where there is none.
+    /// In their place it keeps those of this process, whatever they are called inside.
+    pub keeps_groups: bool,
+    /// Home directory of the first line of passwd with this user id, empty if it says none; `/` without such a line.
     pub home: String,
 }
 
@@ -32,16 +34,25 @@ pub enum IdentityError {
 ///
 /// Without `:group` the primary group is passwd's (0 where the user is not listed) and the supplementary groups are
 /// those that list the user; with it, that group alone. The group is among the supplementary ones as well: a program that
-/// changes to another group would else lose what is denied to the group. The caller limits the files' sizes.
+/// changes to another group would else lose what is denied to the group. Where both are given, `root` is a number: an
+/// image needs no files for `root:root`. The caller limits the files' sizes.
 ///
 /// # Errors
 /// See [`IdentityError`].
 pub fn resolve_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, IdentityError> {
-    let (user_text, group_text) = match text.split_once(':') {
-        Some((user, group)) => (user, (!group.is_empty()).then_some(group)),
-        None => (text, None),
+    // What stands behind a second colon is nobody's.
+    let mut parts = text.split(':');
+    let user_text = parts.next().filter(|user| !user.is_empty()).unwrap_or("0");
+    let group_text = parts.next().filter(|group| !group.is_empty());
+    let home_of = |uid| {
+        let entry = lines(passwd).filter_map(PasswdEntry::parse).find(|entry| entry.uid == uid);
+        entry.map_or_else(|| "/".to_owned(), |entry| String::from_utf8_lossy(entry.home).into_owned())
     };
-    let user_text = if user_text.is_empty() { "0" } else { user_text };
+    if let Some(group_text) = group_text
+        && let (Some(uid), Some(gid)) = (parse_id_or_root(user_text)?, parse_id_or_root(group_text)?)
+    {
+        return Ok(Identity { uid, gid, groups: vec![gid], keeps_groups: false, home: home_of(uid) });
+    }
 
     let number = parse_id(user_text)?;
     let entry = lines(passwd).filter_map(PasswdEntry::parse).find(|entry| match number {
@@ -53,10 +64,7 @@ pub fn resolve_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<Identity,
         (None, Some(uid)) => (uid, 0),
         (None, None) => return Err(IdentityError::UnknownUser(user_text.to_owned())),
     };
-    let home = entry
-        .as_ref()
-        .filter(|entry| !entry.home.is_empty())
-        .map_or_else(|| "/".to_owned(), |entry| String::from_utf8_lossy(entry.home).into_owned());
+    let home = home_of(uid);
 
     let Some(group_text) = group_text else {
         let name = entry.as_ref().map(|entry| entry.name);
@@ -67,19 +75,31 @@ pub fn resolve_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<Identity,
             .collect();
         groups.sort_unstable();
         groups.dedup();
-        return Ok(Identity { uid, gid: primary, groups: with_own(primary, groups), home });
+        return Ok(Identity {
+            uid,
+            gid: primary,
+            groups: with_own(primary, groups),
+            keeps_groups: false,
+            home,
+        });
     };
-    let gid = match parse_id(group_text)? {
-        Some(gid) => gid,
-        None => {
-            lines(group)
-                .filter_map(GroupEntry::parse)
-                .find(|group| group.name == group_text.as_bytes())
-                .ok_or_else(|| IdentityError::UnknownGroup(group_text.to_owned()))?
-                .gid
-        }
-    };
-    Ok(Identity { uid, gid, groups: vec![gid], home })
+    let gid = resolve_group(group_text, group)?;
+    Ok(Identity { uid, gid, groups: vec![gid], keeps_groups: false, home })
+}
+
+/// The number of a group by its name in the image's file, or of a number.
+///
+/// # Errors
+/// See [`IdentityError`].
+pub fn resolve_group(text: &str, group: &[u8]) -> Result<u32, IdentityError> {
+    match parse_id(text)? {
+        Some(gid) => Ok(gid),
+        None => lines(group)
+            .filter_map(GroupEntry::parse)
+            .find(|group| group.name == text.as_bytes())
+            .map(|group| group.gid)
+            .ok_or_else(|| IdentityError::UnknownGroup(text.to_owned())),
+    }
 }
 
 fn with_own(gid: u32, mut groups: Vec<u32>) -> Vec<u32> {
@@ -98,10 +118,14 @@ fn parse_id(text: &str) -> Result<Option<u32>, IdentityError> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(None);
     }
-    match text.strip_prefix('+').unwrap_or(text).parse::<u32>() {
-        Ok(id) if id <= MAX_ID => Ok(Some(id)),
+    match text.parse::<i64>() {
+        Ok(id) if (0..=i64::from(MAX_ID)).contains(&id) => Ok(u32::try_from(id).ok()),
         _ => Err(IdentityError::OutOfRange(text.to_owned())),
     }
+}
+
+fn parse_id_or_root(text: &str) -> Result<Option<u32>, IdentityError> {
+    if text == "root" { Ok(Some(0)) } else { parse_id(text) }
 }
 
 fn lines(file: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -173,7 +197,16 @@ mod tests {
     #[test]
     fn a_name_has_passwds_group_and_the_groups_that_list_it() {
         let web = resolve("web").unwrap();
-        assert_eq!(web, Identity { uid: 33, gid: 33, groups: vec![33, 4, 5, 9], home: "/var/www".into() });
+        assert_eq!(
+            web,
+            Identity {
+                uid: 33,
+                gid: 33,
+                groups: vec![33, 4, 5, 9],
+                keeps_groups: false,
+                home: "/var/www".into()
+            }
+        );
     }
 
     #[test]
@@ -203,8 +236,33 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_home_is_the_root() {
-        assert_eq!(resolve("homeless").unwrap().home, "/");
+    fn home_is_what_the_first_line_of_the_id_says() {
+        let passwd = b"first:x:5:6::/one:\nsecond:x:5:7::/two:\nshort:x:8:9\n";
+        let home = |text: &str| resolve_user(text, passwd, b"").unwrap().home;
+        assert_eq!(
+            ["first", "second", "5", "5:0", "short", "9"].map(home),
+            ["/one", "/one", "/one", "/one", "", "/"]
+        );
+        assert_eq!(resolve("homeless").unwrap().home, "");
+    }
+
+    #[test]
+    fn a_sign_and_a_third_part_change_nothing() {
+        for (text, ids) in
+            [("+5:+6", (5, 6)), ("-0", (0, 0)), ("1:2:3", (1, 2)), ("::", (0, 0)), ("web:adm:x", (33, 4))]
+        {
+            let found = resolve(text).unwrap();
+            assert_eq!((found.uid, found.gid), ids, "{text}");
+        }
+    }
+
+    #[test]
+    fn root_and_numbers_together_need_no_files() {
+        for (text, ids) in [("root:root", (0, 0)), ("root:5", (0, 5)), ("5:root", (5, 0))] {
+            let found = resolve_user(text, b"", b"").unwrap();
+            assert_eq!((found.uid, found.gid, found.groups), (ids.0, ids.1, vec![ids.1]), "{text}");
+        }
+        assert_eq!(resolve_user("root", b"", b""), Err(IdentityError::UnknownUser("root".into())));
     }
 
     #[test]

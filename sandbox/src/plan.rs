@@ -1,5 +1,6 @@
 //! A [`Spec`] made ready for the child: every string NUL-terminated, every list allocated.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -18,6 +19,7 @@ use crate::limits::{self, Rlimit};
 use crate::masks::MASKED_IN_SYS;
 use crate::oci::PlannedRuntime;
 use crate::rootfs::{LayerApi, Marks, OVERLAY_OPTIONS, Overlay};
+use crate::seccomp::Sockets;
 use crate::spec::{MOUNTING_ON, MOUNTING_PROC};
 use crate::sys::{Instruction, StartStrings};
 use crate::{
@@ -52,15 +54,18 @@ pub(crate) struct Plan {
     pub(crate) cwd: CString,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    pub(crate) groups: Vec<Gid>,
+    /// `None`: those that it has.
+    pub(crate) groups: Option<Vec<Gid>>,
     pub(crate) rlimits: Vec<Rlimit>,
-    pub(crate) filter: Option<&'static [Instruction]>,
+    pub(crate) filter: Option<Cow<'static, [Instruction]>>,
     /// The filter hands calls over that want the network.
     pub(crate) on_demand: bool,
     /// Set-id programs give nothing.
     pub(crate) no_new_privileges: bool,
     /// What root inside may do at most.
     pub(crate) capabilities: CapabilitySet,
+    /// Whether that is less than all that the engine may do.
+    pub(crate) is_confined: bool,
     /// Hidden paths below `/sys`.
     pub(crate) masked_in_sys: &'static [CString],
     /// Files to try, in the order of `PATH`.
@@ -310,6 +315,10 @@ impl Plan {
                 }
             }
         }
+        let capabilities = match spec.security {
+            Security::Sandbox => spec.capabilities.of_a_step()?,
+            Security::Insecure => spec.capabilities.of_an_insecure_step()?,
+        };
         let mut plan = Plan {
             root: overlay(&root.layers, Some((&root.upper, &root.work)))?,
             upper: path("the upper directory", &root.upper)?,
@@ -325,13 +334,13 @@ impl Plan {
             cwd: inner_path("the working directory", &spec.cwd)?,
             uid,
             gid,
-            groups: groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
+            groups: (rights.set_groups && !who.keeps_groups)
+                .then(|| groups.iter().map(|&gid| Gid::from_raw(gid)).collect()),
             rlimits: limits::rlimits(&spec.limits)?,
-            filter: match (is_filtered, on_demand) {
-                (true, true) => Some(&seccomp::ON_DEMAND_FILTER),
-                (true, false) => Some(&seccomp::DEFAULT_FILTER),
-                (false, _) => None,
-            },
+            filter: is_filtered.then(|| {
+                let sockets = if on_demand { Sockets::HandedOver } else { Sockets::Allowed };
+                seccomp::filter(sockets, capabilities)
+            }),
             no_new_privileges: spec.options.no_new_privileges,
             on_demand,
             masked_in_sys: &MASKED_IN_SYS,
@@ -343,7 +352,8 @@ impl Plan {
             rights,
             emulated,
             emulator: spec.binfmt.rule(),
-            capabilities: spec.capabilities.of_a_step()?,
+            is_confined: spec.security == Security::Sandbox || spec.capabilities.withholds(),
+            capabilities,
             runtime: None,
             tree: None,
         };

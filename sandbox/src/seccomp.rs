@@ -3,26 +3,49 @@
 //! The default answer is EPERM; calls newer than the table get ENOSYS. Calls of a foreign ABI (i386, x32, arm) are
 //! refused as a whole: the table's numbers mean other calls there, which is how filters have been walked around.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
+use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
 
-use crate::seccomp_table::{ABSENT, ALLOWED, HIGHEST_KNOWN};
+use crate::seccomp_table::{ABSENT, ALLOWED, Call, HIGHEST_KNOWN, OF_CAPABILITIES};
 use crate::sys::Instruction;
 
 /// The compiled default profile.
-pub(crate) static DEFAULT_FILTER: LazyLock<Vec<Instruction>> = LazyLock::new(|| compile(socket_rule()));
+static DEFAULT_FILTER: LazyLock<Vec<Instruction>> =
+    LazyLock::new(|| compile(Sockets::Allowed, CapabilitySet::empty()));
 
-/// The same, but every socket that reaches a network is handed over ([`crate::on_demand`]).
-pub(crate) static ON_DEMAND_FILTER: LazyLock<Vec<Instruction>> = LazyLock::new(|| {
-    let local = &[libc::AF_UNIX as u32];
-    compile(Rule {
-        verdict: Verdict::HandOverExcept { allowed: local, denied: FORBIDDEN_FAMILIES },
-        ..socket_rule()
-    })
-});
+/// The same with [`Sockets::HandedOver`].
+static ON_DEMAND_FILTER: LazyLock<Vec<Instruction>> =
+    LazyLock::new(|| compile(Sockets::HandedOver, CapabilitySet::empty()));
 
-fn compile(socket: Rule) -> Vec<Instruction> {
+/// What becomes of sockets that reach a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sockets {
+    /// They are made.
+    Allowed,
+    /// They are handed over ([`crate::on_demand`]).
+    HandedOver,
+}
+
+/// The profile for a process that holds `capabilities`: some open further calls.
+pub(crate) fn filter(sockets: Sockets, capabilities: CapabilitySet) -> Cow<'static, [Instruction]> {
+    match (sockets, of_capabilities(capabilities).next()) {
+        (Sockets::Allowed, None) => Cow::Borrowed(&DEFAULT_FILTER),
+        (Sockets::HandedOver, None) => Cow::Borrowed(&ON_DEMAND_FILTER),
+        (_, Some(_)) => Cow::Owned(compile(sockets, capabilities)),
+    }
+}
+
+fn compile(sockets: Sockets, capabilities: CapabilitySet) -> Vec<Instruction> {
+    let socket = match sockets {
+        Sockets::Allowed => socket_rule(),
+        Sockets::HandedOver => Rule {
+            verdict: Verdict::HandOverExcept { allowed: &[libc::AF_UNIX as u32], denied: FORBIDDEN_FAMILIES },
+            ..socket_rule()
+        },
+    };
     let mut program = vec![
         load(OFFSET_ARCH),
         jump(JEQ, NATIVE_ARCH, 1, 0),
@@ -35,10 +58,10 @@ fn compile(socket: Rule) -> Vec<Instruction> {
         deny(libc::ENOSYS),
     ];
     socket.emit(&mut program);
-    for rule in other_rules() {
+    for rule in other_rules(capabilities) {
         rule.emit(&mut program);
     }
-    for (low, high) in ranges(allowed_numbers()) {
+    for (low, high) in ranges(allowed_numbers(capabilities)) {
         program.extend([jump(JGT, high, 3, 0), jump(JGE, low, 0, 1), ALLOW, deny(libc::EPERM)]);
     }
     program.push(deny(libc::EPERM));
@@ -75,15 +98,15 @@ fn socket_rule() -> Rule {
     Rule::new("socket", libc::SYS_socket, u32::MAX, Verdict::AllowExcept(FORBIDDEN_FAMILIES))
 }
 
-fn conditional_rules() -> Vec<Rule> {
+fn conditional_rules(capabilities: CapabilitySet) -> Vec<Rule> {
     let mut rules = vec![socket_rule()];
-    rules.extend(other_rules());
+    rules.extend(other_rules(capabilities));
     rules
 }
 
-fn other_rules() -> Vec<Rule> {
+fn other_rules(capabilities: CapabilitySet) -> Vec<Rule> {
     let rule = Rule::new;
-    vec![
+    let mut rules = vec![
         // Linux, UNAME26, PER_LINUX32, both, and "tell me"; others weaken the process, as ADDR_NO_RANDOMIZE does.
         rule(
             "personality",
@@ -95,7 +118,10 @@ fn other_rules() -> Vec<Rule> {
         rule("clone", libc::SYS_clone, CLONE_NAMESPACES, Verdict::AllowOnly(&[0])),
         // Its flags are behind a pointer, which a filter cannot follow; ENOSYS makes C libraries use clone.
         rule("clone3", libc::SYS_clone3, 0, Verdict::Deny(libc::ENOSYS)),
-    ]
+    ];
+    // What a capability opens is decided by no argument.
+    rules.retain(|rule| of_capabilities(capabilities).all(|call| call.0 != rule.name));
+    rules
 }
 
 impl Rule {
@@ -144,11 +170,11 @@ const LISTED_VALUES: u32 = 64;
 /// The same profile in the words of the OCI runtime specification (`config-linux.md`, Seccomp).
 ///
 /// Arguments are compared by their low half here too. A foreign ABI is refused by its absence: runtimes kill for it.
-pub(crate) fn as_oci() -> Value {
+pub(crate) fn as_oci(capabilities: CapabilitySet) -> Value {
     const ALLOW: &str = "SCMP_ACT_ALLOW";
-    let names: Vec<&str> = ALLOWED.iter().filter(|call| native(call) != ABSENT).map(|call| call.0).collect();
+    let names: Vec<&str> = allowed(capabilities).map(|call| call.0).collect();
     let mut calls = vec![json!({ "names": names, "action": ALLOW })];
-    for rule in conditional_rules() {
+    for rule in conditional_rules(capabilities) {
         let mut allow = |value: u32| {
             calls.push(json!({ "names": [rule.name], "action": ALLOW, "args": [{
                 "index": rule.argument, "value": rule.mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ",
@@ -175,14 +201,26 @@ pub(crate) fn as_oci() -> Value {
 }
 
 /// A row's number on this machine.
-fn native(&(_, x86_64, aarch64): &(&str, u16, u16)) -> u16 {
+fn native(&(_, x86_64, aarch64): &Call) -> u16 {
     if cfg!(target_arch = "aarch64") { aarch64 } else { x86_64 }
 }
 
-fn allowed_numbers() -> Vec<u32> {
-    let mut numbers: Vec<u32> =
-        ALLOWED.iter().map(native).filter(|&number| number != ABSENT).map(u32::from).collect();
+/// Rows of calls that are allowed whatever their arguments; one may be there twice.
+fn allowed(capabilities: CapabilitySet) -> impl Iterator<Item = &'static Call> {
+    ALLOWED.iter().chain(of_capabilities(capabilities)).filter(|call| native(call) != ABSENT)
+}
+
+fn of_capabilities(held: CapabilitySet) -> impl Iterator<Item = &'static Call> {
+    OF_CAPABILITIES
+        .iter()
+        .filter(move |(capability, _)| held.contains(*capability))
+        .flat_map(|(_, calls)| *calls)
+}
+
+fn allowed_numbers(capabilities: CapabilitySet) -> Vec<u32> {
+    let mut numbers: Vec<u32> = allowed(capabilities).map(|call| u32::from(native(call))).collect();
     numbers.sort_unstable();
+    numbers.dedup();
     numbers
 }
 
@@ -286,8 +324,9 @@ mod tests {
 
     #[test]
     fn every_number_of_the_table_is_allowed_and_every_other_one_is_not() {
-        let allowed = allowed_numbers();
-        let special: Vec<u32> = conditional_rules().iter().map(|rule| rule.number).collect();
+        let allowed = allowed_numbers(CapabilitySet::empty());
+        let special: Vec<u32> =
+            conditional_rules(CapabilitySet::empty()).iter().map(|rule| rule.number).collect();
         for number in 0..=HIGHEST_KNOWN {
             if special.contains(&number) {
                 continue;
@@ -356,6 +395,39 @@ mod tests {
         assert_eq!(answer_to(libc::SYS_clone, libc::CLONE_VM as u64), YES);
         assert_eq!(answer_to(libc::SYS_clone, libc::CLONE_NEWUSER as u64), EPERM);
         assert_eq!(answer_to(libc::SYS_clone3, 0), ENOSYS);
+    }
+
+    #[test]
+    fn a_capability_opens_the_calls_that_it_is_for_and_no_others() {
+        let with = |capabilities, number: libc::c_long, argument| {
+            run(&filter(Sockets::Allowed, capabilities), NATIVE_ARCH, number as u32, argument)
+        };
+        let admin = CapabilitySet::SYS_ADMIN;
+        for number in [libc::SYS_mount, libc::SYS_umount2, libc::SYS_unshare, libc::SYS_setns, libc::SYS_bpf]
+        {
+            assert_eq!(with(admin, number, 0), YES, "call {number}");
+            assert_eq!(with(CapabilitySet::NET_ADMIN, number, 0), EPERM, "call {number}");
+        }
+        assert_eq!(with(admin, libc::SYS_clone, libc::CLONE_NEWUSER as u64), YES);
+        assert_eq!(with(admin, libc::SYS_clone3, 0), YES);
+        assert_eq!(with(CapabilitySet::SYS_TIME, libc::SYS_clock_settime, 0), YES);
+        assert_eq!(with(CapabilitySet::SYS_TIME, libc::SYS_clone, libc::CLONE_NEWUSER as u64), EPERM);
+        // Whatever is held, some are never for a step.
+        for number in
+            [libc::SYS_keyctl, libc::SYS_kexec_load, libc::SYS_io_uring_setup, libc::SYS_userfaultfd]
+        {
+            assert_eq!(with(CapabilitySet::all(), number, 0), EPERM, "call {number}");
+        }
+        assert_eq!(with(CapabilitySet::all(), libc::SYS_socket, libc::AF_ALG as u64), EPERM);
+        let on_demand = filter(Sockets::HandedOver, admin);
+        assert_eq!(run(&on_demand, NATIVE_ARCH, libc::SYS_mount as u32, 0), YES);
+        let socket = run(&on_demand, NATIVE_ARCH, libc::SYS_socket as u32, libc::AF_INET as u64);
+        assert_eq!(socket, libc::SECCOMP_RET_USER_NOTIF);
+        assert!(matches!(filter(Sockets::Allowed, crate::capabilities::DEFAULT), Cow::Borrowed(_)));
+        let oci = as_oci(admin);
+        let listed = |name: &str, call: &Value| call["names"].as_array().unwrap().contains(&name.into());
+        let calls = oci["syscalls"].as_array().unwrap();
+        assert!(listed("mount", &calls[0]) && !calls[1..].iter().any(|call| listed("clone", call)));
     }
 
     #[test]

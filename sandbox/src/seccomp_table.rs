@@ -1,8 +1,10 @@
 //! Which system calls the default profile knows; data only.
 //!
 //! The list follows the container world's common default profile (moby/profiles, `seccomp/default.json`), for a
-//! process that has Docker's default capabilities and none else: what that profile gives only to holders of further
-//! capabilities (mount, bpf, keyctl, setns …) is left out here.
+//! process that has Docker's default capabilities; what that profile gives only to holders of further ones (mount, bpf,
+//! setns …) is a table of its own.
+
+use rustix::thread::CapabilitySet;
 
 /// In a column: the architecture has no such call.
 pub(crate) const ABSENT: u16 = u16::MAX;
@@ -11,8 +13,11 @@ pub(crate) const ABSENT: u16 = u16::MAX;
 /// answered ENOSYS and not EPERM, so that C libraries try the older call.
 pub(crate) const HIGHEST_KNOWN: u32 = 469;
 
-/// Calls allowed whatever their arguments: name, number on x86_64, number on aarch64.
-pub(crate) const ALLOWED: &[(&str, u16, u16)] = &[
+/// A call: name, number on x86_64, number on aarch64.
+pub(crate) type Call = (&'static str, u16, u16);
+
+/// Calls allowed whatever their arguments.
+pub(crate) const ALLOWED: &[Call] = &[
     ("accept", 43, 202),
     ("accept4", 288, 242),
     ("access", 21, ABSENT),
@@ -319,4 +324,65 @@ pub(crate) const ALLOWED: &[(&str, u16, u16)] = &[
     ("waitid", 247, 95),
     ("write", 1, 64),
     ("writev", 20, 66),
+];
+
+/// Calls that a process may make besides if it holds a capability (never a Dockerfile's word): what the same profile gives
+/// to its holders.
+pub(crate) const OF_CAPABILITIES: &[(CapabilitySet, &[Call])] = &[
+    (CapabilitySet::BPF, &[("bpf", 321, 280)]),
+    (CapabilitySet::DAC_READ_SEARCH, &[("open_by_handle_at", 304, 265)]),
+    (CapabilitySet::PERFMON, &[("perf_event_open", 298, 241)]),
+    (
+        CapabilitySet::SYS_ADMIN,
+        &[
+            ("bpf", 321, 280),
+            ("clone", 56, 220),
+            ("clone3", 435, 435),
+            ("fanotify_init", 300, 262),
+            ("fsconfig", 431, 431),
+            ("fsmount", 432, 432),
+            ("fsopen", 430, 430),
+            ("fspick", 433, 433),
+            ("lookup_dcookie", 212, 18),
+            ("lsm_get_self_attr", 459, 459),
+            ("lsm_list_modules", 461, 461),
+            ("lsm_set_self_attr", 460, 460),
+            ("mount", 165, 40),
+            ("mount_setattr", 442, 442),
+            ("move_mount", 429, 429),
+            ("open_tree", 428, 428),
+            ("perf_event_open", 298, 241),
+            ("quotactl", 179, 60),
+            ("quotactl_fd", 443, 443),
+            ("setdomainname", 171, 162),
+            ("sethostname", 170, 161),
+            ("setns", 308, 268),
+            ("syslog", 103, 116),
+            ("umount2", 166, 39),
+            ("unshare", 272, 97),
+        ],
+    ),
+    (CapabilitySet::SYS_BOOT, &[("reboot", 169, 142)]),
+    (
+        CapabilitySet::SYS_MODULE,
+        &[("delete_module", 176, 106), ("finit_module", 313, 273), ("init_module", 175, 105)],
+    ),
+    (
+        CapabilitySet::SYS_NICE,
+        &[
+            ("get_mempolicy", 239, 236),
+            ("mbind", 237, 235),
+            ("set_mempolicy", 238, 237),
+            ("set_mempolicy_home_node", 450, 450),
+        ],
+    ),
+    (CapabilitySet::SYS_PACCT, &[("acct", 163, 89)]),
+    (
+        CapabilitySet::SYS_PTRACE,
+        &[("kcmp", 312, 272), ("pidfd_getfd", 438, 438), ("process_madvise", 440, 440)],
+    ),
+    (CapabilitySet::SYS_RAWIO, &[("ioperm", 173, ABSENT), ("iopl", 172, ABSENT)]),
+    (CapabilitySet::SYS_TIME, &[("clock_settime", 227, 112), ("settimeofday", 164, 170)]),
+    (CapabilitySet::SYS_TTY_CONFIG, &[("vhangup", 153, 58)]),
+    (CapabilitySet::SYSLOG, &[("syslog", 103, 116)]),
 ];

@@ -82,29 +82,30 @@ impl GitUrl {
     fn read_query(&mut self, query: &str) -> Result<(), String> {
         let git = &mut self.source;
         let (mut tag, mut branch) = (None, None);
-        let mut known: Vec<&str> = Vec::new();
+        let mut known = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_decoded(&value.replace('+', " "));
+            let [key, value] = [key, value].map(|word| percent_decoded(&word.replace('+', " ")));
             if known.contains(&key) {
                 return Err(format!("query {key:?} has multiple values"));
             }
-            known.push(key);
-            if value.is_empty() && !matches!(key, "submodules" | "keep-git-dir" | "fetch-by-commit") {
+            known.push(key.clone());
+            if value.is_empty() && !matches!(key.as_str(), "submodules" | "keep-git-dir" | "fetch-by-commit")
+            {
                 return Err(format!("query {key:?} has no value"));
             }
-            match key {
+            match key.as_str() {
                 "ref" => set(&mut git.reference, "ref", value)?,
                 "tag" => tag = Some(value),
                 "branch" => branch = Some(value),
                 "subdir" => set(&mut git.subdir, "subdir", clean(&value))?,
                 "checksum" | "commit" => git.checksum = Some(value),
                 "keep-git-dir" => {
-                    git.keep_git_dir = boolean(key, &value)?;
+                    git.keep_git_dir = boolean(&key, &value)?;
                     self.keep_git_dir = Some(git.keep_git_dir);
                 }
-                "submodules" => git.submodules = boolean(key, &value)?,
-                "fetch-by-commit" => git.fetch_by_commit = boolean(key, &value)?,
+                "submodules" => git.submodules = boolean(&key, &value)?,
+                "fetch-by-commit" => git.fetch_by_commit = boolean(&key, &value)?,
                 "mtime" => {
                     git.times = match value.as_str() {
                         "checkout" => GitTimes::Checkout,
@@ -311,6 +312,7 @@ mod tests {
         let git = source("git@x.org:o/r?tag=v1&keep-git-dir");
         assert_eq!((git.remote.as_str(), git.reference.as_str()), ("git@x.org:o/r", "refs/tags/v1"));
         assert!(git.keep_git_dir);
+        assert_eq!(source("https://x.org/r.git?%72ef=a%2Fb").reference, "a/b");
     }
 
     #[test]

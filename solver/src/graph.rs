@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kiln_image::{Digest, ImageRef, Platform};
 use kiln_parser::Span;
-use kiln_sandbox::{Capabilities, HostAddress, SecurityOptions};
+use kiln_sandbox::{Capabilities, HostAddress, HostDevice, SecurityOptions};
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::explain::NoCacheBy;
@@ -170,8 +170,12 @@ pub struct Exec {
     pub security_options: SecurityOptions,
     /// Host name.
     pub hostname: String,
-    /// `--device`.
+    /// `--device`: those that specifications describe.
     pub devices: Vec<ExecDevice>,
+    /// `--device` by path, of the user of kiln.
+    pub host_devices: Vec<HostDevice>,
+    /// `--group-add`.
+    pub groups: ExtraGroups,
     /// `--volume`, mounted before `mounts`.
     pub volumes: Vec<Volume>,
     /// `--add-host`: names are part of the key.
@@ -194,6 +198,25 @@ pub struct Volume {
     pub target: String,
     /// What the step may do with it.
     pub access: VolumeAccess,
+    /// No program in it can be started.
+    pub no_exec: bool,
+    /// All of it is given to the step's user, on the host, before the step runs.
+    pub of_user: bool,
+}
+
+/// Groups that steps are in besides their own; never a Dockerfile's word.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ExtraGroups {
+    /// Names in the image's group file, or numbers.
+    Named(Vec<String>),
+    /// In place of the step's own those that kiln has itself (`keep-groups`).
+    Kept,
+}
+
+impl Default for ExtraGroups {
+    fn default() -> Self {
+        Self::Named(Vec::new())
+    }
 }
 
 /// What a step may do with a volume.
@@ -237,7 +260,7 @@ pub struct ExecMount {
     pub kind: ExecMountKind,
     /// No program in it can be started.
     pub no_exec: bool,
-    /// A new cache or tmpfs belongs to the step's user, whatever `kind` says of its owner.
+    /// A new cache or tmpfs, and all that a bind mount shows, belongs to the step's user, whatever `kind` says of its owner.
     pub of_user: bool,
 }
 
@@ -257,8 +280,11 @@ pub enum ExecMountKind {
     Cache {
         /// `<namespace>/<id>`; not in the key.
         id: String,
-        /// First contents: input and path in it.
-        seed: Option<(InputIndex, String)>,
+        /// What it begins with.
+        seed: Option<InputIndex>,
+        /// Path in the seed of what it begins with, a directory or a file; without a seed, path in the cache of what is
+        /// mounted.
+        source: String,
         /// Sharing; not in the key.
         sharing: kiln_parser::CacheSharing,
         /// Read-only.
@@ -367,6 +393,8 @@ pub struct CopyOptions {
     pub unpack: bool,
     /// ADD of a URL into a directory: use this as the file's name.
     pub rename: Option<PathBuf>,
+    /// The root that is copied to is as the directory that is copied: its mode and owner too (`--squash`).
+    pub as_root: bool,
 }
 
 /// `--chmod`.

@@ -74,7 +74,8 @@ impl Request {
             NamedContext::Layout(image) => Some((image.clone(), name.clone())),
             _ => None,
         });
-        let name = Path::new(&prepared.dockerfile_name).file_name();
+        let name = prepared.dockerfile_name.to_string();
+        let name = Path::new(&name).file_name();
         Ok(Self {
             started: Some(SystemTime::now()),
             arguments,

@@ -220,6 +220,8 @@ mod tests {
             security_options: kiln_sandbox::SecurityOptions::default(),
             hostname: String::new(),
             devices: Vec::new(),
+            host_devices: Vec::new(),
+            groups: Default::default(),
             volumes: Vec::new(),
             extra_hosts: Vec::new(),
             shm_bytes: None,

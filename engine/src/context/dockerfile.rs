@@ -8,13 +8,13 @@ use kiln_cache::SourceTree;
 use super::main_context::Main;
 use super::text::{beneath, from_tree, read_text};
 use super::{Preparation, preprocess, remote};
-use crate::Error;
 use crate::build::DockerfileSource;
+use crate::{DockerfileName, Error};
 
 /// A Dockerfile that was found.
 pub(super) struct Found {
     /// As people know it.
-    pub(super) name: String,
+    pub(super) name: DockerfileName,
     /// On the host: an ignore file may be beside it.
     pub(super) path: Option<PathBuf>,
     pub(super) text: Vec<u8>,
@@ -22,7 +22,7 @@ pub(super) struct Found {
 
 impl Found {
     fn text(name: &str, text: Vec<u8>) -> Self {
-        Self { name: name.to_owned(), path: None, text }
+        Self { name: name.into(), path: None, text }
     }
 }
 
@@ -36,8 +36,8 @@ pub(super) fn find(preparation: &Preparation<'_>, main: &Main) -> Result<Found, 
         if !found.text.ends_with(b"\n") {
             found.text.push(b'\n');
         }
+        found.name.push(&more.name, &found.text);
         found.text.extend_from_slice(&more.text);
-        found.name = format!("{}+{}", found.name, more.name);
     }
     Ok(found)
 }
@@ -83,7 +83,7 @@ fn in_root(root: &Path, paths: &[&Path]) -> Result<Found, Error> {
         for name in spellings(path) {
             let host = beneath(root, &name)?;
             if let Some(text) = read_text(&host)? {
-                return Ok(Found { name: path.display().to_string(), path: Some(host), text });
+                return Ok(Found { name: path.display().to_string().into(), path: Some(host), text });
             }
         }
     }
@@ -108,7 +108,7 @@ fn in_tree(tree: &Arc<dyn SourceTree>, paths: &[&Path]) -> Result<Found, Error> 
 fn on_host(candidates: &[PathBuf], path: &Path) -> Result<Found, Error> {
     for host in candidates.iter().flat_map(|candidate| spellings(candidate)) {
         if let Some(text) = read_text(&host)? {
-            return Ok(Found { name: path.display().to_string(), path: Some(host), text });
+            return Ok(Found { name: path.display().to_string().into(), path: Some(host), text });
         }
     }
     let error = missing(path);

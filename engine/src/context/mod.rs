@@ -31,14 +31,14 @@ pub(crate) use named::normalised;
 pub(crate) use remote::git as git_tree;
 pub(crate) use text::read_text_of_user;
 
-use crate::Error;
 use crate::session::Session;
+use crate::{DockerfileName, Error};
 use main_context::Main;
 
 /// All that is known before the Dockerfile is parsed.
 pub(crate) struct Prepared {
     /// As people know it.
-    pub(crate) dockerfile_name: String,
+    pub(crate) dockerfile_name: DockerfileName,
     pub(crate) dockerfile: Vec<u8>,
     /// Where it is on the host, if it is.
     pub(crate) dockerfile_path: Option<PathBuf>,

@@ -99,7 +99,8 @@ fn directory(preparation: &Preparation<'_>, name: &str, value: &str) -> Result<A
         _ => Error::user(format!("build context {name}: {shown}: {error}")),
     })?;
     if !root.is_dir() {
-        return Err(Error::user(format!("build context {name}: path \"{shown}\" is no directory")));
+        let error = Error::user(format!("build context {name}: path \"{shown}\" is no directory"));
+        return Err(error.hinted(format!("an archive is named `tar://{shown}`")));
     }
     Ok(ignore::directory(preparation.session, &root, ignore::Own::None)?.0)
 }

@@ -97,7 +97,7 @@ fn run(mut command: Command, found: &Found) -> Result<Vec<u8>, Error> {
         scope.spawn(|| input.map(|mut input| input.write_all(&found.text)));
         scope.spawn(|| errors.map(|errors| errors.take(TEXT_LIMIT).read_to_end(&mut told)));
         output.map_or(Ok(()), |output| {
-            read_limited(&mut output.take(TEXT_LIMIT + 1), &mut text, Path::new(&found.name))
+            read_limited(&mut output.take(TEXT_LIMIT + 1), &mut text, Path::new(&found.name.to_string()))
         })
     });
     let ended = running.wait().map_err(|error| Error::io(Path::new("cpp"), error))?;

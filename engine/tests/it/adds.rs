@@ -85,6 +85,23 @@ fn a_git_tree_has_plain_modes_and_no_git_dir() {
 }
 
 #[test]
+fn chmod_of_a_git_tree_holds_for_the_directory_it_becomes() {
+    let Some(server) = GitServer::start() else { return };
+    let (bench, repository) = (Bench::new(), server.repository("r.git"));
+    repository.write("f", "one").commit();
+    for (arguments, expected) in [
+        ("--chmod=u=rwX,go= URL /r", "d0700 0:0 r\n-0600 0:0 r/f\n"),
+        ("--chmod=1750 URL /r", "d1750 0:0 r\n-1750 0:0 r/f\n"),
+        ("--chmod=go= --chown=3:4 URL /a/r", "d0755 3:4 a\nd0700 3:4 a/r\n-0600 3:4 a/r/f\n"),
+        // What a slash names is made before anything is copied.
+        ("--chmod=go= URL /r/", "d0755 0:0 r\n-0600 0:0 r/f\n"),
+    ] {
+        let image = add(&bench, &arguments.replace("URL", &repository.url)).unwrap();
+        assert_eq!(image.top(), expected, "{arguments}");
+    }
+}
+
+#[test]
 fn a_reference_is_a_branch_a_tag_or_a_commit() {
     let Some(server) = GitServer::start() else { return };
     let (bench, repository) = (Bench::new(), server.repository("r.git"));
@@ -138,7 +155,18 @@ fn the_git_dir_is_kept_when_asked_for() {
     let image = add(&bench, &format!("--keep-git-dir {}#main /", repository.url)).unwrap();
     assert_eq!(image.text(".git/HEAD").trim(), commit);
     assert_eq!(image.text(".git/refs/heads/main").trim(), commit);
-    assert!(!image.layers[0].keys().any(|path| path.starts_with(".git/hooks/")));
+    let unwanted = |path: &&String| {
+        [".git/hooks/", ".git/logs", ".git/FETCH_HEAD"].iter().any(|bad| path.starts_with(bad))
+    };
+    assert_eq!(image.layers[0].keys().find(unwanted), None);
+    let only = |path: &&String| path.starts_with(".git/refs/") && path.ends_with("in");
+    assert_eq!(image.layers[0].keys().filter(only).collect::<Vec<_>>(), [".git/refs/heads/main"]);
+    // Fetched by its commit, it has the name that was given to it.
+    let image = add(
+        &bench,
+        &format!("{}?keep-git-dir=1&ref=other&commit={commit}&fetch-by-commit=1 /", repository.url),
+    );
+    assert_eq!(image.unwrap().text(".git/refs/heads/other").trim(), commit);
     let clash = format!("--keep-git-dir=false {}?keep-git-dir=1 /", repository.url);
     let error = add(&bench, &clash).map(drop).unwrap_err();
     assert!(error.message.contains("inconsistent keep-git-dir"), "{error}");

@@ -76,6 +76,34 @@ fn an_ignored_source_is_said_to_be_ignored() {
 }
 
 #[test]
+fn a_parent_that_is_there_gets_the_sources_mode_and_keeps_its_owner() {
+    let bench = Bench::new();
+    bench.write("d/e/y", "").write("d/e/z", "").write("d/f", "");
+    for (path, mode) in [("d", 0o700), ("d/e", 0o750)] {
+        let path = bench.context().join(path);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let below = "COPY --chown=7:8 --chmod=755 d /t/d\n";
+    for (copy, expected) in [
+        ("--parents d/e/y /t/", "d0755 7:8 t\nd0700 7:8 t/d\nd0750 7:8 t/d/e\n-0644 0:0 t/d/e/y\n"),
+        (
+            "--parents --chmod=604 --chown=1:2 d/e/y d/e/z /t/",
+            "d0755 7:8 t\nd0700 7:8 t/d\nd0750 7:8 t/d/e\n-0604 1:2 t/d/e/y\n-0604 1:2 t/d/e/z\n",
+        ),
+        (
+            "--parents --chmod=701 d/e /t/",
+            "d0755 7:8 t\nd0700 7:8 t/d\nd0701 0:0 t/d/e\n-0701 0:0 t/d/e/y\n-0701 0:0 t/d/e/z\n",
+        ),
+        (
+            "--exclude=* --exclude=!e/y d /t/d",
+            "d0755 7:8 t\nd0755 7:8 t/d\nd0750 7:8 t/d/e\n-0644 0:0 t/d/e/y\n",
+        ),
+    ] {
+        assert_eq!(top(&bench, &format!("{below}COPY {copy}")), expected, "{copy}");
+    }
+}
+
+#[test]
 fn parents_are_kept_from_the_pivot_on() {
     let bench = Bench::new();
     bench.write("d/sub/three.txt", "").write("d/one.txt", "").write("top.txt", "");

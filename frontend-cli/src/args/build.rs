@@ -100,6 +100,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
     pub omit_history: bool,
+    /// Make all layers of the image one, those of its base among them
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = parse_bool, hide_default_value = true, hide_possible_values = true)]
+    pub squash: bool,
     /// A further context (`name=path`, `name=docker-image://…`, …)
     #[arg(long = "build-context", value_name = "NAME=VALUE", allow_hyphen_values = true)]
     pub contexts: Vec<String>,

@@ -17,9 +17,6 @@ pub(crate) struct LegacyArgs {
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = parse_bool)]
     pub force_rm: bool,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "false", value_parser = parse_bool)]
-    pub squash: bool,
     /// Whether steps are cached; they are.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = parse_bool)]
@@ -58,7 +55,6 @@ impl LegacyArgs {
     /// The flags that were given and change nothing although a user may think that they do.
     pub(crate) fn ignored(&self) -> Vec<&'static str> {
         [
-            ("--squash", self.squash),
             ("--layers=false", !self.layers),
             ("--isolation", self.isolation.as_deref().is_some_and(|value| value != "default")),
             ("--identity-label", self.identity_label),

@@ -412,9 +412,17 @@ mod tests {
 
     #[test]
     fn the_first_builders_flags_are_taken_and_ignored() {
-        let args =
-            build(&["kiln", "build", "--compress", "--rm", "--force-rm", "--squash", "--rm=false", "."]);
-        assert_eq!(args.legacy.ignored(), ["--squash"]);
+        let args = build(&[
+            "kiln",
+            "build",
+            "--compress",
+            "--rm",
+            "--force-rm",
+            "--layers=false",
+            "--rm=false",
+            ".",
+        ]);
+        assert_eq!(args.legacy.ignored(), ["--layers=false"]);
     }
 
     #[test]

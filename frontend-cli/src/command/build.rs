@@ -173,7 +173,7 @@ pub(super) fn request(
     build = args.unsetlabel.iter().fold(build, Build::unset_label);
     build = args.unsetenv.iter().fold(build, Build::unset_env);
     build = args.unsetannotation.iter().fold(build, Build::unset_annotation);
-    build = build.inherit_labels(args.inherit_labels).omit_history(args.omit_history);
+    build = build.inherit_labels(args.inherit_labels).omit_history(args.omit_history).squash(args.squash);
     build = build.no_cache(args.no_cache).pull(args.pull == PullPolicy::Always).locked(args.locked);
     build = build.offline(args.offline || args.pull == PullPolicy::Never);
     if let Some(text) = &args.cache_ttl {

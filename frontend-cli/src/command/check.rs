@@ -5,7 +5,9 @@
 use std::fmt::Write as _;
 
 use base64::Engine as _;
-use kiln::{Build, CheckReport, OutlineMount, OutlineReport, ParseErrors, Span, TargetsReport};
+use kiln::{
+    Build, CheckReport, DockerfileName, OutlineMount, OutlineReport, ParseErrors, Span, TargetsReport,
+};
 use serde::Serialize;
 
 use crate::args::call::{Call, Format, Method};
@@ -136,11 +138,27 @@ fn describe(format: Format) -> Result<String, Failure> {
     ];
     const VERSION: &str = "1.0.0";
     match format {
-        Format::Json => super::json(&METHODS.map(|(name, description)| MethodDocument {
-            name: format!("frontend.{name}"),
-            version: VERSION,
-            kind: "rpc",
-            description,
+        Format::Json => super::json(&METHODS.map(|(name, description)| {
+            MethodDocument {
+                name: format!("frontend.{name}"),
+                version: VERSION,
+                kind: "rpc",
+                description,
+                opts: match name {
+                    "outline" => {
+                        Some(vec![NamedDocument { name: "target", description: "Target build stage" }])
+                    }
+                    "targets" | "lint" => Some(Vec::new()),
+                    _ => None,
+                },
+                inputs: None,
+                metadata: ["result.json", "result.txt", "result.statuscode"]
+                    .into_iter()
+                    .filter(|key| name == "lint" || *key != "result.statuscode")
+                    .map(|name| NamedDocument { name, description: "" })
+                    .collect(),
+                refs: None,
+            }
         })),
         Format::Text => {
             let rows = METHODS.map(|(name, text)| vec![name.to_owned(), VERSION.to_owned(), text.to_owned()]);
@@ -212,23 +230,40 @@ impl<'a> CheckDocument<'a> {
             description: finding.rule.description,
             url: finding.rule.url(),
             detail: &finding.message,
-            location: Location::of(Some(finding.span)),
+            location: Location::of(Some(finding.span)).in_files(&report.dockerfile_name),
         });
         Self {
             warnings: warnings.collect(),
-            sources: vec![SourceDocument {
-                filename: &report.dockerfile_name,
-                language: "Dockerfile",
-                data: base64(&report.dockerfile),
-            }],
-            build_error: report.error.as_ref().map(ErrorDocument::new),
+            sources: SourceDocument::all(report),
+            build_error: report
+                .error
+                .as_ref()
+                .map(|error| ErrorDocument::new(error, &report.dockerfile_name)),
         }
+    }
+}
+
+impl<'a> SourceDocument<'a> {
+    /// The files of the Dockerfile: most often one.
+    fn all(report: &'a CheckReport) -> Vec<Self> {
+        let lines: Vec<&[u8]> = report.dockerfile.split_inclusive(|byte| *byte == b'\n').collect();
+        let firsts = report.dockerfile_name.files().map(|(_, first)| first as usize - 1);
+        let ends = firsts.skip(1).chain([lines.len()]);
+        report
+            .dockerfile_name
+            .files()
+            .zip(ends)
+            .map(|((filename, first), end)| {
+                let own = lines.get(first as usize - 1..end).unwrap_or_default().concat();
+                Self { filename, language: "Dockerfile", data: base64(&own) }
+            })
+            .collect()
     }
 }
 
 impl ErrorDocument {
     /// In BuildKit's form: a mistake of the text names its line, and the suggestion stands in brackets.
-    fn new(error: &kiln::Error) -> Self {
+    fn new(error: &kiln::Error, name: &DockerfileName) -> Self {
         let label = error.labels.first();
         let mut message = error.message.clone();
         if let Some(hint) = label.and_then(|label| label.hint.as_ref()).or(error.hint.as_ref())
@@ -238,9 +273,9 @@ impl ErrorDocument {
         }
         let is_parse_error = error.source.as_ref().is_some_and(|cause| cause.is::<ParseErrors>());
         if let Some(label) = label.filter(|_| is_parse_error) {
-            message = format!("dockerfile parse error on line {}: {message}", label.span.line);
+            message = format!("dockerfile parse error on line {}: {message}", name.place(label.span.line).2);
         }
-        Self { message, location: Location::of(label.map(|label| label.span)) }
+        Self { message, location: Location::of(label.map(|label| label.span)).in_files(name) }
     }
 }
 
@@ -253,6 +288,20 @@ impl Location {
             end: Position { line, character: 0 },
         });
         Self { source_index: 0, ranges: ranges.collect() }
+    }
+
+    /// Counts the lines in the file that they stand in.
+    fn in_files(mut self, name: &DockerfileName) -> Self {
+        if let Some(first) = self.ranges.first() {
+            let (index, _, line) = name.place(first.start.line);
+            let before = first.start.line - line;
+            self.source_index = u32::try_from(index).unwrap_or(0);
+            for range in &mut self.ranges {
+                range.start.line -= before;
+                range.end.line -= before;
+            }
+        }
+        self
     }
 }
 
@@ -373,6 +422,17 @@ struct MethodDocument {
     version: &'static str,
     #[serde(rename = "type")]
     kind: &'static str,
+    description: &'static str,
+    opts: Option<Vec<NamedDocument>>,
+    inputs: Option<Vec<NamedDocument>>,
+    metadata: Vec<NamedDocument>,
+    refs: Option<Vec<NamedDocument>>,
+}
+
+/// An option of a method, or a result that it has.
+#[derive(Serialize)]
+struct NamedDocument {
+    name: &'static str,
     description: &'static str,
 }
 

@@ -263,4 +263,7 @@ fn targets_and_an_outline_are_tables_or_documents() {
     assert_eq!(outline["args"][0]["location"]["ranges"][0]["start"]["line"], 2);
     let methods = document("--call=subrequests.describe,format=json");
     assert_eq!(methods[0]["name"], "frontend.outline");
+    assert_eq!(methods[0]["opts"][0]["name"], "target");
+    assert_eq!(methods[3]["opts"], serde_json::Value::Null);
+    assert_eq!(methods[3]["metadata"][0]["name"], "result.json");
 }

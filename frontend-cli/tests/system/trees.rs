@@ -36,6 +36,35 @@ fn a_cache_that_is_mounted_twice_is_one_directory() {
 }
 
 #[test]
+fn a_cache_begins_as_a_file_or_a_part_of_it_is_mounted() {
+    let Some(kiln) = Kiln::new("a cache of a file") else { return };
+    let seed = "FROM busybox AS seed\n\
+        RUN mkdir -p /d && echo one > /d/f && chmod 640 /d/f && chown 5:6 /d/f && ln -s f /d/l\nFROM busybox\n";
+    let mount = |target: &str, source: &str| {
+        format!("RUN --mount=type=cache,id=file,target={target},from=seed,source={source}")
+    };
+    let (first, again, link) = (mount("/c", "/d/f"), mount("/e", "/d/f"), mount("/e", "/d/l"));
+    let dockerfile = format!(
+        "{seed}{first} stat -c '%F %a %u:%g' /c > /seen && cat /c >> /seen && echo more >> /c\n\
+         {again} cat /e >> /seen\n{link} cat /e >> /seen\n"
+    );
+    assert_eq!(seen(&kiln, &dockerfile), "regular file 640 5:6\none\none\nmore\none\n");
+
+    let mount = "--mount=type=cache,id=parts,target=/c";
+    let dockerfile = format!(
+        "FROM busybox\nRUN {mount} mkdir -p /c/p/q && echo deep > /c/p/q/f && echo top > /c/t && ln -s /p /c/l\n\
+         RUN {mount},source=p ls /c > /seen && cat /c/q/f >> /seen\n\
+         RUN {mount},source=/p/q/../q/f cat /c >> /seen\n\
+         RUN {mount},source=../../l echo new > /c/n && ls /c >> /seen\n\
+         RUN {mount} cat /c/p/n >> /seen\n"
+    );
+    assert_eq!(seen(&kiln, &dockerfile), "q\ndeep\ndeep\nn\nq\nnew\n");
+
+    let context = Context::with_dockerfile(&format!("FROM busybox\nRUN {mount},source=/none true\n"));
+    kiln.call(context.path(), &["build", "."]).says("opening the source of the mount /c: No such file");
+}
+
+#[test]
 fn mounts_have_permissions_only_and_memory_has_those_of_what_it_covers() {
     let Some(kiln) = Kiln::new("modes of mounts") else { return };
     let dockerfile = "FROM busybox\n\
@@ -56,6 +85,38 @@ fn mounts_take_what_buildah_has() {
             for p in /c /t /s; do $p/true 2>&1; echo $? >> /seen; done\n\
         RUN --mount=type=cache,target=/c,uid=7,gid=7 /c/true && echo started >> /seen\n";
     assert_eq!(seen(&kiln, dockerfile), "7:7 /c\n7:7 /t\n126\n126\n126\nstarted\n");
+}
+
+#[test]
+fn what_a_bind_mount_shows_can_be_the_user_s() {
+    let Some(kiln) = Kiln::new("binds of the step's user") else { return };
+    let dockerfile = "FROM busybox AS made\nRUN mkdir /m && echo one > /m/f && chmod 600 /m/f && ln -s f /m/l\n\
+        FROM busybox\nRUN touch /seen && chmod 666 /seen\nUSER 7:8\n\
+        RUN --mount=from=made,source=/m,target=/m,U,no-dereference --mount=target=/ctx,U,rw \
+            stat -c '%u:%g %a %n' /m /m/f /ctx/d > /seen && cat /m/l >> /seen && touch /ctx/d/new\n\
+        RUN --mount=from=made,source=/m,target=/m cat /m/f 2>&1 | cut -d: -f3 >> /seen\n";
+    assert_eq!(
+        seen(&kiln, dockerfile),
+        "7:8 755 /m\n7:8 600 /m/f\n7:8 755 /ctx/d\none\n Permission denied\n"
+    );
+}
+
+#[test]
+fn an_image_s_layers_may_be_made_one() {
+    let Some(kiln) = Kiln::new("squashed layers") else { return };
+    let context = Context::with_dockerfile(
+        "FROM busybox\nRUN mkdir -m 1777 /d && echo one > /d/f && ln /d/f /d/hard && ln -s f /d/soft && chown 5:6 /d/f && \
+         touch -d @1000000000 /d/f\nRUN rm -r /tmp && chmod 4755 /d && chmod 711 /\nENV A=b\nCMD [\"true\"]\n",
+    );
+    let facts = "cd / && stat -c '%n %a %u:%g %h %s %Y %F' / d/* bin/busybox && ls -d /tmp 2>&1; echo $A";
+    let image = |flags: &[&str]| {
+        kiln.build(context.path(), &[flags, &["-t", "s", "."]].concat());
+        let config = kiln.ok(context.path(), &["inspect", "--format", "{{json .RootFS}}", "s"]).stdout;
+        (kiln.run(&["s", "sh", "-c", facts]), config.matches("sha256:").count())
+    };
+    let (seen, layers) = image(&[]);
+    assert_eq!(layers, 3);
+    assert_eq!(image(&["--squash"]), (seen, 1));
 }
 
 #[test]

@@ -148,12 +148,10 @@ impl Options {
             ("bind-propagation", Some(value)) => {
                 return Err(MountProblem::InvalidValue { key: "bind-propagation", value: value.to_owned() });
             }
-            ("no-dereference", _) => {
-                return Err(MountProblem::Unsupported {
-                    option: "no-dereference".to_owned(),
-                    reason: "a link is followed within what it is in, and not mounted itself",
-                });
-            }
+            // As in buildah, which has followed the link by then; and nothing that is shown has mounts of its own.
+            ("no-dereference", None) => "no-dereference",
+            ("bind-nonrecursive", None) => "bind-nonrecursive",
+            ("consistency", Some(_)) => "consistency",
             _ => return Ok(false),
         };
         self.of_buildah.push(key);
@@ -235,7 +233,8 @@ impl Options {
             return Err(MountProblem::InvalidTarget { target: "/".to_owned() });
         }
         let (no_exec, of_user) = (self.no_exec == Some(true), self.of_user == Some(true));
-        Ok(Mount { kind: self.kind(kind)?, target, no_exec, of_user, written: text.to_owned() })
+        let from = self.from.clone();
+        Ok(Mount { kind: self.kind(kind)?, from, target, no_exec, of_user, written: text.to_owned() })
     }
 
     fn kind(self, kind: &str) -> Result<MountKind, MountProblem> {
@@ -247,7 +246,6 @@ impl Options {
             "cache" => MountKind::Cache {
                 sharing: self.sharing()?,
                 id: self.id,
-                from: self.from,
                 source: self.source.unwrap_or_else(|| "/".to_owned()),
                 read_only: self.read_only.unwrap_or(false),
                 mode,
@@ -255,12 +253,16 @@ impl Options {
                 gid,
             },
             "tmpfs" => MountKind::Tmpfs { size: self.size()?, read_only: self.read_only.unwrap_or(false) },
-            "secret" => {
-                MountKind::Secret { id: self.id.or(self.source), env: self.env, required, mode, uid, gid }
-            }
+            "secret" => MountKind::Secret {
+                id: self.id.filter(|id| !id.is_empty()).or(self.source),
+                env: self.env,
+                required,
+                mode,
+                uid,
+                gid,
+            },
             "ssh" => MountKind::Ssh { id: self.id, required, mode, uid, gid },
             _ => MountKind::Bind {
-                from: self.from,
                 source: self.source.unwrap_or_else(|| "/".to_owned()),
                 writable: self.read_only == Some(false),
             },
@@ -283,26 +285,22 @@ impl Options {
         }
         let refused = |key: &&str| match kind {
             "bind" | "cache" => false,
-            "tmpfs" => matches!(*key, "z" | "relabel" | "bind-propagation"),
+            "tmpfs" => !matches!(*key, "noexec" | "nosuid" | "nodev" | "U"),
             _ => true,
         };
         if let Some(key) = self.of_buildah.iter().copied().find(refused) {
             return Err(MountProblem::KeyNotForType { key, kind });
         }
-        if self.of_user == Some(true) {
-            let unsupported = |reason| MountProblem::Unsupported { option: "U".to_owned(), reason };
-            if kind == "bind" {
-                return Err(unsupported("what a bind mount shows keeps its owners"));
-            }
-            if self.uid.is_some() || self.gid.is_some() {
-                return Err(unsupported("uid and gid name the owner already"));
-            }
+        if self.of_user == Some(true) && (self.uid.is_some() || self.gid.is_some()) {
+            let reason = "uid and gid name the owner already";
+            return Err(MountProblem::Unsupported { option: "U".to_owned(), reason });
         }
         if kind == "secret" {
-            if self.id.is_some() && self.source.is_some() {
+            let is_given = |word: &Option<String>| word.as_deref().is_some_and(|word| !word.is_empty());
+            if is_given(&self.id) && is_given(&self.source) {
                 return Err(MountProblem::SecretIdTwice);
             }
-            if self.id.is_none() && self.source.is_none() && self.target.is_none() {
+            if ![&self.id, &self.source, &self.target].into_iter().any(is_given) {
                 return Err(MountProblem::SecretWithoutId);
             }
         }
@@ -409,7 +407,7 @@ mod tests {
     fn a_mount_without_a_type_binds_the_context_read_only() {
         let mount = parse("target=/ctx").unwrap();
         assert_eq!(mount.target.as_deref(), Some("/ctx"));
-        assert_eq!(mount.kind, MountKind::Bind { from: None, source: "/".into(), writable: false });
+        assert_eq!((mount.from, mount.kind), (None, MountKind::Bind { source: "/".into(), writable: false }));
     }
 
     #[test]
@@ -481,6 +479,7 @@ mod tests {
         assert!(mount.no_exec && mount.of_user);
         let mount = parse("target=/c,z,relabel=shared,bind-propagation=rslave,noexec=false,nodev").unwrap();
         assert!(!mount.no_exec && !mount.of_user);
+        assert!(parse("target=/c,U,no-dereference,bind-nonrecursive,consistency=cached").unwrap().of_user);
         assert!(parse("noexec,U,type=tmpfs,target=/t").unwrap().of_user);
         assert!(parse("type=$t,target=/t,bind-propagation=$p,relabel=$r,chown=$u").is_ok());
         for (text, expected) in [
@@ -492,7 +491,6 @@ mod tests {
             ("target=/t,bind-propagation=out", "invalid value for bind-propagation: out"),
             ("target=/t,suid", "invalid field 'suid' must be a key=value pair"),
             ("target=/t,nosuid=false", "unexpected key 'nosuid' in 'nosuid=false'"),
-            ("target=/t,U", "mount option 'U' is not supported: what a bind mount shows keeps its owners"),
             (
                 "type=cache,target=/t,U=true,uid=5",
                 "mount option 'U' is not supported: uid and gid name the owner already",
@@ -505,14 +503,24 @@ mod tests {
                 "target=/t,bind-propagation=shared",
                 "mount option 'shared' is not supported: what a step mounts is seen by that step alone",
             ),
-            (
-                "target=/t,no-dereference",
-                "mount option 'no-dereference' is not supported: a link is followed within what it is in, and not \
-                 mounted itself",
-            ),
+            ("type=tmpfs,target=/t,no-dereference", "unexpected key 'no-dereference' for mount type 'tmpfs'"),
+            ("target=/t,no-dereference=true", "unexpected key 'no-dereference' in 'no-dereference=true'"),
         ] {
             assert_eq!(problem(text), expected);
         }
+    }
+
+    #[test]
+    fn a_secret_s_empty_words_count_as_none() {
+        for text in ["type=secret,id=,source=a", "type=secret,id=a,source=", "type=secret,target=/a,id="] {
+            let MountKind::Secret { id, .. } = parse(text).unwrap().kind else { unreachable!() };
+            assert!(id.is_none_or(|id| id == "a"), "{text}");
+        }
+        assert_eq!(
+            problem("type=secret,id=,target="),
+            "invalid secret mount. one of source, target required"
+        );
+        assert_eq!(problem("type=secret,id=a,source=b"), "both source and id can't be set");
     }
 
     #[test]

@@ -186,7 +186,7 @@ fn flags_end_where_arguments_begin() {
 3-3 | ADD --checksum=sha256:1 --keep-git-dir --unpack=false u /d
   Add(Add { copy: Copy { sources: [Path("u")], dest: "/d", from: None, chown: None, chmod: None, link: false, parents: false, exclude: [] }, checksum: Some("sha256:1"), keep_git_dir: Some(true), unpack: Some(false) })
 4-4 | RUN --network=none --security=insecure --device=a/b=c --mount=type=cache,target=/c,id=x -x --y
-  Run(Run { command: Shell("-x --y"), heredocs: [], mounts: [Mount { kind: Cache { id: Some("x"), from: None, source: "/", sharing: Shared, read_only: false, mode: None, uid: None, gid: None }, target: Some("/c"), no_exec: false, of_user: false, written: "type=cache,target=/c,id=x" }], network: Some(None), security: Some(Insecure), devices: [Device { name: "a/b=c", required: false }], flags: ["--network=none", "--security=insecure", "--device=a/b=c", "--mount=type=cache,target=/c,id=x"] })
+  Run(Run { command: Shell("-x --y"), heredocs: [], mounts: [Mount { kind: Cache { id: Some("x"), source: "/", sharing: Shared, read_only: false, mode: None, uid: None, gid: None }, from: None, target: Some("/c"), no_exec: false, of_user: false, written: "type=cache,target=/c,id=x" }], network: Some(None), security: Some(Insecure), devices: [Device { name: "a/b=c", required: false }], flags: ["--network=none", "--security=insecure", "--device=a/b=c", "--mount=type=cache,target=/c,id=x"] })
 "#);
 }
 

@@ -1,7 +1,5 @@
 //! What devices bring into a sandbox.
 
-use std::fs;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::DeviceError;
@@ -80,13 +78,15 @@ fn mount_of_node(name: &str, node: &Node) -> Result<Mount, DeviceError> {
         "c" | "u" if node.major > 0 => (DeviceKind::Character, node.major, node.minor),
         "b" if node.major > 0 => (DeviceKind::Block, node.major, node.minor),
         "" | "c" | "u" | "b" => {
-            let found = fs::metadata(&host).map_err(|error| unusable(name, host.display(), error))?;
-            let kind = match found.file_type() {
-                kind if kind.is_char_device() && node.kind != "b" => DeviceKind::Character,
-                kind if kind.is_block_device() && matches!(node.kind.as_str(), "" | "b") => DeviceKind::Block,
-                _ => return Err(unusable(name, host.display(), "it is no such device")),
+            let found = DeviceNode::of_host(&host).map_err(|error| unusable(name, host.display(), error))?;
+            let is_wanted = match found.kind {
+                DeviceKind::Character => node.kind != "b",
+                DeviceKind::Block => matches!(node.kind.as_str(), "" | "b"),
             };
-            (kind, rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()))
+            if !is_wanted {
+                return Err(unusable(name, host.display(), "it is no such device"));
+            }
+            (found.kind, found.major, found.minor)
         }
         _ => return Err(wrong("its type is none of b, c, u and p")),
     };

@@ -31,6 +31,8 @@ pub(super) fn bundle(
         "process": process(spec, plan)?,
         "mounts": mounts(spec, plan, bundle)?,
         "linux": linux(spec, plan, group),
+        // crun's; others set the groups that are listed.
+        "annotations": if spec.identity.keeps_groups { json!({ "run.oci.keep_original_groups": "1" }) } else { json!({}) },
     });
     Ok(config.to_string().into_bytes())
 }
@@ -39,16 +41,7 @@ fn process(spec: &Spec, plan: &Plan) -> Result<Value, SandboxError> {
     let argv = spec.argv.iter().map(|word| text("the command", word)).collect::<Result<Vec<_>, _>>()?;
     let env: Vec<&OsStr> = plan.env.iter().map(|entry| os(entry)).collect();
     let env = env.into_iter().map(|entry| text("the environment", entry)).collect::<Result<Vec<_>, _>>()?;
-    let held = match spec.security {
-        Security::Sandbox => plan.capabilities,
-        // All that there are to give.
-        Security::Insecure => {
-            rustix::thread::capabilities(None)
-                .map_err(|errno| setup("asking for own capabilities", errno.into()))?
-                .permitted
-        }
-    };
-    let names: Vec<String> = held.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
+    let names: Vec<String> = plan.capabilities.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
     // A user other than root has none, as exec would have it anyway; none are ever inheritable or ambient.
     let own = if plan.uid == 0 || spec.security == Security::Insecure { names.clone() } else { Vec::new() };
     let rlimits: Vec<Value> = limits::rlimits(&spec.limits)?
@@ -176,7 +169,7 @@ fn linux(spec: &Spec, plan: &Plan, group: &ControlGroup) -> Value {
         linux["maskedPaths"] = json!(masked);
         linux["readonlyPaths"] = json!(in_proc(READ_ONLY_IN_PROC));
         if !spec.options.unfiltered {
-            linux["seccomp"] = seccomp::as_oci();
+            linux["seccomp"] = seccomp::as_oci(plan.capabilities);
         }
     }
     linux

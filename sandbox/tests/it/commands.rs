@@ -113,7 +113,8 @@ fn another_user_has_its_ids_and_no_capabilities() {
     let Some(store) = store() else { return };
     let mut spec = store
         .shell("grep -E '^(Uid|Gid|Groups|CapPrm|CapEff|CapAmb)' /proc/self/status; pwd; stat -c %u:%g:%a .");
-    spec.identity = Identity { uid: 1000, gid: 100, groups: vec![4, 44], home: "/".into() };
+    spec.identity =
+        Identity { uid: 1000, gid: 100, groups: vec![4, 44], keeps_groups: false, home: "/".into() };
     spec.cwd = "/made/here".into();
     let none = "0000000000000000";
     assert_eq!(

@@ -93,7 +93,7 @@ impl Store {
             argv: argv.iter().map(OsString::from).collect(),
             env: vec!["PATH=/bin:/usr/bin".into()],
             cwd: "/".into(),
-            identity: Identity { uid: 0, gid: 0, groups: vec![], home: "/root".into() },
+            identity: Identity { uid: 0, gid: 0, groups: vec![], keeps_groups: false, home: "/root".into() },
             hostname: "box".into(),
             mounts: vec![],
             network: Network::None,

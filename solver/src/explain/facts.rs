@@ -6,7 +6,7 @@ use kiln_image::{Digest, Platform};
 use kiln_sandbox::Capabilities;
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{Exec, ExecMount, ExecMountKind, NetworkMode};
+use crate::graph::{Exec, ExecMount, ExecMountKind, ExtraGroups, NetworkMode};
 use crate::solve::{KEY_VERSION, Snapshot};
 
 /// So many files are told apart; of those behind them it is only known whether any changed.
@@ -122,8 +122,16 @@ impl Facts {
             exec.volumes.iter().map(|volume| format!("{}:{}", volume.source.display(), volume.target));
         set("volumes", volumes.collect::<Vec<_>>().join(" "));
         set("host name", exec.hostname.clone());
-        let devices = exec.devices.iter().flat_map(|device| &device.found).map(String::as_str);
-        set("devices", devices.collect::<Vec<_>>().join(" "));
+        let described = exec.devices.iter().flat_map(|device| device.found.clone());
+        let by_path = exec.host_devices.iter().map(|device| device.target.display().to_string());
+        set("devices", described.chain(by_path).collect::<Vec<_>>().join(" "));
+        set(
+            "groups",
+            match &exec.groups {
+                ExtraGroups::Named(names) => names.join(" "),
+                ExtraGroups::Kept => "kept".into(),
+            },
+        );
         let names: Vec<&str> = exec.extra_hosts.iter().map(|(name, _)| name.as_str()).collect();
         set("added hosts", names.join(" "));
         set("size of /dev/shm", exec.shm_bytes.map(|bytes| bytes.to_string()).unwrap_or_default());
@@ -228,10 +236,11 @@ fn mount_words(mount: &ExecMount) -> (String, String) {
         ExecMountKind::Bind { input: _, source, writable } => {
             format!("type=bind,source={source}{}", if *writable { ",rw" } else { "" })
         }
-        ExecMountKind::Cache { id: _, seed, sharing: _, read_only, mode, uid, gid } => {
-            let seed = seed.as_ref().map(|(_, path)| format!(",source={path}")).unwrap_or_default();
+        ExecMountKind::Cache { id: _, seed, source, sharing: _, read_only, mode, uid, gid } => {
+            let has_source = seed.is_some() || source != "/";
+            let source = if has_source { format!(",source={source}") } else { String::new() };
             let read_only = if *read_only { ",readonly" } else { "" };
-            format!("type=cache{seed}{read_only}{}", owner(0o755, *mode, *uid, *gid))
+            format!("type=cache{source}{read_only}{}", owner(0o755, *mode, *uid, *gid))
         }
         ExecMountKind::Tmpfs { size, read_only } => {
             let size = size.map(|bytes| format!(",size={bytes}")).unwrap_or_default();

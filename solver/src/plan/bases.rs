@@ -41,28 +41,43 @@ impl Root {
 
     /// Its vertex, to run on: a tree is copied onto an empty root first.
     pub(super) fn to_snapshot(self, platform: &Platform, span: Span, vertices: &mut Vertices) -> VertexId {
-        let tree = match self {
-            Self::Snapshot(vertex) => return vertex,
-            Self::Tree(vertex) => vertex,
-        };
-        let copy = FileAction::Copy {
-            input: InputIndex(1),
-            source: "/".into(),
-            dest: "/".into(),
-            wildcard: false,
-            options: CopyOptions::default(),
-        };
-        let vertex = Vertex {
-            op: Op::File(File { actions: vec![copy] }),
-            name: "[internal] copy named context".into(),
-            span: Some(span),
-            created_by: String::new(),
-            cache: CacheUse::Any,
-            platform: platform.clone(),
-        };
-        let scratch = scratch(platform, vertices);
-        vertices.add(vertex, &[scratch, tree])
+        match self {
+            Self::Snapshot(vertex) => vertex,
+            Self::Tree(tree) => {
+                let options = CopyOptions::default();
+                copied(tree, options, "[internal] copy named context", span, platform, vertices)
+            }
+        }
     }
+}
+
+/// The vertex of all that `tree` shows, in one layer on nothing.
+fn copied(
+    tree: VertexId,
+    options: CopyOptions,
+    name: &str,
+    span: Span,
+    platform: &Platform,
+    vertices: &mut Vertices,
+) -> VertexId {
+    let (source, dest) = ("/".into(), "/".into());
+    let copy = FileAction::Copy { input: InputIndex(1), source, dest, wildcard: false, options };
+    let vertex = Vertex {
+        op: Op::File(File { actions: vec![copy] }),
+        name: name.into(),
+        span: Some(span),
+        created_by: String::new(),
+        cache: CacheUse::Any,
+        platform: platform.clone(),
+    };
+    let scratch = scratch(platform, vertices);
+    vertices.add(vertex, &[scratch, tree])
+}
+
+/// The vertex of a root file system whose layers are one.
+pub(super) fn squashed(root: VertexId, span: Span, platform: &Platform, vertices: &mut Vertices) -> VertexId {
+    let options = CopyOptions { as_root: true, ..CopyOptions::default() };
+    copied(root, options, "[internal] squash", span, platform, vertices)
 }
 
 /// The vertex of nothing.

@@ -427,7 +427,9 @@ impl PlanError {
         match self {
             Self::CircularStages { round, .. } => round.clone(),
             Self::Base { is_after: true, .. } => Some(
-                "bases are looked up before any step runs: build the earlier stage on its own first, with `--target` and `--output`".into(),
+                "the earlier stage writes it into a directory of the host's that `--volume` gives it; where its steps are \
+                 cached they write nothing, and `--no-cache-filter` runs them again"
+                    .into(),
             ),
             Self::Base { name, closest: None, .. } => {
                 let (name, _) = name.split_once([':', '@']).unwrap_or((name, ""));

@@ -35,8 +35,8 @@ use std::time::Duration;
 use kiln_image::oci::{ContainerConfig, History, ImageConfig, RootFs};
 use kiln_image::{DiffId, Digest, ImageRef, Platform};
 use kiln_parser::ignore::IgnoreRules;
-use kiln_parser::{Dockerfile, Warning};
-use kiln_sandbox::{Capabilities, HostAddress, SecurityOptions};
+use kiln_parser::{Device, Dockerfile, Mount, Warning};
+use kiln_sandbox::{Capabilities, HostAddress, HostDevice, SecurityOptions};
 
 pub use cache::{lifetime, lifetime_text};
 pub use epoch::{EpochSource, source_date_epoch};
@@ -44,7 +44,7 @@ pub use error::PlanError;
 pub use join::join;
 pub use outline::{Outline, OutlineArg, OutlineMount};
 
-use crate::graph::{Graph, NetworkMode, VertexId, Volume};
+use crate::graph::{ExtraGroups, Graph, NetworkMode, VertexId, Volume};
 
 /// A step's name takes in no more values of variables once it is this long.
 const MAX_NAME_BYTES: usize = 4096;
@@ -70,6 +70,8 @@ pub struct PlanRequest {
     pub env: Vec<(String, String)>,
     /// What the image goes without.
     pub trim: Trim,
+    /// `--squash`: one layer, with what is in the base.
+    pub squash: bool,
     /// `--no-cache`.
     pub no_cache: bool,
     /// `--no-cache-filter`.
@@ -84,6 +86,14 @@ pub struct PlanRequest {
     pub security_options: SecurityOptions,
     /// `--volume`.
     pub volumes: Vec<Volume>,
+    /// `--mount`: as if every RUN had it first.
+    pub mounts: Vec<Mount>,
+    /// `--device`: as if every RUN had it.
+    pub devices: Vec<Device>,
+    /// `--device` by path.
+    pub host_devices: Vec<HostDevice>,
+    /// `--group-add`.
+    pub groups: ExtraGroups,
     /// `--add-host`.
     pub extra_hosts: Vec<(String, HostAddress)>,
     /// `--shm-size`.
@@ -131,6 +141,7 @@ impl PlanRequest {
             labels: Vec::new(),
             env: Vec::new(),
             trim: Trim::default(),
+            squash: false,
             no_cache: false,
             no_cache_stages: Vec::new(),
             cache_ttl: None,
@@ -138,6 +149,10 @@ impl PlanRequest {
             capabilities: Capabilities::default(),
             security_options: SecurityOptions::default(),
             volumes: Vec::new(),
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            host_devices: Vec::new(),
+            groups: ExtraGroups::default(),
             extra_hosts: Vec::new(),
             shm_bytes: None,
             ulimits: Vec::new(),
@@ -241,6 +256,35 @@ pub fn base_names(
     request: &PlanRequest,
 ) -> Result<Vec<(ImageRef, Platform)>, PlanError> {
     planner::base_names(dockerfile, request)
+}
+
+/// A stage that writes what a later one starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AwaitedStage(stages::StageIndex);
+
+/// The stages that have to be complete before the bases of others are looked up, in the order in which they can be built:
+/// those that `FROM --after` names in front of an image's place on the host (FEATURES FR23).
+///
+/// # Errors
+/// As [`plan`].
+pub fn awaited_stages(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+) -> Result<Vec<AwaitedStage>, PlanError> {
+    planner::awaited_stages(dockerfile, request)
+}
+
+/// Plans a stage as if it were the target.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn plan_awaited(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+    stage: AwaitedStage,
+    resolve: &mut ResolveBase<'_>,
+) -> Result<Plan, PlanError> {
+    planner::plan_awaited(dockerfile, request, stage.0, resolve)
 }
 
 /// The images that FROM lines, copies and mounts name by their place on the host ([`kiln_image::local::LocalName`]), each

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 
 use kiln_image::local::LocalName;
-use kiln_image::oci::ImageConfig;
+use kiln_image::oci::{History, ImageConfig};
 use kiln_image::{ImageRef, Platform};
-use kiln_parser::{Dockerfile, Instruction, InstructionKind, MountKind, Span, Warning, boolean};
+use kiln_parser::{Dockerfile, Instruction, InstructionKind, Mount, MountKind, Span, Warning, boolean};
 
 use super::arguments::{GlobalArgs, SCAN_CONTEXT, SCAN_STAGE, proxies, target_platform};
-use super::bases::{Bases, DEFAULT_PATH, Found, Root, build_context};
+use super::bases::{Bases, DEFAULT_PATH, Found, Root, build_context, squashed};
 use super::cache::StageCache;
 use super::dispatch;
 use super::environment::{ConfigEnv, DeclaredArgs, Environment};
@@ -21,7 +21,9 @@ use super::vertices::Vertices;
 use super::warnings::Warnings;
 use crate::graph::{CacheUse, Op, Vertex, VertexId};
 
-use super::{NamedContext, Outline, Plan, PlanError, PlanRequest, ResolveBase, Scan, Unneeded, paths};
+use super::{
+    AwaitedStage, NamedContext, Outline, Plan, PlanError, PlanRequest, ResolveBase, Scan, Unneeded, paths,
+};
 
 /// Everything that instructions of all stages share.
 pub(super) struct Planner<'a> {
@@ -51,6 +53,9 @@ struct Needed {
     found: Option<Found>,
     triggers: Vec<(Instruction, Author)>,
 }
+
+/// The entry of the history that has the layer of `--squash`.
+const SQUASHED: &str = "squash all layers into one";
 
 /// See [`super::plan`].
 pub(super) fn plan(
@@ -120,6 +125,58 @@ pub(super) fn outline(
     Ok(notes.into_outline(&needed, target, &Facts::of(&planner)))
 }
 
+/// See [`super::plan_awaited`].
+pub(super) fn plan_awaited(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+    stage: StageIndex,
+    resolve: &mut ResolveBase<'_>,
+) -> Result<Plan, PlanError> {
+    let mut warnings = Warnings::default();
+    let mut resolve = |reference: &ImageRef, platform: &Platform| resolve(reference, platform);
+    let mut planner = Planner::new(dockerfile, request, &mut resolve, &mut warnings)?;
+    let state = planner.plan_stages(stage, vec![stage])?;
+    Ok(planner.finish(state))
+}
+
+/// See [`super::awaited_stages`].
+pub(super) fn awaited_stages(
+    dockerfile: &Dockerfile,
+    request: &PlanRequest,
+) -> Result<Vec<AwaitedStage>, PlanError> {
+    let args = GlobalArgs::new(dockerfile, request)?;
+    let stages = Stages::new(dockerfile, request, &args, &mut Warnings::default())?;
+    let mut waiting = needed_stages(&stages, request)?;
+    waiting.sort_unstable();
+    let mut awaited = Vec::new();
+    for index in waiting {
+        let plan = stages.get(index);
+        let is_on_the_host = matches!(&plan.base, Origin::Context(name) if LocalName::is_local(name));
+        let Some(after) = plan.after.filter(|_| is_on_the_host) else { continue };
+        if !awaited.contains(&AwaitedStage(after)) {
+            awaited.push(AwaitedStage(after));
+        }
+    }
+    Ok(awaited)
+}
+
+/// The stages that are to be built, in no order; triggers of bases may need more.
+fn needed_stages(stages: &Stages<'_>, request: &PlanRequest) -> Result<Vec<StageIndex>, PlanError> {
+    let mut is_needed = vec![false; stages.list.len()];
+    let mut waiting = vec![stages.target(request.target.as_deref())?];
+    if request.unneeded_stages == Unneeded::Built {
+        waiting.extend(stages.all());
+    }
+    let mut needed = Vec::new();
+    while let Some(index) = waiting.pop() {
+        if !std::mem::replace(&mut is_needed[index.0], true) {
+            needed.push(index);
+            waiting.extend(stages.needs(index));
+        }
+    }
+    Ok(needed)
+}
+
 /// See [`super::base_names`].
 pub(super) fn base_names(
     dockerfile: &Dockerfile,
@@ -143,27 +200,18 @@ pub(super) fn base_names(
             names.push(name);
         }
     };
-    let mut needed = vec![false; stages.list.len()];
-    let mut waiting = vec![stages.target(request.target.as_deref())?];
-    if request.unneeded_stages == Unneeded::Built {
-        waiting.extend(stages.all());
-    }
-    while let Some(index) = waiting.pop() {
-        if std::mem::replace(&mut needed[index.0], true) {
-            continue;
-        }
+    for index in needed_stages(&stages, request)? {
         let plan = stages.get(index);
         let target = target_platform(request);
         let base = plan.replaced.as_ref().unwrap_or(&plan.base);
         add(base, plan.platform.as_ref().unwrap_or(target));
         if plan.replaced.is_none() {
             for instruction in &plan.stage.instructions {
-                for (from, numbers) in froms(instruction) {
+                for (from, numbers) in froms(instruction, &request.mounts) {
                     add(&stages.find_from(from, numbers, index, instruction.span)?, target);
                 }
             }
         }
-        waiting.extend(stages.needs(index));
     }
     Ok(names)
 }
@@ -192,7 +240,7 @@ impl<'a> Planner<'a> {
             notes: Notes::default(),
             declared: declared(dockerfile),
             scanned: Vec::new(),
-            named_secrets: named_secrets(dockerfile),
+            named_secrets: named_secrets(dockerfile, &request.mounts),
         })
     }
 
@@ -568,8 +616,9 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(mut self, state: StageState) -> Plan {
-        let root = self.snapshot(&state);
+        let mut root = self.snapshot(&state);
         let scans = self.scans(&state);
+        let span = self.stages.get(state.index).stage.span;
         let StageState { mut image, config_env, history, base_history, platform, .. } = state;
         let trim = &self.request.trim;
         let is_kept = |pair: &String| {
@@ -578,6 +627,11 @@ impl<'a> Planner<'a> {
         let env: Vec<String> = config_env.into_pairs().into_iter().filter(is_kept).collect();
         image.config.env = (!env.is_empty()).then_some(env);
         image.history = self.histories.entries(history);
+        if self.request.squash {
+            root = squashed(root, span, &platform, &mut self.vertices);
+            image.history.iter_mut().for_each(|entry| entry.empty_layer = true);
+            image.history.push(History { created_by: SQUASHED.into(), ..History::default() });
+        }
         image.rootfs = Default::default();
         image.created = None;
         if !self.request.labels.is_empty() {
@@ -663,32 +717,30 @@ fn declared(dockerfile: &Dockerfile) -> HashSet<String> {
     pairs.map(|pair| pair.name.value.clone()).collect()
 }
 
-/// The ids of secrets and agents in the file's own RUN instructions.
-fn named_secrets(dockerfile: &Dockerfile) -> HashSet<(&'static str, String)> {
+/// The ids of secrets and agents in the file's own RUN instructions, and in what every RUN mounts.
+fn named_secrets(dockerfile: &Dockerfile, mounts: &[Mount]) -> HashSet<(&'static str, String)> {
     let instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    let runs = instructions.filter_map(|instruction| match &instruction.kind {
+        InstructionKind::Run(run) => Some(run),
+        InstructionKind::Onbuild(onbuild) => match onbuild.instruction.as_ref().map(|one| &one.kind) {
+            Some(InstructionKind::Run(run)) => Some(run),
+            _ => None,
+        },
+        _ => None,
+    });
     let mut named = HashSet::new();
-    for instruction in instructions {
-        let run = match &instruction.kind {
-            InstructionKind::Run(run) => run,
-            InstructionKind::Onbuild(onbuild) => match onbuild.instruction.as_ref().map(|one| &one.kind) {
-                Some(InstructionKind::Run(run)) => run,
-                _ => continue,
-            },
-            _ => continue,
-        };
-        for mount in &run.mounts {
-            match &mount.kind {
-                MountKind::Secret { id, .. } => {
-                    let id = id.clone().filter(|id| !id.is_empty());
-                    let id = id.or_else(|| mount.target.as_deref().map(|t| paths::base_name(t).to_owned()));
-                    named.extend(id.map(|id| ("secret", id)));
-                }
-                MountKind::Ssh { id, .. } => {
-                    let id = id.clone().filter(|id| !id.is_empty());
-                    named.insert(("ssh agent", id.unwrap_or_else(|| "default".into())));
-                }
-                _ => {}
+    for mount in mounts.iter().chain(runs.flat_map(|run| &run.mounts).map(|mount| &mount.value)) {
+        match &mount.kind {
+            MountKind::Secret { id, .. } => {
+                let id = id.clone().filter(|id| !id.is_empty());
+                let id = id.or_else(|| mount.target.as_deref().map(|t| paths::base_name(t).to_owned()));
+                named.extend(id.map(|id| ("secret", id)));
             }
+            MountKind::Ssh { id, .. } => {
+                let id = id.clone().filter(|id| !id.is_empty());
+                named.insert(("ssh agent", id.unwrap_or_else(|| "default".into())));
+            }
+            _ => {}
         }
     }
     named

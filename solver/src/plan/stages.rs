@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use kiln_image::local::LocalName;
 use kiln_image::{ImageRef, Platform};
-use kiln_parser::{Dockerfile, Instruction, InstructionKind, MountKind, Span, Stage};
+use kiln_parser::{Dockerfile, Instruction, InstructionKind, Mount, Span, Stage};
 
 use super::arguments::{GlobalArgs, target_platform};
 use super::expansion::expand;
@@ -28,6 +28,8 @@ pub(super) struct Stages<'a> {
     /// Definitions of each name in order; a name may be given again.
     by_name: HashMap<String, Vec<StageIndex>>,
     contexts: &'a BTreeMap<String, NamedContext>,
+    /// What every RUN mounts.
+    mounts: &'a [Mount],
     /// What images that are only copied from are resolved for.
     platform: &'a Platform,
 }
@@ -76,6 +78,7 @@ impl<'a> Stages<'a> {
             list: Vec::new(),
             by_name: HashMap::new(),
             contexts: &request.contexts,
+            mounts: &request.mounts,
             platform: target_platform(request),
         };
         let mut after = Vec::new();
@@ -282,7 +285,7 @@ impl<'a> Stages<'a> {
         current: StageIndex,
         dependencies: &mut Vec<(StageIndex, Span)>,
     ) -> Result<(), PlanError> {
-        for (from, numbers) in froms(instruction) {
+        for (from, numbers) in froms(instruction, self.mounts) {
             if let Origin::Stage(stage) = self.find_from(from, numbers, current, instruction.span)? {
                 dependencies.push((stage, instruction.span));
             }
@@ -363,19 +366,16 @@ pub(super) enum StageNumbers {
     NotAllowed,
 }
 
-/// The values of `--from` and `from=` of an instruction.
-pub(super) fn froms(instruction: &Instruction) -> Vec<(&str, StageNumbers)> {
+/// The values of `--from` and `from=` of an instruction; every RUN has `mounts` as well.
+pub(super) fn froms<'a>(instruction: &'a Instruction, mounts: &'a [Mount]) -> Vec<(&'a str, StageNumbers)> {
     match &instruction.kind {
         InstructionKind::Copy(copy) => {
             copy.from.iter().map(|from| (from.value.as_str(), StageNumbers::Allowed)).collect()
         }
-        InstructionKind::Run(run) => run
-            .mounts
+        InstructionKind::Run(run) => mounts
             .iter()
-            .filter_map(|mount| match &mount.kind {
-                MountKind::Bind { from, .. } | MountKind::Cache { from, .. } => from.as_deref(),
-                _ => None,
-            })
+            .chain(run.mounts.iter().map(|mount| &mount.value))
+            .filter_map(|mount| mount.from.as_deref())
             .filter(|from| !from.is_empty())
             .map(|from| (from, StageNumbers::NotAllowed))
             .collect(),
@@ -406,7 +406,7 @@ pub(super) fn local_names(dockerfile: &Dockerfile, request: &PlanRequest) -> Vec
         {
             add(&base.value);
         }
-        stage.instructions.iter().flat_map(froms).for_each(|(from, _)| add(from));
+        stage.instructions.iter().flat_map(|one| froms(one, &request.mounts)).for_each(|(from, _)| add(from));
     }
     names
 }

@@ -7,11 +7,11 @@
 use kiln_cache::{Layer, StepKey};
 use kiln_image::{ContentsDigest, Digest, Platform};
 use kiln_parser::CacheSharing;
-use kiln_sandbox::{Capabilities, SecurityOptions};
+use kiln_sandbox::{Capabilities, HostDevice, SecurityOptions};
 use sha2::{Digest as _, Sha256};
 
 use super::Snapshot;
-use crate::graph::{Exec, ExecMount, ExecMountKind, NetworkMode, Volume, VolumeAccess};
+use crate::graph::{Exec, ExecMount, ExecMountKind, ExtraGroups, NetworkMode, Volume, VolumeAccess};
 
 /// Raised whenever the encoding or the meaning of a step changes: old records are then never found again.
 pub(crate) const VERSION: u32 = 1;
@@ -117,6 +117,8 @@ pub(super) fn exec_key(
         security_options,
         hostname,
         devices,
+        host_devices,
+        groups,
         volumes,
         extra_hosts,
         shm_bytes,
@@ -172,20 +174,36 @@ pub(super) fn exec_key(
     }
     if !volumes.is_empty() {
         key.text("volumes").number(volumes.len() as u64);
-        for Volume { source, target, access } in volumes {
-            key.text(&source.to_string_lossy()).text(target).number(match access {
+        for Volume { source, target, access, no_exec, of_user } in volumes {
+            let access = match access {
                 VolumeAccess::ReadOnly => 0,
                 VolumeAccess::Writable => 1,
                 VolumeAccess::Overlay => 2,
-            });
+            };
+            let options = u64::from(*no_exec) << 4 | u64::from(*of_user) << 5;
+            key.text(&source.to_string_lossy()).text(target).number(access | options);
         }
+    }
+    if !host_devices.is_empty() {
+        key.text("host devices").number(host_devices.len() as u64);
+        for HostDevice { host, target } in host_devices {
+            key.text(&host.to_string_lossy()).text(&target.to_string_lossy());
+        }
+    }
+    match groups {
+        ExtraGroups::Named(names) if names.is_empty() => {}
+        ExtraGroups::Named(names) => _ = key.text("groups").texts(names),
+        ExtraGroups::Kept => _ = key.text("kept groups"),
     }
     let SecurityOptions { unfiltered, no_new_privileges } = *security_options;
     if unfiltered || no_new_privileges {
         key.text("security options").flag(unfiltered).flag(no_new_privileges);
     }
-    if *capabilities != Capabilities::default() {
+    if capabilities.bits() != Capabilities::default().bits() {
         key.text("capabilities").number(capabilities.bits());
+    }
+    if *insecure && capabilities.withheld_bits() != 0 {
+        key.text("withheld capabilities").number(capabilities.withheld_bits());
     }
     key.finish()
 }
@@ -199,10 +217,11 @@ fn mount_key(key: &mut KeyHasher, mount: &ExecMount) {
         ExecMountKind::Bind { input: _, source, writable } => {
             key.number(0).text(source).flag(*writable);
         }
-        ExecMountKind::Cache { id: _, seed, sharing, read_only, mode, uid, gid } => {
+        ExecMountKind::Cache { id: _, seed, source, sharing, read_only, mode, uid, gid } => {
             let (CacheSharing::Shared | CacheSharing::Private | CacheSharing::Locked) = sharing;
             key.number(1).flag(*read_only).flag(seed.is_some());
-            key.text(seed.as_ref().map_or("", |(_, path)| path));
+            // As it was when only a seed's counted.
+            key.text(if seed.is_none() && source == "/" { "" } else { source });
             owner(key, *mode, *uid, *gid);
         }
         ExecMountKind::Tmpfs { size, read_only } => {
@@ -238,6 +257,8 @@ mod tests {
             security_options: SecurityOptions::default(),
             hostname: "buildkitsandbox".into(),
             devices: Vec::new(),
+            host_devices: Vec::new(),
+            groups: ExtraGroups::default(),
             volumes: Vec::new(),
             extra_hosts: Vec::new(),
             shm_bytes: None,
@@ -284,7 +305,13 @@ mod tests {
             ..exec()
         };
         let volume = |access| Exec {
-            volumes: vec![Volume { source: "/srv".into(), target: "/srv".into(), access }],
+            volumes: vec![Volume {
+                source: "/srv".into(),
+                target: "/srv".into(),
+                access,
+                no_exec: false,
+                of_user: false,
+            }],
             ..exec()
         };
         let (kill, admin) = (["kill".to_owned()], ["sys_admin".to_owned()]);
@@ -294,6 +321,14 @@ mod tests {
             key(&capabilities(&admin, &[])),
             key(&volume(VolumeAccess::ReadOnly)),
             key(&volume(VolumeAccess::Writable)),
+            key(&Exec { groups: ExtraGroups::Named(vec!["4".into()]), ..exec() }),
+            key(&Exec { groups: ExtraGroups::Kept, ..exec() }),
+            key(&Exec {
+                host_devices: vec![HostDevice { host: "/dev/fuse".into(), target: "/dev/fuse".into() }],
+                ..exec()
+            }),
+            key(&Exec { insecure: true, ..exec() }),
+            key(&Exec { insecure: true, ..capabilities(&[], &admin) }),
         ];
         assert_eq!(keys.iter().collect::<std::collections::HashSet<_>>().len(), keys.len());
         // What asks for what there is anyway is the same step.
@@ -322,6 +357,7 @@ mod tests {
                 kind: ExecMountKind::Cache {
                     id: id.into(),
                     seed: None,
+                    source: "/".into(),
                     sharing,
                     read_only: false,
                     mode: 0o755,

@@ -67,6 +67,7 @@ fn add_files(
         exclude: copy.exclude.iter().map(|pattern| pattern.value.clone()).collect(),
         unpack: false,
         rename: None,
+        as_root: false,
     };
     let mut actions = Actions { list: Vec::new(), sources: Vec::new(), dest, options };
     // BuildKit counts paths only, and says the same of none.

@@ -35,28 +35,35 @@ pub(super) struct Mounts {
     pub(super) secret_variables: Vec<String>,
 }
 
-/// Resolves the mounts of a RUN.
+/// Resolves the mounts of a RUN: what every RUN has, then what it says itself.
 pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Result<Mounts, PlanError> {
     let mut mounts = Mounts {
-        mounts: Vec::with_capacity(given.len()),
+        mounts: Vec::with_capacity(given.len() + step.planner.request.mounts.len()),
         inputs: vec![step.state.root],
         agent_socket: None,
         secret_variables: Vec::new(),
     };
     let mut agents = 0;
-    for mount in given {
-        let span = step.place(mount.span);
-        let mount = expanded(step, &mount.value, span)?;
+    let request = step.planner.request;
+    let of_every_run = request.mounts.iter().map(|mount| (mount, step.span()));
+    let own = given.iter().map(|mount| (&mount.value, step.place(mount.span)));
+    for (mount, span) in of_every_run.chain(own).collect::<Vec<_>>() {
+        let mount = expanded(step, mount, span)?;
         let target = mount.target.clone().unwrap_or_default();
         let (no_exec, of_user) = (mount.no_exec, mount.of_user);
+        // Whatever the type, what `from` names must be there; only two of them show it.
+        let from = match mount.from.as_deref().filter(|from| !from.is_empty()) {
+            Some(from) => Some(origin(step, from, &target, span)?),
+            None => None,
+        };
         let (target, kind) = match &mount.kind {
-            MountKind::Bind { from, source, writable } => {
+            MountKind::Bind { source, writable } => {
                 let target = absolute(step, &target, span)?;
-                let input = mounts.input(step, from.as_deref(), &target, span)?;
+                let input = mounts.input(from.unwrap_or_else(|| context(step)));
                 let source = paths::join("/", source);
                 (target, ExecMountKind::Bind { input, source, writable: *writable })
             }
-            MountKind::Cache { id, from, source, sharing, read_only, mode, uid, gid } => {
+            MountKind::Cache { id, source, sharing, read_only, mode, uid, gid } => {
                 let id = match id.as_deref().filter(|id| !id.is_empty()) {
                     Some(id) => id.to_owned(),
                     None => paths::clean(&target),
@@ -68,11 +75,9 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                 let source = paths::join("/", source);
                 let is_shaped =
                     source == "/" && (mode.is_some() || uid.is_some() || gid.is_some() || of_user);
-                let from = from.as_deref().filter(|from| !from.is_empty());
-                let input = from.map(|from| mounts.input(step, Some(from), &target, span)).transpose()?;
                 // BuildKit makes the directory that is shaped in the seed's root and mounts that alone, and it counts
                 // as a seed of its own: caches of other shapes are other caches.
-                let seed = input.filter(|_| !is_shaped).map(|input| (input, source));
+                let seed = from.filter(|_| !is_shaped).map(|from| mounts.input(from));
                 // Who the user is comes to light when the step runs.
                 if is_shaped && !of_user {
                     let (mode, uid, gid) =
@@ -82,6 +87,7 @@ pub(super) fn mounts(step: &mut Step<'_, '_>, given: &[Spanned<Mount>]) -> Resul
                 let kind = ExecMountKind::Cache {
                     id,
                     seed,
+                    source,
                     sharing: *sharing,
                     read_only: *read_only,
                     mode: permissions(*mode, CACHE_MODE),
@@ -173,35 +179,28 @@ impl From<MountProblem> for Unusable {
 }
 
 impl Mounts {
-    /// The input that `from` names; without one the build context.
-    fn input(
-        &mut self,
-        step: &mut Step<'_, '_>,
-        from: Option<&str>,
-        target: &str,
-        span: Span,
-    ) -> Result<InputIndex, PlanError> {
-        let vertex = match from.filter(|from| !from.is_empty()) {
-            None => build_context(target_platform(step.planner.request), &mut step.planner.vertices),
-            Some(from) => {
-                let root = step.planner.root_of(from, StageNumbers::NotAllowed, step.state.index, span)?;
-                let later = || PlanError::MountFromLaterStage {
-                    from: from.to_owned(),
-                    target: target.to_owned(),
-                    span,
-                };
-                root.ok_or_else(later)?.vertex()
-            }
-        };
-        // The root itself may be mounted as well; what is mounted twice is one input.
+    /// The input that `vertex` is. The root itself may be mounted as well; what is mounted twice is one input.
+    fn input(&mut self, vertex: VertexId) -> InputIndex {
         let known = self.inputs[1..].iter().position(|input| *input == vertex);
-        Ok(InputIndex(
+        InputIndex(
             known.unwrap_or_else(|| {
                 self.inputs.push(vertex);
                 self.inputs.len() - 2
             }) + 1,
-        ))
+        )
     }
+}
+
+/// What a mount without `from` shows.
+fn context(step: &mut Step<'_, '_>) -> VertexId {
+    build_context(target_platform(step.planner.request), &mut step.planner.vertices)
+}
+
+/// What `from` names.
+fn origin(step: &mut Step<'_, '_>, from: &str, target: &str, span: Span) -> Result<VertexId, PlanError> {
+    let root = step.planner.root_of(from, StageNumbers::NotAllowed, step.state.index, span)?;
+    let later = || PlanError::MountFromLaterStage { from: from.to_owned(), target: target.to_owned(), span };
+    Ok(root.ok_or_else(later)?.vertex())
 }
 
 /// A mount's target beneath WORKDIR, which it is itself where none is given. The root itself cannot be mounted over.

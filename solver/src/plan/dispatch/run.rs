@@ -67,11 +67,14 @@ pub(super) fn run(step: &mut Step<'_, '_>, run: &Run) -> Result<(), PlanError> {
         capabilities: request.capabilities,
         security_options: request.security_options,
         hostname: request.build_args.get(HOSTNAME_ARG).map_or(HOSTNAME, String::as_str).to_owned(),
-        devices: run
+        devices: request
             .devices
             .iter()
-            .map(|device| ExecDevice { wanted: device.value.clone(), found: Vec::new() })
+            .chain(run.devices.iter().map(|device| &device.value))
+            .map(|device| ExecDevice { wanted: device.clone(), found: Vec::new() })
             .collect(),
+        host_devices: request.host_devices.clone(),
+        groups: request.groups.clone(),
         volumes: request.volumes.clone(),
         extra_hosts: request.extra_hosts.clone(),
         shm_bytes: request.shm_bytes.filter(|bytes| *bytes > 0),

@@ -248,8 +248,8 @@ fn mounts() {
        exec ["/bin/sh", "-c", "build $TOKEN"] in /w env ["PATH=/bin", "ID=npm", "SSH_AUTH_SOCK=/run/buildkit/ssh_agent.0"]
        mount "/w/ctx" bind / of input 1, writable false
        mount "/lib" bind /lib of input 2, writable true
-       mount "/w/.cache" Cache { id: "/npm", seed: None, sharing: Shared, read_only: false, mode: 493, uid: 0, gid: 0 }
-       mount "/c" Cache { id: "//c", seed: Some((InputIndex(2), "/seed")), sharing: Shared, read_only: false, mode: 448, uid: 0, gid: 0 }
+       mount "/w/.cache" Cache { id: "/npm", seed: None, source: "/", sharing: Shared, read_only: false, mode: 493, uid: 0, gid: 0 }
+       mount "/c" Cache { id: "//c", seed: Some(InputIndex(2)), source: "/seed", sharing: Shared, read_only: false, mode: 448, uid: 0, gid: 0 }
        mount "/tmp" Tmpfs { size: None, read_only: false }
        mount "/run/secrets/s" Secret { id: "s", env: None, required: false, mode: 256, uid: 0, gid: 0 }
        mount "" Secret { id: "t", env: Some("TOKEN"), required: false, mode: 256, uid: 0, gid: 0 }

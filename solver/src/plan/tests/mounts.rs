@@ -19,6 +19,33 @@ fn a_cache_mount_with_a_shape_is_empty_and_a_cache_of_its_own() {
 }
 
 #[test]
+fn what_a_mount_is_from_must_be_there_whatever_its_type_shows_of_it() {
+    for mount in ["type=tmpfs,target=/t", "type=ssh", "type=cache,target=/t", "target=/t"] {
+        let problem = |from: &str| {
+            let text = format!(
+                "FROM base AS early\nFROM base AS me\nRUN --mount={mount},from={from} true\n\
+                 FROM base AS later\n"
+            );
+            let request = PlanRequest { target: Some("me".into()), ..request() };
+            plan_with(&text, &request).err().map(|error| error.to_string())
+        };
+        let target = if mount == "type=ssh" { "" } else { "/t" };
+        let later = format!(
+            "cannot mount from stage \"later\" to \"{target}\", stage needs to be defined before current command"
+        );
+        assert_eq!(problem("early"), None, "{mount}");
+        assert_eq!(problem("later"), Some(later), "{mount}");
+        assert_eq!(problem("me").as_deref(), Some("circular dependency detected on stage: me"), "{mount}");
+        assert_eq!(problem("absent").as_deref(), Some("absent: image cannot be used"), "{mount}");
+    }
+    // It is looked up and no more.
+    let unused = planned(
+        "FROM base AS early\nRUN make\nFROM base\nRUN --mount=type=tmpfs,target=/t,from=early true\n",
+    );
+    assert_eq!(crate::solve::needed(&unused.graph, &[unused.result]).len(), 2);
+}
+
+#[test]
 fn any_value_of_a_mount_may_come_from_a_variable() {
     let text = "FROM base\nARG type=cache mode=locked readonly=true bits=0700\n\
                 RUN --mount=type=$type,target=/c,sharing=${mode},ro=$readonly,mode=$bits true\n";

@@ -254,6 +254,37 @@ fn a_missing_base_names_the_usual_image_that_was_meant_or_why_it_is_not_there_ye
     ");
     assert_snapshot!(fail("FROM scratch AS one\nFROM --after=one dir:/x\n"), @r"
     line 2: dir:/x: image cannot be used
-    hint: bases are looked up before any step runs: build the earlier stage on its own first, with `--target` and `--output`
+    hint: the earlier stage writes it into a directory of the host's that `--volume` gives it; where its steps are cached they write nothing, and `--no-cache-filter` runs them again
     ");
+}
+
+#[test]
+fn a_stage_is_awaited_whose_follower_starts_from_an_image_of_the_host() {
+    let layout = || NamedContext::Layout("made.up/image".parse().unwrap());
+    let request = with_contexts(&[("oci-archive:x.tar", layout()), ("oci:y", layout())]);
+    let awaited = |text: &str, target: &str| {
+        let request = PlanRequest { target: Some(target.into()), ..request.clone() };
+        awaited_stages(&parse(text), &request).unwrap().len()
+    };
+    let text = "FROM base AS one\nRUN a\nFROM --after=one oci-archive:x.tar AS two\nRUN b\n\
+                FROM --after=two oci:y AS three\nFROM --after=one base AS four\nFROM --after=one oci:y AS five\n";
+    let counts = ["one", "two", "three", "four", "five"].map(|target| awaited(text, target));
+    assert_eq!(counts, [0, 1, 2, 0, 1]);
+    let [one, two] =
+        awaited_stages(&parse(text), &PlanRequest { target: Some("three".into()), ..request.clone() })
+            .unwrap()[..]
+    else {
+        unreachable!()
+    };
+    let mut wanted = Vec::new();
+    let mut resolve = |name: &ImageRef, _: &Platform| {
+        wanted.push(name.familiar());
+        Ok(image("base", &[]))
+    };
+    let first = plan_awaited(&parse(text), &request, one, &mut resolve).unwrap();
+    assert_eq!(history(&first), ["RUN /bin/sh -c a # buildkit"]);
+    plan_awaited(&parse(text), &request, two, &mut resolve).unwrap();
+    // The first asks for nothing that is not there yet; a stage that is waited for is planned along.
+    assert_eq!(wanted.len(), 3, "{wanted:?}");
+    assert_eq!(wanted[0], "base:latest");
 }

@@ -15,21 +15,23 @@ use std::time::Instant;
 use kiln_cache::{CacheMount, Claim, Entry, LayerDraft, LayerTree, SourceTree};
 use kiln_image::Platform;
 use kiln_sandbox::{
-    Binfmt, Capabilities, Exit, ExitStatus, HostEntry, Identity, Io, Limits, Mount, MountKind, Network,
-    Rootfs, SandboxError, Security, Spec, insecure_devices, resolve_user,
+    Binfmt, Capabilities, DeviceNode, Exit, ExitStatus, HostDevice, HostEntry, Identity, Io, Limits, Mount,
+    MountKind, Network, Rootfs, SandboxError, Security, Spec, insecure_devices, resolve_group, resolve_user,
 };
 use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
 
-use super::cache_mounts::Caches;
+use super::cache_mounts::{CachePlace, Caches};
 use super::executor::Confinement;
 use super::file::Part;
 use super::log::{Clip, Log};
 use super::secrets::{Leak, Masked, Shown};
-use super::{Made, Step, file};
+use super::{Made, Step, file, volumes};
 use crate::event::{Event, LogStream};
 use crate::explain::Facts;
-use crate::graph::{Exec, ExecMount, ExecMountKind, InputIndex, NetworkMode, Volume, VolumeAccess};
+use crate::graph::{
+    Exec, ExecMount, ExecMountKind, ExtraGroups, InputIndex, NetworkMode, Volume, VolumeAccess,
+};
 use crate::solve::key::{MountContents, exec_key};
 use crate::solve::{Isolation, Output, Shortage, Snapshot, SolveError, Solver, layers};
 
@@ -101,7 +103,7 @@ struct InputMount<'a> {
 fn mounts_of_inputs(exec: &Exec) -> impl Iterator<Item = InputMount<'_>> {
     exec.mounts.iter().filter_map(|mount| match &mount.kind {
         ExecMountKind::Bind { input, source, .. }
-        | ExecMountKind::Cache { seed: Some((input, source)), .. } => {
+        | ExecMountKind::Cache { seed: Some(input), source, .. } => {
             Some(InputMount { target: &mount.target, input: *input, source })
         }
         _ => None,
@@ -182,7 +184,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
     let mut draft = solver.store.draft_layer()?;
     draft.stands_on(tree.clone());
     give_root(&draft, tree.entry(Path::new(""))?)?;
-    let mut identity = identity(&tree, &exec.user)?;
+    let mut identity = identity(&tree, exec)?;
     let mut prepared = Prepared::of(step, exec, &identity)?;
     let device_env = prepared.add_devices(step, exec, &mut identity)?;
     let network = match (&lease, exec.network) {
@@ -353,11 +355,21 @@ fn give_directory(path: PathBuf, mode: u32, uid: u32, gid: u32) -> Result<(), So
         .map_err(|source| SolveError::Io { path, source: source.into() })
 }
 
-fn identity(tree: &LayerTree, user: &str) -> Result<Identity, SolveError> {
+fn identity(tree: &LayerTree, exec: &Exec) -> Result<Identity, SolveError> {
     let read = |path: &str| -> Result<Vec<u8>, SolveError> {
         Ok(tree.read_small(Path::new(path), ACCOUNT_FILE_LIMIT)?.unwrap_or_default())
     };
-    Ok(resolve_user(user, &read("etc/passwd")?, &read("etc/group")?)?)
+    let group = read("etc/group")?;
+    let mut identity = resolve_user(&exec.user, &read("etc/passwd")?, &group)?;
+    match &exec.groups {
+        ExtraGroups::Named(names) => {
+            for name in names {
+                identity.groups.push(resolve_group(name, &group)?);
+            }
+        }
+        ExtraGroups::Kept => identity.keeps_groups = true,
+    }
+    Ok(identity)
 }
 
 /// All variables of the process; the user's home is given as runtimes give it.
@@ -377,7 +389,7 @@ fn environment(
     // An empty one counts as none, to runtimes.
     if !exec.env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
         env.retain(|variable| variable != "HOME=");
-        env.push(format!("HOME={}", if identity.home.is_empty() { "/" } else { &identity.home }).into());
+        env.push(format!("HOME={}", identity.home).into());
     }
     env
 }
@@ -404,12 +416,15 @@ impl Prepared {
         if exec.insecure {
             prepared.mounts.extend(insecure_devices());
         }
-        let Caches { paths, held } = Caches::take(step, &exec.mounts, user)?;
+        let Caches { places, held } = Caches::take(step, &exec.mounts, user)?;
         prepared.guards.extend(held.into_iter().map(Guard::Cache));
         for volume in &exec.volumes {
-            prepared.add_volume(step, volume)?;
+            prepared.add_volume(step, volume, user)?;
         }
-        for (mount, cache) in exec.mounts.iter().zip(paths) {
+        for device in &exec.host_devices {
+            prepared.add_host_device(device)?;
+        }
+        for (mount, cache) in exec.mounts.iter().zip(places) {
             prepared.add(step, mount, cache, user)?;
         }
         prepared.add_scripts(step, &exec.scripts)?;
@@ -437,8 +452,11 @@ impl Prepared {
     }
 
     /// A directory or file of the host's, which only who called kiln has named.
-    fn add_volume(&mut self, step: &Step<'_>, volume: &Volume) -> Result<(), SolveError> {
+    fn add_volume(&mut self, step: &Step<'_>, volume: &Volume, user: &Identity) -> Result<(), SolveError> {
         let source = volume.source.clone();
+        if volume.of_user {
+            volumes::give_all(&source, user.uid, user.gid)?;
+        }
         let has_namespaces = step.solver.executor.confinement() == Confinement::Namespaces;
         let kind = match volume.access {
             // Without mounts the host's files would be moved into the step's tree.
@@ -457,7 +475,19 @@ impl Prepared {
                 MountKind::Layers { layers: vec![source], subpath: PathBuf::new(), scratch }
             }
         };
-        self.mounts.push(Mount { target: PathBuf::from(&volume.target), kind, no_exec: false });
+        self.mounts.push(Mount { target: PathBuf::from(&volume.target), kind, no_exec: volume.no_exec });
+        Ok(())
+    }
+
+    /// A device node of the host's, which only who called kiln has named.
+    fn add_host_device(&mut self, device: &HostDevice) -> Result<(), SolveError> {
+        let node = DeviceNode::of_host(&device.host)
+            .map_err(|source| SolveError::Io { path: device.host.clone(), source })?;
+        self.mounts.push(Mount {
+            target: device.target.clone(),
+            kind: MountKind::Device(node),
+            no_exec: false,
+        });
         Ok(())
     }
 
@@ -475,17 +505,18 @@ impl Prepared {
         Ok(edits.env)
     }
 
-    /// `cache` is the directory of a cache mount.
+    /// `cache` is the place of a cache mount.
     fn add(
         &mut self,
         step: &Step<'_>,
         mount: &ExecMount,
-        cache: Option<PathBuf>,
+        cache: Option<CachePlace>,
         user: &Identity,
     ) -> Result<(), SolveError> {
         let kind = match &mount.kind {
             ExecMountKind::Bind { input, source, writable } => {
-                let (layers, subpath) = self.bind(step, *input, source)?;
+                let owner = mount.of_user.then_some((user.uid, user.gid));
+                let (layers, subpath) = self.bind(step, *input, source, owner)?;
                 let scratch = if *writable {
                     let draft = step.solver.store.scratch_dir()?;
                     let paths = (draft.fs(), draft.work());
@@ -497,11 +528,9 @@ impl Prepared {
                 MountKind::Layers { layers, subpath, scratch }
             }
             ExecMountKind::Cache { read_only, .. } => {
-                let source = cache.ok_or_else(|| SolveError::MissingInput {
-                    what: "cache mount",
-                    name: mount.target.clone(),
-                })?;
-                MountKind::Bind { source, subpath: PathBuf::new(), read_only: *read_only }
+                let missing = || SolveError::MissingInput { what: "cache mount", name: mount.target.clone() };
+                let CachePlace { directory: source, subpath } = cache.ok_or_else(missing)?;
+                MountKind::Bind { source, subpath, read_only: *read_only }
             }
             ExecMountKind::Tmpfs { size, read_only } => {
                 let (uid, gid) = if mount.of_user { (user.uid, user.gid) } else { (0, 0) };
@@ -543,14 +572,21 @@ impl Prepared {
         Ok(())
     }
 
-    /// The layers to show, and the path in them.
+    /// The layers to show, and the path in them. What shall all have one owner is a layer of its own.
     fn bind(
         &mut self,
         step: &Step<'_>,
         input: InputIndex,
         source: &str,
+        owner: Option<(u32, u32)>,
     ) -> Result<(Vec<PathBuf>, PathBuf), SolveError> {
+        let whole: Arc<dyn SourceTree>;
         match step.inputs.get(input.0) {
+            Some(Output::Snapshot(snapshot)) if owner.is_some() => {
+                whole = Arc::new(layers::tree(step.solver, snapshot)?);
+                let (layer, subpath) = file::materialize(step, &whole, source, owner)?;
+                Ok((vec![step.solver.store.layer_path(layer.id)], subpath))
+            }
             Some(Output::Snapshot(snapshot)) => {
                 step.solver.ensure_layers(&snapshot.layers())?;
                 let mut layers = layers::mountable(step.solver, snapshot)?;
@@ -563,7 +599,7 @@ impl Prepared {
             }
             // The process must see the filtered tree, and must not reach the user's own files: it sees a layer.
             Some(Output::Tree(tree)) => {
-                let (layer, subpath) = file::materialize(step, tree, source)?;
+                let (layer, subpath) = file::materialize(step, tree, source, owner)?;
                 Ok((vec![step.solver.store.layer_path(layer.id)], subpath))
             }
             None => Err(SolveError::MissingInput { what: "input", name: input.0.to_string() }),

@@ -8,6 +8,7 @@ mod git;
 pub(super) mod log;
 mod secrets;
 mod source;
+mod volumes;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -116,15 +116,16 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     })
 }
 
-/// A layer that holds `path` of `tree` at its root, found or made: what a bind mount of a context shows.
-/// Returns the layer and the path inside.
+/// A layer that holds `path` of `tree` at its root, found or made: what a bind mount of a context shows. All of it is
+/// `owner`'s (user and group), if one is given. Returns the layer and the path inside.
 pub(super) fn materialize(
     step: &Step<'_>,
     tree: &Arc<dyn SourceTree>,
     path: &str,
+    owner: Option<(u32, u32)>,
 ) -> Result<(Layer, PathBuf), SolveError> {
     let mut plan = LayerPlan::new(None);
-    let inside = plan_materialized(&mut plan, tree, path, None)?;
+    let inside = plan_materialized(&mut plan, tree, path, owner)?;
     plan.finish()?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&digests, &Archives::Named(Vec::new()), &Snapshot::default());
@@ -164,6 +165,27 @@ pub fn copy_out(
     Ok(())
 }
 
+/// Where [`copy_out`] puts what is at `path`: nowhere in particular for a directory, which becomes the target itself.
+///
+/// # Errors
+/// As of [`copy_out`].
+pub(super) fn place_in_copy(tree: &Arc<dyn SourceTree>, path: &str) -> Result<PathBuf, SolveError> {
+    Ok(found_at(tree, path)?.1)
+}
+
+/// What is at `path`, behind all links, and its name where it is no directory.
+fn found_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<(Entry, PathBuf), SolveError> {
+    let resolved = tree.resolve(&select::clean(path))?;
+    let Some(entry) = tree.entry(&resolved)? else {
+        return Err(CopyError::not_found(tree, path).into());
+    };
+    let name = match entry.kind {
+        EntryKind::Dir => PathBuf::new(),
+        _ => resolved.file_name().map(PathBuf::from).unwrap_or_default(),
+    };
+    Ok((entry, name))
+}
+
 fn plan_materialized(
     plan: &mut LayerPlan<'_>,
     tree: &Arc<dyn SourceTree>,
@@ -171,16 +193,12 @@ fn plan_materialized(
     owner: Option<(u32, u32)>,
 ) -> Result<PathBuf, SolveError> {
     let meta = Meta { owner, ..Meta::default() };
-    let resolved = tree.resolve(&select::clean(path))?;
-    let Some(entry) = tree.entry(&resolved)? else {
-        return Err(CopyError::not_found(tree, path).into());
-    };
+    let (entry, name) = found_at(tree, path)?;
     if entry.kind == EntryKind::Dir {
         plan.root_from(&entry, owner);
         plan.copy_children(tree, &entry, Path::new(""), &meta, &|_| true)?;
         return Ok(PathBuf::new());
     }
-    let name = resolved.file_name().map(PathBuf::from).unwrap_or_default();
     plan.put_entry(tree, &entry, &name, &meta)?;
     Ok(name)
 }

@@ -80,12 +80,15 @@ fn number(text: &str, owner: &Owner) -> Result<Option<u32>, SolveError> {
     if text == "root" {
         return Ok(Some(0));
     }
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+    let digits = text.strip_prefix('+').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(None);
     }
-    match text.parse() {
+    match digits.parse() {
         Ok(id) if id <= i32::MAX as u32 => Ok(Some(id)),
-        _ => Err(CopyError::Owner { owner: owner.0.clone(), reason: "the id is out of range".into() }.into()),
+        _ => {
+            Err(CopyError::Owner { owner: owner.0.clone(), reason: "ids go up to 2147483647".into() }.into())
+        }
     }
 }
 
@@ -112,7 +115,7 @@ mod tests {
 
     #[test]
     fn root_needs_no_passwd_and_an_empty_group_is_roots() {
-        for (owner, ids) in [("root", (0, 0)), ("7:root", (7, 0)), ("5:", (5, 0))] {
+        for (owner, ids) in [("root", (0, 0)), ("7:root", (7, 0)), ("5:", (5, 0)), ("+5:+6", (5, 6))] {
             assert_eq!(Users::new(None).resolve(&Owner(owner.into())).unwrap(), ids, "{owner}");
         }
     }

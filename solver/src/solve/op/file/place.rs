@@ -81,6 +81,8 @@ pub(super) struct LayerPlan<'a> {
     /// Hard links hold within one action only.
     scope: usize,
     groups: HashMap<(usize, (u64, u64)), usize>,
+    /// Directories of the destination to which the action under way has given what it will.
+    settled_dirs: HashSet<PathBuf>,
     now_ns: i128,
 }
 
@@ -93,6 +95,7 @@ impl<'a> LayerPlan<'a> {
             seen: HashMap::new(),
             scope: 0,
             groups: HashMap::new(),
+            settled_dirs: HashSet::new(),
             now_ns: i128::try_from(now.as_nanos()).unwrap_or(i128::MAX),
         }
     }
@@ -125,8 +128,9 @@ impl<'a> LayerPlan<'a> {
     }
 
     /// Starts an action.
-    pub(super) fn next_group_scope(&mut self) {
+    pub(super) fn next_action(&mut self) {
         self.scope += 1;
+        self.settled_dirs.clear();
     }
 
     /// The root directory looks like `entry`, and is `owner`'s if one is given.
@@ -311,6 +315,11 @@ impl<'a> LayerPlan<'a> {
         Ok(())
     }
 
+    /// [`LayerPlan::put_dir`] for a source whose time would not be the same the next time.
+    pub(super) fn put_dir_now(&mut self, source: &Entry, dest: &Path, meta: &Meta) -> Result<(), SolveError> {
+        self.put_dir(&Entry { mtime_ns: self.now_ns, ..source.clone() }, dest, meta)
+    }
+
     /// Puts everything below directory `dir` below `dest`, which exists. `keep` judges paths below `dir`.
     pub(super) fn copy_children(
         &mut self,
@@ -343,7 +352,10 @@ impl<'a> LayerPlan<'a> {
         }
         self.source_parents(tree, base, below, dest, meta)?;
         match source.kind {
-            EntryKind::Dir => self.put_dir(source, &dest.join(below), meta),
+            EntryKind::Dir => {
+                self.settled_dirs.insert(dest.join(below));
+                self.put_dir(source, &dest.join(below), meta)
+            }
             _ => self.put_entry(tree, source, &dest.join(below), meta),
         }
     }
@@ -467,7 +479,8 @@ impl<'a> LayerPlan<'a> {
         }
     }
 
-    /// The directories between `base` and `below` of the source, where the destination has none.
+    /// The directories between `base` and `below` of the source: made where the destination has none. One that is there
+    /// gets the source's mode and keeps its owner, as with BuildKit, whatever `--chmod` and `--chown` say.
     fn source_parents(
         &mut self,
         tree: &Arc<dyn SourceTree>,
@@ -477,18 +490,26 @@ impl<'a> LayerPlan<'a> {
         meta: &Meta,
     ) -> Result<(), SolveError> {
         let Some(parent) = below.parent() else { return Ok(()) };
-        if self.nodes.get(&dest.join(parent)).is_some_and(|node| node.entry.kind == EntryKind::Dir) {
+        if self.settled_dirs.contains(&dest.join(parent)) {
             return Ok(());
         }
         let mut prefix = PathBuf::new();
         for component in parent.components() {
             prefix.push(component);
             let target = dest.join(&prefix);
-            if self.lookup(&target)?.is_some_and(|entry| entry.kind == EntryKind::Dir) {
+            if !self.settled_dirs.insert(target.clone()) {
                 continue;
             }
-            if let Some(source) = tree.entry(&base.join(&prefix))? {
-                self.put_dir(&source, &target, meta)?;
+            let Some(source) = tree.entry(&base.join(&prefix))? else { continue };
+            match self.lookup(&target)? {
+                Some(there) if there.kind == EntryKind::Dir => {
+                    if there.mode != source.mode {
+                        let fresh = self.nodes.get(&target).is_some_and(|node| node.fresh);
+                        let entry = Entry { path: target, mode: source.mode, ..there };
+                        self.insert(entry, Data::None, None, fresh);
+                    }
+                }
+                _ => self.put_dir(&source, &target, meta)?,
             }
         }
         Ok(())

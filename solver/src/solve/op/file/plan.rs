@@ -90,7 +90,7 @@ impl<'a> Planner<'a> {
                 }
                 FileAction::Copy { input, source, dest, wildcard, options } => {
                     let meta = Meta::of(options, &mut users)?;
-                    plan.next_group_scope();
+                    plan.next_action();
                     self.copy(&mut plan, *input, source, dest, *wildcard, options, &meta)?;
                 }
             }
@@ -136,7 +136,17 @@ impl<'a> Planner<'a> {
                 let dest = Self::dir_dest(plan, dest, &Meta { mode: None, ..meta.clone() })?;
                 self.add_archive(plan, tree, entry, digest, dest, meta)?;
             } else if entry.kind == EntryKind::Dir {
+                // A git tree, the only directory without wildcards, goes as a directory itself to a place that is not
+                // there, `--chmod` and all. Of every other directory the contents go.
+                let resolved = plan.resolve(&select::clean(dest))?;
+                let is_copied = !wildcard && !says_dir(dest) && !plan.is_dir(&resolved)?;
+                if options.as_root {
+                    plan.root_from(&entry, meta.owner);
+                }
                 let dest = Self::dir_dest(plan, dest, meta)?;
+                if is_copied {
+                    plan.put_dir_now(&entry, &dest, meta)?;
+                }
                 plan.copy_children(tree, &entry, &dest, meta, &|path| excludes.keep(path))?;
                 plan.date_dir(&dest, &entry)?;
             } else {
@@ -188,9 +198,8 @@ impl<'a> Planner<'a> {
         name: &Path,
         meta: &Meta,
     ) -> Result<PathBuf, SolveError> {
-        let says_dir = dest.ends_with('/') || dest.ends_with("/.") || dest == ".";
         let mut resolved = plan.resolve(&select::clean(dest))?;
-        if says_dir {
+        if says_dir(dest) {
             resolved = Self::dir_dest(plan, dest, meta)?;
         }
         if plan.is_dir(&resolved)? {
@@ -201,6 +210,11 @@ impl<'a> Planner<'a> {
         plan.make_dirs(&parent, meta.created_dir_mode(), meta.owner)?;
         Ok(resolved)
     }
+}
+
+/// Whether a destination is a directory by its name.
+fn says_dir(dest: &str) -> bool {
+    dest.ends_with('/') || dest.ends_with("/.") || dest == "."
 }
 
 impl Meta {

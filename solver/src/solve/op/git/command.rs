@@ -47,12 +47,14 @@ const PASSED_ON: [&str; 12] = [
 ];
 
 /// Settings that no repository may have otherwise.
-const CONFIG: [(&str, &str); 11] = [
+const CONFIG: [(&str, &str); 12] = [
     ("core.hooksPath", "/dev/null"),
     ("core.attributesFile", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("core.symlinks", "true"),
     ("core.autocrlf", "false"),
+    // Logs of references name the user, the host and the time.
+    ("core.logAllRefUpdates", "false"),
     ("credential.helper", ""),
     ("submodule.recurse", "false"),
     ("gc.auto", "0"),

@@ -31,6 +31,15 @@ pub(super) fn is_file(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.is_file())
 }
 
+/// Takes away the note of the last fetch, which says how kiln came to the commit and nothing of the commit.
+pub(super) fn remove_fetch_head(root: &Path) -> Result<(), SolveError> {
+    let path = root.join(".git/FETCH_HEAD");
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Takes away what git needs for itself, gives all files the modes they would have with umask 022 (FEATURES CP28) and,
 /// where asked, one time.
 pub(super) fn settle(root: &Path, keep_git_dir: bool, modified: Option<i64>) -> Result<(), SolveError> {

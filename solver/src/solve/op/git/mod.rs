@@ -78,7 +78,7 @@ struct Fetch<'a> {
 struct Wanted {
     /// A commit or an annotated tag.
     object: String,
-    /// The whole name of the reference it was found by.
+    /// The whole name of the reference it was found by or, fetched by its commit, shall have.
     reference: Option<String>,
 }
 
@@ -92,7 +92,12 @@ impl Fetch<'_> {
             return Ok(Wanted { object, reference: None });
         }
         if let (true, Some(commit)) = (self.source.fetch_by_commit, checksum) {
-            return Ok(Wanted { object: commit.to_ascii_lowercase(), reference: None });
+            let reference = match reference.as_str() {
+                "" => None,
+                name if name.starts_with("refs/") => Some(name.to_owned()),
+                name => Some(format!("refs/heads/{name}")),
+            };
+            return Ok(Wanted { object: commit.to_ascii_lowercase(), reference });
         }
         let _slot = self.step.slots.take();
         if reference.is_empty() { self.default_branch() } else { self.named(reference) }
@@ -216,7 +221,10 @@ impl Fetch<'_> {
             }
         };
         if self.keeps_git_dir() {
-            git.run(&["reflog", "expire", "--expire=now", "--all"])?;
+            if let (true, Some(reference)) = (self.source.fetch_by_commit, &wanted.reference) {
+                git.run(&["update-ref", "--no-deref", "--", reference, object])?;
+            }
+            files::remove_fetch_head(&dir)?;
         }
         files::settle(&dir, self.keeps_git_dir(), modified)?;
         let record = NewRecord {
@@ -230,7 +238,7 @@ impl Fetch<'_> {
     /// Fetches as little as the server allows (FEATURES CP33).
     fn fetch_objects(&self, git: &Git<'_>, wanted: &Wanted) -> Result<(), SolveError> {
         let object = wanted.object.as_str();
-        if let Some(reference) = &wanted.reference {
+        if let (false, Some(reference)) = (self.source.fetch_by_commit, &wanted.reference) {
             let refspec = format!("+{reference}:{reference}");
             fetch_shallow(git, &refspec)?;
             let found = git.run(&["rev-parse", "--verify", "--quiet", "--end-of-options", reference])?;
@@ -291,8 +299,17 @@ impl Fetch<'_> {
 }
 
 fn fetch_shallow(git: &Git<'_>, what: &str) -> Result<(), SolveError> {
-    let options =
-        ["--quiet", "--no-tags", "--no-recurse-submodules", "--update-head-ok", "--", "origin", what];
+    // `--refmap=`: a branch is fetched under its own name alone.
+    let options = [
+        "--quiet",
+        "--no-tags",
+        "--no-recurse-submodules",
+        "--update-head-ok",
+        "--refmap=",
+        "--",
+        "origin",
+        what,
+    ];
     let fetch = |depth: &[&'static str]| {
         let words: Vec<&str> = ["fetch"].iter().chain(depth).chain(&options).copied().collect();
         git.run(&words).map(drop)
