@@ -108,7 +108,9 @@ fn an_image_s_layers_may_be_made_one() {
         "FROM busybox\nRUN mkdir -m 1777 /d && echo one > /d/f && ln /d/f /d/hard && ln -s f /d/soft && chown 5:6 /d/f && \
          touch -d @1000000000 /d/f\nRUN rm -r /tmp && chmod 4755 /d && chmod 711 /\nENV A=b\nCMD [\"true\"]\n",
     );
-    let facts = "cd / && stat -c '%n %a %u:%g %h %s %Y %F' / d/* bin/busybox && ls -d /tmp 2>&1; echo $A";
+    // The time of `/` is that of the container's start.
+    let facts = "cd / && stat -c '%n %a %u:%g' / && stat -c '%n %a %u:%g %h %s %Y %F' d/* bin/busybox && \
+        ls -d /tmp 2>&1; echo $A";
     let image = |flags: &[&str]| {
         kiln.build(context.path(), &[flags, &["-t", "s", "."]].concat());
         let config = kiln.ok(context.path(), &["inspect", "--format", "{{json .RootFS}}", "s"]).stdout;
