@@ -166,8 +166,9 @@ impl ContextTree {
         Some((self.index.as_ref()?, Stamp::of(stat)?))
     }
 
-    fn walk_dir(&self, real: &Path, shown: &Path) -> Result<Vec<Entry>, TreeError> {
-        let found = list_levels((real.to_path_buf(), shown.to_path_buf()), |(real, shown)| {
+    /// The directory `top` and all that is kept below it.
+    fn walk_dir(&self, real: &Path, top: Entry) -> Result<Vec<Entry>, TreeError> {
+        let found = list_levels((real.to_path_buf(), top.path.clone()), |(real, shown)| {
             let below = |entry: &Entry| match entry.kind {
                 EntryKind::Dir => Some((real.join(entry.path.file_name()?), entry.path.clone())),
                 _ => None,
@@ -175,13 +176,14 @@ impl ContextTree {
             Ok(Listed::new(self.list(real, shown)?, |(entry, _)| below(entry)))
         })?;
         // From the end: what is below a directory comes right behind it.
-        let mut kept: Vec<Entry> = Vec::with_capacity(found.len());
+        let mut kept: Vec<Entry> = Vec::with_capacity(found.len() + 1);
         for (entry, verdict) in found.into_iter().rev() {
             let has_kept = || kept.last().is_some_and(|next| next.path.starts_with(&entry.path));
             if verdict == Verdict::Keep || has_kept() {
                 kept.push(entry);
             }
         }
+        kept.push(top);
         kept.reverse();
         Ok(kept)
     }
@@ -222,15 +224,11 @@ impl SourceTree for ContextTree {
     fn walk(&self, path: &Path) -> Result<Vec<Entry>, TreeError> {
         let real = self.real_path(path, Follow::Parents)?;
         let Some(entry) = self.entry_at(&real)? else { return Ok(Vec::new()) };
-        let shown = clean(path);
-        let below = match entry.kind {
-            EntryKind::Dir => self.walk_dir(&real, &shown)?,
-            _ => Vec::new(),
-        };
-        let mut found = Vec::with_capacity(below.len() + 1);
-        found.push(Entry { path: shown, ..entry });
-        found.extend(below);
-        Ok(found)
+        let entry = Entry { path: clean(path), ..entry };
+        match entry.kind {
+            EntryKind::Dir => self.walk_dir(&real, entry),
+            _ => Ok(vec![entry]),
+        }
     }
 
     fn open(&self, path: &Path) -> Result<File, TreeError> {
