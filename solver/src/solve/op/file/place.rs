@@ -57,7 +57,7 @@ impl SourceFile {
 /// One entry of the new layer.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    /// With the destination's path and metadata.
+    /// With the destination's metadata, and no path: the plan has it by that.
     pub(super) entry: Entry,
     pub(super) data: Data,
     /// Nodes of one group are one file.
@@ -139,9 +139,7 @@ impl<'a> LayerPlan<'a> {
         if let Some((uid, gid)) = owner {
             (entry.uid, entry.gid) = (uid, gid);
         }
-        entry.path = PathBuf::new();
-        entry.hard_link = None;
-        self.nodes.insert(PathBuf::new(), Node { entry, data: Data::None, group: None, fresh: true });
+        self.insert(Path::new(""), entry, Data::None, None, true);
     }
 
     /// Where `path` leads when every link is followed within the root; what does not exist is kept as it is.
@@ -199,7 +197,7 @@ impl<'a> LayerPlan<'a> {
                 None => {
                     let (uid, gid) = owner.unwrap_or((0, 0));
                     let entry = Entry {
-                        path: prefix.clone(),
+                        path: PathBuf::new(),
                         kind: EntryKind::Dir,
                         mode,
                         uid,
@@ -209,7 +207,7 @@ impl<'a> LayerPlan<'a> {
                         hard_link: None,
                         digest: None,
                     };
-                    self.insert(entry, Data::None, None, true);
+                    self.insert(&prefix, entry, Data::None, None, true);
                 }
             }
         }
@@ -223,10 +221,9 @@ impl<'a> LayerPlan<'a> {
             return Ok(());
         }
         if !self.nodes.contains_key(dest)
-            && let Some(mut entry) = self.lookup(dest)?
+            && let Some(entry) = self.lookup(dest)?
         {
-            entry.path = dest.to_owned();
-            self.insert(entry, Data::None, None, false);
+            self.insert(dest, entry, Data::None, None, false);
         }
         if let Some(node) = self.nodes.get_mut(dest) {
             node.entry.mtime_ns = source.mtime_ns;
@@ -252,7 +249,7 @@ impl<'a> LayerPlan<'a> {
     ) -> Result<(), SolveError> {
         self.refuse_dir(dest)?;
         let entry = Entry {
-            path: dest.to_owned(),
+            path: PathBuf::new(),
             kind: EntryKind::File { size: bytes.len() as u64 },
             mode,
             uid: 0,
@@ -263,7 +260,7 @@ impl<'a> LayerPlan<'a> {
             digest: None,
         };
         let entry = with_meta(entry, meta)?;
-        self.insert(entry, Data::Inline(bytes.into()), None, true);
+        self.insert(dest, entry, Data::Inline(bytes.into()), None, true);
         Ok(())
     }
 
@@ -294,9 +291,7 @@ impl<'a> LayerPlan<'a> {
             }
             _ => Data::None,
         };
-        let mut entry = with_meta(source.clone(), meta)?;
-        entry.path = dest.to_owned();
-        self.insert(entry, data, group, true);
+        self.insert(dest, with_meta(source.clone(), meta)?, data, group, true);
         Ok(())
     }
 
@@ -309,9 +304,7 @@ impl<'a> LayerPlan<'a> {
             }
             Some(_) => return Err(CopyError::NotADirectory { dest: shown(dest) }.into()),
         };
-        let mut entry = with_meta(source.clone(), meta)?;
-        entry.path = dest.to_owned();
-        self.insert(entry, Data::None, None, fresh);
+        self.insert(dest, with_meta(source.clone(), meta)?, Data::None, None, fresh);
         Ok(())
     }
 
@@ -429,7 +422,7 @@ impl<'a> LayerPlan<'a> {
     ) -> Result<(PathBuf, Node), SolveError> {
         let source = &listed[index];
         let entry = Entry {
-            path: dest.clone(),
+            path: PathBuf::new(),
             kind: source.kind.clone(),
             xattrs: source.xattrs.clone(),
             hard_link: None,
@@ -505,8 +498,7 @@ impl<'a> LayerPlan<'a> {
                 Some(there) if there.kind == EntryKind::Dir => {
                     if there.mode != source.mode {
                         let fresh = self.nodes.get(&target).is_some_and(|node| node.fresh);
-                        let entry = Entry { path: target, mode: source.mode, ..there };
-                        self.insert(entry, Data::None, None, fresh);
+                        self.insert(&target, Entry { mode: source.mode, ..there }, Data::None, None, fresh);
                     }
                 }
                 _ => self.put_dir(&source, &target, meta)?,
@@ -531,9 +523,7 @@ impl<'a> LayerPlan<'a> {
             let present = self.lookup(&target)?.map(|entry| entry.kind == EntryKind::Dir);
             if source.kind == EntryKind::Dir {
                 if present == Some(false) {
-                    let mut entry = with_meta(source.clone(), &meta)?;
-                    entry.path = target;
-                    self.insert(entry, Data::None, None, true);
+                    self.insert(&target, with_meta(source.clone(), &meta)?, Data::None, None, true);
                 } else {
                     self.put_dir(&source, &target, &meta)?;
                 }
@@ -572,7 +562,7 @@ impl<'a> LayerPlan<'a> {
                 Some(parent) => parent.entry(&path)?,
                 None => None,
             };
-            let mut entry = found.filter(|entry| entry.kind == EntryKind::Dir).unwrap_or(Entry {
+            let entry = found.filter(|entry| entry.kind == EntryKind::Dir).unwrap_or(Entry {
                 path: PathBuf::new(),
                 kind: EntryKind::Dir,
                 mode: CREATED_DIR_MODE,
@@ -583,8 +573,7 @@ impl<'a> LayerPlan<'a> {
                 hard_link: None,
                 digest: None,
             });
-            entry.path.clone_from(&path);
-            self.insert(entry, Data::None, None, false);
+            self.insert(&path, entry, Data::None, None, false);
         }
         Ok(())
     }
@@ -618,9 +607,9 @@ impl<'a> LayerPlan<'a> {
         Ok(entry)
     }
 
-    fn insert(&mut self, mut entry: Entry, data: Data, group: Option<usize>, fresh: bool) {
-        entry.hard_link = None;
-        self.nodes.insert(entry.path.clone(), Node { entry, data, group, fresh });
+    fn insert(&mut self, dest: &Path, entry: Entry, data: Data, group: Option<usize>, fresh: bool) {
+        let entry = Entry { path: PathBuf::new(), hard_link: None, ..entry };
+        self.nodes.insert(dest.to_owned(), Node { entry, data, group, fresh });
     }
 }
 
