@@ -27,7 +27,7 @@ pub use store::{
     StoreError, Usage, UsageKind, Wait,
 };
 pub use tree::{
-    ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError, Verdict,
-    bytes_digest, squash_layers,
+    BytesHasher, ContextTree, Entry, EntryKind, LayerDir, LayerTree, PathFilter, SourceTree, TreeError,
+    Verdict, bytes_digest, squash_layers,
 };
 pub use tree_digest::{SelectionDigest, TreeDigest, selection_digest, tree_digest};

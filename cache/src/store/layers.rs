@@ -150,6 +150,20 @@ impl Store {
         Ok(row(self.db(), id)?.and_then(|row| row.size_bytes))
     }
 
+    /// Whether a layer has exactly so many bytes of file data; if none has, no record can be of files with as many.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn has_layer_of_size(&self, size_bytes: u64) -> Result<bool, StoreError> {
+        // What SQLite cannot count no layer has.
+        let Ok(size) = i64::try_from(size_bytes) else { return Ok(false) };
+        self.db().read(|connection| {
+            connection
+                .prepare_cached("SELECT EXISTS(SELECT 1 FROM layers WHERE size_bytes = ?1)")?
+                .query_row([size], |row| row.get(0))
+        })
+    }
+
     /// What is known of layers, in their order; `None` for one that the store does not know.
     ///
     /// # Errors

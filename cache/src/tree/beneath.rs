@@ -227,6 +227,22 @@ pub fn bytes_digest(bytes: &[u8]) -> Digest {
     Digest::from_bytes(*blake3::hash(bytes).as_bytes())
 }
 
+/// A [`bytes_digest`] of bytes that come one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct BytesHasher(blake3::Hasher);
+
+impl BytesHasher {
+    /// Adds what comes next.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all that was added.
+    pub fn finish(&self) -> Digest {
+        Digest::from_bytes(*self.0.finalize().as_bytes())
+    }
+}
+
 /// A file as [`hash_file`] found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileHash {

@@ -188,6 +188,28 @@ impl ContextTree {
         Ok(kept)
     }
 
+    /// What `read` finds, noted in the index if `file` stays as it was `before`.
+    fn digest_noted(
+        &self,
+        path: &Path,
+        file: &File,
+        before: Option<Stamp>,
+        read: &mut dyn FnMut() -> std::io::Result<Digest>,
+    ) -> Result<Digest, TreeError> {
+        let started = now_ns();
+        let digest = read().at(path)?;
+        self.files_hashed.fetch_add(1, Ordering::Relaxed);
+        let Some(index) = &self.index else { return Ok(digest) };
+        let has_xattrs = has_portable_xattrs(file).at(path)?;
+        let after = Stamp::of(&rustix::fs::fstat(file).at(path)?);
+        if let Some(stamp) = before
+            && before == after
+        {
+            index.remember(path, stamp, Known { digest, has_xattrs }, started);
+        }
+        Ok(digest)
+    }
+
     fn real_path(&self, path: &Path, follow: Follow) -> Result<PathBuf, TreeError> {
         resolve(path, follow, |path| {
             Ok(match self.entry_at(path)?.map(|entry| entry.kind) {
@@ -255,25 +277,22 @@ impl SourceTree for ContextTree {
     fn digest(&self, entry: &Entry) -> Result<Digest, TreeError> {
         let path = &entry.path;
         let file = self.open_entry(entry)?;
-        let Some(index) = &self.index else {
-            self.files_hashed.fetch_add(1, Ordering::Relaxed);
-            return Ok(hash_file(&file).at(path)?.digest);
-        };
-        let before = Stamp::of(&rustix::fs::fstat(&file).at(path)?);
-        if let Some(known) = before.and_then(|stamp| index.find(path, &stamp)) {
+        let stamp = Stamp::of(&rustix::fs::fstat(&file).at(path)?);
+        let known = self.index.as_ref().zip(stamp).and_then(|(index, stamp)| index.find(path, &stamp));
+        if let Some(known) = known {
             return Ok(known.digest);
         }
-        let started = now_ns();
-        let digest = hash_file(&file).at(path)?.digest;
-        let has_xattrs = has_portable_xattrs(&file).at(path)?;
-        self.files_hashed.fetch_add(1, Ordering::Relaxed);
-        let after = Stamp::of(&rustix::fs::fstat(&file).at(path)?);
-        if let Some(stamp) = before
-            && before == after
-        {
-            index.remember(path, stamp, Known { digest, has_xattrs }, started);
-        }
-        Ok(digest)
+        self.digest_noted(path, &file, stamp, &mut || Ok(hash_file(&file)?.digest))
+    }
+
+    fn digest_by(
+        &self,
+        entry: &Entry,
+        file: &File,
+        read: &mut dyn FnMut() -> std::io::Result<Digest>,
+    ) -> Result<Digest, TreeError> {
+        let stamp = Stamp::of(&rustix::fs::fstat(file).at(&entry.path)?);
+        self.digest_noted(&entry.path, file, stamp, read)
     }
 
     fn digests(&self, entries: &[Entry]) -> Result<Vec<Option<Digest>>, TreeError> {

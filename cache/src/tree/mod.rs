@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use crate::spread;
 
-pub use beneath::bytes_digest;
+pub use beneath::{BytesHasher, bytes_digest};
 pub(crate) use beneath::{
     FileHash, FileOpener, each_name, file_entry, has_portable_xattrs, hash_file_of, open_beneath,
     open_file_at, open_root, portable_xattrs, read_at_once, stat_at, stat_marked,
@@ -162,6 +162,17 @@ pub trait SourceTree: Send + Sync + std::fmt::Debug {
 
     /// The [`bytes_digest`] of a regular file, from the index where nothing changed since.
     fn digest(&self, entry: &Entry) -> Result<Digest, TreeError>;
+
+    /// As [`SourceTree::digest`], of which `read` finds what it is by reading all of `file`, this tree's own: for those who read
+    /// it anyway.
+    fn digest_by(
+        &self,
+        entry: &Entry,
+        _file: &File,
+        read: &mut dyn FnMut() -> std::io::Result<Digest>,
+    ) -> Result<Digest, TreeError> {
+        read().at(&entry.path)
+    }
 
     /// The digests of many files, computed in parallel; in the order of `entries`, `None` for what is no regular file.
     fn digests(&self, entries: &[Entry]) -> Result<Vec<Option<Digest>>, TreeError>;

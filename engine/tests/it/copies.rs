@@ -1,9 +1,9 @@
 //! COPY and ADD (FEATURES CP).
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::time::{Duration, SystemTime};
 
-use kiln::ErrorKind;
+use kiln::{ErrorKind, Event};
 
 use crate::support::Bench;
 
@@ -276,6 +276,58 @@ fn a_large_layer_is_what_its_diff_id_says() {
     assert_eq!(layer["x/d/big"].line, "h0644 7:8 -> x/d/again");
     assert_eq!(layer["x/d/again"].bytes.len(), 10 << 20);
     assert_eq!(layer["x/d/many/39"].bytes.len(), 39 * 20_000);
+}
+
+/// Nothing in the store has as many bytes: the file is hashed for the key while it is written.
+#[test]
+fn a_large_file_that_is_new_is_read_once_and_found_again() {
+    const SIZE: u64 = 70 << 20;
+    let bench = Bench::new();
+    let path = bench.context().join("big");
+    let write = |mark: u8| {
+        let file = std::fs::File::create(&path).unwrap();
+        for at in [1 << 20, (33 << 20) + 5, SIZE - 400_000] {
+            file.write_all_at(&[mark; 300_000], at).unwrap();
+        }
+        file.set_len(SIZE).unwrap();
+    };
+    write(1);
+    bench.write("small", "s").write("middle", &"m".repeat(1 << 20));
+    let dockerfile = "FROM scratch\nCOPY big middle small /x/\n";
+    let is_cached = || {
+        let built = bench.build(dockerfile).run().unwrap();
+        (built.config_digest, bench.events().iter().any(|event| matches!(event, Event::Cached { .. })))
+    };
+    // One of two waits for the other and finds what that made.
+    let both: Vec<_> = std::thread::scope(|scope| {
+        let builds = [(); 2].map(|()| scope.spawn(|| bench.build(dockerfile).run().unwrap().config_digest));
+        builds.into_iter().map(|build| build.join().unwrap()).collect()
+    });
+    assert_eq!(both[0], both[1]);
+    let layers = || {
+        let layers = std::fs::read_dir(bench.dir().join("store/layers")).unwrap();
+        layers.map(|layer| layer.unwrap().path().join("x/big")).collect::<Vec<_>>()
+    };
+    let [copy] = &layers()[..] else { panic!("one layer") };
+    let (copy, source) = (std::fs::metadata(copy).unwrap(), std::fs::metadata(&path).unwrap());
+    assert_eq!((copy.size(), copy.mtime_nsec()), (SIZE, source.mtime_nsec()));
+    assert!(copy.blocks() * 512 < 4 << 20, "holes are kept");
+
+    let image = || {
+        let (_, image) = bench.image(dockerfile).unwrap();
+        assert!(image.layers[0]["x/big"].bytes == std::fs::read(&path).unwrap());
+        assert_eq!(image.layers[0]["x/middle"].bytes.len(), 1 << 20);
+        image.config_digest
+    };
+    assert_eq!(image(), both[0]);
+    bench.events();
+    assert_eq!(is_cached(), (both[0], true));
+    // Another time is no other file, other bytes of as many are.
+    std::fs::File::open(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(is_cached(), (both[0], true));
+    write(2);
+    assert_ne!(image(), both[0]);
+    assert_eq!(layers().len(), 2);
 }
 
 /// Hashing of the second and later layers begins behind what they have in common with the one before, and again the image

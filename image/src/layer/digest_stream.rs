@@ -137,6 +137,38 @@ impl Buffers {
     }
 }
 
+/// The bytes of files on their way to [`digest_listed`](super::digest_listed), from whoever has them in hand anyway.
+pub struct Feed {
+    sender: SyncSender<Arc<Vec<u8>>>,
+    buffers: Buffers,
+}
+
+/// Where the bytes of a [`Feed`] come out.
+pub struct Fed(Receiver<Arc<Vec<u8>>>);
+
+impl Feed {
+    /// A feed and its other end.
+    pub fn new() -> (Self, Fed) {
+        let (sender, receiver) = sync_channel(FED_CHUNKS);
+        (Self { sender, buffers: Buffers::default() }, Fed(receiver))
+    }
+
+    /// An empty buffer with room for as many bytes as are best sent at once.
+    pub fn buffer(&mut self) -> Vec<u8> {
+        let mut buffer = self.buffers.take();
+        buffer.clear();
+        buffer
+    }
+
+    /// Sends what comes next, waiting while there is more than enough. Where nobody wants it any more it is dropped.
+    pub fn send(&mut self, bytes: Vec<u8>) {
+        let chunk = Arc::new(bytes);
+        if self.sender.send(Arc::clone(&chunk)).is_ok() {
+            self.buffers.lend(chunk);
+        }
+    }
+}
+
 /// Reads `input` to its end in this thread, while a second one hashes all of it and a third one runs `body` on it. At most
 /// `limit` bytes are read; one more is an error of kind [`io::ErrorKind::FileTooLarge`]. `body` has to read to the end, and
 /// meets the errors of `input` where it reads.
@@ -345,6 +377,21 @@ impl<'a> HashingWriter<'a> {
         Ok(())
     }
 
+    /// Writes what comes out of `fed`, `size` bytes; fewer are an error of kind [`io::ErrorKind::BrokenPipe`].
+    pub(super) fn pass_fed(&mut self, fed: &Fed, size: u64) -> io::Result<()> {
+        self.pass_on()?;
+        let mut left = size;
+        while left > 0 {
+            let chunk = fed.0.recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
+            let length = chunk.len() as u64;
+            left = left.checked_sub(length).ok_or(io::ErrorKind::InvalidData)?;
+            self.queue.push(Arc::clone(&chunk))?;
+            self.inner.write_all(&chunk)?;
+            self.written += length;
+        }
+        Ok(())
+    }
+
     /// Has the hash's state kept behind all that was written so far; returns how many bytes that were.
     pub(super) fn mark(&mut self) -> io::Result<u64> {
         self.pass_on_rest()?;
@@ -405,6 +452,8 @@ const CHUNK_BYTES: usize = 128 * 1024;
 /// Chunks that may wait for another thread; with those in use this bounds the memory of one stream to about 6 MiB, and
 /// a thread that has to wait for a processor for some milliseconds keeps nobody waiting.
 const QUEUE_CHUNKS: usize = 24;
+/// Chunks of a feed that wait to be passed on.
+const FED_CHUNKS: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -462,6 +511,32 @@ mod tests {
         assert_eq!(size, bytes.len() as u64);
         assert!(out == bytes);
         assert_eq!(hashed.digest, Digest::of(&bytes));
+    }
+
+    #[test]
+    fn what_is_fed_is_hashed_between_what_is_written() {
+        let bytes: Vec<u8> = (0..900_001_u32).map(|i| (i % 253) as u8).collect();
+        let (mut feed, fed) = Feed::new();
+        let fed_bytes = &bytes[1000..900_000];
+        let mut out = Vec::new();
+        let (size, hashed) = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for chunk in fed_bytes.chunks(100_001) {
+                    let mut buffer = feed.buffer();
+                    buffer.extend_from_slice(chunk);
+                    feed.send(buffer);
+                }
+            });
+            let mut writer = HashingWriter::new(&mut out, Sha256::new());
+            writer.write_all(&bytes[..1000]).unwrap();
+            writer.pass_fed(&fed, fed_bytes.len() as u64).unwrap();
+            writer.write_all(&bytes[900_000..]).unwrap();
+            // Whoever fed has gone.
+            assert_eq!(writer.pass_fed(&fed, 1).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+            writer.finish().unwrap()
+        });
+        assert_eq!((size, hashed.digest), (bytes.len() as u64, Digest::of(&bytes)));
+        assert!(out == bytes);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
+use super::digest_stream::Fed;
 use super::tar_writer::{TarEntry, write_rest_of_tar};
 use super::{At as _, LayerError, Packed, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, shown};
 
@@ -72,6 +73,11 @@ pub trait ListedFiles {
 
     /// The bytes of the entry's file, if they are at hand: it is not opened then.
     fn bytes(&self, _number: usize) -> Option<&[u8]> {
+        None
+    }
+
+    /// Where the bytes of the entry's file come from, if somebody feeds them: it is not opened then.
+    fn fed(&self, _number: usize) -> Option<&Fed> {
         None
     }
 }
@@ -138,10 +144,14 @@ pub fn digest_listed(
                 Some(bytes) => tar.bytes(record, bytes)?,
                 None => {
                     tar.entry(record)?;
-                    if size > 0 {
-                        let path = entry.path.as_os_str().as_encoded_bytes();
-                        let file = files.open(number, entry).at(path)?;
-                        tar.contents(&file, size, path, &mut |read| files.in_place(number, read))?;
+                    let path = entry.path.as_os_str().as_encoded_bytes();
+                    match files.fed(number) {
+                        _ if size == 0 => {}
+                        Some(fed) => tar.fed(fed, size, path)?,
+                        None => {
+                            let file = files.open(number, entry).at(path)?;
+                            tar.contents(&file, size, path, &mut |read| files.in_place(number, read))?;
+                        }
                     }
                 }
             }

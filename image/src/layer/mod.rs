@@ -30,7 +30,7 @@ pub use compression::{
     ARCHIVE_HEAD_BYTES, Compressor, ZSTD_WINDOW_LOG_MAX, compress, decompress, is_archive,
 };
 pub(crate) use compression::{SNIFF_BYTES, is_compressed};
-pub use digest_stream::read_ahead;
+pub use digest_stream::{Fed, Feed, read_ahead};
 pub use estargz::{Stargz, StargzWriter, TOC_DIGEST_ANNOTATION, UNCOMPRESSED_SIZE_ANNOTATION};
 pub use gzip::GzipWriter;
 pub use holes::next_data;

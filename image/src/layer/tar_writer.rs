@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 
-use super::digest_stream::HashingWriter;
+use super::digest_stream::{Fed, HashingWriter};
 use super::{At as _, LayerError, Packed, owner};
 use crate::DiffId;
 
@@ -96,6 +96,12 @@ impl TarWriter<'_> {
         in_place: &mut dyn FnMut(u64) -> io::Result<u64>,
     ) -> Result<(), LayerError> {
         self.out.copy_exactly(source, size, in_place).at(path)?;
+        self.pad(size)
+    }
+
+    /// The bytes of the file whose entry came last, as they come out of `fed`.
+    pub(super) fn fed(&mut self, fed: &Fed, size: u64, path: &[u8]) -> Result<(), LayerError> {
+        self.out.pass_fed(fed, size).at(path)?;
         self.pad(size)
     }
 

@@ -305,6 +305,7 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
         log: log.head,
         usage: exit.usage,
         diff_id: None,
+        key: None,
     })
 }
 

@@ -135,6 +135,8 @@ pub(super) struct Made {
     pub(super) usage: Usage,
     /// Being computed already.
     pub(super) diff_id: Option<JoinFollower>,
+    /// What it is recorded under, where that was not known before.
+    pub(super) key: Option<StepKey>,
 }
 
 impl Step<'_> {
@@ -176,12 +178,29 @@ impl Step<'_> {
                 self.make(claim, facts, make)?
             }
         };
+        Ok(self.output(record, definition, parent))
+    }
+
+    /// Makes what says its key itself, which nobody knew; `claim` kept others from making the same meanwhile. There is no
+    /// remote cache.
+    pub(super) fn make_unkeyed(
+        &self,
+        claim: Claim,
+        parent: &Snapshot,
+        facts: &dyn Fn() -> Facts,
+        make: impl FnOnce(&mut Claim) -> Result<Made, SolveError>,
+    ) -> Result<Output, SolveError> {
+        let record = self.make(claim, facts, make)?;
+        Ok(self.output(record, None, parent))
+    }
+
+    fn output(&self, record: Record, definition: Option<StepKey>, parent: &Snapshot) -> Output {
         self.solver.pulls.note_present(&record.layers);
         if self.solver.remote.exports {
             let Record { key, layers, name, duration, .. } = record.clone();
             self.solver.remote.note(Solved { key, definition, layers, name, duration });
         }
-        Ok(on_top(parent, record.layers))
+        on_top(parent, record.layers)
     }
 
     /// What remote caches have under `key`; their layers stay where they are until somebody needs them.
@@ -262,17 +281,25 @@ impl Step<'_> {
         if let Some(id) = self.id {
             self.solver.reporter.started(id);
         }
-        let key = *claim.key();
         let start = Instant::now();
         let made = make(&mut claim);
         let duration = start.elapsed();
+        let own_key = made.as_ref().ok().and_then(|made| made.key);
+        let key = own_key.unwrap_or(*claim.key());
         if let Some(id) = self.id {
             self.solver.journal.note(id, &key, Outcome::Ran, duration);
             if made.is_err() {
                 self.solver.journal.facts(id, &facts());
             }
         }
-        let record = self.commit(claim, made?, duration, facts().encode())?;
+        let made = made?;
+        let own_claim = own_key.map(|key| self.claim(&key)).transpose()?;
+        let record = match own_claim {
+            None => self.commit(claim, made, duration, facts().encode())?,
+            Some(Lookup::Missing(own)) => self.commit(own, made, duration, facts().encode())?,
+            // Somebody who had it under another name was sooner.
+            Some(Lookup::Found(record)) => record,
+        };
         if let Some(id) = self.id {
             self.solver.reporter.done(id);
         }

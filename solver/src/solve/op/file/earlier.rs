@@ -31,9 +31,14 @@ const WORTH_ENTRIES: usize = 256;
 const MAGIC: Magic = *b"kilncpy1";
 const FIXED_BYTES: usize = 4 + 3 * 4 + 8 + 32;
 
+/// Whether the plan's layer is worth remembering.
+pub(super) fn is_worth(plan: &LayerPlan<'_>) -> bool {
+    plan.len() >= WORTH_ENTRIES
+}
+
 /// Where the layers of an operation are remembered, which `what` names beside the tree it copies from; `None` for what is too small, or comes from a tree that is another each time.
 pub(super) fn memory_path(store: &Store, plan: &LayerPlan<'_>, what: &str) -> Option<PathBuf> {
-    if plan.len() < WORTH_ENTRIES {
+    if !is_worth(plan) {
         return None;
     }
     let tree = plan.nodes().find_map(|(_, node)| match &node.data {

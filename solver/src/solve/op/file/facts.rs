@@ -21,7 +21,7 @@ pub(in crate::solve::op) fn facts_at(
     let mut plan = LayerPlan::new(None);
     plan_materialized(&mut plan, tree, path, None)?;
     let digests = Digests::of(&plan)?;
-    Ok(file_facts(&plan, &digests))
+    Ok(file_facts(&plan, &digests.files))
 }
 
 /// What a process sees at a path of a tree.
@@ -41,14 +41,14 @@ pub(in crate::solve::op) fn part_at(
     let mut plan = LayerPlan::new(None);
     plan_materialized(&mut plan, tree, path, None)?;
     let digests = Digests::of(&plan)?;
-    Ok(Some(Part { contents: digests.contents, files: file_facts(&plan, &digests) }))
+    Ok(Some(Part { contents: digests.contents, files: file_facts(&plan, &digests.files) }))
 }
 
-/// What the key is made of, for explanations.
+/// What the key is made of, for explanations; `digests` as the plan's nodes.
 pub(super) fn facts(
     step: &Step<'_>,
     plan: &LayerPlan<'_>,
-    digests: &Digests,
+    digests: &[Option<Digest>],
     archives: &Archives,
     parent: &Snapshot,
 ) -> Facts {
@@ -70,7 +70,7 @@ pub(super) fn facts(
     facts
 }
 
-fn file_facts(plan: &LayerPlan<'_>, digests: &Digests) -> Vec<FileFact> {
+fn file_facts(plan: &LayerPlan<'_>, digests: &[Option<Digest>]) -> Vec<FileFact> {
     let of_node = |((path, node), digest): ((&PathBuf, &place::Node), &Option<Digest>)| {
         let entry = &node.entry;
         let source = match &node.data {
@@ -98,5 +98,5 @@ fn file_facts(plan: &LayerPlan<'_>, digests: &Digests) -> Vec<FileFact> {
             rest,
         )
     };
-    plan.nodes().zip(&digests.files).map(of_node).collect()
+    plan.nodes().zip(digests).map(of_node).collect()
 }

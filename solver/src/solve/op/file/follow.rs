@@ -3,18 +3,19 @@
 //! SHA-256 of a tar is one thread's work, and a large COPY would wait for it after the last byte was copied. The plan is
 //! the layer entry for entry, so the tar is known before it is there: a thread goes through it behind the writers and reads
 //! what they have written. It reads the layer and never the source, so what is hashed is what was kept; a file that an
-//! earlier layer has is read there, as it will be the same file.
+//! earlier layer has is read there, as it will be the same file. Where writers hold the bytes in their hands they feed them.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use kiln_cache::EntryKind;
-use kiln_image::layer::{ListedEntry, ListedFiles, ListedKind, digest_listed, unnoted};
+use kiln_image::layer::{Fed, Feed, ListedEntry, ListedFiles, ListedKind, digest_listed, unnoted};
 use rustix::fs::{self as sys, Mode, OFlags};
 
 use super::Digests;
@@ -40,12 +41,14 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Starts a thread for a plan that is about to be written below `root`; `None` where that is not worth it, or where the
-    /// file system might keep something else than the plan says. `resume` looks for what is known of the tar.
+    /// file system might keep something else than the plan says. `resume` looks for what is known of the tar. Of the nodes
+    /// `fed` the writers hand the bytes over: the layer is not read for those.
     pub(super) fn start(
         plan: &LayerPlan<'_>,
         digests: Option<&Digests>,
         earlier: Option<&Arc<Earlier>>,
         root: &Path,
+        fed: HashSet<usize>,
         resume: impl FnOnce(&Listed) -> Option<Resume>,
     ) -> Option<Self> {
         let bytes = plan.nodes().map(|(_, node)| match node.entry.kind {
@@ -59,10 +62,11 @@ impl Follower {
         let resume = resume(&listed);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = sys::open(root, flags, Mode::empty()).ok()?;
-        let progress = Arc::new(Progress::new(plan.len()));
+        let (feed, bytes) = Feed::new();
+        let progress = Arc::new(Progress::new(plan.len(), fed, feed));
         let (follower, earlier) = (Arc::clone(&progress), earlier.cloned());
         let thread = thread::Builder::new().name("kiln-diff-id".into()).spawn(move || {
-            let mut files = Files { root, earlier, numbers: &listed.numbers, progress: follower };
+            let mut files = Files { root, earlier, numbers: &listed.numbers, bytes, progress: follower };
             let known = resume.as_ref().and_then(Resume::last);
             let (packed, prefixes) = digest_listed(&listed.entries, known, &mut files).ok()?;
             if let Some(resume) = &resume {
@@ -100,7 +104,7 @@ fn list(plan: &LayerPlan<'_>, digests: Option<&Digests>, earlier: Option<&Earlie
     let mut entries = Vec::with_capacity(plan.len());
     let mut numbers = Vec::with_capacity(plan.len());
     let mut digests_of_entries = Vec::with_capacity(plan.len());
-    let mut first_of_group: std::collections::HashMap<usize, &PathBuf> = std::collections::HashMap::new();
+    let mut first_of_group: HashMap<usize, &PathBuf> = HashMap::new();
     for (number, (path, node)) in plan.nodes().enumerate() {
         if path.as_os_str().is_empty() {
             continue;
@@ -135,6 +139,8 @@ struct Files<'a> {
     earlier: Option<Arc<Earlier>>,
     /// Of the list's entries among the plan's nodes.
     numbers: &'a [usize],
+    /// Of the nodes that are fed.
+    bytes: Fed,
     progress: Arc<Progress>,
 }
 
@@ -151,6 +157,10 @@ impl ListedFiles for Files<'_> {
             Some(_) => self.progress.whole(),
             None => self.progress.wait(self.node(number), read),
         }
+    }
+
+    fn fed(&self, number: usize) -> Option<&Fed> {
+        self.progress.fed.contains(&self.node(number)).then_some(&self.bytes)
     }
 }
 
@@ -170,6 +180,10 @@ impl Files<'_> {
 pub(super) struct Progress {
     /// Bytes, by node.
     written: Vec<AtomicU64>,
+    /// Nodes whose bytes are handed over.
+    fed: HashSet<usize>,
+    /// The way there, until the end.
+    feed: Mutex<Option<Feed>>,
     has_ended: AtomicBool,
     /// Nobody wants to know any more.
     is_given_up: AtomicBool,
@@ -180,9 +194,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    fn new(nodes: usize) -> Self {
+    fn new(nodes: usize, fed: HashSet<usize>, feed: Feed) -> Self {
         Self {
             written: std::iter::repeat_with(AtomicU64::default).take(nodes).collect(),
+            fed,
+            feed: Mutex::new(Some(feed)),
             has_ended: AtomicBool::new(false),
             is_given_up: AtomicBool::new(false),
             is_awaited: AtomicBool::new(false),
@@ -199,8 +215,19 @@ impl Progress {
         }
     }
 
+    /// Whether nodes have to be written in their order.
+    pub(super) fn is_in_order(&self) -> bool {
+        !self.fed.is_empty()
+    }
+
+    /// Where the bytes of the node go while they are written; `None` if the layer is read for them.
+    pub(super) fn feed(&self, node: usize) -> Option<MutexGuard<'_, Option<Feed>>> {
+        self.fed.contains(&node).then(|| self.feed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Nothing more comes.
     fn end(&self) {
+        *self.feed.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.has_ended.store(true, Ordering::SeqCst);
         self.wake();
     }

@@ -7,7 +7,7 @@
 //!
 //! `plan` goes through the actions, `select` chooses source entries, `place` says where they go, `write` writes, `earlier` spares
 //! writing what the same copy wrote before, `follow` hashes what is being written, `resume` begins that behind what is
-//! known, `memory` is how the two remember, `owner` and `chmod` read flags.
+//! known, `memory` is how the two remember, `unseen` writes before the key is known, `owner` and `chmod` read flags.
 
 pub(crate) mod chmod;
 mod definition;
@@ -21,20 +21,22 @@ mod place;
 mod plan;
 mod resume;
 mod select;
+mod unseen;
 mod write;
 
-use std::collections::HashMap;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_cache::{
-    Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SelectionDigest, SourceTree, Space, StepKey,
-    bytes_digest,
+    Claim, Entry, EntryKind, Layer, LayerDraft, LayerTree, Lookup, SelectionDigest, SourceTree, Space,
+    StepKey, bytes_digest,
 };
-use kiln_image::ContentsDigest;
 use kiln_image::layer::{self, ExtractOptions};
+use kiln_image::{ContentsDigest, Digest};
 use kiln_sandbox::Usage;
 
 pub(super) use definition::is_at_hand;
@@ -73,9 +75,12 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     let mut planner =
         Planner { view: view.as_ref(), sources: &sources, archives: Archives::Named(Vec::new()) };
     let plan = planner.plan(file)?;
+    if let Some(claim) = unseen::claim(step, &plan, &planner.archives)? {
+        return make_unseen(step, claim, &plan, &planner.archives, &parent);
+    }
     let digests = Digests::of(&plan)?;
     let key = key_of(&digests, &planner.archives, &parent);
-    let facts = || facts::facts(step, &plan, &digests, &planner.archives, &parent);
+    let facts = || facts::facts(step, &plan, &digests.files, &planner.archives, &parent);
     let archives = match &planner.archives {
         Archives::Named(named) if !named.is_empty() => named,
         _ => {
@@ -113,6 +118,31 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
         };
         let made = make(step, &plan, None)?;
         Ok(Made { contents: Some(digests.contents), ..made })
+    })
+}
+
+/// Writes what the store cannot have, and reads it for the key behind that.
+fn make_unseen(
+    step: &Step<'_>,
+    claim: Claim,
+    plan: &LayerPlan<'_>,
+    archives: &Archives,
+    parent: &Snapshot,
+) -> Result<Output, SolveError> {
+    let digests = OnceCell::new();
+    let facts = || {
+        // None where it failed before.
+        let known = digests.get().map_or(&[][..], |digests: &Digests| &digests.files);
+        facts::facts(step, plan, known, archives, parent)
+    };
+    step.make_unkeyed(claim, parent, &facts, |_| {
+        let (made, hashed) = write_layer(step, plan, None, unseen::fed(plan))?;
+        let read = Digests::with(plan, &hashed)?;
+        unseen::check(plan)?;
+        let made = Made { contents: Some(read.contents), key: Some(key_of(&read, archives, parent)), ..made };
+        // Nobody else sets it.
+        drop(digests.set(read));
+        Ok(made)
     })
 }
 
@@ -210,6 +240,16 @@ fn make(
     plan: &LayerPlan<'_>,
     known: Option<(&Digests, String)>,
 ) -> Result<Made, SolveError> {
+    Ok(write_layer(step, plan, known, HashSet::new())?.0)
+}
+
+/// As `make`; where the tar is hashed, the nodes `fed` are hashed on the way too, and their digests are returned.
+fn write_layer(
+    step: &Step<'_>,
+    plan: &LayerPlan<'_>,
+    known: Option<(&Digests, String)>,
+    fed: HashSet<usize>,
+) -> Result<(Made, HashMap<usize, Digest>), SolveError> {
     let store = step.solver.store;
     let draft = store.draft_layer()?;
     let digests = known.as_ref().map(|(digests, _)| *digests);
@@ -223,25 +263,27 @@ fn make(
         Some(Resume::find(path, draft.id(), earlier.as_deref(), listed))
     };
     let follower = if step.is_in_result {
-        Follower::start(plan, digests, earlier.as_ref(), &draft.fs(), resume)
+        Follower::start(plan, digests, earlier.as_ref(), &draft.fs(), fed, resume)
     } else {
         None
     };
     let progress = follower.as_ref().map(Follower::progress);
-    let holes = write::write(plan, &draft.fs(), earlier.as_deref(), progress)?;
+    let written = write::write(plan, &draft.fs(), earlier.as_deref(), progress)?;
     if let Some((digests, memory)) = &memory {
         earlier::remember(memory, draft.id(), plan, digests);
     }
     let contents = digests.map(|digests| digests.contents);
-    Ok(Made {
+    let made = Made {
         draft,
         contents,
         size_bytes: Some(plan.size_bytes()),
-        space: Some(space_of(plan, earlier.as_deref(), holes)),
+        space: Some(space_of(plan, earlier.as_deref(), written.holes)),
         log: Vec::new(),
         usage: Usage::default(),
         diff_id: follower.and_then(Follower::written),
-    })
+        key: None,
+    };
+    Ok((made, written.digests))
 }
 
 /// What the plan's layer takes on disk, `holes` bytes of it as holes.
@@ -313,11 +355,16 @@ fn unpack(step: &Step<'_>, archives: &[NamedArchive]) -> Result<Vec<UnpackedArch
 struct Digests {
     contents: ContentsDigest,
     /// In the plan's order, of files' bytes.
-    files: Vec<Option<kiln_image::Digest>>,
+    files: Vec<Option<Digest>>,
 }
 
 impl Digests {
     fn of(plan: &LayerPlan<'_>) -> Result<Self, SolveError> {
+        Self::with(plan, &HashMap::new())
+    }
+
+    /// Those that are `known`, by the nodes' numbers, are not looked for.
+    fn with(plan: &LayerPlan<'_>, known: &HashMap<usize, Digest>) -> Result<Self, SolveError> {
         let (size_bytes, limit) = (plan.size_bytes(), layer::MAX_LAYER_BYTES);
         if size_bytes > limit {
             return Err(CopyError::TooLarge { size_bytes, limit }.into());
@@ -330,6 +377,7 @@ impl Digests {
             files.push(match &node.data {
                 Data::None => None,
                 Data::Inline(bytes) => Some(bytes_digest(bytes)),
+                Data::Source(_) if known.contains_key(&index) => known.get(&index).copied(),
                 Data::Source(source) if source.entry().digest.is_some() => source.entry().digest,
                 Data::Source(source) => {
                     let slot = by_tree

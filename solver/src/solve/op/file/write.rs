@@ -10,11 +10,12 @@ use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_cache::{Entry, EntryKind, SourceTree, spread};
-use kiln_image::layer::{Born, next_data, owner};
+use kiln_cache::{BytesHasher, Entry, EntryKind, SourceTree, TreeError, spread};
+use kiln_image::Digest;
+use kiln_image::layer::{Born, Feed, next_data, owner};
 use rayon::prelude::*;
 use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
@@ -27,25 +28,33 @@ use super::place::{Data, LayerPlan, Node};
 const PARALLEL_FROM: usize = 16;
 
 /// Files up to this size are read whole: the kernel's way of copying pays for larger ones only.
-const READ_WHOLE_BYTES: u64 = 128 * 1024;
+pub(super) const READ_WHOLE_BYTES: u64 = 128 * 1024;
 
 /// Files are copied in pieces of so many bytes, after each of which whoever follows is told.
 const PIECE_BYTES: u64 = 8 << 20;
 
-/// Writes everything into the existing, empty directory `root`; what `earlier` has it gives, and `progress` is told. Returns
-/// how many bytes of the files are holes.
+/// What came of writing.
+pub(super) struct Written {
+    /// Bytes of files that are zeros without being written.
+    pub(super) holes: u64,
+    /// What was hashed on the way, by the nodes' numbers.
+    pub(super) digests: HashMap<usize, Digest>,
+}
+
+/// Writes everything into the existing, empty directory `root`; what `earlier` has it gives, and `progress` is told.
 pub(super) fn write(
     plan: &LayerPlan<'_>,
     root: &Path,
     earlier: Option<&Earlier>,
     progress: Option<&Progress>,
-) -> Result<u64, CopyError> {
+) -> Result<Written, CopyError> {
     let dir = at(root, sys::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))?;
     let writer = Writer {
         progress,
         born: Born::below(dir.as_fd()),
         root: at(root, sys::fstat(&dir))?,
         holes: AtomicU64::default(),
+        digests: Mutex::default(),
     };
     let (mut files, mut known) = (Vec::new(), Vec::new());
     let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();
@@ -77,7 +86,7 @@ pub(super) fn write(
         files.extend(link_known(earlier, known));
     }
     spread(
-        files.len() >= PARALLEL_FROM,
+        files.len() >= PARALLEL_FROM && !progress.is_some_and(Progress::is_in_order),
         || files.iter().try_for_each(|new| writer.write_node(new)),
         || files.par_iter().try_for_each(|new| writer.write_node(new)),
     )?;
@@ -87,7 +96,8 @@ pub(super) fn write(
     for (target, entry) in dirs.iter().rev() {
         set_metadata(target, entry)?;
     }
-    Ok(writer.holes.into_inner())
+    let digests = writer.digests.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Written { holes: writer.holes.into_inner(), digests })
 }
 
 /// A file to be.
@@ -133,6 +143,8 @@ struct Writer<'a> {
     root: sys::Stat,
     /// Bytes that are zeros without being written.
     holes: AtomicU64,
+    /// Of what was hashed on the way.
+    digests: Mutex<HashMap<usize, Digest>>,
 }
 
 impl Writer<'_> {
@@ -179,15 +191,26 @@ impl Writer<'_> {
         entry: &Entry,
         file: &mut File,
     ) -> Result<(), CopyError> {
-        let tree_error = |error| CopyError::Io { path: entry.path.clone(), source: io::Error::other(error) };
-        let mut source = tree.open_entry(entry).map_err(tree_error)?;
+        let mut source = tree.open_entry(entry).map_err(|error| tree_error(entry, error))?;
         let copied = match entry.kind {
             EntryKind::File { size } if size <= READ_WHOLE_BYTES => {
                 let copied = at(&entry.path, copy_small(&source, size, file))?;
                 self.tell(index, copied);
                 copied
             }
-            EntryKind::File { size } => at(&entry.path, self.copy_in_pieces(index, size, &mut source, file))?,
+            EntryKind::File { size } => {
+                let mut feed = self.progress.and_then(|progress| progress.feed(index));
+                match feed.as_mut().and_then(|feed| feed.as_mut()) {
+                    Some(feed) => {
+                        let (copied, digest) = copied_and_digest(tree, entry, &source, || {
+                            self.copy_fed(size, &source, file, feed)
+                        })?;
+                        self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(index, digest);
+                        copied
+                    }
+                    None => at(&entry.path, self.copy_in_pieces(index, size, &mut source, file))?,
+                }
+            }
             _ => 0,
         };
         // The key was made of the bytes as they were then.
@@ -224,11 +247,79 @@ impl Writer<'_> {
         Ok(copied)
     }
 
+    /// As `copy_in_pieces`, with the digest: reads every byte once, for that, for the copy and for `feed`.
+    fn copy_fed(
+        &self,
+        size: u64,
+        mut source: &File,
+        file: &mut File,
+        feed: &mut Feed,
+    ) -> io::Result<(u64, Digest)> {
+        // Where the file system can, the blocks are shared.
+        let is_shared = sys::ioctl_ficlone(&*file, source).is_ok();
+        let mut hasher = BytesHasher::default();
+        let (mut copied, mut data) = (0, 0..0);
+        while copied < size {
+            if data.end <= copied {
+                data = next_data(source, copied..size)?;
+            }
+            let mut bytes = feed.buffer();
+            let room = bytes.capacity() as u64;
+            if copied < data.start {
+                let zeros = room.min(data.start - copied);
+                bytes.resize(usize::try_from(zeros).unwrap_or_default(), 0);
+                copied += zeros;
+                self.holes.fetch_add(zeros, Ordering::Relaxed);
+                if !is_shared {
+                    file.set_len(copied)?;
+                    file.seek(SeekFrom::Start(copied))?;
+                }
+            } else {
+                Read::by_ref(&mut source).take(room.min(data.end - copied)).read_to_end(&mut bytes)?;
+                if bytes.is_empty() {
+                    break;
+                }
+                copied += bytes.len() as u64;
+                if !is_shared {
+                    file.write_all(&bytes)?;
+                }
+            }
+            hasher.update(&bytes);
+            feed.send(bytes);
+        }
+        Ok((copied, hasher.finish()))
+    }
+
     fn tell(&self, index: usize, bytes: u64) {
         if let Some(progress) = self.progress {
             progress.advance(index, bytes);
         }
     }
+}
+
+/// What `copy` says of the bytes of `source`, whose digest the tree remembers.
+fn copied_and_digest(
+    tree: &Arc<dyn SourceTree>,
+    entry: &Entry,
+    source: &File,
+    mut copy: impl FnMut() -> io::Result<(u64, Digest)>,
+) -> Result<(u64, Digest), CopyError> {
+    let mut copied = 0;
+    let mut read = || {
+        let (length, digest) = copy()?;
+        copied = length;
+        Ok(digest)
+    };
+    let digest = tree.digest_by(entry, source, &mut read).map_err(|error| tree_error(entry, error))?;
+    Ok((copied, digest))
+}
+
+fn tree_error(entry: &Entry, error: TreeError) -> CopyError {
+    let source = match error {
+        TreeError::Io { source, .. } => source,
+        error => io::Error::other(error),
+    };
+    CopyError::Io { path: entry.path.clone(), source }
 }
 
 fn write_other(target: &Path, node: &Node) -> Result<(), CopyError> {
