@@ -85,10 +85,10 @@ pub(super) struct LayerPlan<'a> {
     nodes: BTreeMap<PathBuf, Node>,
     /// What the parent answered.
     seen: HashMap<PathBuf, Option<Entry>>,
-    /// Hard links hold within one action only.
+    /// Hard links hold within one source only: each is copied by itself.
     scope: usize,
     groups: HashMap<(usize, (u64, u64)), usize>,
-    /// Directories of the destination to which the action under way has given what it will.
+    /// Directories of the destination to which the source under way has given what it will.
     settled_dirs: HashSet<PathBuf>,
     now_ns: i128,
 }
@@ -134,8 +134,8 @@ impl<'a> LayerPlan<'a> {
             .fold(0, u64::saturating_add)
     }
 
-    /// Starts an action.
-    pub(super) fn next_action(&mut self) {
+    /// Starts to copy a source, or what one match of a pattern is.
+    pub(super) fn next_source(&mut self) {
         self.scope += 1;
         self.settled_dirs.clear();
     }

@@ -90,7 +90,6 @@ impl<'a> Planner<'a> {
                 }
                 FileAction::Copy { input, source, dest, wildcard, options } => {
                     let meta = Meta::of(options, &mut users)?;
-                    plan.next_action();
                     self.copy(&mut plan, *input, source, dest, *wildcard, options, &meta)?;
                 }
             }
@@ -115,6 +114,7 @@ impl<'a> Planner<'a> {
         };
         let excludes = select::Excludes::new(&options.exclude)?;
         if options.parents {
+            plan.next_source();
             let dest = Self::dir_dest(plan, dest, meta)?;
             for group in select::with_parents(tree, source, wildcard)? {
                 plan.copy_with_parents(tree, &group, &dest, meta, &|path| excludes.keep(path))?;
@@ -127,6 +127,7 @@ impl<'a> Planner<'a> {
             select::select(tree, source, wildcard)?
         };
         for Selected { name, entry } in selected {
+            plan.next_source();
             let name = options.rename.clone().unwrap_or(name);
             if options.unpack
                 && matches!(entry.kind, EntryKind::File { .. })
