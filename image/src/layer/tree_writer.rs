@@ -4,10 +4,12 @@
 //! `openat2` with that descriptor as `/`, so that links which came with the archive mean what they mean inside the image;
 //! the last component is never followed; owner, mode, attributes and times are set by descriptor.
 
+use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timestamps, XattrFlags};
 use rustix::io::Errno;
@@ -101,12 +103,22 @@ pub(super) struct TreeWriter<'a> {
     born: Born,
     /// Times of directories, set at the end: what is made in a directory changes them.
     dir_times: Vec<(CleanPath, Mtime)>,
+    /// Directories made for what is in them, which no entry has named so far.
+    implied: BTreeSet<PathBuf>,
     deferred_bytes: usize,
 }
 
 impl<'a> TreeWriter<'a> {
     pub(super) fn new(root: BorrowedFd<'a>, xattrs: OverlayXattrs) -> Self {
-        Self { root, xattrs, parent: None, born: Born::below(root), dir_times: Vec::new(), deferred_bytes: 0 }
+        Self {
+            root,
+            xattrs,
+            parent: None,
+            born: Born::below(root),
+            dir_times: Vec::new(),
+            implied: BTreeSet::new(),
+            deferred_bytes: 0,
+        }
     }
 
     /// What is at `path` now.
@@ -193,7 +205,15 @@ impl<'a> TreeWriter<'a> {
             }
         };
         self.set_owner_mode_xattrs(path, dir.as_fd(), metadata)?;
-        self.deferred_bytes += path.0.len() + size_of::<(CleanPath, Mtime)>();
+        self.defer(path.0.len() + size_of::<(CleanPath, Mtime)>())?;
+        self.dir_times.push((path.clone(), metadata.mtime));
+        self.implied.remove(Path::new(OsStr::from_bytes(&path.0)));
+        Ok(dir)
+    }
+
+    /// Counts what is kept until the end.
+    fn defer(&mut self, bytes: usize) -> Result<(), LayerError> {
+        self.deferred_bytes += bytes;
         if self.deferred_bytes > MAX_DEFERRED_BYTES {
             return Err(LayerError::TooLarge {
                 entry: "archive".to_owned(),
@@ -201,8 +221,7 @@ impl<'a> TreeWriter<'a> {
                 limit: MAX_DEFERRED_BYTES as u64,
             });
         }
-        self.dir_times.push((path.clone(), metadata.mtime));
-        Ok(dir)
+        Ok(())
     }
 
     /// Marks a directory opaque: nothing of lower layers shows in it.
@@ -290,8 +309,8 @@ impl<'a> TreeWriter<'a> {
         }
     }
 
-    /// Sets the directories' times.
-    pub(super) fn finish(self) -> Result<(), LayerError> {
+    /// Sets the directories' times. Returns those that are there for what is in them only.
+    pub(super) fn finish(self) -> Result<BTreeSet<PathBuf>, LayerError> {
         for (path, mtime) in &self.dir_times {
             let Some((parent, name)) = path.split() else {
                 rustix::fs::futimens(self.root, &times(*mtime)).at(b"/")?;
@@ -307,7 +326,7 @@ impl<'a> TreeWriter<'a> {
                 Err(error) => return Err(error).at(path.as_bytes()),
             }
         }
-        Ok(())
+        Ok(self.implied)
     }
 
     fn set_owner_mode_xattrs(
@@ -338,7 +357,7 @@ impl<'a> TreeWriter<'a> {
         Ok(self.parent.insert(known).fd.as_fd())
     }
 
-    fn open_or_make_parent(&self, path: &[u8]) -> Result<OwnedFd, LayerError> {
+    fn open_or_make_parent(&mut self, path: &[u8]) -> Result<OwnedFd, LayerError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match open_in_root(self.root, path, flags) {
             Err(Errno::NOENT) => {}
@@ -358,6 +377,8 @@ impl<'a> TreeWriter<'a> {
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     current = rustix::fs::openat(&current, name, flags, Mode::empty()).at(path)?;
                     rustix::fs::fchmod(&current, Mode::from_raw_mode(0o755)).at(path)?;
+                    self.defer(end + size_of::<PathBuf>())?;
+                    self.implied.insert(OsStr::from_bytes(&path[..end]).into());
                 }
                 Err(error) => return Err(error).at(path),
             }

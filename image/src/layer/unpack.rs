@@ -1,7 +1,9 @@
 //! Tar to tree: layers, where names may mean deletion, and ADD's archives, where they never do.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::PathBuf;
 
 use rustix::fs::FileType;
 
@@ -29,7 +31,7 @@ pub fn unpack(
     let (unpacked, digest) = read_hashed(decompress(blob)?, MAX_LAYER_BYTES, |stream| {
         unpack_tar(TarReader::new(stream), target, xattrs, Names::Layer, None)
     })?;
-    let Extracted { size_bytes, entries, directories, blocks } = unpacked;
+    let Extracted { size_bytes, entries, directories, blocks, implied: _ } = unpacked;
     Ok(Unpacked { diff_id: DiffId(digest), size_bytes, entries, directories, blocks })
 }
 
@@ -41,7 +43,7 @@ pub struct ExtractOptions {
 }
 
 /// What an archive held.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Extracted {
     /// Bytes of file data.
     pub size_bytes: u64,
@@ -51,6 +53,8 @@ pub struct Extracted {
     pub directories: u64,
     /// Blocks of [`BLOCK_BYTES`] that the data of files fills.
     pub blocks: u64,
+    /// Directories that have no entry and are there for what is in them.
+    pub implied: BTreeSet<PathBuf>,
 }
 
 /// Takes an archive of ADD's (see [`super::is_archive`]) out into the directory `target`: as [`unpack`], but names mean
@@ -85,7 +89,8 @@ fn unpack_tar<R: std::io::BufRead>(
     owner: Option<(u32, u32)>,
 ) -> Result<Extracted, LayerError> {
     let mut writer = TreeWriter::new(target, xattrs);
-    let mut total = Extracted { size_bytes: 0, entries: 0, directories: 0, blocks: 0 };
+    let mut total =
+        Extracted { size_bytes: 0, entries: 0, directories: 0, blocks: 0, implied: BTreeSet::new() };
     let mut with_holes = 0_u64;
     while let Some(entry) = tar.next_entry()? {
         let path = CleanPath::new(&entry.path)?;
@@ -116,7 +121,7 @@ fn unpack_tar<R: std::io::BufRead>(
         total.blocks += written.data_bytes.div_ceil(BLOCK_BYTES);
     }
     total.entries = tar.drain()?;
-    writer.finish()?;
+    total.implied = writer.finish()?;
     Ok(total)
 }
 

@@ -81,6 +81,16 @@ fn an_archive_of_add_knows_no_whiteouts() {
 }
 
 #[test]
+fn directories_without_an_entry_are_told() {
+    let scene = Scene::new();
+    let root = File::open(scene.root()).unwrap();
+    let tar = Tar::default().file(b"a/b/c/file", b"").dir(b"a/b").dir(b"d").file(b"d/e/file", b"").end();
+    let extracted = extract_archive(&mut &tar[..], root.as_fd(), ExtractOptions::default()).unwrap();
+    let implied: Vec<_> = extracted.implied.iter().map(|path| path.to_str().unwrap()).collect();
+    assert_eq!(implied, ["a", "a/b/c", "d/e"]);
+}
+
+#[test]
 fn packed_times_are_cut_to_seconds_and_clamped() {
     let scene = Scene::new();
     fs::write(scene.root().join("f"), "x").unwrap();

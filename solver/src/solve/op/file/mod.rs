@@ -46,7 +46,7 @@ pub(super) use select::clean;
 
 use self::earlier::Earlier;
 use self::follow::Follower;
-use self::place::{Data, LayerPlan, Meta};
+use self::place::{Data, LayerPlan, Meta, Unpacked};
 use self::plan::{Archives, NamedArchive, Planner, Sources};
 use self::resume::{Listed, Resume};
 use super::{Made, Step};
@@ -93,9 +93,9 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     // to the same is remembered.
     let extract = || -> Result<_, SolveError> {
         let unpacked = unpack(step, archives)?;
-        let trees = unpacked.iter().map(|archive| Arc::clone(&archive.tree)).collect();
+        let archives = unpacked.iter().map(|archive| Arc::clone(&archive.contents)).collect();
         let mut planner =
-            Planner { view: view.as_ref(), sources: &sources, archives: Archives::Unpacked(trees) };
+            Planner { view: view.as_ref(), sources: &sources, archives: Archives::Unpacked(archives) };
         let plan = planner.plan(file)?;
         let digests = Digests::of(&plan)?;
         Ok((unpacked, plan, digests))
@@ -314,7 +314,8 @@ fn key_of(digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey 
     if let Archives::Named(named) = archives
         && !named.is_empty()
     {
-        key.number(named.len() as u64);
+        // Raised whenever an archive is laid over a destination in another way.
+        key.text("laid over, 2").number(named.len() as u64);
         for archive in named {
             key.digest(&archive.digest).bytes(archive.dest.as_os_str().as_encoded_bytes());
             key.flag(archive.meta.owner.is_some());
@@ -329,7 +330,7 @@ fn key_of(digests: &Digests, archives: &Archives, parent: &Snapshot) -> StepKey 
 
 /// An archive's files.
 struct UnpackedArchive {
-    tree: Arc<dyn SourceTree>,
+    contents: Arc<Unpacked>,
     /// Removes the files on drop.
     _files: LayerDraft,
 }
@@ -344,9 +345,9 @@ fn unpack(step: &Step<'_>, archives: &[NamedArchive]) -> Result<Vec<UnpackedArch
                 std::fs::File::open(&fs).map_err(|source| SolveError::Io { path: fs.clone(), source })?;
             let mut reader = archive.tree.open(&archive.entry.path)?;
             let options = ExtractOptions { owner: archive.meta.owner };
-            layer::extract_archive(&mut reader, target.as_fd(), options)?;
-            let tree: Arc<dyn SourceTree> = Arc::new(LayerTree::open(&[fs])?);
-            Ok(UnpackedArchive { tree, _files: files })
+            let implied = layer::extract_archive(&mut reader, target.as_fd(), options)?.implied;
+            let contents = Unpacked { tree: Arc::new(LayerTree::open(&[fs])?), implied };
+            Ok(UnpackedArchive { contents: Arc::new(contents), _files: files })
         })
         .collect()
 }

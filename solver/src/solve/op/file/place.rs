@@ -3,7 +3,7 @@
 //! A layer holds what it changes and every directory above that. A directory that the parent has is repeated with the
 //! parent's own mode, owner and attributes, since the topmost layer's word counts in the merged view.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -26,6 +26,13 @@ pub(super) struct Meta {
     /// uid and gid.
     pub(super) owner: Option<(u32, u32)>,
     pub(super) mode: Option<ModeChange>,
+}
+
+/// What ADD took out of an archive.
+pub(super) struct Unpacked {
+    pub(super) tree: Arc<dyn SourceTree>,
+    /// Directories without an entry of their own, which are there for what is in them.
+    pub(super) implied: BTreeSet<PathBuf>,
 }
 
 /// Where a node's bytes come from.
@@ -78,10 +85,10 @@ pub(super) struct LayerPlan<'a> {
     nodes: BTreeMap<PathBuf, Node>,
     /// What the parent answered.
     seen: HashMap<PathBuf, Option<Entry>>,
-    /// Hard links hold within one action only.
+    /// Hard links hold within one source only: each is copied by itself.
     scope: usize,
     groups: HashMap<(usize, (u64, u64)), usize>,
-    /// Directories of the destination to which the action under way has given what it will.
+    /// Directories of the destination to which the source under way has given what it will.
     settled_dirs: HashSet<PathBuf>,
     now_ns: i128,
 }
@@ -127,8 +134,8 @@ impl<'a> LayerPlan<'a> {
             .fold(0, u64::saturating_add)
     }
 
-    /// Starts an action.
-    pub(super) fn next_action(&mut self) {
+    /// Starts to copy a source, or what one match of a pattern is.
+    pub(super) fn next_source(&mut self) {
         self.scope += 1;
         self.settled_dirs.clear();
     }
@@ -507,19 +514,30 @@ impl<'a> LayerPlan<'a> {
         Ok(())
     }
 
-    /// Lays an extracted archive over `dest`: unlike a copy it replaces whatever is in its way, as tar does.
+    /// Lays an extracted archive over `dest`: unlike a copy it replaces whatever is in its way, as tar does. Directories
+    /// that the archive only implies are those of the destination, links to them followed, and root's where there are none.
     pub(super) fn lay_over(
         &mut self,
-        tree: &Arc<dyn SourceTree>,
+        archive: &Unpacked,
         dest: &Path,
         owner: Option<(u32, u32)>,
     ) -> Result<(), SolveError> {
         let meta = Meta { owner, mode: None };
-        for source in tree.walk(Path::new(""))? {
-            if source.path.as_os_str().is_empty() {
+        // Where the archive's directories are.
+        let mut dirs = HashMap::from([(PathBuf::new(), dest.to_owned())]);
+        for source in archive.tree.walk(Path::new(""))? {
+            let (Some(parent), Some(name)) = (source.path.parent(), source.path.file_name()) else {
+                continue;
+            };
+            let target = dirs.get(parent).map_or_else(|| dest.join(&source.path), |parent| parent.join(name));
+            if source.kind == EntryKind::Dir && archive.implied.contains(&source.path) {
+                let target = self.resolve(&target)?;
+                if !self.is_dir(&target)? {
+                    self.put_dir(&source, &target, &Meta::default())?;
+                }
+                dirs.insert(source.path, target);
                 continue;
             }
-            let target = dest.join(&source.path);
             let present = self.lookup(&target)?.map(|entry| entry.kind == EntryKind::Dir);
             if source.kind == EntryKind::Dir {
                 if present == Some(false) {
@@ -527,12 +545,13 @@ impl<'a> LayerPlan<'a> {
                 } else {
                     self.put_dir(&source, &target, &meta)?;
                 }
+                dirs.insert(source.path, target);
                 continue;
             }
             if present == Some(true) {
                 self.nodes.retain(|path, _| !path.starts_with(&target));
             }
-            self.put_node(tree, &source, &target, &meta)?;
+            self.put_node(&archive.tree, &source, &target, &meta)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use kiln_cache::{Entry, EntryKind, LayerTree, SourceTree};
 use kiln_image::{Digest, layer};
 
 use super::owner::Users;
-use super::place::{self, LayerPlan, Meta};
+use super::place::{self, LayerPlan, Meta, Unpacked};
 use super::select::{self, Selected};
 use super::{CREATED_DIR_MODE, CopyError, INLINE_FILE_MODE};
 use crate::graph::{CopyOptions, File, FileAction, InputIndex, ModeChange, Op, Source};
@@ -61,7 +61,7 @@ pub(super) enum Archives {
     /// What they are called: enough for the key. Filled by the planner.
     Named(Vec<NamedArchive>),
     /// What is in them, in the order in which they come up.
-    Unpacked(VecDeque<Arc<dyn SourceTree>>),
+    Unpacked(VecDeque<Arc<Unpacked>>),
 }
 
 /// Turns actions into a plan.
@@ -90,7 +90,6 @@ impl<'a> Planner<'a> {
                 }
                 FileAction::Copy { input, source, dest, wildcard, options } => {
                     let meta = Meta::of(options, &mut users)?;
-                    plan.next_action();
                     self.copy(&mut plan, *input, source, dest, *wildcard, options, &meta)?;
                 }
             }
@@ -115,6 +114,7 @@ impl<'a> Planner<'a> {
         };
         let excludes = select::Excludes::new(&options.exclude)?;
         if options.parents {
+            plan.next_source();
             let dest = Self::dir_dest(plan, dest, meta)?;
             for group in select::with_parents(tree, source, wildcard)? {
                 plan.copy_with_parents(tree, &group, &dest, meta, &|path| excludes.keep(path))?;
@@ -127,6 +127,7 @@ impl<'a> Planner<'a> {
             select::select(tree, source, wildcard)?
         };
         for Selected { name, entry } in selected {
+            plan.next_source();
             let name = options.rename.clone().unwrap_or(name);
             if options.unpack
                 && matches!(entry.kind, EntryKind::File { .. })
@@ -171,10 +172,10 @@ impl<'a> Planner<'a> {
             Archives::Named(named) => {
                 named.push(NamedArchive { tree: Arc::clone(tree), entry, digest, dest, meta: meta.clone() })
             }
-            Archives::Unpacked(trees) => {
+            Archives::Unpacked(archives) => {
                 // The order is that of the first planning, on the same inputs.
-                if let Some(tree) = trees.pop_front() {
-                    plan.lay_over(&tree, &dest, meta.owner)?;
+                if let Some(archive) = archives.pop_front() {
+                    plan.lay_over(&archive, &dest, meta.owner)?;
                 }
             }
         }
