@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
 
-use kiln_image::layer::{self, Compression, OverlayXattrs};
+use kiln_image::layer::{self, OverlayXattrs};
 use kiln_image::oci::{Descriptor, media_type};
 use kiln_remote::{Imports, NewBlob};
 use kiln_solver::solve::{RemoteCache as _, RemoteMount, Solver};
@@ -81,13 +81,8 @@ fn pack(export: &Export, solver: &Solver<'_>, id: &str, room: u64) -> Result<Opt
     let packed = packed?;
     let writer = writer.inner.finish().map_err(|error| Error::io(solver.store.root(), error))?;
     let (digest, size) = writer.finish(None)?;
-    let media_type = match compression.algorithm {
-        Compression::None => media_type::OCI_LAYER,
-        Compression::Gzip => media_type::OCI_LAYER_GZIP,
-        Compression::Zstd => media_type::OCI_LAYER_ZSTD,
-    };
     let descriptor = Descriptor {
-        media_type: media_type.to_owned(),
+        media_type: media_type::oci_layer(compression.algorithm).to_owned(),
         digest,
         size,
         annotations: std::collections::BTreeMap::new(),

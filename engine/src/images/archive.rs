@@ -142,7 +142,7 @@ impl Blobs<'_> {
     }
 
     fn add_layer(&mut self, id: LayerId, diff_id: DiffId) -> Result<Descriptor, Error> {
-        if let Some(digest) = self.store.blob_of(diff_id)?
+        if let Some((_, digest)) = self.store.blob_of(diff_id)?
             && let Some(mut file) = self.store.open_blob(&digest)?
         {
             let size =

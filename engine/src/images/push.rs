@@ -196,12 +196,13 @@ impl Loader<'_> {
     /// The layer's compressed blob; made, and sent meanwhile, where there is none.
     fn layer(&self, id: LayerId, diff_id: DiffId) -> Result<Blob, Error> {
         let lenders = self.lenders.of_layer(id);
-        for (how, kind) in [("gzip", media_type::OCI_LAYER_GZIP), ("zstd", media_type::OCI_LAYER_ZSTD)] {
-            if let Some(digest) = self.store.compressed(diff_id, how)? {
-                let path = self.store.blob_path(&digest);
-                let size = std::fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len();
-                return Ok(Blob { descriptor: blob(kind, digest, size), source: Source::Store, lenders });
-            }
+        if let Some((compression @ (Compression::Gzip | Compression::Zstd), digest)) =
+            self.store.blob_of(diff_id)?
+        {
+            let path = self.store.blob_path(&digest);
+            let size = std::fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len();
+            let descriptor = blob(media_type::oci_layer(compression), digest, size);
+            return Ok(Blob { descriptor, source: Source::Store, lenders });
         }
         let gone = || {
             Error::new(ErrorKind::Environment, format!("layer {diff_id} is not in the store"))
