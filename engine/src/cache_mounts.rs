@@ -81,13 +81,7 @@ fn pack(export: &Export, solver: &Solver<'_>, id: &str, room: u64) -> Result<Opt
     let packed = packed?;
     let writer = writer.inner.finish().map_err(|error| Error::io(solver.store.root(), error))?;
     let (digest, size) = writer.finish(None)?;
-    let descriptor = Descriptor {
-        media_type: media_type::oci_layer(compression.algorithm).to_owned(),
-        digest,
-        size,
-        annotations: std::collections::BTreeMap::new(),
-        platform: None,
-    };
+    let descriptor = Descriptor::new(media_type::oci_layer(compression.algorithm), digest, size);
     Ok(Some(RemoteMount { id: id.to_owned(), descriptor, size_bytes: packed.size_bytes }))
 }
 

@@ -180,8 +180,7 @@ impl Archive {
         let config_extent = self.named(&image.config)?;
         let config_bytes = self.bytes(config_extent, "the image config", MAX_CONFIG_BYTES)?;
         let config = parse_config(&config_bytes)?;
-        let config_descriptor =
-            descriptor(media_type::OCI_CONFIG, Digest::of(&config_bytes), config_extent.size);
+        let config_descriptor = Descriptor::of(media_type::OCI_CONFIG, &config_bytes);
         self.blobs.insert(config_descriptor.digest, config_extent);
         let files = image.layers.unwrap_or_default();
         if files.len() != config.rootfs.diff_ids.len() {
@@ -210,7 +209,7 @@ impl Archive {
             annotations: BTreeMap::new(),
         };
         let bytes = serde_json::to_vec(&manifest).map_err(|error| self.wrong(error.to_string()))?;
-        let mut entry = descriptor(media_type::OCI_MANIFEST, Digest::of(&bytes), bytes.len() as u64);
+        let mut entry = Descriptor::of(media_type::OCI_MANIFEST, &bytes);
         entry.platform = Some(PlatformSpec::from(&config.platform()));
         self.made.insert(entry.digest, bytes);
         let tags = image.repo_tags.unwrap_or_default();
@@ -232,7 +231,7 @@ impl Archive {
         let kind = match &magic[..room] {
             magic if magic.starts_with(GZIP_MAGIC) => media_type::OCI_LAYER_GZIP,
             magic if magic == ZSTD_MAGIC => media_type::OCI_LAYER_ZSTD,
-            _ => return Ok(descriptor(media_type::OCI_LAYER, diff_id, extent.size)),
+            _ => return Ok(Descriptor::new(media_type::OCI_LAYER, diff_id, extent.size)),
         };
         use sha2::{Digest as _, Sha256};
         let mut hash = Sha256::new();
@@ -244,7 +243,7 @@ impl Archive {
                 read => hash.update(&buffer[..read]),
             }
         }
-        Ok(descriptor(kind, Digest::from_bytes(hash.finalize().into()), extent.size))
+        Ok(Descriptor::new(kind, Digest::from_bytes(hash.finalize().into()), extent.size))
     }
 
     fn named(&self, name: &str) -> Result<Extent, LayoutError> {
@@ -301,10 +300,6 @@ impl Read for ExtentReader {
         self.left -= read as u64;
         Ok(read)
     }
-}
-
-fn descriptor(kind: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor { media_type: kind.to_owned(), digest, size, annotations: BTreeMap::new(), platform: None }
 }
 
 fn copy(mut from: impl Read, to: &mut File, path: &Path, cancel: &AtomicBool) -> Result<(), LayoutError> {
