@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{ImageRecord, LayerDraft, LayerId, Store};
 use kiln_image::archive::Archive;
-use kiln_image::layer::pack;
+use kiln_image::layer::{self, pack};
 use kiln_image::layout::{
     BlobInput, CONTAINERD_NAME_ANNOTATION, DockerImage, LayoutError, REF_NAME_ANNOTATION, Selector, write_tar,
 };
@@ -240,13 +240,9 @@ fn name_of(entry: &Descriptor) -> Option<ImageRef> {
 
 /// The media type by the first bytes.
 fn layer_type(file: &mut File) -> std::io::Result<&'static str> {
-    let mut magic = Vec::new();
-    file.take(4).read_to_end(&mut magic)?;
-    Ok(match magic.as_slice() {
-        [0x1f, 0x8b, ..] => media_type::OCI_LAYER_GZIP,
-        [0x28, 0xb5, 0x2f, 0xfd] => media_type::OCI_LAYER_ZSTD,
-        _ => media_type::OCI_LAYER,
-    })
+    let mut head = Vec::new();
+    file.take(layer::SNIFF_BYTES as u64).read_to_end(&mut head)?;
+    Ok(media_type::oci_layer(layer::compression_of(&head)))
 }
 
 const WRITE_BYTES: usize = 1 << 20;

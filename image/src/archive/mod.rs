@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use scan::{Contents, Extent, scan};
 
-use crate::layer::{self, LayerError};
+use crate::layer::{self, Compression, LayerError};
 use crate::layout::{
     At as _, BlobStore, CONTAINERD_NAME_ANNOTATION, DOCKER_MANIFEST_FILE, DockerImage, INDEX_FILE,
     LayoutError, MARKER_FILE, Selector, blob_path, check_marker, names, open_regular, parse_index,
@@ -32,8 +32,6 @@ use crate::{Digest, ImageRef, Platform};
 const MAX_SPOOL_BYTES: u64 = 256 << 30;
 /// Most images that a docker archive may hold.
 const MAX_IMAGES: usize = 1000;
-const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
-const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 /// An archive with one or more images.
 #[derive(Debug)]
@@ -225,14 +223,14 @@ impl Archive {
 
     /// A plain layer's digest is taken from the config, and verified when it is read; a compressed one must be hashed.
     fn describe_layer(&self, extent: Extent, diff_id: Digest) -> Result<Descriptor, LayoutError> {
-        let mut magic = [0; 4];
-        let room = extent.size.min(4) as usize;
-        self.file.read_exact_at(&mut magic[..room], extent.offset).at(&self.path)?;
-        let kind = match &magic[..room] {
-            magic if magic.starts_with(GZIP_MAGIC) => media_type::OCI_LAYER_GZIP,
-            magic if magic == ZSTD_MAGIC => media_type::OCI_LAYER_ZSTD,
-            _ => return Ok(Descriptor::new(media_type::OCI_LAYER, diff_id, extent.size)),
-        };
+        let mut head = [0; layer::SNIFF_BYTES];
+        let head = &mut head[..extent.size.min(layer::SNIFF_BYTES as u64) as usize];
+        self.file.read_exact_at(head, extent.offset).at(&self.path)?;
+        let compression = layer::compression_of(head);
+        let media_type = media_type::oci_layer(compression);
+        if compression == Compression::None {
+            return Ok(Descriptor::new(media_type, diff_id, extent.size));
+        }
         use sha2::{Digest as _, Sha256};
         let mut hash = Sha256::new();
         let mut reader = self.extent_reader(extent);
@@ -243,7 +241,7 @@ impl Archive {
                 read => hash.update(&buffer[..read]),
             }
         }
-        Ok(Descriptor::new(kind, Digest::from_bytes(hash.finalize().into()), extent.size))
+        Ok(Descriptor::new(media_type, Digest::from_bytes(hash.finalize().into()), extent.size))
     }
 
     fn named(&self, name: &str) -> Result<Extent, LayoutError> {
