@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
 
-use kiln_image::layer::{self, Compression, OverlayXattrs};
+use kiln_image::layer::{self, OverlayXattrs};
 use kiln_image::oci::{Descriptor, media_type};
 use kiln_remote::{Imports, NewBlob};
 use kiln_solver::solve::{RemoteCache as _, RemoteMount, Solver};
@@ -81,18 +81,7 @@ fn pack(export: &Export, solver: &Solver<'_>, id: &str, room: u64) -> Result<Opt
     let packed = packed?;
     let writer = writer.inner.finish().map_err(|error| Error::io(solver.store.root(), error))?;
     let (digest, size) = writer.finish(None)?;
-    let media_type = match compression.algorithm {
-        Compression::None => media_type::OCI_LAYER,
-        Compression::Gzip => media_type::OCI_LAYER_GZIP,
-        Compression::Zstd => media_type::OCI_LAYER_ZSTD,
-    };
-    let descriptor = Descriptor {
-        media_type: media_type.to_owned(),
-        digest,
-        size,
-        annotations: std::collections::BTreeMap::new(),
-        platform: None,
-    };
+    let descriptor = Descriptor::new(media_type::oci_layer(compression.algorithm), digest, size);
     Ok(Some(RemoteMount { id: id.to_owned(), descriptor, size_bytes: packed.size_bytes }))
 }
 

@@ -115,13 +115,7 @@ impl Caches {
             let mut layers = Vec::with_capacity(solved.layers.len());
             for layer in &solved.layers {
                 // The image's manifest says by which blob.
-                let nowhere = Descriptor {
-                    media_type: String::new(),
-                    digest: layer.contents.0,
-                    size: 0,
-                    annotations: std::collections::BTreeMap::new(),
-                    platform: None,
-                };
+                let nowhere = Descriptor::new("", layer.contents.0, 0);
                 layers.push(remote_layer(solver, layer, nowhere)?);
             }
             records.push(remote_record(solved, layers));

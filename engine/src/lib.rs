@@ -51,6 +51,7 @@ mod session;
 mod ssh;
 pub mod storage;
 mod timeout;
+mod volumes;
 
 pub use attest::{Attestations, Provenance, ProvenanceMode, Sbom, SlsaVersion};
 pub use build::{

@@ -293,13 +293,7 @@ fn known_layer(entry: LayerEntry) -> Option<RemoteLayer> {
         // Said by the record.
         contents: ContentsDigest(entry.blob),
         diff_id: annotations.diff_id?,
-        descriptor: Descriptor {
-            media_type: annotations.media_type,
-            digest: entry.blob,
-            size,
-            annotations: std::collections::BTreeMap::new(),
-            platform: None,
-        },
+        descriptor: Descriptor::new(annotations.media_type, entry.blob, size),
         made_at: made_at.as_second(),
         registry: None,
     })
@@ -320,13 +314,7 @@ fn known_mount(mount: OwnMount) -> Option<RemoteMount> {
     let is_known = mount.size <= MAX_BLOB_BYTES && media_type::is_layer(&mount.media_type);
     is_known.then(|| RemoteMount {
         id: mount.id,
-        descriptor: Descriptor {
-            media_type: mount.media_type,
-            digest: mount.blob,
-            size: mount.size,
-            annotations: std::collections::BTreeMap::new(),
-            platform: None,
-        },
+        descriptor: Descriptor::new(mount.media_type, mount.blob, mount.size),
         size_bytes: mount.bytes,
     })
 }
@@ -361,13 +349,7 @@ mod tests {
         let layer = |bytes: &&[u8]| RemoteLayer {
             contents: ContentsDigest(Digest::of(&[*bytes, b"contents"].concat())),
             diff_id: DiffId(Digest::of(&[*bytes, b"tar"].concat())),
-            descriptor: Descriptor {
-                media_type: media_type::OCI_LAYER_GZIP.to_owned(),
-                digest: Digest::of(bytes),
-                size: bytes.len() as u64,
-                annotations: std::collections::BTreeMap::new(),
-                platform: None,
-            },
+            descriptor: Descriptor::of(media_type::OCI_LAYER_GZIP, bytes),
             made_at: 1_700_000_000,
             registry: None,
         };

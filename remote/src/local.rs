@@ -80,7 +80,8 @@ impl Local {
         if let Some(digest) = self.digest {
             let path = self.path.join("blobs/sha256").join(digest.hex());
             let size = std::fs::metadata(&path).map_err(|error| CacheError::io(&path, error))?.len();
-            return self.read(layout, &manifest_descriptor(digest, size), MAX_MANIFEST_BYTES);
+            // Of the manifest nothing but its digest is known.
+            return self.read(layout, &Descriptor::new("", digest, size), MAX_MANIFEST_BYTES);
         }
         let entries = &layout.index().manifests;
         let is_ours = |entry: &&Descriptor| entry.annotations.get(REF_NAME_ANNOTATION) == Some(&self.tag);
@@ -199,16 +200,5 @@ impl Place for Local {
             self.remove_others(&written, contents)?;
         }
         Ok(())
-    }
-}
-
-/// A manifest of which only the digest is known.
-fn manifest_descriptor(digest: Digest, size: u64) -> Descriptor {
-    Descriptor {
-        media_type: String::new(),
-        digest,
-        size,
-        annotations: std::collections::BTreeMap::new(),
-        platform: None,
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use kiln_image::Digest;
 use kiln_image::oci::{Descriptor, Document, Index, Manifest, media_type};
 
 use crate::config::{CONFIG_MEDIA_TYPE, Contents};
@@ -40,7 +39,7 @@ pub(crate) struct Written {
 /// Writes config and manifest.
 pub(crate) fn write(contents: &Contents, form: Form) -> Result<Written, CacheError> {
     let config_bytes = CacheConfig::write(contents)?;
-    let config = describe(CONFIG_MEDIA_TYPE, &config_bytes);
+    let config = Descriptor::of(CONFIG_MEDIA_TYPE, &config_bytes);
     let mut seen = HashSet::new();
     let layers = contents.records.iter().flat_map(|record| &record.layers);
     let layers = layers.map(|layer| blob(layer, form));
@@ -70,7 +69,7 @@ pub(crate) fn write(contents: &Contents, form: Form) -> Result<Written, CacheErr
             (kind, serde_json::to_vec(&index)?)
         }
     };
-    Ok(Written { manifest: (describe(kind, &bytes), bytes), config: (config, config_bytes) })
+    Ok(Written { manifest: (Descriptor::of(kind, &bytes), bytes), config: (config, config_bytes) })
 }
 
 /// What a manifest or index is.
@@ -95,16 +94,6 @@ pub(crate) fn kind(bytes: &[u8], announced: Option<&str>) -> Result<Kind, CacheE
             Ok(config
                 .map_or_else(|| Kind::Images(index.manifests.clone()), |config| Kind::Cache(config.clone())))
         }
-    }
-}
-
-pub(crate) fn describe(kind: &str, bytes: &[u8]) -> Descriptor {
-    Descriptor {
-        media_type: kind.to_owned(),
-        digest: Digest::of(bytes),
-        size: bytes.len() as u64,
-        annotations: BTreeMap::new(),
-        platform: None,
     }
 }
 

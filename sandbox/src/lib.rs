@@ -12,6 +12,7 @@
 //! kiln made are not in the upper directory afterwards. Start at [`run`].
 
 mod binfmt;
+mod bpf;
 mod capabilities;
 mod cdi;
 mod chroot;

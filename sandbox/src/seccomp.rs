@@ -9,6 +9,10 @@ use std::sync::LazyLock;
 use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
 
+use crate::bpf::{
+    ALLOW, HAND_OVER, JEQ, JGE, JGT, NATIVE_ARCH, OFFSET_ARCH, OFFSET_ARGUMENTS, OFFSET_NUMBER, and, jump,
+    load, ret,
+};
 use crate::seccomp_table::{ABSENT, ALLOWED, Call, HIGHEST_KNOWN, OF_CAPABILITIES};
 use crate::sys::Instruction;
 
@@ -135,7 +139,7 @@ impl Rule {
             Verdict::Deny(errno) => body.push(deny(errno)),
             Verdict::AllowOnly(values) | Verdict::AllowExcept(values) => {
                 body.push(load(OFFSET_ARGUMENTS + self.argument * 8));
-                body.push(Instruction { code: AND, jump_true: 0, jump_false: 0, operand: self.mask });
+                body.push(and(self.mask));
                 // A match jumps over the remaining comparisons and the answer for "no match".
                 for (index, &value) in values.iter().enumerate() {
                     body.push(jump(JEQ, value, (values.len() - index) as u8, 0));
@@ -148,7 +152,7 @@ impl Rule {
             }
             Verdict::HandOverExcept { allowed, denied } => {
                 body.push(load(OFFSET_ARGUMENTS + self.argument * 8));
-                body.push(Instruction { code: AND, jump_true: 0, jump_false: 0, operand: self.mask });
+                body.push(and(self.mask));
                 // The three answers stand behind the comparisons.
                 let comparisons = allowed.len() + denied.len();
                 let to_answer = |index: usize, answer: usize| (comparisons - index - 1 + answer) as u8;
@@ -236,16 +240,6 @@ fn ranges(numbers: Vec<u32>) -> Vec<(u32, u32)> {
     ranges
 }
 
-/// Offsets in `struct seccomp_data`; arguments are 64 bits, low half first on the supported architectures.
-const OFFSET_NUMBER: u32 = 0;
-const OFFSET_ARCH: u32 = 4;
-const OFFSET_ARGUMENTS: u32 = 16;
-
-#[cfg(target_arch = "x86_64")]
-const NATIVE_ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const NATIVE_ARCH: u32 = 0xc000_00b7;
-
 const X32_BIT: u32 = 0x4000_0000;
 
 /// All `CLONE_NEW*` bits but that of time namespaces, which clone(2) does not take.
@@ -257,61 +251,21 @@ const CLONE_NAMESPACES: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u32;
 
-const JEQ: u16 = 0x15;
-const JGT: u16 = 0x25;
-const JGE: u16 = 0x35;
-const AND: u16 = 0x54;
-const HAND_OVER: Instruction =
-    Instruction { code: 0x06, jump_true: 0, jump_false: 0, operand: libc::SECCOMP_RET_USER_NOTIF };
-const ALLOW: Instruction =
-    Instruction { code: 0x06, jump_true: 0, jump_false: 0, operand: libc::SECCOMP_RET_ALLOW };
-
-fn load(offset: u32) -> Instruction {
-    Instruction { code: 0x20, jump_true: 0, jump_false: 0, operand: offset }
-}
-
-fn jump(code: u16, operand: u32, jump_true: u8, jump_false: u8) -> Instruction {
-    Instruction { code, jump_true, jump_false, operand }
-}
-
 fn deny(errno: i32) -> Instruction {
-    Instruction { code: 0x06, jump_true: 0, jump_false: 0, operand: libc::SECCOMP_RET_ERRNO | errno as u32 }
+    ret(libc::SECCOMP_RET_ERRNO | errno as u32)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpf;
 
-    /// Runs the program as the kernel would.
     fn answer(arch: u32, number: u32, argument: u64) -> u32 {
         run(&DEFAULT_FILTER, arch, number, argument)
     }
 
     fn run(filter: &[Instruction], arch: u32, number: u32, argument: u64) -> u32 {
-        let mut accumulator = 0_u32;
-        let mut at = 0;
-        loop {
-            let instruction = filter[at];
-            at += 1;
-            let skip =
-                |holds: bool| usize::from(if holds { instruction.jump_true } else { instruction.jump_false });
-            match instruction.code {
-                0x20 => {
-                    accumulator = match instruction.operand {
-                        OFFSET_NUMBER => number,
-                        OFFSET_ARCH => arch,
-                        OFFSET_ARGUMENTS => argument as u32,
-                        other => panic!("load of {other}"),
-                    }
-                }
-                AND => accumulator &= instruction.operand,
-                JEQ => at += skip(accumulator == instruction.operand),
-                JGT => at += skip(accumulator > instruction.operand),
-                JGE => at += skip(accumulator >= instruction.operand),
-                0x06 => return instruction.operand,
-                other => panic!("code {other}"),
-            }
-        }
+        bpf::run(filter, arch, number, [argument, 0, 0])
     }
 
     fn answer_to(number: libc::c_long, argument: u64) -> u32 {

@@ -12,7 +12,6 @@ use rusqlite::Connection;
 
 use super::error::{At, StoreError};
 use super::layers::{self, LayerId, LayerRow, Origin};
-use super::pulled::COMPRESSIONS;
 use super::records::StepKey;
 use super::{Store, blobs};
 
@@ -152,14 +151,10 @@ impl Store {
                 let packed = kiln_image::layer::pack(tree.as_fd(), xattrs, &mut std::io::sink())?;
                 Ok(changed(diff_id.into(), packed.diff_id.into()))
             }
-            (Origin::Given, None) => Ok(None),
-            (Origin::Pulled, diff_id) => {
-                let blobs = COMPRESSIONS.iter().filter_map(|how| self.compressed(diff_id?, how).transpose());
-                let blob = blobs.chain(diff_id.map(|diff_id| Ok(diff_id.0))).next().transpose()?;
-                let Some(mut tar) = blob.and_then(|blob| self.open_blob(&blob).transpose()).transpose()?
-                else {
-                    return Ok(None);
-                };
+            (Origin::Given | Origin::Pulled, None) => Ok(None),
+            (Origin::Pulled, Some(diff_id)) => {
+                let Some((_, blob)) = self.blob_of(diff_id)? else { return Ok(None) };
+                let Some(mut tar) = self.open_blob(&blob)? else { return Ok(None) };
                 let draft = self.draft_layer()?;
                 let target = File::open(draft.fs()).at(&draft.fs())?;
                 // A blob that is no such tar is reported as a blob.
@@ -167,7 +162,7 @@ impl Store {
                 let Ok(unpacked) = kiln_image::layer::unpack(&mut tar, target.as_fd(), xattrs) else {
                     return Ok(None);
                 };
-                if Some(unpacked.diff_id) != diff_id {
+                if unpacked.diff_id != diff_id {
                     return Ok(None);
                 }
                 let expected = crate::tree_digest(&draft.fs())?.contents;

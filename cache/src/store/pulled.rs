@@ -4,19 +4,17 @@ use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::os::fd::AsFd as _;
 
-use kiln_image::layer::{self, OverlayXattrs, Unpacked};
-use kiln_image::oci::Descriptor;
+use kiln_image::layer::{self, Compression, OverlayXattrs, Unpacked};
+use kiln_image::oci::{Descriptor, media_type};
 use kiln_image::{DiffId, Digest};
 
 use super::error::At as _;
 use super::{BlobWriter, LayerDraft, Store, StoreError};
 
-/// How the compressions that layers come in are called in the memo of [`Store::remember_compressed`].
-pub(super) const COMPRESSIONS: [&str; 3] = ["gzip", "zstd", "none"];
-
 impl Store {
-    /// Unpacks the layer `diff_id` into `draft` from its blob, in one pass, for [`Store::add_pulled_layer`]. Its bytes are kept as they come: outputs take them
-    /// so, and a tar of another program's is reproduced by nothing else. A blob that is there is not asked for.
+    /// Unpacks the layer `diff_id` into `draft` from its blob, in one pass, for [`Store::add_pulled_layer`]. Its bytes are
+    /// kept as they come: outputs take them so, and a tar of another program's is reproduced by nothing else. A blob that
+    /// is there is not asked for.
     ///
     /// `open` gives the blob's bytes, which it has to verify up to their end ([`kiln_image::Verified`]); `told` hears how many
     /// were read so far.
@@ -65,31 +63,35 @@ impl Store {
         Ok(unpacked)
     }
 
-    /// Remembers `blob`, by its media type (image-spec, `layer.md`; docker's schema 2), as what `diff_id` came as.
+    /// Remembers `blob`, by its media type, as what `diff_id` came as.
     ///
     /// # Errors
     /// I/O.
     pub fn remember_pulled(&self, diff_id: DiffId, blob: &Descriptor) -> Result<(), StoreError> {
-        let [gzip, zstd, none] = COMPRESSIONS;
-        let how = match blob.media_type.as_str() {
-            kind if kind.ends_with(gzip) => gzip,
-            kind if kind.ends_with(zstd) => zstd,
-            _ => none,
-        };
-        self.remember_compressed(diff_id, how, blob.digest)
+        let compression = media_type::compression_of_layer(&blob.media_type);
+        self.remember_compressed(diff_id, how(compression), blob.digest)
     }
 
-    /// The blob, compressed or not, that holds a layer's tar, if there is one.
+    /// The blob that holds a layer's tar, and how it is compressed, if there is one.
     ///
     /// # Errors
     /// I/O.
-    pub fn blob_of(&self, diff_id: DiffId) -> Result<Option<Digest>, StoreError> {
-        for how in COMPRESSIONS {
-            if let Some(blob) = self.compressed(diff_id, how)? {
-                return Ok(Some(blob));
+    pub fn blob_of(&self, diff_id: DiffId) -> Result<Option<(Compression, Digest)>, StoreError> {
+        for compression in [Compression::Gzip, Compression::Zstd, Compression::None] {
+            if let Some(blob) = self.compressed(diff_id, how(compression))? {
+                return Ok(Some((compression, blob)));
             }
         }
-        Ok(self.has_blob(&diff_id.0).then_some(diff_id.0))
+        Ok(self.has_blob(&diff_id.0).then_some((Compression::None, diff_id.0)))
+    }
+}
+
+/// How the memo of [`Store::remember_compressed`] calls a layer's own blob.
+fn how(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => "none",
+        Compression::Gzip => "gzip",
+        Compression::Zstd => "zstd",
     }
 }
 

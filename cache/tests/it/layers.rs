@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use kiln_image::Verified;
-use kiln_image::layer::{OverlayXattrs, pack};
+use kiln_image::layer::{Compression, OverlayXattrs, pack};
 use kiln_image::oci::Descriptor;
 
 use super::*;
@@ -116,7 +116,7 @@ fn a_layer_s_blob_is_unpacked_and_kept_and_asked_for_once() {
     let layer = pull().unwrap();
     assert_eq!((file_of(&store, &layer).as_str(), told.load(Ordering::SeqCst)), ("a", blob.size));
     assert_eq!(store.compressed(diff_id, "none").unwrap(), Some(blob.digest));
-    assert_eq!(store.blob_of(diff_id).unwrap(), Some(blob.digest));
+    assert_eq!(store.blob_of(diff_id).unwrap(), Some((Compression::None, blob.digest)));
     std::fs::remove_dir_all(store.layer_path(layer.id)).unwrap();
     assert_eq!(file_of(&store, &pull().unwrap()), "a");
     assert_eq!(asked.into_inner(), 1);

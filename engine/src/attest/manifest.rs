@@ -65,7 +65,7 @@ pub(super) fn attach(
                 "the attestation {what} is larger than {MAX_STATEMENT_BYTES} bytes"
             )));
         }
-        let mut descriptor = describe(STATEMENT_TYPE, &bytes);
+        let mut descriptor = Descriptor::of(STATEMENT_TYPE, &bytes);
         descriptor.annotations.insert(PREDICATE_ANNOTATION.to_owned(), predicate.kind.to_owned());
         statements.push((descriptor, bytes));
     }
@@ -96,7 +96,7 @@ pub(crate) fn listed(manifest: &[u8], image: &Digest) -> Descriptor {
             (REFERENCE_TYPE_ANNOTATION.to_owned(), REFERENCE_TYPE.to_owned()),
         ]),
         platform: Some(PlatformSpec { architecture: unknown(), os: unknown(), variant: String::new() }),
-        ..describe(media_type::OCI_MANIFEST, manifest)
+        ..Descriptor::of(media_type::OCI_MANIFEST, manifest)
     }
 }
 
@@ -121,7 +121,7 @@ pub(super) fn statement(predicate: &Predicate, subjects: &[Value]) -> Value {
 
 fn config(statements: &[(Descriptor, Vec<u8>)], form: Form) -> Result<(Descriptor, Vec<u8>), Error> {
     if form == Form::Artifact {
-        return Ok((describe(EMPTY_TYPE, b"{}"), b"{}".to_vec()));
+        return Ok((Descriptor::of(EMPTY_TYPE, b"{}"), b"{}".to_vec()));
     }
     let diff_ids: Vec<_> = statements.iter().map(|(descriptor, _)| descriptor.digest).collect();
     let bytes = to_json(&json!({
@@ -130,21 +130,11 @@ fn config(statements: &[(Descriptor, Vec<u8>)], form: Form) -> Result<(Descripto
         "config": {},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     }))?;
-    Ok((describe(media_type::OCI_CONFIG, &bytes), bytes))
+    Ok((Descriptor::of(media_type::OCI_CONFIG, &bytes), bytes))
 }
 
 fn plain(descriptor: &Descriptor) -> Descriptor {
     Descriptor { annotations: BTreeMap::new(), platform: None, ..descriptor.clone() }
-}
-
-fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        digest: Digest::of(bytes),
-        size: bytes.len() as u64,
-        annotations: BTreeMap::new(),
-        platform: None,
-    }
 }
 
 const ARTIFACT_TYPE: &str = "application/vnd.docker.attestation.manifest.v1+json";
@@ -160,7 +150,7 @@ mod tests {
     use super::*;
 
     fn attached(form: Form) -> (Descriptor, Attached, Value) {
-        let image = describe(media_type::OCI_MANIFEST, b"image");
+        let image = Descriptor::of(media_type::OCI_MANIFEST, b"image");
         let predicate = Predicate { kind: "https://x/y", file_name: "y.json".into(), body: json!({"a": 1}) };
         let made = attach(&image, &[], vec![predicate], form).unwrap();
         let manifest = serde_json::from_slice(&made.manifest_bytes).unwrap();

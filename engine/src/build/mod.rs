@@ -25,8 +25,7 @@ use crate::differences::StepDifference;
 use crate::output::{Annotation, ImageOptions, TreeOptions};
 use crate::session::Session;
 use crate::storage::{self, Limits};
-use crate::timeout;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, timeout, volumes};
 
 /// Where the context comes from.
 #[derive(Clone)]
@@ -385,6 +384,7 @@ impl Build {
         &self,
         work: impl FnOnce(&Session<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        volumes::check(&self.volumes)?;
         let only_looks = self.only_looks;
         let reporter = Arc::new(Reporter::new(Arc::clone(&self.events)));
         let root = self.root.clone().unwrap_or_else(default_root);

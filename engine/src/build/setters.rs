@@ -199,7 +199,8 @@ impl Build {
         self
     }
 
-    /// A directory or file of the host's in every RUN step.
+    /// A directory or file of the host's in every RUN step. One that the step's user gets is none of the system's, and no
+    /// home.
     pub fn volume(mut self, volume: Volume) -> Self {
         self.volumes.push(volume);
         self

@@ -9,11 +9,11 @@ use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{ImageRecord, LayerDraft, LayerId, Store};
 use kiln_image::archive::Archive;
-use kiln_image::layer::pack;
+use kiln_image::layer::{self, pack};
 use kiln_image::layout::{
     BlobInput, CONTAINERD_NAME_ANNOTATION, DockerImage, LayoutError, REF_NAME_ANNOTATION, Selector, write_tar,
 };
-use kiln_image::oci::{Descriptor, ImageConfig, Index, Manifest, PlatformSpec};
+use kiln_image::oci::{Descriptor, ImageConfig, Index, Manifest, PlatformSpec, media_type};
 use kiln_image::{DiffId, Digest, ImageRef, Platform};
 
 use super::attested;
@@ -36,7 +36,7 @@ pub(super) fn save(
     let mut blobs = Blobs { store, scratch: &scratch, listed: BTreeMap::new(), order: Vec::new() };
     let mut index = Index {
         schema_version: 2,
-        media_type: Some(INDEX.into()),
+        media_type: Some(media_type::OCI_INDEX.into()),
         manifests: Vec::new(),
         annotations: BTreeMap::new(),
     };
@@ -90,7 +90,8 @@ impl Blobs<'_> {
             layers.push(self.add_layer(*id, *diff_id)?);
         }
         let config_bytes = read_blob(self.store, &image.config)?;
-        let config_descriptor = descriptor(CONFIG, image.config, config_bytes.len() as u64);
+        let config_descriptor =
+            Descriptor::new(media_type::OCI_CONFIG, image.config, config_bytes.len() as u64);
         self.list(image.config, Blob::Bytes(config_bytes));
         let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
         let (kind, bytes) = match self.stored_manifest(image, &digests)? {
@@ -98,15 +99,15 @@ impl Blobs<'_> {
             None => {
                 let manifest = Manifest {
                     schema_version: 2,
-                    media_type: Some(MANIFEST.into()),
+                    media_type: Some(media_type::OCI_MANIFEST.into()),
                     config: config_descriptor,
                     layers,
                     annotations: BTreeMap::new(),
                 };
-                (MANIFEST.to_owned(), to_json(&manifest)?)
+                (media_type::OCI_MANIFEST.to_owned(), to_json(&manifest)?)
             }
         };
-        let mut entry = descriptor(&kind, Digest::of(&bytes), bytes.len() as u64);
+        let mut entry = Descriptor::of(kind, &bytes);
         entry.platform = Some(PlatformSpec::from(&image.platform));
         self.list(entry.digest, Blob::Bytes(bytes));
         Ok((entry, digests))
@@ -138,11 +139,11 @@ impl Blobs<'_> {
         let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) else { return Ok(None) };
         let fits = manifest.config.digest == image.config
             && manifest.layers.iter().map(|layer| layer.digest).eq(layers.iter().copied());
-        Ok(fits.then(|| (manifest.media_type.unwrap_or_else(|| MANIFEST.into()), bytes)))
+        Ok(fits.then(|| (manifest.media_type.unwrap_or_else(|| media_type::OCI_MANIFEST.into()), bytes)))
     }
 
     fn add_layer(&mut self, id: LayerId, diff_id: DiffId) -> Result<Descriptor, Error> {
-        if let Some(digest) = self.store.blob_of(diff_id)?
+        if let Some((_, digest)) = self.store.blob_of(diff_id)?
             && let Some(mut file) = self.store.open_blob(&digest)?
         {
             let size =
@@ -151,10 +152,10 @@ impl Blobs<'_> {
                 layer_type(&mut file).map_err(|error| Error::io(&self.store.blob_path(&digest), error))?;
             let file = self.store.open_blob(&digest)?.unwrap_or(file);
             self.list(digest, Blob::Open(file, size));
-            return Ok(descriptor(kind, digest, size));
+            return Ok(Descriptor::new(kind, digest, size));
         }
         if let Some(Blob::Open(_, size)) = self.listed.get(&diff_id.0) {
-            return Ok(descriptor(LAYER, diff_id.0, *size));
+            return Ok(Descriptor::new(media_type::OCI_LAYER, diff_id.0, *size));
         }
         let path = self.scratch.fs().join(diff_id.0.hex());
         let at = |error| Error::io(&path, error);
@@ -174,7 +175,7 @@ impl Blobs<'_> {
         let file = File::open(&path).map_err(at)?;
         let size = file.metadata().map_err(at)?.len();
         self.list(diff_id.0, Blob::Open(file, size));
-        Ok(descriptor(LAYER, diff_id.0, size))
+        Ok(Descriptor::new(media_type::OCI_LAYER, diff_id.0, size))
     }
 
     fn list(&mut self, digest: Digest, blob: Blob) {
@@ -239,29 +240,9 @@ fn name_of(entry: &Descriptor) -> Option<ImageRef> {
 
 /// The media type by the first bytes.
 fn layer_type(file: &mut File) -> std::io::Result<&'static str> {
-    let mut magic = Vec::new();
-    file.take(4).read_to_end(&mut magic)?;
-    Ok(match magic.as_slice() {
-        [0x1f, 0x8b, ..] => LAYER_GZIP,
-        [0x28, 0xb5, 0x2f, 0xfd] => LAYER_ZSTD,
-        _ => LAYER,
-    })
+    let mut head = Vec::new();
+    file.take(layer::SNIFF_BYTES as u64).read_to_end(&mut head)?;
+    Ok(media_type::oci_layer(layer::compression_of(&head)))
 }
 
-fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        digest,
-        size,
-        annotations: BTreeMap::new(),
-        platform: None,
-    }
-}
-
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const WRITE_BYTES: usize = 1 << 20;

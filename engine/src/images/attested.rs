@@ -117,7 +117,7 @@ pub(super) fn as_it_came(
         return Ok(None);
     }
     let kind = index.media_type.unwrap_or_else(|| media_type::OCI_INDEX.to_owned());
-    Ok(Some((describe(&kind, &bytes), bytes)))
+    Ok(Some((Descriptor::of(kind, &bytes), bytes)))
 }
 
 /// An index of images and what is attested of them.
@@ -128,17 +128,7 @@ pub(super) fn index(manifests: Vec<Descriptor>) -> Result<(Descriptor, Vec<u8>),
         manifests,
         annotations: BTreeMap::new(),
     })?;
-    Ok((describe(media_type::OCI_INDEX, &bytes), bytes))
-}
-
-fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        digest: Digest::of(bytes),
-        size: bytes.len() as u64,
-        annotations: BTreeMap::new(),
-        platform: None,
-    }
+    Ok((Descriptor::of(media_type::OCI_INDEX, &bytes), bytes))
 }
 
 /// `None` where it is not there, or larger.

@@ -24,7 +24,7 @@ pub(crate) fn ensure(
         if store.has_layer(*id)? {
             continue;
         }
-        let Some(blob) = store.blob_of(*diff_id)? else {
+        let Some((_, blob)) = store.blob_of(*diff_id)? else {
             return Err(Error::new(ErrorKind::Environment, format!("layer {diff_id} is not in the store"))
                 .hinted("pull the image again"));
         };

@@ -143,21 +143,18 @@ impl Loader<'_> {
                 let bytes = to_json(&Manifest {
                     schema_version: 2,
                     media_type: Some(media_type::OCI_MANIFEST.to_owned()),
-                    config: Descriptor {
-                        digest: image.config,
-                        ..describe(media_type::OCI_CONFIG, &config_bytes)
-                    },
+                    config: Descriptor::new(media_type::OCI_CONFIG, image.config, config_bytes.len() as u64),
                     layers: blobs.iter().map(|blob| blob.descriptor.clone()).collect(),
                     annotations: BTreeMap::new(),
                 })?;
-                (describe(media_type::OCI_MANIFEST, &bytes), bytes)
+                (Descriptor::of(media_type::OCI_MANIFEST, &bytes), bytes)
             }
         };
         let digests = blobs.iter().map(|blob| blob.descriptor.digest);
         let layers = config.rootfs.diff_ids.iter().copied().zip(digests).collect();
         blobs.into_iter().for_each(|blob| shipment.add(blob));
         shipment.add(Blob {
-            descriptor: describe(media_type::OCI_CONFIG, &config_bytes),
+            descriptor: Descriptor::of(media_type::OCI_CONFIG, &config_bytes),
             source: Source::Bytes(config_bytes.into()),
             lenders: self.lenders.of_config(&image.config),
         });
@@ -190,18 +187,19 @@ impl Loader<'_> {
             blobs.push(Blob { descriptor: descriptor.clone(), source, lenders });
         }
         let kind = manifest.media_type.unwrap_or_else(|| media_type::OCI_MANIFEST.to_owned());
-        Ok(Some((describe(&kind, &bytes), bytes)))
+        Ok(Some((Descriptor::of(kind, &bytes), bytes)))
     }
 
     /// The layer's compressed blob; made, and sent meanwhile, where there is none.
     fn layer(&self, id: LayerId, diff_id: DiffId) -> Result<Blob, Error> {
         let lenders = self.lenders.of_layer(id);
-        for (how, kind) in [("gzip", media_type::OCI_LAYER_GZIP), ("zstd", media_type::OCI_LAYER_ZSTD)] {
-            if let Some(digest) = self.store.compressed(diff_id, how)? {
-                let path = self.store.blob_path(&digest);
-                let size = std::fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len();
-                return Ok(Blob { descriptor: blob(kind, digest, size), source: Source::Store, lenders });
-            }
+        if let Some((compression @ (Compression::Gzip | Compression::Zstd), digest)) =
+            self.store.blob_of(diff_id)?
+        {
+            let path = self.store.blob_path(&digest);
+            let size = std::fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len();
+            let descriptor = Descriptor::new(media_type::oci_layer(compression), digest, size);
+            return Ok(Blob { descriptor, source: Source::Store, lenders });
         }
         let gone = || {
             Error::new(ErrorKind::Environment, format!("layer {diff_id} is not in the store"))
@@ -226,23 +224,9 @@ impl Loader<'_> {
         let (digest, size) = writer.finish().map_err(at)?.finish()?;
         self.store.remember_compressed(diff_id, "gzip", digest)?;
         Ok(Blob {
-            descriptor: blob(media_type::OCI_LAYER_GZIP, digest, size),
+            descriptor: Descriptor::new(media_type::OCI_LAYER_GZIP, digest, size),
             source: Source::Store,
             lenders,
         })
-    }
-}
-
-fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
-    blob(media_type, Digest::of(bytes), bytes.len() as u64)
-}
-
-fn blob(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        digest,
-        size,
-        annotations: BTreeMap::new(),
-        platform: None,
     }
 }

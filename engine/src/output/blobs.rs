@@ -15,7 +15,7 @@ use kiln_image::layer::{
     self, Compression, OverlayXattrs, PackOptions, StargzWriter, TOC_DIGEST_ANNOTATION, Times,
     UNCOMPRESSED_SIZE_ANNOTATION,
 };
-use kiln_image::oci::Descriptor;
+use kiln_image::oci::{Descriptor, media_type};
 use kiln_image::registry::Push;
 use kiln_image::{DiffId, Digest};
 use kiln_solver::solve::Solver;
@@ -144,11 +144,7 @@ pub(crate) fn layer_blob(
     compression: kiln_remote::Compression,
 ) -> Result<Descriptor, Error> {
     let settings = Settings {
-        compression: match compression.algorithm {
-            Compression::None => LayerCompression::Uncompressed,
-            Compression::Gzip => LayerCompression::Gzip,
-            Compression::Zstd => LayerCompression::Zstd,
-        },
+        compression: compression.algorithm.into(),
         level: compression.level,
         force: compression.force,
         times: Times::Kept,
@@ -209,7 +205,7 @@ impl Packer<'_> {
     fn elsewhere(&self) -> Option<PackedLayer> {
         let Purpose::Push(_) = self.purpose else { return None };
         let (descriptor, image) = self.solver.pulls.descriptor(self.layer)?;
-        let compression = compression_of(&descriptor.media_type);
+        let compression = media_type::compression_of_layer(&descriptor.media_type).into();
         if !self.is_as_wanted(compression) {
             return None;
         }
@@ -343,18 +339,13 @@ impl Packer<'_> {
     /// The blob that a base image's layer came as, if the store has it.
     fn pulled_blob(&self) -> Result<Option<(LayerCompression, Digest)>, Error> {
         let store = self.solver.store;
-        if let Some((descriptor, _)) = self.solver.pulls.descriptor(self.layer)
-            && store.has_blob(&descriptor.digest)
-        {
-            return Ok(Some((compression_of(&descriptor.media_type), descriptor.digest)));
-        }
-        for compression in [LayerCompression::Gzip, LayerCompression::Zstd] {
-            if let Some(digest) = store.compressed(self.diff_id, compression.word())? {
-                return Ok(Some((compression, digest)));
+        let blob = match self.solver.pulls.descriptor(self.layer) {
+            Some((descriptor, _)) if store.has_blob(&descriptor.digest) => {
+                Some((media_type::compression_of_layer(&descriptor.media_type), descriptor.digest))
             }
-        }
-        let plain = self.diff_id.0;
-        Ok(store.has_blob(&plain).then_some((LayerCompression::Uncompressed, plain)))
+            _ => store.blob_of(self.diff_id)?,
+        };
+        Ok(blob.map(|(compression, digest)| (compression.into(), digest)))
     }
 
     /// Gets a layer that no step needed: its blob alone, without unpacking it.
@@ -369,17 +360,6 @@ impl Packer<'_> {
             .map_err(|error| Error::io(solver.store.root(), error))?;
         writer.finish(Some(descriptor.digest))?;
         Ok(solver.store.remember_pulled(self.diff_id, &descriptor)?)
-    }
-}
-
-/// By the media type's end (image-spec, `layer.md`; docker's schema 2).
-fn compression_of(media_type: &str) -> LayerCompression {
-    if media_type.ends_with("gzip") {
-        LayerCompression::Gzip
-    } else if media_type.ends_with("zstd") {
-        LayerCompression::Zstd
-    } else {
-        LayerCompression::Uncompressed
     }
 }
 

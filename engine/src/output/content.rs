@@ -95,7 +95,7 @@ impl Content {
             annotations: notes.of(AnnotationTarget::Index, None),
         })?;
         let annotations = notes.of(AnnotationTarget::IndexDescriptor, None);
-        let top = Descriptor { annotations, ..describe(media_types.index(), &index) };
+        let top = Descriptor { annotations, ..Descriptor::of(media_types.index(), &index) };
         Ok(Self { top, index: Some(index), images })
     }
 
@@ -167,7 +167,7 @@ fn pack_one(
         to_json(&config)?
     };
     let (media_types, _) = notes.options.media_types();
-    let config = describe(media_types.config(), &config_bytes);
+    let config = Descriptor::of(media_types.config(), &config_bytes);
     let manifest_bytes = to_json(&Manifest {
         schema_version: 2,
         media_type: Some(media_types.manifest().to_owned()),
@@ -176,7 +176,7 @@ fn pack_one(
         annotations: notes.of(AnnotationTarget::Manifest, Some(&image.platform)),
     })?;
     Ok(Packed {
-        manifest: describe(media_types.manifest(), &manifest_bytes),
+        manifest: Descriptor::of(media_types.manifest(), &manifest_bytes),
         manifest_bytes,
         config,
         config_bytes,
@@ -250,15 +250,5 @@ impl Notes<'_> {
             }
         }
         Ok(())
-    }
-}
-
-pub(super) fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        digest: Digest::of(bytes),
-        size: bytes.len() as u64,
-        annotations: BTreeMap::new(),
-        platform: None,
     }
 }

@@ -1,6 +1,8 @@
 //! The keys of `--output` (FEATURES EX1–EX7, EX11, EX12), read once.
 
-use kiln_image::{Platform, oci::media_type};
+use kiln_image::Platform;
+use kiln_image::layer::Compression;
+use kiln_image::oci::media_type;
 
 use crate::Error;
 use crate::attest::Place;
@@ -86,6 +88,16 @@ impl LayerCompression {
         match self {
             Self::Zstd => 22,
             _ => 9,
+        }
+    }
+}
+
+impl From<Compression> for LayerCompression {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self::Uncompressed,
+            Compression::Gzip => Self::Gzip,
+            Compression::Zstd => Self::Zstd,
         }
     }
 }

@@ -102,7 +102,10 @@ fn volumes_are_the_hosts_directories() {
         |flags: &[&str]| kiln.call(context.path(), &[&["build", "--no-cache"], flags, &["."]].concat());
     call(&["--executor=chroot", &rw]).says("cannot be mounted for writing in a step by chroot");
     call(&[&volume("/x:shared")]).says("the option `shared` is not supported");
-    call(&["--volume=/etc:/x:U"]).says("`U` would give a directory of the system to the step's user");
+    call(&["--volume=/etc:/x:U"]).says(
+        "error: --volume /etc:/x: `U` would give a directory of the system to the step's user\n\
+         hint: leave out `U`, or give the step a directory that is there for the build\n",
+    );
     call(&["--volume=data:/x"]).says("both paths begin with `/`");
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use scan::{Contents, Extent, scan};
 
-use crate::layer::{self, LayerError};
+use crate::layer::{self, Compression, LayerError};
 use crate::layout::{
     At as _, BlobStore, CONTAINERD_NAME_ANNOTATION, DOCKER_MANIFEST_FILE, DockerImage, INDEX_FILE,
     LayoutError, MARKER_FILE, Selector, blob_path, check_marker, names, open_regular, parse_index,
@@ -32,8 +32,6 @@ use crate::{Digest, ImageRef, Platform};
 const MAX_SPOOL_BYTES: u64 = 256 << 30;
 /// Most images that a docker archive may hold.
 const MAX_IMAGES: usize = 1000;
-const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
-const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 /// An archive with one or more images.
 #[derive(Debug)]
@@ -180,8 +178,7 @@ impl Archive {
         let config_extent = self.named(&image.config)?;
         let config_bytes = self.bytes(config_extent, "the image config", MAX_CONFIG_BYTES)?;
         let config = parse_config(&config_bytes)?;
-        let config_descriptor =
-            descriptor(media_type::OCI_CONFIG, Digest::of(&config_bytes), config_extent.size);
+        let config_descriptor = Descriptor::of(media_type::OCI_CONFIG, &config_bytes);
         self.blobs.insert(config_descriptor.digest, config_extent);
         let files = image.layers.unwrap_or_default();
         if files.len() != config.rootfs.diff_ids.len() {
@@ -210,7 +207,7 @@ impl Archive {
             annotations: BTreeMap::new(),
         };
         let bytes = serde_json::to_vec(&manifest).map_err(|error| self.wrong(error.to_string()))?;
-        let mut entry = descriptor(media_type::OCI_MANIFEST, Digest::of(&bytes), bytes.len() as u64);
+        let mut entry = Descriptor::of(media_type::OCI_MANIFEST, &bytes);
         entry.platform = Some(PlatformSpec::from(&config.platform()));
         self.made.insert(entry.digest, bytes);
         let tags = image.repo_tags.unwrap_or_default();
@@ -226,14 +223,14 @@ impl Archive {
 
     /// A plain layer's digest is taken from the config, and verified when it is read; a compressed one must be hashed.
     fn describe_layer(&self, extent: Extent, diff_id: Digest) -> Result<Descriptor, LayoutError> {
-        let mut magic = [0; 4];
-        let room = extent.size.min(4) as usize;
-        self.file.read_exact_at(&mut magic[..room], extent.offset).at(&self.path)?;
-        let kind = match &magic[..room] {
-            magic if magic.starts_with(GZIP_MAGIC) => media_type::OCI_LAYER_GZIP,
-            magic if magic == ZSTD_MAGIC => media_type::OCI_LAYER_ZSTD,
-            _ => return Ok(descriptor(media_type::OCI_LAYER, diff_id, extent.size)),
-        };
+        let mut head = [0; layer::SNIFF_BYTES];
+        let head = &mut head[..extent.size.min(layer::SNIFF_BYTES as u64) as usize];
+        self.file.read_exact_at(head, extent.offset).at(&self.path)?;
+        let compression = layer::compression_of(head);
+        let media_type = media_type::oci_layer(compression);
+        if compression == Compression::None {
+            return Ok(Descriptor::new(media_type, diff_id, extent.size));
+        }
         use sha2::{Digest as _, Sha256};
         let mut hash = Sha256::new();
         let mut reader = self.extent_reader(extent);
@@ -244,7 +241,7 @@ impl Archive {
                 read => hash.update(&buffer[..read]),
             }
         }
-        Ok(descriptor(kind, Digest::from_bytes(hash.finalize().into()), extent.size))
+        Ok(Descriptor::new(media_type, Digest::from_bytes(hash.finalize().into()), extent.size))
     }
 
     fn named(&self, name: &str) -> Result<Extent, LayoutError> {
@@ -301,10 +298,6 @@ impl Read for ExtentReader {
         self.left -= read as u64;
         Ok(read)
     }
-}
-
-fn descriptor(kind: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor { media_type: kind.to_owned(), digest, size, annotations: BTreeMap::new(), platform: None }
 }
 
 fn copy(mut from: impl Read, to: &mut File, path: &Path, cancel: &AtomicBool) -> Result<(), LayoutError> {

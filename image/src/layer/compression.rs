@@ -61,6 +61,16 @@ pub fn decompress<'a>(input: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Layer
     })
 }
 
+/// How the layer is compressed whose blob begins with `head`. Give [`SNIFF_BYTES`] of it, or all if there are fewer.
+pub fn compression_of(head: &[u8]) -> Compression {
+    match Format::sniff(head) {
+        Format::Gzip => Compression::Gzip,
+        Format::Zstd => Compression::Zstd,
+        // No media type says one of the others.
+        Format::Plain | Format::Bzip2 | Format::Xz => Compression::None,
+    }
+}
+
 /// Whether a stream that begins with `head` is compressed in a way that [`decompress`] knows.
 pub(crate) fn is_compressed(head: &[u8]) -> bool {
     Format::sniff(head) != Format::Plain
@@ -218,7 +228,7 @@ const XZ_MEMORY_KIB: u32 = 130 * 1024;
 pub const ARCHIVE_HEAD_BYTES: usize = 1 << 20;
 
 /// Enough of a stream to tell its format.
-pub(crate) const SNIFF_BYTES: usize = 8;
+pub const SNIFF_BYTES: usize = 8;
 const INPUT_BUFFER_BYTES: usize = 128 * 1024;
 /// libdeflate's makes smaller layers than zlib's usual 6.
 const GZIP_LEVEL: i32 = 4;
@@ -245,7 +255,9 @@ mod tests {
     fn every_format_is_found_by_its_first_bytes_and_comes_back_whole() {
         let bytes = vec![7; 300_000];
         for how in [Compression::None, Compression::Gzip, Compression::Zstd] {
-            assert_eq!(decompressed(&compressed(&bytes, how)).unwrap(), bytes, "{how:?}");
+            let blob = compressed(&bytes, how);
+            assert_eq!(compression_of(&blob[..SNIFF_BYTES]), how);
+            assert_eq!(decompressed(&blob).unwrap(), bytes, "{how:?}");
         }
     }
 
@@ -299,6 +311,7 @@ mod tests {
         }
         let mut skippable = vec![0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
         skippable.extend(compressed(b"one", Compression::Zstd));
+        assert_eq!(compression_of(&skippable), Compression::Zstd);
         assert_eq!(decompressed(&skippable).unwrap(), b"one");
     }
 

@@ -69,6 +69,10 @@ impl<W: Write> Write for GzipWriter<W> {
 
 /// `block` as gzip members: what deflate cannot make smaller is stored, in members of its own.
 fn members(level: u32, block: &[u8]) -> io::Result<Vec<u8>> {
+    // Level 0 stores everything.
+    if level == 0 || block.is_empty() {
+        return member(level, block);
+    }
     let mut out = Vec::new();
     let mut deflate = compressor(level)?;
     let mut store = compressor(0)?;
@@ -78,9 +82,6 @@ fn members(level: u32, block: &[u8]) -> io::Result<Vec<u8>> {
         let (bytes, behind) = rest.split_at(rest.len().min(run.len() * PIECE_BYTES));
         append_member(&mut out, if run.first() == Some(&true) { &mut store } else { &mut deflate }, bytes)?;
         rest = behind;
-    }
-    if block.is_empty() {
-        append_member(&mut out, &mut deflate, block)?;
     }
     Ok(out)
 }
@@ -153,6 +154,8 @@ mod tests {
         let mixed = [&*noise, &text, &text, &noise, &noise[..5000], &text, &noise[..5000]].concat();
         let both = compressed(&mixed, 6, 2, 1 << 20);
         let plain = member(6, &mixed).unwrap();
+        // At level 0 all is stored, and nothing is told apart.
+        assert!(compressed(&mixed, 0, 2, 1 << 20) == member(0, &mixed).unwrap());
         assert!(both.len() < plain.len() + plain.len() / 100, "{} and {}", both.len(), plain.len());
         // As it is, but for the headers of stored blocks.
         let stored = &noise[1000..30_000];

@@ -26,10 +26,11 @@ mod tree_writer;
 mod unpack;
 
 pub use born::Born;
+pub(crate) use compression::is_compressed;
 pub use compression::{
-    ARCHIVE_HEAD_BYTES, Compressor, ZSTD_WINDOW_LOG_MAX, compress, decompress, is_archive,
+    ARCHIVE_HEAD_BYTES, Compressor, SNIFF_BYTES, ZSTD_WINDOW_LOG_MAX, compress, compression_of, decompress,
+    is_archive,
 };
-pub(crate) use compression::{SNIFF_BYTES, is_compressed};
 pub use digest_stream::{Fed, Feed, read_ahead};
 pub use estargz::{Stargz, StargzWriter, TOC_DIGEST_ANNOTATION, UNCOMPRESSED_SIZE_ANNOTATION};
 pub use gzip::GzipWriter;

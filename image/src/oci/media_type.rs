@@ -1,5 +1,7 @@
 //! Media types (image-spec, `media-types.md`; distribution, "Image Manifest Version 2, Schema 2").
 
+use crate::layer::Compression;
+
 /// An OCI image index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// An OCI image manifest.
@@ -75,4 +77,46 @@ pub fn is_layer(media_type: &str) -> bool {
                 | DOCKER_LAYER_GZIP
                 | DOCKER_LAYER_ZSTD
         )
+}
+
+/// OCI's type of a layer that is compressed so.
+pub fn oci_layer(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => OCI_LAYER,
+        Compression::Gzip => OCI_LAYER_GZIP,
+        Compression::Zstd => OCI_LAYER_ZSTD,
+    }
+}
+
+/// How a layer of this type is compressed, OCI's, docker's or any other whose name ends as theirs do.
+pub fn compression_of_layer(media_type: &str) -> Compression {
+    if media_type.ends_with("gzip") {
+        Compression::Gzip
+    } else if media_type.ends_with("zstd") {
+        Compression::Zstd
+    } else {
+        Compression::None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layers_type_says_how_it_is_compressed() {
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            assert_eq!(compression_of_layer(oci_layer(compression)), compression);
+        }
+        for (media_type, compression) in [
+            (DOCKER_LAYER, Compression::None),
+            (DOCKER_LAYER_GZIP, Compression::Gzip),
+            (DOCKER_LAYER_ZSTD, Compression::Zstd),
+            (OCI_FOREIGN_LAYER, Compression::None),
+            (DOCKER_FOREIGN_LAYER_GZIP, Compression::Gzip),
+            (OCI_FOREIGN_LAYER_ZSTD, Compression::Zstd),
+        ] {
+            assert_eq!(compression_of_layer(media_type), compression, "{media_type}");
+        }
+    }
 }

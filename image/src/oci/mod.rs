@@ -235,6 +235,18 @@ fn null_as_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+impl Descriptor {
+    /// Describes what has this digest, without notes.
+    pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
+        Self { media_type: media_type.into(), digest, size, annotations: BTreeMap::new(), platform: None }
+    }
+
+    /// Describes these bytes, without notes.
+    pub fn of(media_type: impl Into<String>, bytes: &[u8]) -> Self {
+        Self::new(media_type, Digest::of(bytes), bytes.len() as u64)
+    }
+}
+
 impl PlatformSpec {
     /// In containerd's normal form.
     pub fn to_platform(&self) -> crate::Platform {

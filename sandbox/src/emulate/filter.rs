@@ -2,6 +2,9 @@
 
 use std::sync::LazyLock;
 
+use crate::bpf::{
+    ALLOW, HAND_OVER, JEQ, JSET, NATIVE_ARCH, OFFSET_ARCH, OFFSET_ARGUMENTS, OFFSET_NUMBER, jump, load,
+};
 use crate::sys::Instruction;
 
 /// The compiled filter.
@@ -125,79 +128,38 @@ const WRITING: u32 = (libc::O_CREAT | libc::O_WRONLY | libc::O_RDWR) as u32;
 
 /// Of another ABI's calls the owners are the kernel's; whether they are allowed at all is the other filter's matter.
 fn compile() -> Vec<Instruction> {
-    let mut program = vec![
-        instruction(LOAD, OFFSET_ARCH, 0, 0),
-        instruction(EQUAL, NATIVE_ARCH, 1, 0),
-        instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
-        instruction(LOAD, OFFSET_NUMBER, 0, 0),
-    ];
-    let hand_over = instruction(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0);
-    let leave = instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+    let mut program = vec![load(OFFSET_ARCH), jump(JEQ, NATIVE_ARCH, 1, 0), ALLOW, load(OFFSET_NUMBER)];
     for &(number, subject) in CALLS {
         match subject {
             // Reading is by far the most frequent, and anybody may.
             Subject::Open(_, Some(flags), _) => program.extend([
-                instruction(EQUAL, number as u32, 0, 4),
-                instruction(LOAD, OFFSET_ARGUMENTS + 8 * flags as u32, 0, 0),
-                instruction(ANY_BIT, WRITING, 0, 1),
-                hand_over,
-                leave,
+                jump(JEQ, number as u32, 0, 4),
+                load(OFFSET_ARGUMENTS + 8 * flags as u32),
+                jump(JSET, WRITING, 0, 1),
+                HAND_OVER,
+                ALLOW,
             ]),
             Subject::KeepRights => program.extend([
-                instruction(EQUAL, number as u32, 0, 4),
-                instruction(LOAD, OFFSET_ARGUMENTS, 0, 0),
-                instruction(EQUAL, libc::PR_SET_KEEPCAPS as u32, 0, 1),
-                hand_over,
-                leave,
+                jump(JEQ, number as u32, 0, 4),
+                load(OFFSET_ARGUMENTS),
+                jump(JEQ, libc::PR_SET_KEEPCAPS as u32, 0, 1),
+                HAND_OVER,
+                ALLOW,
             ]),
-            _ => program.extend([instruction(EQUAL, number as u32, 0, 1), hand_over]),
+            _ => program.extend([jump(JEQ, number as u32, 0, 1), HAND_OVER]),
         }
     }
-    program.push(leave);
+    program.push(ALLOW);
     program
-}
-
-/// Offsets in `struct seccomp_data`; the low half of an argument comes first on the supported architectures.
-const OFFSET_NUMBER: u32 = 0;
-const OFFSET_ARCH: u32 = 4;
-const OFFSET_ARGUMENTS: u32 = 16;
-#[cfg(target_arch = "x86_64")]
-const NATIVE_ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const NATIVE_ARCH: u32 = 0xc000_00b7;
-const LOAD: u16 = 0x20;
-const EQUAL: u16 = 0x15;
-const ANY_BIT: u16 = 0x45;
-const RETURN: u16 = 0x06;
-
-fn instruction(code: u16, operand: u32, jump_true: u8, jump_false: u8) -> Instruction {
-    Instruction { code, jump_true, jump_false, operand }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpf;
 
     fn answer(number: libc::c_long, arguments: [u64; 3]) -> u32 {
-        let (mut accumulator, mut at) = (0_u32, 0);
-        loop {
-            let found = FILTER[at];
-            at += 1;
-            let holds = match found.code {
-                LOAD => {
-                    accumulator = match found.operand {
-                        OFFSET_NUMBER => number as u32,
-                        OFFSET_ARCH => NATIVE_ARCH,
-                        offset => arguments[(offset - OFFSET_ARGUMENTS) as usize / 8] as u32,
-                    };
-                    continue;
-                }
-                EQUAL => accumulator == found.operand,
-                ANY_BIT => accumulator & found.operand != 0,
-                _ => return found.operand,
-            };
-            at += usize::from(if holds { found.jump_true } else { found.jump_false });
-        }
+        bpf::run(&FILTER, NATIVE_ARCH, number as u32, arguments)
     }
 
     #[test]

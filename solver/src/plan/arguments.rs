@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use kiln_image::Platform;
-use kiln_parser::{Dockerfile, Span, lint};
+use kiln_parser::{Dockerfile, InstructionKind, Span, lint};
 
 use super::environment::Environment;
 use super::expansion::expand;
@@ -179,4 +179,14 @@ pub(super) fn proxies(build_args: &BTreeMap<String, String>) -> Vec<(String, Str
         }
     }
     proxies
+}
+
+/// The names of the stages' ARGs, those of unneeded stages too.
+pub(super) fn declared(dockerfile: &Dockerfile) -> HashSet<String> {
+    let instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    let pairs = instructions.flat_map(|instruction| match &instruction.kind {
+        InstructionKind::Arg(pairs) => pairs.as_slice(),
+        _ => &[],
+    });
+    pairs.map(|pair| pair.name.value.clone()).collect()
 }

@@ -1,8 +1,9 @@
 //! From instructions to operations. Pure: the Dockerfile, the arguments and the bases' configs in, a graph out.
 //!
-//! The way: global arguments, then all FROM lines (`stages`), then the stages that the target needs, with their bases
-//! and the triggers that these bring, then each stage's instructions in order (`dispatch`). A stage's state holds what
-//! the next instruction starts from: its root's vertex, the config, the variables.
+//! The way, which `planner` goes: global arguments, then all FROM lines (`stages`), then the stages that the target needs,
+//! with their bases and the `triggers` that these bring; each stage's `start`, then its instructions in order
+//! (`dispatch`); at last the image's config (`result`). A stage's state holds what the next instruction starts from: its
+//! root's vertex, the config, the variables.
 //!
 //! Everything is linear in the number of instructions, and nothing recurses along stages: a file may have 100,000.
 
@@ -18,11 +19,15 @@ mod history;
 mod join;
 mod names;
 mod near;
+mod needed;
 mod outline;
 pub(crate) mod paths;
 mod planner;
+mod result;
 mod stages;
+mod start;
 mod state;
+mod triggers;
 mod vertices;
 mod warnings;
 
@@ -255,7 +260,7 @@ pub fn base_names(
     dockerfile: &Dockerfile,
     request: &PlanRequest,
 ) -> Result<Vec<(ImageRef, Platform)>, PlanError> {
-    planner::base_names(dockerfile, request)
+    needed::base_names(dockerfile, request)
 }
 
 /// A stage that writes what a later one starts from.
@@ -271,7 +276,7 @@ pub fn awaited_stages(
     dockerfile: &Dockerfile,
     request: &PlanRequest,
 ) -> Result<Vec<AwaitedStage>, PlanError> {
-    planner::awaited_stages(dockerfile, request)
+    needed::awaited_stages(dockerfile, request)
 }
 
 /// Plans a stage as if it were the target.

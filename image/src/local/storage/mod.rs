@@ -232,17 +232,13 @@ impl Store {
             let (layers, diff_ids) = (chain.len(), diff_ids.len());
             return Err(crate::oci::DocumentError::LayerCount { layers, diff_ids }.into());
         }
-        let descriptor = |kind: &str, digest, size| {
-            let media_type = kind.to_owned();
-            Descriptor { media_type, digest, size, annotations: BTreeMap::new(), platform: None }
-        };
         let layer = |(DiffId(digest), layer): (&DiffId, &StoredLayer)| {
-            descriptor(media_type::OCI_LAYER, *digest, layer.size)
+            Descriptor::new(media_type::OCI_LAYER, *digest, layer.size)
         };
         let made = Manifest {
             schema_version: 2,
             media_type: Some(media_type::OCI_MANIFEST.to_owned()),
-            config: descriptor(media_type::OCI_CONFIG, digest, config_bytes.len() as u64),
+            config: Descriptor::new(media_type::OCI_CONFIG, digest, config_bytes.len() as u64),
             layers: diff_ids.iter().zip(&chain).map(layer).collect(),
             annotations: BTreeMap::new(),
         };

@@ -13,6 +13,8 @@ mod workdir;
 
 use kiln_parser::{Instruction, InstructionKind, Span, Spanned};
 
+pub(super) use mounts::named_secrets;
+
 use super::PlanError;
 use super::expansion::{expand, with_recorder};
 use super::names::Author;

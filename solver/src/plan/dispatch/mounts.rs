@@ -1,8 +1,9 @@
 //! `RUN --mount` (FEATURES RN16–RN32).
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
-use kiln_parser::{Mount, MountKind, MountProblem, Span, Spanned};
+use kiln_parser::{Dockerfile, InstructionKind, Mount, MountKind, MountProblem, Span, Spanned};
 
 use super::Step;
 use crate::graph::{ExecMount, ExecMountKind, InputIndex, VertexId};
@@ -227,4 +228,36 @@ fn refuse_unnamed(step: &Step<'_, '_>, kind: &'static str, id: &str, span: Span)
         return Err(PlanError::TriggerWantsSecret { kind, id: id.to_owned(), span });
     }
     Ok(())
+}
+
+/// The ids of secrets and agents in the file's own RUN instructions, and in what every RUN mounts.
+pub(in crate::plan) fn named_secrets(
+    dockerfile: &Dockerfile,
+    mounts: &[Mount],
+) -> HashSet<(&'static str, String)> {
+    let instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    let runs = instructions.filter_map(|instruction| match &instruction.kind {
+        InstructionKind::Run(run) => Some(run),
+        InstructionKind::Onbuild(onbuild) => match onbuild.instruction.as_ref().map(|one| &one.kind) {
+            Some(InstructionKind::Run(run)) => Some(run),
+            _ => None,
+        },
+        _ => None,
+    });
+    let mut named = HashSet::new();
+    for mount in mounts.iter().chain(runs.flat_map(|run| &run.mounts).map(|mount| &mount.value)) {
+        match &mount.kind {
+            MountKind::Secret { id, .. } => {
+                let id = id.clone().filter(|id| !id.is_empty());
+                let id = id.or_else(|| mount.target.as_deref().map(|t| paths::base_name(t).to_owned()));
+                named.extend(id.map(|id| ("secret", id)));
+            }
+            MountKind::Ssh { id, .. } => {
+                let id = id.clone().filter(|id| !id.is_empty());
+                named.insert(("ssh agent", id.unwrap_or_else(|| DEFAULT_AGENT.into())));
+            }
+            _ => {}
+        }
+    }
+    named
 }
