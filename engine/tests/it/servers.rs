@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 /// What the web server knows and was asked.
@@ -104,7 +105,6 @@ fn answer(mut stream: TcpStream, site: &Mutex<Site>) {
 /// Repositories on `git://`.
 pub(crate) struct GitServer {
     dir: tempfile::TempDir,
-    daemon: Child,
     port: u16,
 }
 
@@ -116,36 +116,34 @@ impl GitServer {
             return None;
         };
         let exec_path = String::from_utf8(version.stdout).unwrap();
-        if !Path::new(exec_path.trim()).join("git-daemon").exists() {
+        let daemon = Path::new(exec_path.trim()).join("git-daemon");
+        if !daemon.exists() {
             eprintln!("skipped: no git daemon");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        // The port is free when it is chosen, and may be another's a moment later.
-        for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let mut daemon = Command::new(Path::new(exec_path.trim()).join("git-daemon"))
-                .args(["--export-all", "--reuseaddr", "--listen=127.0.0.1"])
-                .arg(format!("--port={port}"))
-                .arg(format!("--base-path={}", dir.path().display()))
-                .arg(dir.path())
-                .env("GIT_CONFIG_COUNT", "1")
-                .env("GIT_CONFIG_KEY_0", "safe.directory")
-                .env("GIT_CONFIG_VALUE_0", "*")
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            loop {
-                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    return Some(Self { dir, daemon, port });
-                }
-                if daemon.try_wait().unwrap().is_some() {
-                    break;
-                }
-                std::thread::yield_now();
+        let served = dir.path().to_owned();
+        // A daemon for each connection: one that listens by itself could find its port taken by then.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut daemon = Command::new(&daemon)
+                    .args(["--inetd", "--export-all"])
+                    .arg(format!("--base-path={}", served.display()))
+                    .arg(&served)
+                    .env("GIT_CONFIG_COUNT", "1")
+                    .env("GIT_CONFIG_KEY_0", "safe.directory")
+                    .env("GIT_CONFIG_VALUE_0", "*")
+                    .stdin(OwnedFd::from(stream.try_clone().unwrap()))
+                    .stdout(OwnedFd::from(stream))
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .unwrap();
+                std::thread::spawn(move || daemon.wait());
             }
-        }
-        panic!("git daemon does not start");
+        });
+        Some(Self { dir, port })
     }
 
     pub(crate) fn repository(&self, name: &str) -> Repository {
@@ -154,13 +152,6 @@ impl GitServer {
         let repository = Repository { path, url: format!("git://127.0.0.1:{}/{name}", self.port) };
         repository.git(&["init", "--quiet", "--initial-branch=main", "."]);
         repository
-    }
-}
-
-impl Drop for GitServer {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
     }
 }
 

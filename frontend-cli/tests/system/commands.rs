@@ -164,9 +164,8 @@ fn a_container_has_its_own_options_and_exit_status() {
 #[test]
 fn an_interrupted_build_stops_its_steps_and_leaves_nothing_half_made() {
     let Some(kiln) = Kiln::new("interrupt") else { return };
-    let marker = format!("{}", std::process::id());
-    let context =
-        Context::with_dockerfile(&format!("FROM busybox\nRUN echo started; exec sleep 4{marker}\n"));
+    let step = format!("sleep 4000.{}", std::process::id());
+    let context = Context::with_dockerfile(&format!("FROM busybox\nRUN echo started; exec {step}\n"));
     let mut command = kiln.command(context.path(), &["build", "--progress=plain", "."]);
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
@@ -179,7 +178,7 @@ fn an_interrupted_build_stops_its_steps_and_leaves_nothing_half_made() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let rest: Vec<_> = lines.map_while(Result::ok).collect();
     assert!(rest.iter().any(|line| line.contains("CANCELED")), "{rest:?}");
-    let left = Command::new("pgrep").args(["-f", &format!("sleep 4{marker}")]).output().unwrap();
+    let left = Command::new("pgrep").args(["-xf", &step]).output().unwrap();
     assert!(left.stdout.is_empty(), "the step's process lives");
     kiln.is_sound();
 }

@@ -130,27 +130,33 @@ fn a_device_that_is_not_there_is_an_error_only_where_it_is_required() {
 fn without_roots_rights_the_hosts_own_node_is_shown_if_it_may_be_opened() {
     let Some(user) = Ordinary::new("rootless devices") else { return };
     let spec = SPEC.replace("@DIR@", &user.home().join("context").display().to_string());
-    let closed = r#"{"cdiVersion": "0.6.0", "kind": "closed.com/test", "devices": [
-        {"name": "node", "containerEdits": {"deviceNodes": [{"path": "/dev/kiln-test-closed"}]}}]}"#;
-    let node = std::path::Path::new("/dev/kiln-test-closed");
-    let made = std::process::Command::new("mknod")
-        .args(["-m", "600", "/dev/kiln-test-closed", "c", "1", "7"])
-        .status();
+    // Among the host's devices, as a temporary directory may be mounted without any; its name is nobody else's.
+    let folder = tempfile::Builder::new().prefix("kiln-test-").tempdir_in("/dev").unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).unwrap();
+    let node = folder.path().join("closed");
+    let made =
+        std::process::Command::new("mknod").args(["-m", "600"]).arg(&node).args(["c", "1", "7"]).status();
     assert!(made.unwrap().success());
-    let folder = user.folder(
+    let closed = format!(
+        r#"{{"cdiVersion": "0.6.0", "kind": "closed.com/test", "devices": [
+        {{"name": "node", "containerEdits": {{"deviceNodes": [{{"path": "{}"}}]}}}}]}}"#,
+        node.display()
+    );
+    let context = user.folder(
         "context",
         &[
             ("Dockerfile", NODE),
             ("data", "data of the host\n"),
             ("acme.json", &spec),
-            ("closed.json", closed),
+            ("closed.json", &closed),
         ],
     );
-    user.build(&folder, &["--cdi-spec-dir=.", "--allow=device", "."]);
-    std::fs::write(folder.join("Dockerfile"), "FROM busybox\nRUN --device=closed.com/test=node true\n")
-        .unwrap();
-    let ended = user.call(&folder, &["build", "--progress=none", "--cdi-spec-dir=.", "--allow=device", "."]);
-    std::fs::remove_file(node).unwrap();
+    user.build(&context, &["--cdi-spec-dir=.", "--allow=device", "."]);
+    let text = "FROM busybox\nRUN --device=closed.com/test=node true\n";
+    std::fs::write(context.join("Dockerfile"), text).unwrap();
+    let words = ["build", "--progress=none", "--cdi-spec-dir=.", "--allow=device", "."];
+    let ended = user.call(&context, &words);
     assert_eq!(ended.status, 1, "{}", ended.stderr);
-    ended.says("opening the device /dev/kiln-test-closed of the host: Permission denied");
+    ended.says(&format!("opening the device {} of the host: Permission denied", node.display()));
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use kiln_fixtures::{Context, folder, tutorial};
 
 use crate::daemons::{Dockerd, can_run, stdout};
-use crate::kiln::{Ended, Kiln};
+use crate::kiln::{Ended, Kiln, nothing_is_in_progress};
 
 /// A daemon with an image that kiln runs in, and kiln's own store on a volume.
 struct Container {
@@ -207,15 +207,19 @@ fn a_container_that_is_killed_in_a_step_leaves_a_store_that_works() {
         .spawn()
         .unwrap();
     let said = std::io::BufReader::new(running.stderr.take().unwrap());
-    let started = std::io::BufRead::lines(said).map(Result::unwrap).any(|line| line.ends_with("started"));
-    assert!(started);
+    let mut said = std::io::BufRead::lines(said).map(Result::unwrap);
+    assert!(said.any(|line| line.ends_with("started")));
     stdout(&mut container.docker.docker(&["kill", "killed"]));
+    // Read to its end: Docker's client does not outlive a pipe that nobody reads, and only it knows that the container is gone.
+    said.for_each(drop);
     let _ = running.wait();
 
     let context = context.file("go", "");
     let ended = container.build(context.path(), &words[3..]);
     ended.says("kept");
-    assert_eq!(std::fs::read_dir(container.files.path().join("store/work")).unwrap().count(), 0);
+    nothing_is_in_progress(&container.files.path().join("store"), || {
+        assert_eq!(container.call(context.path(), &["images"]).status, 0);
+    });
     let found = Command::new("grep").args(["-rl", SECRET]).arg(container.files.path()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
     container.call(context.path(), &["doctor", "--check"]).says("the store is sound");

@@ -151,6 +151,22 @@ pub fn facts(folder: &Path) -> String {
     String::from_utf8(listing).unwrap()
 }
 
+/// Nothing that was in progress is left in the store at `root`.
+///
+/// What killed processes leave is removed beside a later one's own work, and one that is over before that is done leaves the
+/// rest to the next: `call` is another process on that store.
+#[track_caller]
+pub fn nothing_is_in_progress(root: &Path, call: impl Fn()) {
+    let left = || -> Vec<_> { std::fs::read_dir(root.join("work")).unwrap().flatten().collect() };
+    for _ in 0..100 {
+        if left().is_empty() {
+            return;
+        }
+        call();
+    }
+    panic!("leftovers: {:?}", left());
+}
+
 /// Whether the test named `test` may do what only the machine's root can; says what that is if not.
 pub fn is_root_to(act: &str, test: &str) -> bool {
     let is_root = kiln_fixtures::is_root();

@@ -5,15 +5,18 @@ use std::process::{Command, Stdio};
 
 use kiln_fixtures::{Bases, Context};
 
-use crate::daemons::can_run;
+use crate::daemons::{can_run, with_own_mounts};
 use crate::kiln::{Ended, Kiln};
 use crate::ordinary::Ordinary;
 
 /// Writes the busybox image for `transport` in `folder`.
 fn write_base(kiln: &Kiln, folder: &Path, transport: &str) {
+    write_base_by(Command::new("skopeo"), kiln, folder, transport);
+}
+
+fn write_base_by(mut skopeo: Command, kiln: &Kiln, folder: &Path, transport: &str) {
     let from = format!("oci:{}:latest", kiln.bases().layout("busybox").display());
-    let ended =
-        Command::new("skopeo").args(["copy", "-q", &from, transport]).current_dir(folder).output().unwrap();
+    let ended = skopeo.args(["copy", "-q", &from, transport]).current_dir(folder).output().unwrap();
     assert!(ended.status.success(), "{transport}: {}", String::from_utf8_lossy(&ended.stderr));
 }
 
@@ -130,7 +133,7 @@ fn what_cannot_be_read_is_told_where_it_stands() {
 fn store_base(kiln: &Kiln, driver: &str, root: &Path) {
     let run = root.with_extension("run");
     let to = format!("containers-storage:[{driver}@{}+{}]localhost/base:1", root.display(), run.display());
-    write_base(kiln, root.parent().unwrap(), &to);
+    write_base_by(with_own_mounts("skopeo"), kiln, root.parent().unwrap(), &to);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
+use kiln_fixtures::script;
+
 use crate::kiln::{Ended, Kiln, is_root_to};
 
 /// A kiln and a folder with this Dockerfile.
@@ -34,7 +36,7 @@ fn may_open_tun(test: &str) -> bool {
 
 #[test]
 fn the_hosts_loopback_is_reached_where_the_host_s_network_is_asked_for_and_nowhere_else() {
-    let ask = "(echo; sleep 1) | nc -w 2 127.0.0.1 $PORT";
+    let ask = "echo | nc 127.0.0.1 $PORT";
     let dockerfile = format!("FROM busybox\nARG PORT\nARG FLAG\nRUN echo heard: $( {ask} ); ip route\n");
     if !may_open_tun("network") {
         return;
@@ -73,7 +75,6 @@ fn steps_resolve_the_names_that_the_host_resolves() {
 
 #[test]
 fn a_network_that_fails_is_no_matter_to_who_never_uses_it() {
-    use std::os::unix::fs::PermissionsExt as _;
     // Else it is known beforehand that pasta fails.
     if !may_open_tun("a network that fails") {
         return;
@@ -83,9 +84,7 @@ fn a_network_that_fails_is_no_matter_to_who_never_uses_it() {
     let Some((kiln, folder)) = kiln("network_fails", dockerfile) else { return };
     let programs = folder.path().join("bin");
     std::fs::create_dir(&programs).unwrap();
-    let pasta = programs.join("pasta");
-    std::fs::write(&pasta, "#!/bin/sh\necho no such luck >&2\nexit 1\n").unwrap();
-    std::fs::set_permissions(&pasta, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script(&programs.join("pasta"), "#!/bin/sh\necho no such luck >&2\nexit 1\n");
     let build = |network: &str| -> Ended {
         let mut command = kiln.command(folder.path(), &["build", "--progress=plain", network, "."]);
         command.env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()));

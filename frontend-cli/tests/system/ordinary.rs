@@ -22,25 +22,23 @@ impl Ordinary {
             return None;
         }
         let bases = Bases::get_or_skip(test)?;
+        if let Err(error) = Command::new("useradd").arg("--help").output() {
+            assert!(std::env::var_os("CI").is_none(), "{test}: useradd: {error}");
+            eprintln!("skipped {test}: useradd: {error}");
+            return None;
+        }
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("kiln-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let home = tempfile::Builder::new().prefix("kiln-home-").tempdir().unwrap();
         let user = Self { name, home };
-        let made = Command::new("useradd")
+        let made = accounts("useradd")
             .args(["--no-create-home", "--shell", "/bin/sh", "--home-dir"])
             .arg(user.home())
             .arg(&user.name)
-            .output();
-        match made {
-            Ok(ended) if ended.status.success() => {}
-            Ok(ended) => panic!("useradd: {}", String::from_utf8_lossy(&ended.stderr)),
-            Err(error) if std::env::var_os("CI").is_some() => panic!("{test}: useradd: {error}"),
-            Err(error) => {
-                eprintln!("skipped {test}: useradd: {error}");
-                return None;
-            }
-        }
-        std::fs::copy(env!("CARGO_BIN_EXE_kiln"), user.home().join("kiln")).unwrap();
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "useradd: {}", String::from_utf8_lossy(&made.stderr));
+        kiln_fixtures::copy_program(env!("CARGO_BIN_EXE_kiln").as_ref(), &user.home().join("kiln"));
         std::fs::copy(bases.registries_conf(), user.home().join("registries.conf")).unwrap();
         user.owns(user.home());
         host(&["chmod", "755"], &[user.home()]);
@@ -57,7 +55,7 @@ impl Ordinary {
 
     /// Takes the user's subordinate ids away.
     pub fn without_ranges(self) -> Self {
-        let ended = Command::new("usermod")
+        let ended = accounts("usermod")
             .args(["--del-subuids", "1-4294967294", "--del-subgids", "1-4294967294", &self.name])
             .output()
             .unwrap();
@@ -131,8 +129,16 @@ impl Ordinary {
 impl Drop for Ordinary {
     fn drop(&mut self) {
         // The folder goes with the field, as root: subordinate ids own part of it.
-        let _ = Command::new("userdel").arg(&self.name).output();
+        let _ = accounts("userdel").arg("--force").arg(&self.name).output();
     }
+}
+
+/// A program that changes the host's accounts, after all those of other tests: by themselves they wait for each other for
+/// seconds, and give up then.
+fn accounts(program: &str) -> Command {
+    let mut command = Command::new("flock");
+    command.arg(std::env::temp_dir().join("kiln-test-accounts.lock")).arg(program);
+    command
 }
 
 #[track_caller]

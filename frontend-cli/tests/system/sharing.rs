@@ -43,7 +43,7 @@ fn equal_steps_of_two_stages_run_once_and_independent_ones_side_by_side() {
     let meet = |mine: &str, other: &str| {
         format!(
             "RUN --mount=type=cache,id=meet,target=/m touch /m/{mine} && \
-             for i in $(seq 300); do [ -e /m/{other} ] && exit 0; sleep 0.1; done; exit 1\n"
+             for i in $(seq 6000); do [ -e /m/{other} ] && exit 0; sleep 0.1; done; exit 1\n"
         )
     };
     let text = format!(
@@ -67,7 +67,7 @@ fn start_waiting(kiln: &Kiln, context: &Context) -> Child {
 fn waiting_dockerfile() -> Context {
     Context::with_dockerfile(
         "FROM busybox\nRUN --mount=type=cache,id=go,target=/go echo run >> /go/runs; echo it has be\"\"gun; \
-         for i in $(seq 600); do [ -e /go/on ] && break; sleep 0.05; done; echo it is over > /done\n",
+         for i in $(seq 12000); do [ -e /go/on ] && break; sleep 0.05; done; echo it is over > /done\n",
     )
 }
 
@@ -151,7 +151,7 @@ fn a_locked_cache_mount_has_one_user_among_processes_and_a_private_one_each() {
     // Shared ones meet: each waits for what the other makes.
     let meet = |mine: &str, other: &str| {
         format!(
-            "touch /c/{mine}; for i in $(seq 300); do [ -e /c/{other} ] && exit 0; sleep 0.1; done; exit 1"
+            "touch /c/{mine}; for i in $(seq 6000); do [ -e /c/{other} ] && exit 0; sleep 0.1; done; exit 1"
         )
     };
     let builds = [start("shared", 0, &meet("a", "b")), start("shared", 1, &meet("b", "a"))];

@@ -401,8 +401,10 @@ mod tests {
     fn a_helper_is_found_on_path_and_given_the_server_on_its_input() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("docker-credential-test");
-        std::fs::write(&program, "#!/bin/sh\nread -r s || true\ncase $s in *none*) echo credentials not found in native keychain; exit 1;; esac\nprintf '{\"ServerURL\":\"x\",\"Username\":\"%s\",\"Secret\":\"s\"}' \"$s$1\"\n").unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        kiln_fixtures::script(
+            &program,
+            "#!/bin/sh\nread -r s || true\ncase $s in *none*) echo credentials not found in native keychain; exit 1;; esac\nprintf '{\"ServerURL\":\"x\",\"Username\":\"%s\",\"Secret\":\"s\"}' \"$s$1\"\n",
+        );
         let mut store = store(r#"{"credsStore":"test","credHelpers":{"bad.io":"../x","gone.io":"gone"}}"#);
         store.path = vec![".".into(), directory.path().into()];
         assert_eq!(user(&store, "quay.io", "a").as_deref(), Some("quay.ioget"));

@@ -342,8 +342,7 @@ mod tests {
         let program = home.0.path().join("docker-credential-test");
         let log = home.0.path().join("log");
         let script = format!("#!/bin/sh\n{{ printf '%s ' $1; /bin/cat; echo; }} >> {}\n", log.display());
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        kiln_fixtures::script(&program, &script);
         let server = Server::parse("h.io");
         let kept = home.config().keep_login(&server, &login("CANARY"), &cancel()).unwrap();
         assert_eq!(kept, Kept::Helper("test".into()));

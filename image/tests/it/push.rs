@@ -87,7 +87,8 @@ impl Together {
         all.now += 1;
         all.most = all.most.max(all.now);
         changed.notify_all();
-        drop(changed.wait_timeout_while(all, Duration::from_secs(20), |all| all.most < 4).unwrap());
+        // Only where fewer are sent at once does this ever wait so long.
+        drop(changed.wait_timeout_while(all, Duration::from_secs(600), |all| all.most < 4).unwrap());
         Self { bytes: std::io::Cursor::new(bytes), count: Arc::clone(count) }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kiln_sandbox::{ExitStatus, Limits, Resources, SandboxError, Spec, Swap};
 
-use crate::support::{Ran, go, is_root_in_ci, runtime, store};
+use crate::support::{Ran, go, is_root_in_ci, long_time, processes_with, runtime, store};
 
 fn limited(mut spec: Spec, resources: Resources) -> Spec {
     spec.limits = Limits { resources, ..Limits::default() };
@@ -100,13 +100,13 @@ fn a_group_is_made_where_the_user_says_and_gone_afterwards() {
 #[test]
 fn a_command_is_killed_with_all_it_started_when_its_time_is_over() {
     let Some(store) = store() else { return };
-    let mut spec = store.shell("echo started; (setsid sleep 17171) & sleep 17171");
+    let time = long_time(1717);
+    let mut spec = store.shell(&format!("echo started; (setsid sleep {time}) & sleep {time}"));
     spec.limits.time = Some(Duration::from_millis(50));
     let ran = go(&spec).unwrap();
     assert!(ran.exit.timed_out);
     assert_eq!(ran.exit.status, ExitStatus::Signal(9));
-    let left = std::process::Command::new("pgrep").args(["-f", "sleep 17171"]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+    assert_eq!(processes_with(&time), 0);
     spec = store.shell("true");
     spec.limits.time = Some(Duration::from_secs(600));
     assert!(!go(&spec).unwrap().exit.timed_out);

@@ -39,11 +39,22 @@ fn server(address: &str, word: &'static str) -> u16 {
     port
 }
 
-/// What a step on `network` hears from `address`, which may be a name of its `/etc/hosts`.
-fn heard(store: &Store, network: &Network, address: &str, port: u16) -> String {
+/// Whether a step on `network` hears `word` from `address`, which may be a name of its `/etc/hosts`.
+#[track_caller]
+fn hears(store: &Store, network: &Network, address: &str, port: u16, word: &str) {
+    assert_eq!(heard(store, network, address, port, 300), word, "{address}");
+}
+
+#[track_caller]
+fn hears_nothing(store: &Store, network: &Network, address: &str, port: u16) {
+    assert_eq!(heard(store, network, address, port, 1), "", "{address}");
+}
+
+/// What a step hears within so many seconds.
+fn heard(store: &Store, network: &Network, address: &str, port: u16, patience: u32) -> String {
     let (mounts, program) = own_program("network::a_program_that_asks");
     let mut spec = store.shell(&format!(
-        "at=$(sed -n 's/\\t{address}$//p' /etc/hosts); KILN_TEST_ASK=\"${{at:-{address}}} {port}\" {program}"
+        "at=$(sed -n 's/\\t{address}$//p' /etc/hosts); KILN_TEST_ASK=\"${{at:-{address}}} {port} {patience}\" {program}"
     ));
     spec.network = network.clone();
     spec.mounts = mounts;
@@ -57,10 +68,12 @@ fn heard(store: &Store, network: &Network, address: &str, port: u16) -> String {
 #[test]
 fn a_program_that_asks() {
     let Ok(place) = std::env::var("KILN_TEST_ASK") else { return };
-    let (address, port) = place.split_once(' ').unwrap();
+    let [address, port, patience] = place.split(' ').collect::<Vec<_>>()[..] else { panic!("{place}") };
     let address = std::net::SocketAddr::new(address.parse().unwrap(), port.parse().unwrap());
     let mut heard = String::new();
-    if let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+    // Where nobody is to be heard packets may lead nowhere, and who is to be heard may be slow.
+    let patience = Duration::from_secs(patience.parse().unwrap());
+    if let Ok(mut stream) = TcpStream::connect_timeout(&address, patience) {
         stream.write_all(b"?").unwrap();
         let _ = stream.read_to_string(&mut heard);
     }
@@ -71,13 +84,13 @@ fn a_program_that_asks() {
 fn loopback_of_the_host_is_reached_on_the_hosts_network_only() {
     let Some(store) = store() else { return };
     let port = server("127.0.0.1", "loopback");
-    assert_eq!(heard(&store, &Network::Host, "127.0.0.1", port), "loopback");
-    assert_eq!(heard(&store, &Network::None, "127.0.0.1", port), "");
+    hears(&store, &Network::Host, "127.0.0.1", port, "loopback");
+    hears_nothing(&store, &Network::None, "127.0.0.1", port);
     let Some(network) = isolated(HostAccess::None) else { return };
     let gateway = store.sh_on(&network, "ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p'");
     assert!(!gateway.is_empty());
     for address in ["127.0.0.1", gateway.trim(), "169.254.1.1", "169.254.1.2", "::1"] {
-        assert_eq!(heard(&store, &network, address, port), "", "{address}");
+        hears_nothing(&store, &network, address, port);
     }
 }
 
@@ -120,12 +133,11 @@ fn the_hosts_address_is_reached_where_that_was_asked_for() {
     let inner = server("127.0.0.1", "inside");
     let Some(closed) = isolated(HostAccess::None) else { return };
     let Some(open) = isolated(HostAccess::Address) else { return };
-    let hear = |network: &Network, port| heard(&store, network, "host", port);
-    assert_eq!(hear(&open, port), "outside");
-    assert_eq!(hear(&open, inner), "");
+    hears(&store, &open, "host", port, "outside");
+    hears_nothing(&store, &open, "host", inner);
     let hosts = store.sh_on(&closed, "cat /etc/hosts");
     assert!(!hosts.contains("\thost\n"), "{hosts}");
-    assert_eq!(hear(&Network::Host, inner), "inside");
+    hears(&store, &Network::Host, "host", inner, "inside");
 }
 
 /// A network namespace of the test's own that stands for another machine: 198.51.100.2, behind 198.51.100.1 of the host.
@@ -180,8 +192,8 @@ fn other_machines_are_reached_from_an_isolated_network_and_not_without_one() {
     }
     let machine = OtherMachine::new();
     let port = machine.serve("other");
-    assert_eq!(heard(&store, &network, "198.51.100.2", port), "other");
-    assert_eq!(heard(&store, &Network::None, "198.51.100.2", port), "");
+    hears(&store, &network, "198.51.100.2", port, "other");
+    hears_nothing(&store, &Network::None, "198.51.100.2", port);
 }
 
 #[test]
@@ -195,7 +207,7 @@ fn a_step_finds_nothing_of_the_one_before_it_on_its_network() {
         "nc -l -p 7777 >/dev/null & sleep 0; ip addr add 10.9.9.9/32 dev lo || echo refused",
     );
     assert_eq!(ran, "refused\n");
-    assert_eq!(heard(&store, &network, "127.0.0.1", 7777), "");
+    hears_nothing(&store, &network, "127.0.0.1", 7777);
 }
 
 #[test]

@@ -6,35 +6,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_sandbox::SandboxError;
 
-use crate::support::{go, run, store};
-
-/// Processes of this machine whose command line has `mark`.
-fn processes_with(mark: &str) -> usize {
-    let mut found = 0;
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
-        found += usize::from(String::from_utf8_lossy(&line).contains(mark));
-    }
-    found
-}
+use crate::support::{go, long_time, processes_with, run, store};
 
 #[test]
 fn background_processes_die_with_the_command_and_do_not_hold_the_output() {
     let Some(store) = store() else { return };
-    let ran = go(&store.shell("(setsid sleep 31415 &) ; sleep 31415 & echo done")).unwrap();
+    let time = long_time(3141);
+    let ran = go(&store.shell(&format!("(setsid sleep {time} &) ; sleep {time} & echo done"))).unwrap();
     assert_eq!(ran.stdout, "done\n");
-    assert_eq!(processes_with("31415"), 0);
+    assert_eq!(processes_with(&time), 0);
 }
 
 #[test]
 fn cancel_kills_grandchildren_as_well() {
     let Some(store) = store() else { return };
     let cancel = AtomicBool::new(false);
-    let spec = store.shell("(setsid sh -c 'sleep 27182') & echo started; wait");
+    let time = long_time(2718);
+    let spec = store.shell(&format!("(setsid sh -c 'sleep {time}') & echo started; wait"));
     // The output says when there is something to cancel.
     let result = run(&spec, &mut |_, _| cancel.store(true, Ordering::Relaxed), &cancel);
     assert!(matches!(result, Err(SandboxError::Canceled)), "{result:?}");
-    assert_eq!(processes_with("27182"), 0);
+    assert_eq!(processes_with(&time), 0);
     assert_eq!(store.upper_entries(), [""; 0]);
 }
 
@@ -49,7 +41,8 @@ fn the_command_is_the_first_process_and_sees_nothing_of_what_watches_it() {
 fn a_killed_supervisor_takes_the_command_with_it() {
     let Some(store) = store() else { return };
     let mut supervisor = None;
-    let spec = store.shell("echo started; sleep 11235");
+    let time = long_time(1123);
+    let spec = store.shell(&format!("echo started; sleep {time}"));
     let mut kill = |_, _: &[u8]| {
         // The engine's child that waits for the command.
         let children = fs::read_to_string("/proc/thread-self/children").unwrap();
@@ -59,7 +52,7 @@ fn a_killed_supervisor_takes_the_command_with_it() {
     };
     let exit = run(&spec, &mut kill, &AtomicBool::new(false)).unwrap();
     assert_eq!(exit.status, kiln_sandbox::ExitStatus::Signal(9));
-    assert_eq!(processes_with("11235"), 0);
+    assert_eq!(processes_with(&time), 0);
 }
 
 #[test]
@@ -69,10 +62,10 @@ fn a_killed_engine_leaves_no_process_and_no_mount() {
         eprintln!("skipped: needs the example `run` (cargo build --example run)");
         return;
     };
-    let work = store.layer("work-directory");
+    let (work, time) = (store.layer("work-directory"), long_time(1618));
     let mut engine = Command::new(example)
         .args([store.path("base"), store.upper(), work])
-        .args(["sh", "-c", "(setsid sleep 16180) & echo ready; wait"])
+        .args(["sh", "-c", &format!("(setsid sleep {time}) & echo ready; wait")])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -81,7 +74,7 @@ fn a_killed_engine_leaves_no_process_and_no_mount() {
     engine.kill().unwrap();
     engine.wait().unwrap();
     // The init learns of it by a descriptor, in its own time.
-    while processes_with("16180") > 0 {
+    while processes_with(&time) > 0 {
         std::thread::yield_now();
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -98,10 +91,11 @@ fn example() -> Option<std::path::PathBuf> {
 #[test]
 fn a_panic_of_the_output_function_ends_the_sandbox() {
     let Some(store) = store() else { return };
-    let spec = store.shell("echo x; sleep 14142");
+    let time = long_time(1414);
+    let spec = store.shell(&format!("echo x; sleep {time}"));
     let result = std::panic::catch_unwind(|| {
         let _ = run(&spec, &mut |_, _| panic!("no room"), &AtomicBool::new(false));
     });
     assert!(result.is_err());
-    assert_eq!(processes_with("14142"), 0);
+    assert_eq!(processes_with(&time), 0);
 }

@@ -51,7 +51,10 @@ pub fn store() -> Option<Store> {
     for name in ["bin", "etc", "tmp", "root", "proc", "usr/bin", "work"] {
         fs::create_dir_all(layer.join(name)).unwrap();
     }
-    fs::copy(busybox, layer.join("bin/busybox")).unwrap();
+    // By another process: what this one has open for writing is, for a moment, open in every child that another thread
+    // starts, and the kernel does not run it then (execve(2), ETXTBSY).
+    let copied = Command::new("cp").arg(busybox).arg(layer.join("bin/busybox")).status().unwrap();
+    assert!(copied.success());
     let list = Command::new(busybox).arg("--list").output().unwrap();
     for applet in String::from_utf8(list.stdout).unwrap().lines() {
         if applet != "busybox" {
@@ -166,6 +169,21 @@ pub fn run(
         Some(runtime) => runtime.run(spec, output, cancel),
         None => kiln_sandbox::run(spec, output, cancel),
     }
+}
+
+/// A time to sleep for that nothing else on this machine sleeps for: by it processes are known among all others.
+pub fn long_time(seconds: u32) -> String {
+    format!("{seconds}.{}", std::process::id())
+}
+
+/// Processes of this machine whose command line has that time.
+pub fn processes_with(time: &str) -> usize {
+    let command_line = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).unwrap_or_default();
+    let has_time = |line: &Vec<u8>| {
+        let line = String::from_utf8_lossy(line);
+        line.split(time).skip(1).any(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+    };
+    fs::read_dir("/proc").unwrap().flatten().map(command_line).filter(has_time).count()
 }
 
 /// The runtime that the tests are for.
