@@ -31,8 +31,8 @@ pub(super) fn claim(
     let solver = step.solver;
     let is_local = step.forecast.is_none() && solver.rehearsal.is_none() && !solver.remote.is_used();
     let is_whole = matches!(archives, Archives::Named(named) if named.is_empty());
-    // Nothing is gained where no tar is hashed; and what is remembered for the next copy are digests.
-    if !is_local || !is_whole || !step.is_in_result || earlier::is_worth(plan) {
+    // What is remembered for the next copy are digests.
+    if !is_local || !is_whole || earlier::is_worth(plan) {
         return Ok(None);
     }
     let unread = unread(plan).map(|file| match file.entry().kind {
