@@ -277,7 +277,7 @@ impl Step<'_> {
         facts: &dyn Fn() -> Facts,
         make: impl FnOnce(&mut Claim) -> Result<Made, SolveError>,
     ) -> Result<Record, SolveError> {
-        let _slot = self.slots.take();
+        let slot = self.slots.take();
         if let Some(id) = self.id {
             self.solver.reporter.started(id);
         }
@@ -293,6 +293,8 @@ impl Step<'_> {
             }
         }
         let made = made?;
+        // Whoever holds the own key's claim may wait for the slot.
+        drop(slot);
         let own_claim = own_key.map(|key| self.claim(&key)).transpose()?;
         let record = match own_claim {
             None => self.commit(claim, made, duration, facts().encode())?,

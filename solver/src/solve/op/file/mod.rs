@@ -121,7 +121,7 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     })
 }
 
-/// Writes what the store cannot have, and reads it for the key behind that.
+/// Writes what the store cannot have, and makes the key of what was read on the way.
 fn make_unseen(
     step: &Step<'_>,
     claim: Claim,

@@ -30,9 +30,9 @@ pub(super) fn claim(
 ) -> Result<Option<Claim>, SolveError> {
     let solver = step.solver;
     let is_local = step.forecast.is_none() && solver.rehearsal.is_none() && !solver.remote.is_used();
-    let is_whole = matches!(archives, Archives::Named(named) if named.is_empty());
+    let has_archives = !matches!(archives, Archives::Named(named) if named.is_empty());
     // What is remembered for the next copy are digests.
-    if !is_local || !is_whole || earlier::is_worth(plan) {
+    if !is_local || has_archives || earlier::is_worth(plan) {
         return Ok(None);
     }
     let unread = unread(plan).map(|file| match file.entry().kind {
