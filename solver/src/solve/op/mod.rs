@@ -293,9 +293,14 @@ impl Step<'_> {
             }
         }
         let made = made?;
-        // Whoever holds the own key's claim may wait for the slot.
-        drop(slot);
-        let own_claim = own_key.map(|key| self.claim(&key)).transpose()?;
+        let own_claim = match own_key {
+            None => None,
+            Some(key) => {
+                // Whoever holds that claim may wait for the slot.
+                drop(slot);
+                Some(self.claim(&key)?)
+            }
+        };
         let record = match own_claim {
             None => self.commit(claim, made, duration, facts().encode())?,
             Some(Lookup::Missing(own)) => self.commit(own, made, duration, facts().encode())?,
