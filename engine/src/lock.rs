@@ -20,6 +20,7 @@ use crate::bases::Bases;
 use crate::build::Build;
 use crate::context::{self, Prepared};
 use crate::session::{Session, sockets};
+use crate::whole_file::write_whole;
 use crate::{Error, ErrorKind};
 
 /// The first line that is no comment; another version is not read.
@@ -215,7 +216,7 @@ impl Build {
     pub fn lock(self) -> Result<LockReport, Error> {
         let report = self.look_up_sources()?;
         let path = &report.path;
-        std::fs::write(path, report.lock.to_string()).map_err(|error| Error::io(path, error))?;
+        write_whole(path, report.lock.to_string().as_bytes())?;
         Ok(report)
     }
 

@@ -13,7 +13,8 @@ use kiln_parser::InstructionKind;
 use kiln_solver::plan::{self, PlanRequest};
 
 use super::{layers, now};
-use crate::output::{Tree, write_tar, write_to};
+use crate::output::{Tree, write_tar};
+use crate::whole_file::write_to;
 use crate::{Error, ErrorKind};
 
 /// What an imported file system becomes.

@@ -7,8 +7,7 @@ mod options;
 mod store;
 mod tree;
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
 use kiln_image::oci::Descriptor;
@@ -24,6 +23,7 @@ use crate::attest::{Attestations, Attestor};
 use crate::build::{DockerTarget, OutputSpec};
 use crate::push::{self, Lenders, Shipper, Tagging, Transport};
 use crate::session::Session;
+use crate::whole_file::write_to;
 use crate::{Error, daemon};
 use content::Content;
 pub(crate) use tree::{Tree, write_tar};
@@ -336,44 +336,5 @@ impl Exporter<'_> {
     fn note(&mut self, content: &Content) {
         self.exported.manifest = Some(content.top.clone());
         self.exported.config = content.config_digest();
-    }
-}
-
-/// Writes a file beside its place and renames it there, or to standard output: no half archive is left behind.
-pub(crate) fn write_to(
-    dest: Option<&Path>,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let Some(dest) = dest else {
-        let mut stdout = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
-        write(&mut stdout)?;
-        return stdout.flush().map_err(|error| Error::io(Path::new("standard output"), error));
-    };
-    let at = |error| Error::io(dest, error);
-    // A pipe or device is written as it is.
-    if std::fs::metadata(dest).is_ok_and(|metadata| !metadata.is_file()) {
-        let mut file = BufWriter::new(File::create(dest).map_err(at)?);
-        write(&mut file)?;
-        return file.flush().map_err(at);
-    }
-    let name = dest.file_name().ok_or_else(|| Error::user(format!("{} is no file name", dest.display())))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".kiln-{}", std::process::id()));
-    let partial = Partial(dest.with_file_name(hidden));
-    let file = File::create(&partial.0).map_err(|error| Error::io(&partial.0, error))?;
-    let mut file = BufWriter::with_capacity(1 << 20, file);
-    write(&mut file)?;
-    file.flush().map_err(at)?;
-    std::fs::rename(&partial.0, dest).map_err(at)
-}
-
-/// Removed on drop, unless it was renamed away.
-struct Partial(std::path::PathBuf);
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // It is gone when all went well.
-        let _ = std::fs::remove_file(&self.0);
     }
 }

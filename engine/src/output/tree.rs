@@ -14,12 +14,13 @@ use kiln_image::layer::{LayerError, TarEntry, TarWriter, Times, write_tar_of};
 use kiln_solver::solve::{Solver, copy_out};
 use tar::EntryType;
 
+use super::ImageSet;
 use super::options::TreeOptions;
-use super::{ImageSet, write_to};
 use crate::Error;
 use crate::assemble::Assembled;
 use crate::attest::{Attestor, Place};
 use crate::session::Session;
+use crate::whole_file::write_to;
 
 /// The permission to remove files anywhere (buildx' name for it).
 pub(crate) const DELETE_ENTITLEMENT: &str = "buildx.local.delete";

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use kiln::{
     Annotation, Build, ContextSource, DockerTarget, DockerfileSource, ImageOptions, Isolation, NetworkMode,
-    OutputSpec, StepDifference,
+    OutputSpec, StepDifference, write_whole,
 };
 
 use super::metadata::Metadata;
@@ -542,23 +542,6 @@ fn remove(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Writes beside and renames over: readers see the old file or the new one, never a part.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    // A pipe or device (`/dev/stdout`) cannot be renamed over.
-    let is_special = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
-    let written = if is_special {
-        std::fs::write(path, bytes)
-    } else {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.tmp", std::process::id()));
-        let beside = path.with_file_name(name);
-        std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path)).inspect_err(|_| {
-            let _ = std::fs::remove_file(&beside);
-        })
-    };
-    written.map_err(|error| Failure::file(path, &error))
-}
-
 /// Of a Dockerfile that comes through a pipe.
 const LONGEST_DOCKERFILE: u64 = 16 << 20;
 
@@ -584,17 +567,5 @@ mod tests {
         assert_eq!(platforms(&flags(&["local"]), default()), [""; 0]);
         let several = flags(&["linux/amd64,linux/arm64", "linux/riscv64"]);
         assert_eq!(platforms(&several, default()), ["linux/amd64", "linux/arm64", "linux/riscv64"]);
-    }
-
-    #[test]
-    fn a_file_is_replaced_in_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("iid");
-        std::fs::write(&path, "old and longer").unwrap();
-        write_whole(&path, b"new").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"new");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        remove(&path).unwrap();
-        remove(&path).unwrap();
     }
 }

@@ -1,8 +1,9 @@
 //! `kiln save`.
 
-use std::fs::File;
-use std::io::{BufWriter, IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::Path;
+
+use kiln::write_whole_with;
 
 use crate::args::SaveArgs;
 use crate::report::Failure;
@@ -22,9 +23,6 @@ pub(super) fn run(args: &SaveArgs, root: Option<&Path>) -> Result<u8, Failure> {
     for name in &args.names {
         images.find(name)?;
     }
-    let at = |error: std::io::Error| Failure::file(path, &error);
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path).map_err(at)?);
-    images.save(&args.names, &mut out)?;
-    out.flush().map_err(at)?;
+    write_whole_with(path, |out| images.save(&args.names, out))?;
     Ok(0)
 }
