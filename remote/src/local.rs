@@ -97,7 +97,7 @@ impl Local {
 
     fn write_blob(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), CacheError> {
         let reader = Box::new(bytes);
-        let blob = BlobInput { digest: descriptor.digest, size: descriptor.size, reader };
+        let blob = BlobInput { digest: descriptor.digest, size: descriptor.size, reader, is_verified: false };
         Ok(layout::write_blob(&self.path, blob)?)
     }
 
@@ -182,7 +182,7 @@ impl Place for Local {
             return Ok(());
         }
         let reader = (blob.open)().map_err(|error| CacheError::io(&path, error))?;
-        Ok(layout::write_blob(&self.path, BlobInput { digest, size, reader })?)
+        Ok(layout::write_blob(&self.path, BlobInput { digest, size, reader, is_verified: false })?)
     }
 
     fn publish(&self, contents: &Contents) -> Result<(), CacheError> {

@@ -75,7 +75,10 @@ struct Blobs<'a> {
 
 enum Blob {
     Bytes(Vec<u8>),
-    Open(File, u64),
+    /// Of the store.
+    Kept(File, u64),
+    /// Made for this archive.
+    Made(File, u64),
 }
 
 impl Blobs<'_> {
@@ -151,10 +154,10 @@ impl Blobs<'_> {
             let kind =
                 layer_type(&mut file).map_err(|error| Error::io(&self.store.blob_path(&digest), error))?;
             let file = self.store.open_blob(&digest)?.unwrap_or(file);
-            self.list(digest, Blob::Open(file, size));
+            self.list(digest, Blob::Kept(file, size));
             return Ok(Descriptor::new(kind, digest, size));
         }
-        if let Some(Blob::Open(_, size)) = self.listed.get(&diff_id.0) {
+        if let Some(Blob::Kept(_, size) | Blob::Made(_, size)) = self.listed.get(&diff_id.0) {
             return Ok(Descriptor::new(media_type::OCI_LAYER, diff_id.0, *size));
         }
         let path = self.scratch.fs().join(diff_id.0.hex());
@@ -174,7 +177,7 @@ impl Blobs<'_> {
         }
         let file = File::open(&path).map_err(at)?;
         let size = file.metadata().map_err(at)?.len();
-        self.list(diff_id.0, Blob::Open(file, size));
+        self.list(diff_id.0, Blob::Made(file, size));
         Ok(Descriptor::new(media_type::OCI_LAYER, diff_id.0, size))
     }
 
@@ -187,15 +190,12 @@ impl Blobs<'_> {
     fn into_inputs(self) -> impl Iterator<Item = Result<BlobInput<'static>, LayoutError>> {
         let mut listed = self.listed;
         self.order.into_iter().filter_map(move |digest| {
-            let input = match listed.remove(&digest)? {
-                Blob::Bytes(bytes) => BlobInput {
-                    digest,
-                    size: bytes.len() as u64,
-                    reader: Box::new(std::io::Cursor::new(bytes)),
-                },
-                Blob::Open(file, size) => BlobInput { digest, size, reader: Box::new(file) },
-            };
-            Some(Ok(input))
+            let input = |size, reader, is_verified| BlobInput { digest, size, reader, is_verified };
+            Some(Ok(match listed.remove(&digest)? {
+                Blob::Bytes(bytes) => input(bytes.len() as u64, Box::new(std::io::Cursor::new(bytes)), false),
+                Blob::Kept(file, size) => input(size, Box::new(file), false),
+                Blob::Made(file, size) => input(size, Box::new(file), true),
+            }))
         })
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct PackedLayer {
     pub(super) made_of: Layer,
     /// Where its bytes are.
     pub(super) source: Source,
+    /// Whether they were made, and hashed, just now.
+    pub(super) is_new: bool,
 }
 
 /// What blobs are made for.
@@ -161,11 +163,7 @@ impl Packer<'_> {
             self.settings.times == Times::Kept && self.solver.pulls.descriptor(self.layer).is_some();
         if !is_pulled && !is_imported {
             let how = self.how();
-            let made = match self.remembered(&how)? {
-                Some(made) => made,
-                None => self.compress(&how, |out| self.pack_tree(out))?,
-            };
-            return Ok(self.packed(self.settings.compression, made));
+            return self.make(&how, |out| self.pack_tree(out));
         }
         // A base image's layers stay as they are, their times too.
         let (compression, blob) = match self.pulled_blob()? {
@@ -187,11 +185,22 @@ impl Packer<'_> {
         }
         // Not what others get who do not force it.
         let how = format!("forced-{}", self.how());
-        let made = match self.remembered(&how)? {
+        self.make(&how, |out| self.decompress(&blob, out))
+    }
+
+    /// The blob of the tar that `body` writes, and returns the DiffId of: remembered, or made.
+    fn make(
+        &self,
+        how: &str,
+        body: impl FnOnce(&mut dyn Write) -> Result<DiffId, Error>,
+    ) -> Result<PackedLayer, Error> {
+        let remembered = self.remembered(how)?;
+        let is_new = remembered.is_none();
+        let made = match remembered {
             Some(made) => made,
-            None => self.compress(&how, |out| self.decompress(&blob, out))?,
+            None => self.compress(how, body)?,
         };
-        Ok(self.packed(self.settings.compression, made))
+        Ok(PackedLayer { is_new, ..self.packed(self.settings.compression, made) })
     }
 
     /// Whether a base image's layer that is compressed so may stay as it is.
@@ -231,7 +240,8 @@ impl Packer<'_> {
             annotations: made.annotations,
             platform: None,
         };
-        PackedLayer { diff_id: made.diff_id, descriptor, made_of: *self.layer, source: Source::Store }
+        let (diff_id, made_of) = (made.diff_id, *self.layer);
+        PackedLayer { diff_id, descriptor, made_of, source: Source::Store, is_new: false }
     }
 
     /// What the store calls a blob that is made so.

@@ -74,12 +74,13 @@ fn inputs<'a>(
             source: std::io::Error::other(error),
         };
         match store.open_blob(&digest).map_err(failed)? {
-            Some(file) => Ok(BlobInput { digest, size, reader: Box::new(file) }),
+            Some(file) => Ok(BlobInput { digest, size, reader: Box::new(file), is_verified: layer.is_new }),
             None => Err(LayoutError::MissingBlob { digest }),
         }
     });
     let documents = content.documents().map(|(descriptor, bytes)| {
-        Ok(BlobInput { digest: descriptor.digest, size: descriptor.size, reader: Box::new(bytes) })
+        let Descriptor { digest, size, .. } = *descriptor;
+        Ok(BlobInput { digest, size, reader: Box::new(bytes), is_verified: false })
     });
     layers.chain(documents)
 }

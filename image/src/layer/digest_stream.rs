@@ -227,6 +227,28 @@ pub fn read_ahead<T>(
     })
 }
 
+/// Writes all of `input` to `out`, while a second thread hashes it. Returns how many bytes there were, and their digest.
+pub(crate) fn copy_hashed(mut input: impl Read, out: &mut dyn Write) -> io::Result<(u64, Digest)> {
+    let mut queue = HashQueue::new(Sha256::new());
+    let mut copied = 0;
+    loop {
+        let mut buffer = queue.buffers.take();
+        fill(&mut input, &mut buffer)?;
+        copied += buffer.len() as u64;
+        if buffer.len() < CHUNK_BYTES && queue.has_hashed(&buffer) {
+            out.write_all(&buffer)?;
+            return Ok((copied, queue.finish()?.digest));
+        }
+        if buffer.is_empty() {
+            return Ok((copied, queue.finish()?.digest));
+        }
+        let chunk = Arc::new(buffer);
+        queue.push(Arc::clone(&chunk))?;
+        out.write_all(&chunk)?;
+        queue.buffers.lend(chunk);
+    }
+}
+
 /// Hands all of `input` to the hasher and to `sender`, until one of them has gone.
 fn feed(
     mut input: impl Read,

@@ -31,6 +31,7 @@ pub use compression::{
     ARCHIVE_HEAD_BYTES, Compressor, SNIFF_BYTES, ZSTD_WINDOW_LOG_MAX, compress, compression_of, decompress,
     is_archive,
 };
+pub(crate) use digest_stream::copy_hashed;
 pub use digest_stream::{Fed, Feed, read_ahead};
 pub use estargz::{Stargz, StargzWriter, TOC_DIGEST_ANNOTATION, UNCOMPRESSED_SIZE_ANNOTATION};
 pub use gzip::GzipWriter;

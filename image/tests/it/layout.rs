@@ -104,6 +104,21 @@ fn a_blob_that_is_not_what_it_says_is_not_written() {
 }
 
 #[test]
+fn no_archive_is_made_of_a_blob_that_is_not_what_it_says() {
+    let image = Image::new("amd64");
+    for is_verified in [false, true] {
+        for bytes in [&image.layer[1..], &[&image.layer[..], b"more"].concat()] {
+            let mut blobs = blob_inputs(&image.blobs());
+            let blob =
+                blobs.iter_mut().flatten().find(|blob| blob.digest == Digest::of(&image.layer)).unwrap();
+            (blob.reader, blob.is_verified) = (Box::new(bytes), is_verified);
+            let error = write_tar(&mut Vec::new(), b"{}", &[], blobs).unwrap_err();
+            assert!(matches!(error, LayoutError::Mismatch(Mismatch::Size { .. })), "{error:?}");
+        }
+    }
+}
+
+#[test]
 fn an_archive_has_the_same_bytes_every_time_and_is_read_back() {
     let directory = tempfile::tempdir().unwrap();
     let image = Image::new("amd64");

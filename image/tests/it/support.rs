@@ -153,7 +153,12 @@ pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 pub fn blob_inputs<'a>(blobs: &[&'a [u8]]) -> Vec<Result<BlobInput<'a>, kiln_image::layout::LayoutError>> {
     let input = |bytes: &&'a [u8]| {
-        Ok(BlobInput { digest: Digest::of(bytes), size: bytes.len() as u64, reader: Box::new(*bytes) })
+        Ok(BlobInput {
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+            reader: Box::new(*bytes),
+            is_verified: false,
+        })
     };
     blobs.iter().map(input).collect()
 }
