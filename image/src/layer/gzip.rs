@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::in_order::InOrder;
-use super::incompressible::{PIECE_BYTES, is_incompressible};
+use super::incompressible::parts;
 
 /// Writes gzip members.
 pub struct GzipWriter<W> {
@@ -76,12 +76,8 @@ fn members(level: u32, block: &[u8]) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
     let mut deflate = compressor(level)?;
     let mut store = compressor(0)?;
-    let mut rest = block;
-    let pieces: Vec<_> = block.chunks(PIECE_BYTES).map(is_incompressible).collect();
-    for run in pieces.chunk_by(|a, b| a == b) {
-        let (bytes, behind) = rest.split_at(rest.len().min(run.len() * PIECE_BYTES));
-        append_member(&mut out, if run.first() == Some(&true) { &mut store } else { &mut deflate }, bytes)?;
-        rest = behind;
+    for (is_incompressible, part) in parts(block) {
+        append_member(&mut out, if is_incompressible { &mut store } else { &mut deflate }, part)?;
     }
     Ok(out)
 }
@@ -143,13 +139,13 @@ mod tests {
     #[test]
     fn what_cannot_be_made_smaller_is_stored_and_the_rest_is_compressed_as_ever() {
         let text: Vec<u8> =
-            (0_u32..).flat_map(|i| format!("{i} {}\n", i % 977).into_bytes()).take(PIECE_BYTES).collect();
+            (0_u32..).flat_map(|i| format!("{i} {}\n", i % 977).into_bytes()).take(1 << 16).collect();
         let mut state = 1_u64;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
             state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
             (state >> 56) as u8
         })
-        .take(PIECE_BYTES)
+        .take(1 << 16)
         .collect();
         let mixed = [&*noise, &text, &text, &noise, &noise[..5000], &text, &noise[..5000]].concat();
         let both = compressed(&mixed, 6, 2, 1 << 20);
