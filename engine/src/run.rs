@@ -125,7 +125,7 @@ pub fn run(request: RunRequest, events: Arc<EventSink>, cancel: Arc<AtomicBool>)
     let mut mounts = vec![Mount { target: "/etc/hostname".into(), kind, no_exec: false }];
     mounts.extend(request.volumes.iter().map(volume));
     let spec = Spec {
-        rootfs: Rootfs { layers, upper: draft.fs(), work: draft.work(), trees: None },
+        rootfs: Rootfs { layers, stubs: None, upper: draft.fs(), work: draft.work(), trees: None },
         argv: argv(&request, &config.config)?.into_iter().map(OsString::from).collect(),
         env: environment_of(&request, &config.config, &identity, &hostname),
         cwd: workdir(request.workdir.as_deref().unwrap_or(&config.config.working_dir)),

@@ -25,7 +25,13 @@ fn main() -> ExitCode {
     let input = own(std::io::stdin().as_fd().try_clone_to_owned());
     let output = std::io::stdout().as_fd().try_clone_to_owned();
     let spec = Spec {
-        rootfs: Rootfs { layers: vec![root.into()], upper: upper.into(), work: work.into(), trees: None },
+        rootfs: Rootfs {
+            layers: vec![root.into()],
+            upper: upper.into(),
+            work: work.into(),
+            stubs: None,
+            trees: None,
+        },
         argv: argv.to_vec(),
         env: vec!["PATH=/bin:/usr/bin".into(), "TERM=xterm".into()],
         cwd: "/".into(),

@@ -23,8 +23,8 @@ use crate::seccomp::Sockets;
 use crate::spec::{MOUNTING_ON, MOUNTING_PROC};
 use crate::sys::{Instruction, StartStrings};
 use crate::{
-    DeviceKind, DeviceNode, Identity, Mount, MountKind, Network, OciRuntime, SandboxError, Security, Spec,
-    etc_files, seccomp, userns,
+    DeviceKind, DeviceNode, Dns, Identity, Mount, MountKind, Network, OciRuntime, Rootfs, SandboxError,
+    Security, Spec, etc_files, seccomp, userns,
 };
 
 /// What a `PATH` is when the environment has none; Docker's default.
@@ -320,7 +320,7 @@ impl Plan {
             Security::Insecure => spec.capabilities.of_an_insecure_step()?,
         };
         let mut plan = Plan {
-            root: overlay(&root.layers, Some((&root.upper, &root.work)))?,
+            root: overlay(&with_stubs(root, &spec.dns), Some((&root.upper, &root.work)))?,
             upper: path("the upper directory", &root.upper)?,
             covered: path("the work directory", &root.work)?,
             files,
@@ -521,6 +521,12 @@ fn add_file(
     let name = c_string("a private file", files.len().to_string())?;
     files.push(PrivateFile { name, contents, mode, uid, gid });
     Ok(PlannedSource::File(files.len() - 1))
+}
+
+/// The layers, above the stubs if all of these are mounted upon.
+fn with_stubs(root: &Rootfs, dns: &Dns) -> Vec<PathBuf> {
+    let stubs = root.stubs.as_ref().filter(|_| !dns.image_hosts && !root.layers.is_empty());
+    stubs.into_iter().chain(&root.layers).cloned().collect()
 }
 
 /// Two equal copies share a layer, and one tree may have both; overlayfs takes no directory twice. The topmost alone is the

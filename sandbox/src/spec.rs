@@ -51,6 +51,9 @@ pub struct Spec {
 pub struct Rootfs {
     /// Layer directories, bottom first; may be empty (scratch).
     pub layers: Vec<PathBuf>,
+    /// A directory with an empty `etc/hosts` and `etc/resolv.conf` to lie below all layers: where those have none, no mount
+    /// stubs need be made above, for each of which `etc` is copied up, and removed again.
+    pub stubs: Option<PathBuf>,
     /// Where changes go. Mount stubs that kiln made are removed from it afterwards.
     pub upper: PathBuf,
     /// overlayfs' work directory, empty, on the same file system as `upper`. Not to be used twice: a volatile mount

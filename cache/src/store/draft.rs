@@ -154,7 +154,7 @@ pub(super) fn random_name(root: &Path) -> Result<(LayerId, PathBuf), StoreError>
     Ok((id, work.join(id.to_string())))
 }
 
-fn make_with_mode(path: &Path, mode: u32) -> Result<(), StoreError> {
+pub(super) fn make_with_mode(path: &Path, mode: u32) -> Result<(), StoreError> {
     DirBuilder::new().mode(mode).create(path).at(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(mode)).at(path)
 }

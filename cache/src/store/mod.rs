@@ -5,6 +5,7 @@
 //! blobs/sha256/<hex>   blobs, as in an OCI image layout
 //! layers/<LayerId>/    unpacked trees in overlayfs' format
 //! mounts/<hash>[.<n>]/ cache mounts
+//! stubs/               what most images lack of what every step has something mounted on
 //! contexts/<hash>      file-hash indexes of build contexts
 //! contexts/<hash>.copy what the last layers of copies from them were made of
 //! work/<random>/       what is in progress; locked while its maker lives, swept when not
@@ -37,13 +38,14 @@ mod recover;
 mod removed;
 mod repair;
 mod settle;
+mod stubs;
 mod sweep;
 mod usage;
 mod uses;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use kiln_image::Digest;
 
@@ -81,6 +83,7 @@ struct Inner {
     /// Bytes that the store may take; `u64::MAX` for no limit.
     max_bytes: AtomicU64,
     settler: settle::Settler,
+    stubs: OnceLock<PathBuf>,
 }
 
 impl Drop for Inner {

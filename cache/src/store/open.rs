@@ -4,8 +4,8 @@ use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use kiln_image::layer::{self, OverlayXattrs};
@@ -82,6 +82,7 @@ pub(super) fn open(root: &Path) -> Result<Store, StoreError> {
             has_news: AtomicBool::new(false),
             max_bytes: AtomicU64::new(u64::MAX),
             settler,
+            stubs: OnceLock::new(),
         }),
     })
 }

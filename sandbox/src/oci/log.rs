@@ -44,7 +44,13 @@ mod tests {
 
     fn spec() -> Spec {
         Spec {
-            rootfs: Rootfs { layers: vec![], upper: "/u".into(), work: "/w".into(), trees: None },
+            rootfs: Rootfs {
+                layers: vec![],
+                upper: "/u".into(),
+                work: "/w".into(),
+                stubs: None,
+                trees: None,
+            },
             argv: vec!["tool".into()],
             env: vec![],
             cwd: "/".into(),

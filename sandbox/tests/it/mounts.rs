@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
@@ -213,4 +213,39 @@ fn an_insecure_step_sees_what_is_masked_otherwise() {
     // The host's settings belong to the host's root; to that of a user namespace they stay shut.
     let is_hosts_root = fs::read_to_string("/proc/self/uid_map").unwrap().contains("4294967295");
     assert_eq!(go(&spec).unwrap().stdout, if is_hosts_root { "x\n" } else { "" });
+}
+
+#[test]
+fn stubs_below_the_layers_take_the_place_of_those_above_unless_they_would_be_seen() {
+    let Some(store) = store() else { return };
+    for name in ["etc/hosts", "etc/resolv.conf"] {
+        let file = store.layer("stubs/etc").parent().unwrap().join(name);
+        fs::write(file, "").unwrap();
+    }
+    let with_stubs = |script: &str| {
+        let mut spec = store.shell(script);
+        spec.rootfs.stubs = Some(store.path("stubs"));
+        spec
+    };
+    let ran =
+        go(&with_stubs("grep -c localhost /etc/hosts; ls /etc; echo x > /etc/new; rm /etc/hosts")).unwrap();
+    assert_eq!(ran.stdout, "2\nhosts\npasswd\nresolv.conf\n");
+    assert!(ran.stderr.contains("busy"), "{}", ran.stderr);
+    assert_eq!(store.upper_entries(), ["etc", "etc/new"]);
+
+    // The image's own is meant, and there is none.
+    let mut spec = with_stubs("ls /etc");
+    spec.dns.image_hosts = true;
+    assert_eq!(go(&spec).unwrap().stdout, "new\npasswd\nresolv.conf\n");
+    assert_eq!(store.upper_entries(), ["etc", "etc/new"]);
+
+    // What hides them in a layer hides them from the step, which has its stubs above then.
+    let mut spec = with_stubs("cat /else/hosts /etc/resolv.conf > /dev/null && ls -d /etc/hosts");
+    fs::create_dir_all(store.path("link/else")).unwrap();
+    symlink("else", store.path("link/etc")).unwrap();
+    fs::remove_dir_all(store.path("upper/etc")).unwrap();
+    spec.rootfs.layers.push(store.path("link"));
+    let ran = go(&spec).unwrap();
+    assert_eq!((ran.code(), ran.stdout.as_str()), (0, "/etc/hosts\n"), "{ran:?}");
+    assert_eq!(store.upper_entries(), [""; 0]);
 }

@@ -92,7 +92,13 @@ impl Store {
         let _ = fs::remove_dir_all(&work);
         fs::create_dir_all(&work).unwrap();
         Spec {
-            rootfs: Rootfs { layers: vec![self.path("base")], upper: self.upper(), work, trees: None },
+            rootfs: Rootfs {
+                layers: vec![self.path("base")],
+                upper: self.upper(),
+                work,
+                stubs: None,
+                trees: None,
+            },
             argv: argv.iter().map(OsString::from).collect(),
             env: vec!["PATH=/bin:/usr/bin".into()],
             cwd: "/".into(),

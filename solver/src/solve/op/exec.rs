@@ -198,6 +198,10 @@ fn make(step: &Step<'_>, exec: &Exec, root: &Snapshot, claim: &mut Claim) -> Res
                 true => layers::mountable(solver, root)?,
                 false => layers::paths(solver, root),
             },
+            stubs: match has_namespaces {
+                true => Some(solver.store.mount_stubs()?),
+                false => None,
+            },
             upper: draft.fs(),
             work: draft.work(),
             trees: match has_namespaces {
