@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
@@ -224,14 +225,12 @@ impl Supervisor {
     /// Leaves the reaping to a thread: every process inside is gone already, and the kernel takes the mounts apart
     /// before the supervisor can be reaped.
     fn end_in_background(&mut self) -> io::Result<()> {
-        let pid = self.process.pid;
-        let waiter = std::thread::Builder::new().name("kiln-reaper".into()).stack_size(REAPER_STACK_BYTES);
-        match waiter.spawn(move || drop(sys::wait_for(pid))) {
-            Ok(_) => {
+        match reaper() {
+            Some(reaper) if reaper.send(self.process.pid).is_ok() => {
                 self.reaped = true;
                 Ok(())
             }
-            Err(_) => self.end(),
+            _ => self.end(),
         }
     }
 
@@ -241,6 +240,22 @@ impl Supervisor {
         let _ = pidfd_send_signal(command, Signal::KILL);
         while let Err(Errno::INTR) = poll(&mut [PollFd::new(command, PollFlags::IN)], None) {}
     }
+}
+
+/// The way to a thread that waits for supervisors, one after another, as long as this process lives: to start one for each
+/// would take longer than most of them do to end.
+fn reaper() -> Option<&'static Sender<i32>> {
+    static REAPER: OnceLock<Option<Sender<i32>>> = OnceLock::new();
+    let start = || {
+        let (sender, ended) = channel();
+        std::thread::Builder::new()
+            .name("kiln-reaper".into())
+            .stack_size(REAPER_STACK_BYTES)
+            .spawn(move || ended.into_iter().for_each(|pid| drop(sys::wait_for(pid))))
+            .ok()
+            .map(|_| sender)
+    };
+    REAPER.get_or_init(start).as_ref()
 }
 
 impl Drop for Supervisor {
