@@ -13,6 +13,7 @@ use super::Store;
 use super::db::{Db, TxError, now};
 use super::draft::{random_name, take_over};
 use super::error::{At, StoreError};
+use super::settle::Writing;
 
 const READ_BYTES: usize = 256 << 10;
 
@@ -25,6 +26,7 @@ pub struct BlobWriter {
     path: Option<PathBuf>,
     hashing: Hashing,
     size_bytes: u64,
+    _writing: Writing,
 }
 
 /// Who knows a blob's digest.
@@ -104,6 +106,7 @@ impl Store {
                     path: Some(path),
                     hashing,
                     size_bytes: 0,
+                    _writing: self.inner.settler.writing(),
                 });
             }
             // A sweep came between the two calls and took it for a leftover.
