@@ -230,7 +230,7 @@ pub const ARCHIVE_HEAD_BYTES: usize = 1 << 20;
 /// Enough of a stream to tell its format.
 pub const SNIFF_BYTES: usize = 8;
 const INPUT_BUFFER_BYTES: usize = 128 * 1024;
-/// libdeflate's makes smaller layers than zlib's usual 6.
+/// libdeflate's makes layers about as small as zlib's usual 6: from 5% less for text to 4% more for many small sources.
 const GZIP_LEVEL: i32 = 4;
 const ZSTD_LEVEL: i32 = 3;
 const MAX_WORKERS: usize = 8;
