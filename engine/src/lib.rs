@@ -86,4 +86,4 @@ pub use kiln_solver::solve::{Confinement, Executor, Isolation, SolveError, Verdi
 pub use lock::{Lock, LockReport, LockedSource};
 pub use output::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, MediaTypes, TreeOptions};
 pub use proxies::docker_proxies;
-pub use whole_file::{write_whole, write_whole_with};
+pub use whole_file::write_whole;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::Error;
 
-/// Writes `bytes` to the file at `dest`, as [`write_whole_with`].
+/// Writes `bytes` to the file at `dest`, which is replaced when they are all there; a pipe or device is written as it is.
 ///
 /// # Errors
 /// I/O. What was there stays then.
@@ -20,7 +20,7 @@ pub fn write_whole(dest: &Path, bytes: &[u8]) -> Result<(), Error> {
 ///
 /// # Errors
 /// I/O, and those of `write`. What was there stays then.
-pub fn write_whole_with(
+pub(crate) fn write_whole_with(
     dest: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
 ) -> Result<(), Error> {

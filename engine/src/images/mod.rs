@@ -28,6 +28,7 @@ pub(crate) use layers::{add as add_layer, ensure};
 pub use push::PushedImage;
 
 use crate::storage::{ImageRule, Keep, Limits, Prune, RemovedBy, UsageKind};
+use crate::whole_file::write_whole_with;
 use crate::{Error, ErrorKind, default_root};
 
 /// The images of one store.
@@ -246,6 +247,14 @@ impl Images {
             images.push((kept.clone(), self.config(&kept)?));
         }
         archive::save(&self.store, &images, out)
+    }
+
+    /// The same to a file, which is replaced when the archive is whole.
+    ///
+    /// # Errors
+    /// As [`Images::save`].
+    pub fn save_to(&self, names: &[String], dest: &Path) -> Result<(), Error> {
+        write_whole_with(dest, |out| self.save(names, out))
     }
 
     /// Reads a docker archive or an OCI layout tar (compressed or not). Returns the names, or ids, loaded.

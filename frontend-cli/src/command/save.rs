@@ -3,8 +3,6 @@
 use std::io::IsTerminal as _;
 use std::path::Path;
 
-use kiln::write_whole_with;
-
 use crate::args::SaveArgs;
 use crate::report::Failure;
 
@@ -18,11 +16,6 @@ pub(super) fn run(args: &SaveArgs, root: Option<&Path>) -> Result<u8, Failure> {
         super::open(root)?.save(&args.names, &mut out.lock())?;
         return Ok(0);
     };
-    let images = super::open(root)?;
-    // Names are checked before the file is touched.
-    for name in &args.names {
-        images.find(name)?;
-    }
-    write_whole_with(path, |out| images.save(&args.names, out))?;
+    super::open(root)?.save_to(&args.names, path)?;
     Ok(0)
 }
