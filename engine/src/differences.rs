@@ -87,12 +87,12 @@ pub(crate) fn compare(old: &dyn SourceTree, new: &dyn SourceTree) -> Result<Vec<
             Some(other) => changes(old, &one, new, other)?,
         };
         if !changes.is_empty() {
-            let new_bytes = other.as_ref().and_then(size_of);
-            found.push(FileDifference { path, changes, old_bytes: size_of(&one), new_bytes });
+            let new_bytes = other.as_ref().and_then(|other| other.kind.file_bytes());
+            found.push(FileDifference { path, changes, old_bytes: one.kind.file_bytes(), new_bytes });
         }
     }
     for (path, other) in after {
-        let new_bytes = size_of(&other);
+        let new_bytes = other.kind.file_bytes();
         found.push(FileDifference { path, changes: vec![Change::Added], old_bytes: None, new_bytes });
     }
     found.sort_by(|one, other| one.path.cmp(&other.path));
@@ -155,13 +155,6 @@ fn are_equal(one: &File, other: &File, path: &Path) -> Result<bool, Error> {
         if left[..read] != right[..read] {
             return Ok(false);
         }
-    }
-}
-
-fn size_of(entry: &Entry) -> Option<u64> {
-    match entry.kind {
-        EntryKind::File { size } => Some(size),
-        _ => None,
     }
 }
 

@@ -82,6 +82,16 @@ pub enum EntryKind {
     },
 }
 
+impl EntryKind {
+    /// A file's bytes; `None` for all else.
+    pub fn file_bytes(&self) -> Option<u64> {
+        match self {
+            Self::File { size } => Some(*size),
+            _ => None,
+        }
+    }
+}
+
 /// Why a tree cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -219,10 +229,7 @@ fn digests_in_parallel(tree: &dyn SourceTree, entries: &[Entry]) -> Result<Vec<O
 pub(crate) fn is_worth_threads<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> bool {
     const FILES: usize = 16;
     const BYTES: u64 = 1 << 20;
-    let sizes = entries.into_iter().filter_map(|entry| match entry.kind {
-        EntryKind::File { size } => Some(size),
-        _ => None,
-    });
+    let sizes = entries.into_iter().filter_map(|entry| entry.kind.file_bytes());
     let (count, bytes) =
         sizes.fold((0, 0_u64), |(count, bytes), size| (count + 1, bytes.saturating_add(size)));
     count >= FILES || (count > 1 && bytes >= BYTES)

@@ -51,10 +51,7 @@ impl Follower {
         fed: HashSet<usize>,
         resume: impl FnOnce(&Listed) -> Option<Resume>,
     ) -> Option<Self> {
-        let bytes = plan.nodes().map(|(_, node)| match node.entry.kind {
-            EntryKind::File { size } => size,
-            _ => 0,
-        });
+        let bytes = plan.nodes().filter_map(|(_, node)| node.entry.kind.file_bytes());
         if bytes.sum::<u64>() < WORTH_BYTES {
             return None;
         }

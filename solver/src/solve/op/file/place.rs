@@ -126,12 +126,7 @@ impl<'a> LayerPlan<'a> {
     pub(super) fn size_bytes(&self) -> u64 {
         let mut groups = HashSet::new();
         let files = self.nodes.values().filter(|node| node.group.is_none_or(|group| groups.insert(group)));
-        files
-            .map(|node| match node.entry.kind {
-                EntryKind::File { size } => size,
-                _ => 0,
-            })
-            .fold(0, u64::saturating_add)
+        files.filter_map(|node| node.entry.kind.file_bytes()).fold(0, u64::saturating_add)
     }
 
     /// Starts to copy a source, or what one match of a pattern is.

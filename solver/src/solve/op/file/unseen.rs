@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use kiln_cache::{Claim, EntryKind, Lookup};
+use kiln_cache::{Claim, Lookup};
 use kiln_image::layer::MAX_LAYER_BYTES;
 
 use super::CopyError;
@@ -35,10 +35,7 @@ pub(super) fn claim(
     if !is_local || has_archives || earlier::is_worth(plan) {
         return Ok(None);
     }
-    let unread = unread(plan).map(|file| match file.entry().kind {
-        EntryKind::File { size } => size,
-        _ => 0,
-    });
+    let unread = unread(plan).filter_map(|file| file.entry().kind.file_bytes());
     let size_bytes = plan.size_bytes();
     let is_large = (WORTH_BYTES..=MAX_LAYER_BYTES).contains(&size_bytes);
     if !is_large || unread.fold(0, u64::saturating_add) < WORTH_BYTES {
@@ -49,7 +46,7 @@ pub(super) fn claim(
     }
     let mut key = KeyHasher::new("copy without a key");
     for (path, node) in plan.nodes() {
-        if let EntryKind::File { size } = node.entry.kind {
+        if let Some(size) = node.entry.kind.file_bytes() {
             key.bytes(path.as_os_str().as_encoded_bytes()).number(size);
         }
     }
@@ -63,7 +60,7 @@ pub(super) fn claim(
 pub(super) fn fed(plan: &LayerPlan<'_>) -> HashSet<usize> {
     let is_fed = |node: &Node| {
         let is_unread = matches!(&node.data, Data::Source(file) if file.entry().digest.is_none());
-        let is_large = matches!(node.entry.kind, EntryKind::File { size } if size > READ_WHOLE_BYTES);
+        let is_large = node.entry.kind.file_bytes().is_some_and(|bytes| bytes > READ_WHOLE_BYTES);
         // Of files with several names only one is written.
         is_unread && is_large && node.link_group().is_none()
     };
