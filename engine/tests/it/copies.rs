@@ -396,3 +396,35 @@ fn a_large_layer_after_an_edit_is_what_its_diff_id_says() {
     bench.write("d/s6/f299", "last");
     assert_eq!(builds_what_it_says().text("src/s6/f299"), "last");
 }
+
+#[test]
+fn a_copy_from_a_stage_that_was_made_before_reads_nothing_of_it() {
+    let bench = Bench::new();
+    bench.write("in/needle", "one");
+    let dockerfile = "FROM scratch AS a\nCOPY in /src\nFROM scratch\nCOPY --from=a /src /dst\n";
+    let (_, first) = bench.image(dockerfile).unwrap();
+    let layers = std::fs::read_dir(bench.dir().join("store/layers")).unwrap();
+    let mut sources = layers.map(|layer| layer.unwrap().path().join("src/needle"));
+    let source = sources.find(|source| source.exists()).unwrap();
+    // Whoever looked would not find it.
+    let aside = bench.dir().join("aside");
+    std::fs::rename(&source, &aside).unwrap();
+    let (result, second) = bench.image(dockerfile).unwrap();
+    assert_eq!((result.steps_cached, result.steps_run), (2, 0));
+    assert_eq!(first.config.rootfs, second.config.rootfs);
+    std::fs::rename(&aside, &source).unwrap();
+
+    bench.write("in/needle", "two");
+    let (result, edited) = bench.image(dockerfile).unwrap();
+    assert_eq!((result.steps_cached, result.steps_run), (0, 2));
+    assert_eq!(edited.text("dst/needle"), "two");
+    // Back again, and the instruction another one.
+    bench.write("in/needle", "one");
+    let (result, _) = bench.image(dockerfile).unwrap();
+    assert_eq!((result.steps_cached, result.steps_run), (2, 0));
+    let (result, other) = bench.image(&dockerfile.replace("--from=a", "--chmod=600 --from=a")).unwrap();
+    assert_eq!((result.steps_cached, result.steps_run), (1, 1));
+    assert_eq!(other.top(), "d0600 0:0 dst\n-0600 0:0 dst/needle\n");
+    let (result, _) = bench.image(&dockerfile.replace("--from=a", "--chmod=600 --from=a")).unwrap();
+    assert_eq!((result.steps_cached, result.steps_run), (2, 0));
+}

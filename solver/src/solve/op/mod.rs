@@ -165,10 +165,7 @@ impl Step<'_> {
         }
         let record = match self.claim(&key)? {
             Lookup::Found(record) => {
-                self.report_found();
-                if let Some(id) = self.id {
-                    self.solver.journal.note(id, &key, Outcome::Cached, record.duration);
-                }
+                self.note_found(&record);
                 record
             }
             Lookup::Missing(claim) => {
@@ -179,6 +176,31 @@ impl Step<'_> {
             }
         };
         Ok(self.output(record, definition, parent))
+    }
+
+    /// What is recorded under `key`, if it is as the vertex wants its results: for who knows the key without what it is made of.
+    pub(super) fn found(
+        &self,
+        key: &StepKey,
+        definition: Option<StepKey>,
+        parent: &Snapshot,
+    ) -> Result<Option<Output>, SolveError> {
+        if self.forecast.is_some() || self.solver.rehearsal.is_some() {
+            return Ok(None);
+        }
+        let Some(record) = self.solver.store.find(key)? else { return Ok(None) };
+        if !is_fresh(self.vertex.cache, &record) {
+            return Ok(None);
+        }
+        self.note_found(&record);
+        Ok(Some(self.output(record, definition, parent)))
+    }
+
+    fn note_found(&self, record: &Record) {
+        self.report_found();
+        if let Some(id) = self.id {
+            self.solver.journal.note(id, &record.key, Outcome::Cached, record.duration);
+        }
     }
 
     /// Makes what says its key itself, which nobody knew; `claim` kept others from making the same meanwhile. There is no

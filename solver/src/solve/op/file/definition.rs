@@ -5,6 +5,8 @@
 //! find the next step in the same cache would be for nothing. So caches also know the step by what it *would* look at:
 //! the instruction, the contents of its images as their names, and what is selected of contexts. Whoever hits by this key
 //! hits by the other one, too; not the other way round.
+//!
+//! The store remembers to which key each came, so that a copy from a stage that was made before reads nothing of either.
 
 use std::collections::HashMap;
 
@@ -18,6 +20,7 @@ use crate::solve::{Output, Snapshot, SolveError, layers};
 
 /// The key; `None` if what the operation selects cannot be told without its parent.
 pub(super) fn key(step: &Step<'_>, file: &File, parent: &Snapshot) -> Result<Option<StepKey>, SolveError> {
+    // To be raised whenever what a copy writes comes out another way.
     let mut key = KeyHasher::new("file by definition");
     // Derived `Debug` quotes its strings and names its fields: no two operations have the same.
     key.text(&format!("{file:?}")).snapshot(parent);
@@ -55,6 +58,15 @@ pub(super) fn key(step: &Step<'_>, file: &File, parent: &Snapshot) -> Result<Opt
         key.digest(&key_of(&Digests::of(&plan)?, &planner.archives, parent).0);
     }
     Ok(Some(key.finish()))
+}
+
+/// Whether it copies, and from images only.
+pub(super) fn is_of_images(step: &Step<'_>, file: &File) -> bool {
+    let mut inputs = file.actions.iter().filter_map(|action| match action {
+        FileAction::Copy { input, .. } => Some(matches!(step.inputs.get(input.0), Some(Output::Snapshot(_)))),
+        _ => None,
+    });
+    inputs.next() == Some(true) && inputs.all(|is_image| is_image)
 }
 
 /// Whether all images that the operation would look into are unpacked here.

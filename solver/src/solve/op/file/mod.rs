@@ -63,7 +63,19 @@ const INLINE_FILE_MODE: u32 = 0o644;
 /// Runs a file operation.
 pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     let parent = step.snapshot(InputIndex(0))?;
-    let definition = if step.solver.remote.is_used() { definition::key(step, file, &parent)? } else { None };
+    let is_of_images = definition::is_of_images(step, file);
+    let definition = match is_of_images || step.solver.remote.is_used() {
+        true => definition::key(step, file, &parent)?,
+        false => None,
+    };
+    // What it came to before. Of a context all files must be looked at for that anyway.
+    let remembered = definition.filter(|_| is_of_images && step.forecast.is_none());
+    if let Some(remembered) = &remembered
+        && let Some(key) = step.solver.store.defined(remembered)?
+        && let Some(output) = step.found(&key, definition, &parent)?
+    {
+        return Ok(output);
+    }
     if let Some(key) = &definition
         && !definition::is_at_hand(step, &parent)?
         && let Some(output) = step.import(key, &parent)
@@ -76,7 +88,7 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
         Planner { view: view.as_ref(), sources: &sources, archives: Archives::Named(Vec::new()) };
     let plan = planner.plan(file)?;
     if let Some(claim) = unseen::claim(step, &plan, &planner.archives)? {
-        return make_unseen(step, claim, &plan, &planner.archives, &parent);
+        return make_unseen(step, claim, &plan, &planner.archives, &parent, remembered.as_ref());
     }
     let digests = Digests::of(&plan)?;
     let key = key_of(&digests, &planner.archives, &parent);
@@ -84,6 +96,9 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     let archives = match &planner.archives {
         Archives::Named(named) if !named.is_empty() => named,
         _ => {
+            if let Some(remembered) = &remembered {
+                step.solver.store.define(remembered, &key)?;
+            }
             return step.find_or_make(key, definition, &parent, &facts, |_| {
                 make(step, &plan, Some((&digests, format!("{:?}", file.actions))))
             });
@@ -121,13 +136,14 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     })
 }
 
-/// Writes what the store cannot have, and makes the key of what was read on the way.
+/// Writes what the store cannot have, and makes the key of what was read on the way, to which `definition` comes.
 fn make_unseen(
     step: &Step<'_>,
     claim: Claim,
     plan: &LayerPlan<'_>,
     archives: &Archives,
     parent: &Snapshot,
+    definition: Option<&StepKey>,
 ) -> Result<Output, SolveError> {
     let digests = OnceCell::new();
     let facts = || {
@@ -139,7 +155,11 @@ fn make_unseen(
         let (made, hashed) = write_layer(step, plan, None, unseen::fed(plan))?;
         let read = Digests::with(plan, &hashed)?;
         unseen::check(plan)?;
-        let made = Made { contents: Some(read.contents), key: Some(key_of(&read, archives, parent)), ..made };
+        let key = key_of(&read, archives, parent);
+        if let Some(definition) = definition {
+            step.solver.store.define(definition, &key)?;
+        }
+        let made = Made { contents: Some(read.contents), key: Some(key), ..made };
         // Nobody else sets it.
         drop(digests.set(read));
         Ok(made)
