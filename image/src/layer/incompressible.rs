@@ -102,6 +102,8 @@ const SURE_BYTES: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
     use sha2::{Digest as _, Sha256};
 
     /// As good as random.
@@ -174,6 +176,19 @@ mod tests {
         let found: Vec<_> = parts(&twice).iter().map(|(noise, part)| (*noise, part.len())).collect();
         assert_eq!(found, [(true, PIECE_BYTES), (false, PIECE_BYTES)]);
         assert_eq!(parts(&[]), []);
+    }
+
+    #[test]
+    fn parts_are_the_whole_and_alternate() {
+        let (text, noise) = (text(3 * PIECE_BYTES), noise(3 * PIECE_BYTES));
+        proptest!(ProptestConfig::with_cases(64), |(runs in vec((any::<bool>(), 0..3 * PIECE_BYTES), 0..6))| {
+            let run = |&(is_noise, length): &(bool, usize)| if is_noise { &noise[..length] } else { &text[..length] };
+            let block: Vec<u8> = runs.iter().flat_map(run).copied().collect();
+            let parts = parts(&block);
+            prop_assert!(parts.iter().flat_map(|(_, part)| *part).eq(&block));
+            prop_assert!(parts.iter().all(|(_, part)| !part.is_empty()));
+            prop_assert!(parts.windows(2).all(|pair| pair[0].0 != pair[1].0));
+        });
     }
 
     #[test]
