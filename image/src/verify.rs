@@ -1,11 +1,10 @@
 //! Reading local bytes only as far as a descriptor promises, and checking that it told the truth.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::Digest;
-use crate::layer::copy_hashed;
 
 /// What was read is not what its descriptor says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,27 +81,6 @@ impl<R: Read> Read for Verified<R> {
     }
 }
 
-/// Copies the `size` bytes of `digest` from `reader` to `out`, hashing them on a thread beside.
-///
-/// # Errors
-/// I/O on either side; a [`Mismatch`] when all has been read and written.
-pub(crate) fn copy_verified(
-    reader: impl Read,
-    digest: Digest,
-    size: u64,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    // One byte more than there may be tells as much as all of them.
-    let (copied, got) = copy_hashed(reader.take(size.saturating_add(1)), out)?;
-    if copied != size {
-        return Err(io::Error::other(Mismatch::Size { digest, expected: size }));
-    }
-    if got != digest {
-        return Err(io::Error::other(Mismatch::Digest { expected: digest, got }));
-    }
-    Ok(())
-}
-
 fn read_some(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match reader.read(buffer) {
@@ -134,24 +112,6 @@ mod tests {
         for (bytes, size) in [(&b"abcd"[..], 3), (b"ab", 3), (b"abd", 3), (b"abc", 4), (b"abc", 2)] {
             let error = read(bytes, digest, size).unwrap_err();
             assert!(error.get_ref().unwrap().is::<Mismatch>(), "{bytes:?} {size}");
-        }
-    }
-
-    #[test]
-    fn a_copy_is_whole_or_an_error() {
-        let large: Vec<u8> = (0..700_001_u32).map(|i| (i % 251) as u8).collect();
-        for bytes in [&b""[..], b"abc", &large, &large[..256 * 1024]] {
-            let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
-            let mut out = Vec::new();
-            copy_verified(bytes, digest, size, &mut out).unwrap();
-            assert!(out == bytes);
-            for (digest, size) in [(digest, size + 1), (digest, size / 2), (Digest::of(b"other"), size)] {
-                if (digest, size) == (Digest::of(bytes), bytes.len() as u64) {
-                    continue;
-                }
-                let error = copy_verified(bytes, digest, size, &mut Vec::new()).unwrap_err();
-                assert!(error.get_ref().unwrap().is::<Mismatch>(), "{size}");
-            }
         }
     }
 }

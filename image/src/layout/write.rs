@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{At as _, INDEX_FILE, LayoutError, MARKER_FILE, blob_path};
-use crate::verify::copy_verified;
+use crate::layer::copy_hashed;
 use crate::{Digest, Mismatch};
 
 /// The text of `oci-layout` (image-spec, `image-layout.md`).
@@ -38,17 +38,22 @@ impl std::fmt::Debug for BlobInput<'_> {
 }
 
 impl BlobInput<'_> {
+    /// Copies the contents; they are hashed on a thread beside. A [`Mismatch`] is found when all has been written.
     fn copy_to(self, out: &mut dyn Write) -> io::Result<()> {
         let Self { digest, size, reader, is_verified } = self;
-        if !is_verified {
-            return copy_verified(reader, digest, size, out);
-        }
         // One byte more than there may be tells as much as all of them.
         let reader = reader.take(size.saturating_add(1));
-        let buffer = usize::try_from(size).unwrap_or(COPY_BYTES).min(COPY_BYTES);
-        let copied = io::copy(&mut BufReader::with_capacity(buffer, reader), out)?;
+        let (copied, got) = if is_verified {
+            let buffer = usize::try_from(size).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+            (io::copy(&mut BufReader::with_capacity(buffer, reader), out)?, digest)
+        } else {
+            copy_hashed(reader, out)?
+        };
         if copied != size {
             return Err(io::Error::other(Mismatch::Size { digest, expected: size }));
+        }
+        if got != digest {
+            return Err(io::Error::other(Mismatch::Digest { expected: digest, got }));
         }
         Ok(())
     }
@@ -192,4 +197,31 @@ fn header(name: &str, size: u64, at: &Path) -> Result<tar::Header, LayoutError> 
     header.set_gid(0);
     header.set_cksum();
     Ok(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(bytes: &[u8], digest: Digest, size: u64, out: &mut Vec<u8>) -> io::Result<()> {
+        BlobInput { digest, size, reader: Box::new(bytes), is_verified: false }.copy_to(out)
+    }
+
+    #[test]
+    fn a_copy_is_whole_or_an_error() {
+        let large: Vec<u8> = (0..700_001_u32).map(|i| (i % 251) as u8).collect();
+        for bytes in [&b""[..], b"abc", &large, &large[..256 * 1024]] {
+            let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
+            let mut out = Vec::new();
+            copy(bytes, digest, size, &mut out).unwrap();
+            assert!(out == bytes);
+            for (digest, size) in [(digest, size + 1), (digest, size / 2), (Digest::of(b"other"), size)] {
+                if (digest, size) == (Digest::of(bytes), bytes.len() as u64) {
+                    continue;
+                }
+                let error = copy(bytes, digest, size, &mut Vec::new()).unwrap_err();
+                assert!(error.get_ref().unwrap().is::<Mismatch>(), "{size}");
+            }
+        }
+    }
 }
