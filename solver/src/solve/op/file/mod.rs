@@ -76,7 +76,8 @@ pub(super) fn run(step: &Step<'_>, file: &File) -> Result<Output, SolveError> {
     {
         return Ok(output);
     }
-    if let Some(key) = &definition
+    if step.solver.remote.is_used()
+        && let Some(key) = &definition
         && !definition::is_at_hand(step, &parent)?
         && let Some(output) = step.import(key, &parent)
     {
