@@ -568,4 +568,14 @@ mod tests {
         let several = flags(&["linux/amd64,linux/arm64", "linux/riscv64"]);
         assert_eq!(platforms(&several, default()), ["linux/amd64", "linux/arm64", "linux/riscv64"]);
     }
+
+    #[test]
+    fn what_is_not_there_is_removed_already() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("iid");
+        std::fs::write(&path, "old").unwrap();
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert!(!path.exists());
+    }
 }
