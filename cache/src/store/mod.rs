@@ -5,7 +5,7 @@
 //! blobs/sha256/<hex>   blobs, as in an OCI image layout
 //! layers/<LayerId>/    unpacked trees in overlayfs' format
 //! mounts/<hash>[.<n>]/ cache mounts
-//! stubs/               what most images lack of what every step has something mounted on
+//! stubs/               empty mount points of every step, which most images lack (see `stubs`)
 //! contexts/<hash>      file-hash indexes of build contexts
 //! contexts/<hash>.copy what the last layers of copies from them were made of
 //! work/<random>/       what is in progress; locked while its maker lives, swept when not

@@ -36,8 +36,8 @@ pub(super) struct Settler {
     writing: Arc<AtomicUsize>,
 }
 
-/// Somebody who writes a layer or a blob: while there is one, no moment is quiet. What he wrote so far would be written out with the
-/// rest, and he would wait for it.
+/// Somebody who writes a layer or a blob: while there is one, no moment is quiet. What he wrote so far would be written out
+/// with the rest, and he would wait for it.
 #[derive(Debug)]
 pub(super) struct Writing(Arc<AtomicUsize>);
 
