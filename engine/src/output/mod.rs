@@ -2,6 +2,7 @@
 
 pub(crate) mod blobs;
 mod content;
+mod directory;
 mod layout;
 mod options;
 mod store;
@@ -139,7 +140,7 @@ impl Exporter<'_> {
             OutputSpec::Docker { to, options } => self.docker(to, options),
             OutputSpec::Local { dest, options } => {
                 let source = self.tree_source(options);
-                tree::export_dir(self.session, &source, dest)
+                directory::export_dir(self.session, &source, dest)
             }
             OutputSpec::Tar { dest, options } => {
                 tree::export_tar(&self.tree_source(options), dest.as_deref())

@@ -1,8 +1,6 @@
-//! The root file system itself, as a directory or a tar (FEATURES EX5–EX7, EX9).
+//! The root file system itself, and its tar (FEATURES EX7, EX9); as a directory it is written by `directory`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsString;
-use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +9,7 @@ use std::sync::Arc;
 use kiln_cache::{Entry, EntryKind, LayerTree, SourceTree};
 use kiln_image::Digest;
 use kiln_image::layer::{LayerError, TarEntry, TarWriter, Times, write_tar_of};
-use kiln_solver::solve::{Solver, copy_out};
+use kiln_solver::solve::Solver;
 use tar::EntryType;
 
 use super::ImageSet;
@@ -19,11 +17,7 @@ use super::options::TreeOptions;
 use crate::Error;
 use crate::assemble::Assembled;
 use crate::attest::{Attestor, Place};
-use crate::session::Session;
 use crate::whole_file::write_to;
-
-/// The permission to remove files anywhere (buildx' name for it).
-pub(crate) const DELETE_ENTITLEMENT: &str = "buildx.local.delete";
 
 /// The images whose files are written, and how.
 pub(super) struct Origin<'a> {
@@ -34,34 +28,7 @@ pub(super) struct Origin<'a> {
     pub(super) options: &'a TreeOptions,
 }
 
-/// Writes the merged tree into `dest`, over what is there, as this user's; several platforms' each into a directory.
-pub(super) fn export_dir(session: &Session<'_>, origin: &Origin<'_>, dest: &Path) -> Result<(), Error> {
-    if origin.options.delete {
-        guard_delete(dest, &session.build.allow)?;
-    }
-    fs::create_dir_all(dest).map_err(|error| Error::io(dest, error))?;
-    let trees = origin.trees()?;
-    let is_empty = fs::read_dir(dest).map_err(|error| Error::io(dest, error))?.next().is_none();
-    if let ([only], true) = (trees.as_slice(), is_empty) {
-        return write_tree(only, dest);
-    }
-    // Beside the files that are there, so that each can be replaced by one rename.
-    let staging = Staging(dest.join(format!(".kiln-{}", std::process::id())));
-    fs::create_dir(&staging.0).map_err(|error| Error::io(&staging.0, error))?;
-    for (index, tree) in trees.iter().enumerate() {
-        write_tree(tree, &staging.0.join(index.to_string()))?;
-    }
-    if origin.options.delete {
-        let kept = trees.iter().enumerate().map(|(index, _)| staging.0.join(index.to_string())).collect();
-        remove_others(kept, dest, &staging.0)?;
-    }
-    for index in 0..trees.len() {
-        merge(&staging.0.join(index.to_string()), dest)?;
-    }
-    Ok(())
-}
-
-/// Writes the merged trees as one tar, as [`export_dir`] does. No file is copied on the way.
+/// Writes the merged trees as one tar, of the same content as the directory. No file is copied on the way.
 pub(super) fn export_tar(origin: &Origin<'_>, dest: Option<&Path>) -> Result<(), Error> {
     let trees = origin.trees()?;
     write_to(dest, |out| write_tar(out, &trees))
@@ -96,12 +63,12 @@ pub(crate) fn write_tar(out: &mut dyn Write, trees: &[Tree]) -> Result<(), Error
 
 /// One image's files and where they go.
 pub(crate) struct Tree {
-    tree: Arc<dyn SourceTree>,
+    pub(super) tree: Arc<dyn SourceTree>,
     /// `linux_arm_v7`, or nothing.
-    within: PathBuf,
-    times: Times,
+    pub(super) within: PathBuf,
+    pub(super) times: Times,
     /// Names and bytes of files that say something of these.
-    attested: Vec<(String, Vec<u8>)>,
+    pub(super) attested: Vec<(String, Vec<u8>)>,
 }
 
 impl Tree {
@@ -112,7 +79,7 @@ impl Tree {
 }
 
 impl Origin<'_> {
-    fn trees(&self) -> Result<Vec<Tree>, Error> {
+    pub(super) fn trees(&self) -> Result<Vec<Tree>, Error> {
         let Self { solver, images, set, options, .. } = *self;
         let is_split = options.platform_split.unwrap_or(set == ImageSet::Index);
         let mut trees = Vec::with_capacity(images.len());
@@ -190,132 +157,8 @@ fn refuse_collisions(trees: &[Tree], images: &[Assembled]) -> Result<(), Error> 
     Ok(())
 }
 
-fn write_tree(tree: &Tree, dest: &Path) -> Result<(), Error> {
-    let dest = dest.join(&tree.within);
-    fs::create_dir_all(&dest).map_err(|error| Error::io(&dest, error))?;
-    // As BuildKit's client has it: who builds owns the files.
-    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    copy_out(&tree.tree, "", &dest, Some(own))?;
-    for (name, bytes) in &tree.attested {
-        write_private(&dest.join(name), bytes)?;
-    }
-    match tree.times {
-        Times::Exactly(seconds) => set_times(&dest, seconds),
-        _ => Ok(()),
-    }
-}
-
-/// Writes a new file. The mode is BuildKit's.
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    // Only a merge replaces what is there, and no link is followed.
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(ATTESTED_MODE).open(path);
-    file.and_then(|mut file| file.write_all(bytes)).map_err(|error| Error::io(path, error))
-}
-
 /// Of a file that attests something.
-const ATTESTED_MODE: u32 = 0o600;
-
-/// Sets the times of all below and of `dir` itself.
-fn set_times(dir: &Path, seconds: i64) -> Result<(), Error> {
-    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
-    let times = Timestamps { last_access: time, last_modification: time };
-    let mut pending = vec![dir.to_owned()];
-    let mut found = Vec::new();
-    while let Some(dir) = pending.pop() {
-        for entry in fs::read_dir(&dir).map_err(|error| Error::io(&dir, error))? {
-            let entry = entry.map_err(|error| Error::io(&dir, error))?;
-            match entry.file_type().map_err(|error| Error::io(&entry.path(), error))?.is_dir() {
-                true => pending.push(entry.path()),
-                false => found.push(entry.path()),
-            }
-        }
-        found.push(dir);
-    }
-    for path in found {
-        utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| Error::io(&path, error.into()))?;
-    }
-    Ok(())
-}
-
-/// Only what is strictly below the current directory may lose files unasked (FEATURES EX6).
-fn guard_delete(dest: &Path, allowed: &[String]) -> Result<(), Error> {
-    if allowed.iter().any(|name| name == DELETE_ENTITLEMENT) {
-        return Ok(());
-    }
-    let at = |path: &Path| fs::canonicalize(path).map_err(|error| Error::io(path, error));
-    let here = at(Path::new("."))?;
-    // What does not exist yet stands below what does.
-    let existing = dest.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
-    let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
-    let is_new = existing != dest;
-    let existing = at(existing)?;
-    if existing.starts_with(&here) && (is_new || existing != here) {
-        return Ok(());
-    }
-    Err(Error::user(format!(
-        "mode=delete would remove files in {}, which is not below this directory",
-        dest.display()
-    ))
-    .hinted(format!("allow it with `--allow {DELETE_ENTITLEMENT}`")))
-}
-
-/// Removes what is in `from` and in none of `kept`, directory by directory. No link is followed.
-fn remove_others(kept: Vec<PathBuf>, from: &Path, staging: &Path) -> Result<(), Error> {
-    let mut names: HashMap<OsString, Vec<PathBuf>> = HashMap::new();
-    for dir in &kept {
-        for entry in fs::read_dir(dir).map_err(|error| Error::io(dir, error))? {
-            let entry = entry.map_err(|error| Error::io(dir, error))?;
-            let is_dir = entry.file_type().map_err(|error| Error::io(&entry.path(), error))?.is_dir();
-            let below = names.entry(entry.file_name()).or_default();
-            if is_dir {
-                below.push(entry.path());
-            }
-        }
-    }
-    for entry in fs::read_dir(from).map_err(|error| Error::io(from, error))? {
-        let entry = entry.map_err(|error| Error::io(from, error))?;
-        let path = entry.path();
-        if path == staging {
-            continue;
-        }
-        let at = |error| Error::io(&path, error);
-        let is_dir = entry.file_type().map_err(at)?.is_dir();
-        match names.get(&entry.file_name()) {
-            Some(below) if is_dir && !below.is_empty() => remove_others(below.clone(), &path, staging)?,
-            Some(_) if !is_dir => {}
-            _ if is_dir => fs::remove_dir_all(&path).map_err(at)?,
-            _ => fs::remove_file(&path).map_err(at)?,
-        }
-    }
-    Ok(())
-}
-
-/// Moves everything of `from` into `to`: directories are merged, anything else is replaced. No link is followed.
-fn merge(from: &Path, to: &Path) -> Result<(), Error> {
-    for entry in fs::read_dir(from).map_err(|error| Error::io(from, error))? {
-        let entry = entry.map_err(|error| Error::io(from, error))?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        let source_is_dir = entry.file_type().map_err(|error| Error::io(&source, error))?.is_dir();
-        let target_is_dir = fs::symlink_metadata(&target).map(|metadata| metadata.is_dir());
-        match (source_is_dir, target_is_dir) {
-            (true, Ok(true)) => {
-                merge(&source, &target)?;
-                continue;
-            }
-            (true, Ok(false)) => fs::remove_file(&target).map_err(|error| Error::io(&target, error))?,
-            (false, Ok(true)) => {
-                return Err(Error::user(format!("{} is a directory and would be a file", target.display())));
-            }
-            _ => {}
-        }
-        fs::rename(&source, &target).map_err(|error| Error::io(&target, error))?;
-    }
-    Ok(())
-}
+pub(super) const ATTESTED_MODE: u32 = 0o600;
 
 /// Why a tree cannot be packed.
 pub(crate) enum PackError {
@@ -403,15 +246,5 @@ fn record_of(entry: &Entry, path: Vec<u8>, times: Times) -> TarEntry {
         EntryKind::BlockDevice { major, minor } => {
             TarEntry { kind: EntryType::Block, device: (*major, *minor), ..record }
         }
-    }
-}
-
-/// Removed on drop.
-struct Staging(PathBuf);
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // What cannot be removed is named like what it is.
-        let _ = fs::remove_dir_all(&self.0);
     }
 }

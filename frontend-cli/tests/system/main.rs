@@ -9,6 +9,7 @@ mod crash;
 mod cutoff;
 mod daemons;
 mod devices;
+mod directories;
 mod every_step;
 mod executors;
 mod explain;

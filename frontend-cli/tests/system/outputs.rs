@@ -227,27 +227,6 @@ fn the_metadata_file_tells_what_buildx_does() {
 }
 
 #[test]
-fn a_directory_that_is_mirrored_loses_what_is_not_in_the_result() {
-    let Some(kiln) = Kiln::new("mode=delete") else { return };
-    let context = Context::with_dockerfile("FROM scratch\nCOPY <<EOF /d/new\nnew\nEOF\n");
-    let dest = context.path().join("out");
-    std::fs::create_dir_all(dest.join("d/old-dir")).unwrap();
-    std::fs::write(dest.join("d/old"), "old").unwrap();
-    let output = format!("type=local,mode=delete,dest={}", dest.display());
-    // Not below the current directory.
-    let refused =
-        kiln.call(Path::new("/usr"), &["build", "-o", &output, &context.path().display().to_string()]);
-    assert_eq!(refused.status, 1);
-    refused.says("buildx.local.delete");
-    assert!(dest.join("d/old").exists());
-    kiln.build(context.path(), &["-o", "type=local,mode=delete,dest=out", "."]);
-    let left: Vec<_> =
-        std::fs::read_dir(dest.join("d")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["new"]);
-    assert_eq!(std::fs::read_dir(&dest).unwrap().count(), 1);
-}
-
-#[test]
 fn an_image_is_loaded_into_a_daemon_that_listens() {
     let Some(kiln) = Kiln::new("--load") else { return };
     let dir = tempfile::tempdir().unwrap();

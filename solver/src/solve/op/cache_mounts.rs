@@ -112,7 +112,7 @@ impl Wanted<'_> {
                 return Ok(());
             }
             let Some((input, source)) = self.seed else { return Ok(()) };
-            file::copy_out(&seed_tree(step, input)?, source, target, None)
+            file::copy_out(&seed_tree(step, input)?, source, target, None, &|_| true)
         };
         step.solver.store.cache_mount(&request, fill, &mut on_wait, &step.solver.cancel)
     }

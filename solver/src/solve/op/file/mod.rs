@@ -176,7 +176,7 @@ pub(super) fn materialize(
     owner: Option<(u32, u32)>,
 ) -> Result<(Layer, PathBuf), SolveError> {
     let mut plan = LayerPlan::new(None);
-    let inside = plan_materialized(&mut plan, tree, path, owner)?;
+    let inside = plan_materialized(&mut plan, tree, path, owner, &|_| true)?;
     plan.finish()?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&digests, &Archives::Named(Vec::new()), &Snapshot::default());
@@ -195,12 +195,12 @@ pub(super) fn materialize(
 /// The digest of `path` in `tree`, as keys of bind mounts have it.
 pub(super) fn contents_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<ContentsDigest, SolveError> {
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path, None)?;
+    plan_materialized(&mut plan, tree, path, None, &|_| true)?;
     Ok(Digests::of(&plan)?.contents)
 }
 
-/// Copies `path` of `tree` into the existing, empty directory `target` of the host's; all of it is `owner`'s (user and
-/// group), if one is given.
+/// Copies `path` of `tree`, and of what is below it what `keep` says of its path from there, into the existing, empty
+/// directory `target` of the host's; all of it is `owner`'s (user and group), if one is given.
 ///
 /// # Errors
 /// Reading, writing.
@@ -209,9 +209,10 @@ pub fn copy_out(
     path: &str,
     target: &Path,
     owner: Option<(u32, u32)>,
+    keep: &dyn Fn(&Path) -> bool,
 ) -> Result<(), SolveError> {
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path, owner)?;
+    plan_materialized(&mut plan, tree, path, owner, keep)?;
     write::write(&plan, target, None, None)?;
     Ok(())
 }
@@ -242,12 +243,13 @@ fn plan_materialized(
     tree: &Arc<dyn SourceTree>,
     path: &str,
     owner: Option<(u32, u32)>,
+    keep: &dyn Fn(&Path) -> bool,
 ) -> Result<PathBuf, SolveError> {
     let meta = Meta { owner, ..Meta::default() };
     let (entry, name) = found_at(tree, path)?;
     if entry.kind == EntryKind::Dir {
         plan.root_from(&entry, owner);
-        plan.copy_children(tree, &entry, Path::new(""), &meta, &|_| true)?;
+        plan.copy_children(tree, &entry, Path::new(""), &meta, keep)?;
         return Ok(PathBuf::new());
     }
     plan.put_entry(tree, &entry, &name, &meta)?;
