@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, BufRead as _, BufReader};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -50,8 +50,10 @@ pub(super) fn export_dir(session: &Session<'_>, origin: &Origin<'_>, dest: &Path
         };
         remove_others(kept, dest, &stays)?;
     }
+    let replaced = staging.0.join("replaced");
+    fs::create_dir(&replaced).map_err(|error| Error::io(&replaced, error))?;
     for index in 0..trees.len() {
-        merge(&staging.0.join(index.to_string()), dest)?;
+        merge(&staging.0.join(index.to_string()), dest, &replaced)?;
     }
     Ok(())
 }
@@ -236,22 +238,24 @@ fn remove_others(kept: Vec<PathBuf>, from: &Path, stays: &dyn Fn(&Path) -> bool)
 }
 
 /// Moves everything of `from` into `to`: directories are merged and get the properties of those of `from`, anything else is
-/// replaced. No link is followed.
-fn merge(from: &Path, to: &Path) -> Result<(), Error> {
+/// replaced, a directory too, which goes to `replaced`. No link is followed.
+fn merge(from: &Path, to: &Path, replaced: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(from).map_err(|error| Error::io(from, error))? {
         let entry = entry.map_err(|error| Error::io(from, error))?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         let source_is_dir = entry.file_type().map_err(|error| Error::io(&source, error))?.is_dir();
-        let target_is_dir = fs::symlink_metadata(&target).map(|metadata| metadata.is_dir());
-        match (source_is_dir, target_is_dir) {
-            (true, Ok(true)) => {
-                merge(&source, &target)?;
-                take_properties(&source, &target)?;
+        match (source_is_dir, fs::symlink_metadata(&target)) {
+            (true, Ok(found)) if found.is_dir() => {
+                // Before it loses what is in it, which its time would tell.
+                let wanted = entry.metadata().map_err(|error| Error::io(&source, error))?;
+                merge(&source, &target, replaced)?;
+                take_properties(&wanted, &target, &found)?;
                 continue;
             }
-            (true, Ok(false)) => fs::remove_file(&target).map_err(|error| Error::io(&target, error))?,
-            (false, Ok(true)) => {
-                return Err(Error::user(format!("{} is a directory and would be a file", target.display())));
+            (true, Ok(_)) => fs::remove_file(&target).map_err(|error| Error::io(&target, error))?,
+            (false, Ok(found)) if found.is_dir() => {
+                let aside = replaced.join(found.ino().to_string());
+                fs::rename(&target, aside).map_err(|error| Error::io(&target, error))?;
             }
             _ => {}
         }
@@ -260,10 +264,8 @@ fn merge(from: &Path, to: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives directory `target` the mode and the time of `source`.
-fn take_properties(source: &Path, target: &Path) -> Result<(), Error> {
-    let of = |path: &Path| fs::symlink_metadata(path).map_err(|error| Error::io(path, error));
-    let (wanted, found) = (of(source)?, of(target)?);
+/// Gives directory `target`, as it was `found`, the mode and the time that are `wanted`.
+fn take_properties(wanted: &Metadata, target: &Path, found: &Metadata) -> Result<(), Error> {
     if wanted.mode() != found.mode() {
         fs::set_permissions(target, wanted.permissions()).map_err(|error| Error::io(target, error))?;
     }

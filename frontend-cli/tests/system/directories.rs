@@ -38,6 +38,8 @@ fn context() -> Context {
         std::fs::write(tree.join(name), name.repeat(20_000)).unwrap();
     }
     std::fs::set_permissions(tree.join("dir"), std::fs::Permissions::from_mode(0o750)).unwrap();
+    let early = SystemTime::UNIX_EPOCH + Duration::from_secs(1_500_000_000);
+    std::fs::File::open(tree.join("dir")).unwrap().set_modified(early).unwrap();
     context
 }
 
@@ -79,8 +81,8 @@ fn files_that_are_as_they_shall_be_are_not_written_again() {
             let (ours, theirs) =
                 (std::fs::metadata(tree.join(name)).unwrap(), std::fs::metadata(out.join(name)).unwrap());
             assert_eq!(theirs.mode(), ours.mode(), "{output}: {name}");
+            assert_eq!(theirs.mtime(), ours.mtime(), "{output}: {name}");
             if ours.is_file() {
-                assert_eq!(theirs.mtime(), ours.mtime(), "{output}: {name}");
                 assert!(
                     std::fs::read(tree.join(name)).unwrap() == std::fs::read(out.join(name)).unwrap(),
                     "{output}: {name}"
@@ -105,5 +107,23 @@ fn a_file_behind_a_link_is_none_that_is_there_already() {
     for name in ["same", "bytes"] {
         assert!(out.join("dir").join(name).is_file(), "{name}");
         assert!(context.path().join("elsewhere").join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_of_another_kind_is_replaced() {
+    let Some(kiln) = Kiln::new("type=local over other kinds") else { return };
+    let context = context();
+    let out = context.path().join("out");
+    for output in ["type=local,dest=out", "type=local,mode=delete,dest=out"] {
+        std::fs::create_dir_all(out.join("same/below")).unwrap();
+        std::fs::write(out.join("same/below/file"), "old").unwrap();
+        std::fs::create_dir_all(out.join("bytes")).unwrap();
+        std::fs::write(out.join("dir"), "old").unwrap();
+        kiln.build(context.path(), &["-o", output, "."]);
+        for name in ["same", "bytes", "dir/same"] {
+            assert!(out.join(name).is_file(), "{output}: {name}");
+        }
+        std::fs::remove_dir_all(&out).unwrap();
     }
 }
