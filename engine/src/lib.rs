@@ -28,6 +28,7 @@ mod caches;
 mod check;
 mod context;
 mod daemon;
+mod destination;
 mod devices;
 mod differences;
 mod dockerfile_name;
@@ -60,6 +61,7 @@ pub use build::{
     SecretSource, default_root,
 };
 pub use check::{CheckReport, Finding, OutlineReport, Target, TargetsReport};
+pub use destination::check_file;
 pub use differences::{Change, FileDifference, StepDifference};
 pub use dockerfile_name::DockerfileName;
 pub use error::{Error, ErrorKind, ErrorLabel};

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::Error;
+use crate::destination::folder_of;
 
 /// Writes `bytes` to the file at `dest`, which is replaced when they are all there; a pipe or device is written as it is.
 ///
@@ -34,10 +35,6 @@ pub(crate) fn write_whole_with(
         return file.flush().map_err(at);
     }
     let name = dest.file_name().ok_or_else(|| Error::user(format!("{} is no file name", dest.display())))?;
-    let folder = match dest.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
     hidden.push(".kiln-");
@@ -45,7 +42,7 @@ pub(crate) fn write_whole_with(
         .prefix(&hidden)
         // Less what the umask says, as any file that a program makes.
         .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)
+        .tempfile_in(folder_of(dest))
         .map_err(at)?;
     let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, file);
     write(&mut buffered)?;

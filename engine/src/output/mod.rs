@@ -22,6 +22,7 @@ pub use options::{Annotation, AnnotationTarget, ImageOptions, LayerCompression, 
 use crate::assemble::Assembled;
 use crate::attest::{Attestations, Attestor};
 use crate::build::{DockerTarget, OutputSpec};
+use crate::destination::{check_directory, check_file};
 use crate::push::{self, Lenders, Shipper, Tagging, Transport};
 use crate::session::Session;
 use crate::whole_file::write_to;
@@ -98,9 +99,21 @@ pub(crate) fn check(outputs: &[OutputSpec], tags: &[ImageRef], asked: &Attestati
         OutputSpec::Image { options } => options.push && options.names.is_empty(),
         _ => false,
     };
-    match tags.is_empty() && outputs.iter().any(goes_nowhere) {
-        true => Err(no_target()),
-        false => Ok(()),
+    if tags.is_empty() && outputs.iter().any(goes_nowhere) {
+        return Err(no_target());
+    }
+    outputs.iter().try_for_each(check_destination)
+}
+
+fn check_destination(output: &OutputSpec) -> Result<(), Error> {
+    match output {
+        OutputSpec::Oci { dest: Some(dest), tar: false, .. }
+        | OutputSpec::Docker { to: DockerTarget::Directory(dest), .. }
+        | OutputSpec::Local { dest, .. } => check_directory(dest),
+        OutputSpec::Oci { dest: Some(dest), .. }
+        | OutputSpec::Docker { to: DockerTarget::File(dest), .. }
+        | OutputSpec::Tar { dest: Some(dest), .. } => check_file(dest),
+        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use kiln::{
     Annotation, Build, ContextSource, DockerTarget, DockerfileSource, ImageOptions, Isolation, NetworkMode,
-    OutputSpec, StepDifference, write_whole,
+    OutputSpec, StepDifference, check_file, write_whole,
 };
 
 use super::metadata::Metadata;
@@ -40,7 +40,11 @@ pub(super) fn run(args: &BuildArgs, root: Option<&Path>) -> Result<u8, Failure> 
     }
     // A script must not find the id of an earlier build after this one failed.
     for path in args.iidfile.iter().chain(&args.iidfile_raw).chain(args.kaniko.files()) {
+        check_file(path)?;
         remove(path)?;
+    }
+    if let Some(path) = &args.metadata_file {
+        check_file(path)?;
     }
     let cancel = build.cancel_handle();
     crate::cancel::on_signal(move || cancel.cancel());

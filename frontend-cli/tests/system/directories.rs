@@ -127,3 +127,28 @@ fn what_is_of_another_kind_is_replaced() {
         std::fs::remove_dir_all(&out).unwrap();
     }
 }
+
+#[test]
+fn a_destination_that_cannot_be_written_is_refused_before_anything_is_built() {
+    let Some(kiln) = Kiln::new("destinations") else { return };
+    let context = Context::with_dockerfile("FROM busybox\nRUN echo ran > /x\n");
+    std::fs::write(context.path().join("file"), "mine").unwrap();
+    std::fs::create_dir(context.path().join("dir")).unwrap();
+    for (flags, says) in [
+        (["-o", "type=local,dest=file"], "file is a file, where a directory is to be written"),
+        (["-o", "type=local,dest=file/below"], "file is a file, where a directory is to be written"),
+        (["-o", "type=oci,tar=false,dest=file"], "file is a file, where a directory is to be written"),
+        (["-o", "type=tar,dest=dir"], "dir is a directory, where a file is to be written"),
+        (["-o", "type=oci,dest=dir"], "dir is a directory, where a file is to be written"),
+        (["-o", "type=docker,dest=none/x.tar"], "none/x.tar: there is no directory none"),
+        (["--iidfile", "dir"], "dir is a directory, where a file is to be written"),
+        (["--metadata-file", "none/x"], "none/x: there is no directory none"),
+    ] {
+        let ended = kiln.call(context.path(), &[&["build", "--progress=plain"], &flags[..], &["."]].concat());
+        assert_eq!(ended.status, 1, "{flags:?}: {}", ended.stderr);
+        ended.says(says);
+        assert!(!ended.stderr.contains("RUN echo"), "{flags:?}: {}", ended.stderr);
+    }
+    assert_eq!(std::fs::read_to_string(context.path().join("file")).unwrap(), "mine");
+    assert_eq!(std::fs::read_dir(context.path()).unwrap().count(), 3);
+}
