@@ -10,8 +10,8 @@
 //! caller's cancel flag without signals in an embedder's process.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,7 +22,8 @@ use super::error::{At, StoreError};
 
 const SHORTEST_PAUSE: Duration = Duration::from_micros(500);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// A process id has at most 10 digits.
+/// Digits of the largest process id.
+const HOLDER_WIDTH: usize = 10;
 const MAX_HOLDER_BYTES: u64 = 16;
 
 /// A held lock; let go when dropped.
@@ -134,10 +135,9 @@ impl FileLock {
     }
 
     fn write_holder(&self) -> std::io::Result<()> {
-        let mut file = &self.file;
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(format!("{}\n", std::process::id()).as_bytes())
+        // All as long, so that nothing is left of the one before: ext4 takes truncating for replacing a file's contents and has
+        // the new ones on the disk before the file is closed.
+        self.file.write_all_at(format!("{:HOLDER_WIDTH$}\n", std::process::id()).as_bytes(), 0)
     }
 }
 
@@ -182,6 +182,17 @@ mod tests {
         assert_eq!(holder(&path), Some(std::process::id()));
         drop(lock);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn of_an_earlier_holder_nothing_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        for earlier in ["7\n", "4294967295\n", "         7\n"] {
+            std::fs::write(&path, earlier).unwrap();
+            let _lock = FileLock::try_take(&path, Mode::Exclusive, Kind::Kept).unwrap().unwrap();
+            assert_eq!(holder(&path), Some(std::process::id()), "{earlier:?}");
+        }
     }
 
     #[test]
