@@ -78,7 +78,7 @@ mod tests {
         std::os::unix::fs::symlink("file", &link).unwrap();
         check_file(&link).unwrap();
         check_file(Path::new("/dev/null")).unwrap();
-        check_file(Path::new("in-this-directory")).unwrap();
+        assert_eq!(folder_of(Path::new("in-this-directory")), Path::new("."));
         for (wrong, says) in [
             (folder.path().to_owned(), "is a directory"),
             (folder.path().join("none/file"), "there is no directory"),
@@ -94,12 +94,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         check_directory(folder.path()).unwrap();
         check_directory(&folder.path().join("a/b")).unwrap();
-        check_directory(Path::new("a/b")).unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         for wrong in [file.clone(), file.join("below")] {
             let error = check_directory(&wrong).unwrap_err();
             assert!(error.message.contains("is a file"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn who_may_not_write_there_is_told() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).unwrap();
+        let answers =
+            [check_file(&folder.path().join("file")), check_directory(&folder.path().join("directory"))];
+        for answer in answers {
+            match answer {
+                // Root may everywhere.
+                Ok(()) => assert!(kiln_fixtures::is_root()),
+                Err(error) => assert!(error.message.contains("Permission denied"), "{error:?}"),
+            }
         }
     }
 }
