@@ -63,9 +63,10 @@ pub(super) fn export_dir(session: &Session<'_>, origin: &Origin<'_>, dest: &Path
 fn unchanged_files(tree: &Tree, dest: &Path) -> Result<HashSet<PathBuf>, Error> {
     let root = File::open(dest).map_err(|error| Error::io(dest, error))?;
     let entries = tree.tree.walk(Path::new(""))?;
+    let own = own_ids();
     let unchanged = |entry: &Entry| {
         let path = tree.within.join(&entry.path);
-        is_unchanged(tree, entry, root.as_fd(), &path).then_some(path)
+        is_unchanged(tree, entry, own, root.as_fd(), &path).then_some(path)
     };
     Ok(spread(
         entries.len() >= PARALLEL_FROM,
@@ -74,9 +75,9 @@ fn unchanged_files(tree: &Tree, dest: &Path) -> Result<HashSet<PathBuf>, Error> 
     ))
 }
 
-/// Whether `path` below `root`, with no link on the way, is a file with the bytes and properties of `entry`. Nothing is where
-/// that cannot be found out.
-fn is_unchanged(tree: &Tree, entry: &Entry, root: BorrowedFd<'_>, path: &Path) -> bool {
+/// Whether `path` below `root`, with no link on the way, is a file of `owner` (user and group) with the bytes and properties of
+/// `entry`. Nothing is where that cannot be found out.
+fn is_unchanged(tree: &Tree, entry: &Entry, owner: (u32, u32), root: BorrowedFd<'_>, path: &Path) -> bool {
     // Names of one file must stay so, and attributes are seldom.
     let Some(size) = entry.kind.file_bytes().filter(|_| entry.hard_link.is_none() && entry.xattrs.is_empty())
     else {
@@ -95,7 +96,7 @@ fn is_unchanged(tree: &Tree, entry: &Entry, root: BorrowedFd<'_>, path: &Path) -
     };
     found.is_file()
         && (found.len(), found.nlink(), mtime_ns) == (size, 1, expected_ns)
-        && (found.mode() & 0o7777, (found.uid(), found.gid())) == (entry.mode, own_ids())
+        && (found.mode() & 0o7777, (found.uid(), found.gid())) == (entry.mode, owner)
         && !has_portable_xattrs(&there)
         && tree.tree.open_entry(entry).is_ok_and(|ours| has_same_bytes(&there, &ours).unwrap_or(false))
 }
