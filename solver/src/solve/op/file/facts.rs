@@ -19,7 +19,7 @@ pub(in crate::solve::op) fn facts_at(
     path: &str,
 ) -> Result<Vec<FileFact>, SolveError> {
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path, None, &|_| true)?;
+    plan_materialized(&mut plan, tree, path, None)?;
     let digests = Digests::of(&plan)?;
     Ok(file_facts(&plan, &digests.files))
 }
@@ -39,7 +39,7 @@ pub(in crate::solve::op) fn part_at(
         return Ok(None);
     }
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path, None, &|_| true)?;
+    plan_materialized(&mut plan, tree, path, None)?;
     let digests = Digests::of(&plan)?;
     Ok(Some(Part { contents: digests.contents, files: file_facts(&plan, &digests.files) }))
 }

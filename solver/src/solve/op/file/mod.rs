@@ -176,7 +176,7 @@ pub(super) fn materialize(
     owner: Option<(u32, u32)>,
 ) -> Result<(Layer, PathBuf), SolveError> {
     let mut plan = LayerPlan::new(None);
-    let inside = plan_materialized(&mut plan, tree, path, owner, &|_| true)?;
+    let inside = plan_materialized(&mut plan, tree, path, owner)?;
     plan.finish()?;
     let digests = Digests::of(&plan)?;
     let key = key_of(&digests, &Archives::Named(Vec::new()), &Snapshot::default());
@@ -195,7 +195,7 @@ pub(super) fn materialize(
 /// The digest of `path` in `tree`, as keys of bind mounts have it.
 pub(super) fn contents_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<ContentsDigest, SolveError> {
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path, None, &|_| true)?;
+    plan_materialized(&mut plan, tree, path, None)?;
     Ok(Digests::of(&plan)?.contents)
 }
 
@@ -212,7 +212,7 @@ pub fn copy_out(
     keep: &dyn Fn(&Path) -> bool,
 ) -> Result<(), SolveError> {
     let mut plan = LayerPlan::new(None);
-    plan_materialized(&mut plan, tree, path, owner, keep)?;
+    plan_part(&mut plan, tree, path, owner, keep)?;
     write::write(&plan, target, None, None)?;
     Ok(())
 }
@@ -239,6 +239,16 @@ fn found_at(tree: &Arc<dyn SourceTree>, path: &str) -> Result<(Entry, PathBuf), 
 }
 
 fn plan_materialized(
+    plan: &mut LayerPlan<'_>,
+    tree: &Arc<dyn SourceTree>,
+    path: &str,
+    owner: Option<(u32, u32)>,
+) -> Result<PathBuf, SolveError> {
+    plan_part(plan, tree, path, owner, &|_| true)
+}
+
+/// As [`plan_materialized`], without what `keep` does not want of what is below.
+fn plan_part(
     plan: &mut LayerPlan<'_>,
     tree: &Arc<dyn SourceTree>,
     path: &str,
