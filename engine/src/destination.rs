@@ -1,7 +1,7 @@
 //! Where results go, looked at before there are any: nobody wants to hear at the end of a long build that a directory is missing.
 
 use std::fs;
-use std::io::ErrorKind as IoErrorKind;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -24,7 +24,7 @@ pub fn check_file(dest: &Path) -> Result<(), Error> {
             let target = fs::canonicalize(dest);
             let folder = folder_of(target.as_deref().unwrap_or(dest));
             match fs::metadata(folder) {
-                Err(error) if error.kind() == IoErrorKind::NotFound => Err(Error::user(format!(
+                Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::user(format!(
                     "{}: there is no directory {}",
                     dest.display(),
                     folder.display()

@@ -165,7 +165,6 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// Sets the times of all below and of `dir` itself.
 fn set_times(dir: &Path, seconds: i64) -> Result<(), Error> {
     let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
-    let times = Timestamps { last_access: time, last_modification: time };
     let mut pending = vec![dir.to_owned()];
     let mut found = Vec::new();
     while let Some(dir) = pending.pop() {
@@ -179,10 +178,15 @@ fn set_times(dir: &Path, seconds: i64) -> Result<(), Error> {
         found.push(dir);
     }
     for path in found {
-        utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| Error::io(&path, error.into()))?;
+        set_time(&path, time).map_err(|error| Error::io(&path, error.into()))?;
     }
     Ok(())
+}
+
+/// Sets the times of what is at `path` itself.
+fn set_time(path: &Path, time: Timespec) -> rustix::io::Result<()> {
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Only what is strictly below the current directory may lose files unasked (FEATURES EX6).
@@ -271,8 +275,7 @@ fn take_properties(wanted: &Metadata, target: &Path, found: &Metadata) -> Result
         fs::set_permissions(target, wanted.permissions()).map_err(|error| Error::io(target, error))?;
     }
     let time = Timespec { tv_sec: wanted.mtime(), tv_nsec: wanted.mtime_nsec() };
-    let times = Timestamps { last_access: time, last_modification: time };
-    match utimensat(CWD, target, &times, AtFlags::SYMLINK_NOFOLLOW) {
+    match set_time(target, time) {
         // Somebody else's, who lets this user write there.
         Err(Errno::PERM) => Ok(()),
         result => result.map_err(|error| Error::io(target, error.into())),
