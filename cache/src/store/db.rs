@@ -259,7 +259,14 @@ impl Db {
                 connection.query_row(pragma, [], |_| Ok(()))?;
             }
             connection.busy_timeout(BUSY_TIMEOUT)
-        })
+        })?;
+        self.begin_log()
+    }
+
+    /// Writes what is there already. The first commit into an empty log waits for the disk, and would wait for all files that
+    /// a step just made: it is this one.
+    fn begin_log(&self) -> Result<(), StoreError> {
+        self.write(|tx| Ok(tx.pragma_update(None, "user_version", FORMAT)?))
     }
 
     /// Gives back what removed rows left, where it is much.
@@ -407,6 +414,19 @@ mod tests {
             Db::open(&path),
             Err(StoreError::NewerFormat { found, known: FORMAT, .. }) if found == FORMAT + 7
         ));
+    }
+
+    #[test]
+    fn a_log_that_was_folded_in_has_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db.sqlite");
+        let db = Db::format(&path).unwrap();
+        db.checkpoint().unwrap();
+        let [log, _] = companions(&path);
+        let head = || std::fs::read(&log).unwrap()[..32].to_vec();
+        let begun = head();
+        db.write(|tx| Ok(tx.execute("INSERT INTO meta VALUES('a', 'b')", [])?)).unwrap();
+        assert_eq!(head(), begun, "the commit begins the log, and waits for the disk");
     }
 
     #[test]
