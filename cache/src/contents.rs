@@ -41,8 +41,7 @@ impl LayerContents {
     /// When something in it cannot be read; when it is larger than a layer may be.
     pub(crate) fn read(tree: &Path, room: &Room) -> Result<Self, TreeError> {
         let root = open_root(tree)?;
-        let mut found = vec![find_root(&root, tree)?];
-        found.extend(walk(root.as_fd(), room)?);
+        let mut found = walk(find_root(&root, tree)?, root.as_fd(), room)?;
         let unread = unread(&found)?;
         let opener = || FileOpener::new(root.as_fd());
         let read = |opener: &mut FileOpener<'_>, &(number, entry): &(usize, &Entry)| {
@@ -142,9 +141,9 @@ fn find_root(root: &OwnedFd, tree: &Path) -> Result<Found, TreeError> {
     find_other(root.as_fd(), OsStr::new("."), PathBuf::new())?.ok_or(Errno::NOENT).at(tree)
 }
 
-/// All below the root, depth first, sorted by components.
-fn walk(root: BorrowedFd<'_>, room: &Room) -> Result<Vec<Found>, TreeError> {
-    list_levels(PathBuf::new(), |path| {
+/// What was `found` of the root and all below it, depth first, sorted by components.
+fn walk(found: Found, root: BorrowedFd<'_>, room: &Room) -> Result<Vec<Found>, TreeError> {
+    list_levels(Some(found), PathBuf::new(), |path| {
         let below = |found: &Found| (found.entry.kind == EntryKind::Dir).then(|| found.entry.path.clone());
         Ok(Listed::new(list(root, path, room)?, below))
     })

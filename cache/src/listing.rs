@@ -52,19 +52,41 @@ impl Room {
     }
 }
 
-/// What a layer's directory holds, in the order of a layer's tar.
-#[derive(Debug)]
-pub struct LayerListing {
-    entries: Vec<ListedEntry>,
-    /// The bytes of each entry that were kept.
-    files: Vec<Option<Vec<u8>>>,
-}
+/// What a layer's directory holds.
+pub struct LayerListing(LayerContents);
 
 impl LayerListing {
     /// Of what was found.
-    pub(crate) fn new(LayerContents(found): LayerContents) -> Self {
-        let mut listing =
-            Self { entries: Vec::with_capacity(found.len()), files: Vec::with_capacity(found.len()) };
+    pub(crate) fn new(found: LayerContents) -> Self {
+        Self(found)
+    }
+
+    /// The DiffId of the layer, which is the directory `tree`.
+    pub(crate) fn diff_id(self, tree: &Path) -> Result<DiffId, StoreError> {
+        let root = open_root(tree)?;
+        let InTar { entries, kept } = InTar::new(self.0);
+        let mut files = Files { kept, opener: FileOpener::new(root.as_fd()) };
+        Ok(digest_listed(&entries, None, &mut files)?.0.diff_id)
+    }
+}
+
+impl std::fmt::Debug for LayerListing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LayerListing of {} entries", self.0.0.len())
+    }
+}
+
+/// In the order of a layer's tar.
+struct InTar {
+    entries: Vec<ListedEntry>,
+    /// The bytes of each entry that were kept.
+    kept: Vec<Option<Vec<u8>>>,
+}
+
+impl InTar {
+    fn new(LayerContents(found): LayerContents) -> Self {
+        let (entries, kept) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
+        let mut listing = Self { entries, kept };
         let mut first_links: HashMap<(u64, u64), PathBuf> = HashMap::new();
         for Found { entry, is_opaque, bytes, .. } in found {
             let is_root = entry.path.as_os_str().is_empty();
@@ -75,21 +97,14 @@ impl LayerListing {
                     .map(|link| &*first_links.entry(link).or_insert_with(|| entry.path.clone()));
                 let first = first.filter(|first| **first != entry.path).cloned();
                 listing.entries.push(listed(entry, first));
-                listing.files.push(bytes);
+                listing.kept.push(bytes);
             }
             if let Some(opaque) = opaque {
                 listing.entries.push(opaque);
-                listing.files.push(None);
+                listing.kept.push(None);
             }
         }
         listing
-    }
-
-    /// The DiffId of the layer, which is the directory `tree`.
-    pub(crate) fn diff_id(self, tree: &Path) -> Result<DiffId, StoreError> {
-        let root = open_root(tree)?;
-        let mut files = Files { kept: self.files, opener: FileOpener::new(root.as_fd()) };
-        Ok(digest_listed(&self.entries, None, &mut files)?.0.diff_id)
     }
 }
 
@@ -242,7 +257,7 @@ mod tests {
             fs::write(dir.path().join(number.to_string()), bytes).unwrap();
         }
         let (_, listing) = list_layer(dir.path());
-        let kept = listing.files.iter().flatten().count();
+        let kept = listing.0.0.iter().filter(|found| found.bytes.is_some()).count();
         assert_eq!(kept, usize::try_from(count - 20).unwrap());
         assert_eq!(listing.diff_id(dir.path()).unwrap(), packed(dir.path()));
     }

@@ -168,7 +168,7 @@ impl ContextTree {
 
     /// The directory `top` and all that is kept below it.
     fn walk_dir(&self, real: &Path, top: Entry) -> Result<Vec<Entry>, TreeError> {
-        let found = list_levels((real.to_path_buf(), top.path.clone()), |(real, shown)| {
+        let found = list_levels(None, (real.to_path_buf(), top.path.clone()), |(real, shown)| {
             let below = |entry: &Entry| match entry.kind {
                 EntryKind::Dir => Some((real.join(entry.path.file_name()?), entry.path.clone())),
                 _ => None,

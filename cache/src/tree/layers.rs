@@ -191,7 +191,7 @@ impl Listing {
     /// Everything below the directory `at`, which all layers make up.
     fn walk(&self, at: &Path, shown: &Path) -> Result<Vec<Entry>, TreeError> {
         let top = (at.to_path_buf(), shown.to_path_buf(), self.all());
-        list_levels(top, |(at, shown, places)| {
+        list_levels(None, top, |(at, shown, places)| {
             let (mut entries, mut below) = (Vec::new(), Vec::new());
             for Merged { entry, places } in self.children(at, shown, places)? {
                 if let (EntryKind::Dir, Some(name)) = (&entry.kind, entry.path.file_name()) {

@@ -252,10 +252,15 @@ impl<E, D> Listed<E, D> {
     }
 }
 
+/// A thread that has nothing left takes over what another has not begun: in pieces as small as this, or it would wait for
+/// half of a level.
+const DIRECTORIES_A_TASK: usize = 4;
+
 /// Lists directories level by level, those of one level in parallel, and returns what all of them held, depth first.
 /// Not a recursion: a hostile tree may be as deep as a path is long, and neither the pool's stacks nor the number of open
 /// files shall depend on it.
 pub(crate) fn list_levels<D: Sync + Send, E: Send>(
+    first: Option<E>,
     top: D,
     list: impl Fn(&D) -> Result<Listed<E, D>, TreeError> + Sync,
 ) -> Result<Vec<E>, TreeError> {
@@ -268,7 +273,7 @@ pub(crate) fn list_levels<D: Sync + Send, E: Send>(
         let listed = spread(
             level.len() > 1,
             || level.iter().map(&list).collect::<Result<Vec<_>, TreeError>>(),
-            || level.par_iter().map(&list).collect(),
+            || level.par_iter().with_max_len(DIRECTORIES_A_TASK).map(&list).collect(),
         )?;
         level = Vec::new();
         for Listed { entries, below } in listed {
@@ -282,7 +287,8 @@ pub(crate) fn list_levels<D: Sync + Send, E: Send>(
         }
     }
     // A slash sorts before all else: what is in a directory comes right behind it.
-    let mut found = Vec::with_capacity(seen_entries);
+    let mut found = Vec::with_capacity(seen_entries + 1);
+    found.extend(first);
     let mut open: Vec<_> = listings.first_mut().and_then(Option::take).into_iter().collect();
     while let Some((entries, places)) = open.last_mut() {
         match entries.next() {
