@@ -43,6 +43,7 @@ pub mod history;
 pub mod images;
 mod lock;
 mod output;
+mod permission;
 mod platforms;
 mod proxies;
 mod push;

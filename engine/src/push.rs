@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kiln_cache::{BlobWriter, ImageRecord, LayerId, Store, StoreError};
 use kiln_image::oci::Descriptor;
-use kiln_image::registry::{BlobStream, Push, PushBlob, Pushed, Registry};
+use kiln_image::registry::{BlobStream, Push, PushBlob, Pushed, Registry, RegistryError};
 use kiln_image::{Digest, ImageRef};
 use kiln_solver::event::{Event, Reporter, StepId};
 
@@ -184,7 +184,7 @@ pub(crate) fn target(
     name: &ImageRef,
     transport: Transport,
     cancel: &Arc<AtomicBool>,
-) -> Result<Push, Error> {
+) -> Result<Push, RegistryError> {
     let push = registry.push_to(name, cancel)?;
     Ok(match transport {
         Transport::AsConfigured => push,

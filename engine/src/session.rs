@@ -29,6 +29,7 @@ use crate::differences::StepDifference;
 use crate::history::Account;
 use crate::lock::Pins;
 use crate::output::ImageSet;
+use crate::permission::Permission;
 use crate::{DockerfileName, Error, assemble, check, context, differences, epoch, frontend, output, ssh};
 
 /// A running build: what was asked for and what it works with.
@@ -61,10 +62,11 @@ impl Session<'_> {
                 format!("the key {key} of the SBOM is ignored: kiln reads the package databases itself");
             self.reporter.send(Event::Warning { rule: None, message, span: None });
         }
+        let permission = Permission::ask(self, output::repositories(&self.build.outputs, &tags)?);
         let prepared = context::prepare(self)?;
         let name = prepared.dockerfile_name.clone();
         account.dockerfile.clone_from(&prepared.dockerfile);
-        self.build_prepared(prepared, &tags, &asked, &account.dockerfile)
+        self.build_prepared(prepared, &tags, &asked, permission, &account.dockerfile)
             .map_err(|error| error.in_dockerfile(&name, &account.dockerfile))
     }
 
@@ -73,12 +75,14 @@ impl Session<'_> {
         prepared: context::Prepared,
         tags: &[ImageRef],
         asked: &Attestations,
+        permission: Permission,
         dockerfile: &[u8],
     ) -> Result<BuildResult, Error> {
         let caches = Caches::open(self)?;
         let dockerfile_name = prepared.dockerfile_name.to_string();
         let planned = self.planned_for(prepared, asked)?;
         let set = self.image_set(&planned.plans)?;
+        permission.wait()?;
         let mut solver = self.solver(planned.inputs);
         solver.remote = caches.remote();
         let (graph, results) = joined(&planned.plans);

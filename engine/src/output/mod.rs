@@ -105,6 +105,24 @@ pub(crate) fn check(outputs: &[OutputSpec], tags: &[ImageRef], asked: &Attestati
     outputs.iter().try_for_each(check_destination)
 }
 
+/// What will be pushed to, each repository once.
+pub(crate) fn repositories(
+    outputs: &[OutputSpec],
+    tags: &[ImageRef],
+) -> Result<Vec<(ImageRef, Transport)>, Error> {
+    let mut targets: Vec<(ImageRef, Transport)> = Vec::new();
+    for output in outputs {
+        let OutputSpec::Image { options } = output else { continue };
+        for name in if options.push { given_names(tags, options)? } else { Vec::new() } {
+            let is_known = targets.iter().any(|(known, _)| known.name() == name.name());
+            if !is_known {
+                targets.push((name, transport(options)));
+            }
+        }
+    }
+    Ok(targets)
+}
+
 fn check_destination(output: &OutputSpec) -> Result<(), Error> {
     match output {
         OutputSpec::Oci { dest: Some(dest), tar: false, .. }
@@ -229,7 +247,7 @@ impl Exporter<'_> {
         let Session { registry, reporter, cancel, .. } = *self.session;
         let targets = self.names(options, None)?;
         let first = targets.first().ok_or_else(no_target)?;
-        let transport = if options.registry_insecure { Transport::Insecure } else { Transport::AsConfigured };
+        let transport = transport(options);
         let tagging = if options.push_by_digest { Tagging::ByDigest } else { Tagging::Tagged };
         let push = push::target(registry, first, transport, cancel)?;
         let (images, content) = self.pack(options, blobs::Purpose::Push(&push))?;
@@ -318,18 +336,7 @@ impl Exporter<'_> {
 
     /// The names an image gets: the tags, `name=`, and those that its digest makes.
     fn names(&self, options: &ImageOptions, digest: Option<&Digest>) -> Result<Vec<ImageRef>, Error> {
-        let parse = |name: &str| {
-            name.parse::<ImageRef>().map_err(|error: InvalidReference| Error::user(error.to_string()))
-        };
-        let mut names = self.tags.to_vec();
-        let mut add = |name: ImageRef| {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        };
-        for name in &options.names {
-            add(parse(name)?);
-        }
+        let mut names = given_names(self.tags, options)?;
         let Some(digest) = digest else { return Ok(names) };
         if options.name_canonical {
             for name in names.clone() {
@@ -351,4 +358,24 @@ impl Exporter<'_> {
         self.exported.manifest = Some(content.top.clone());
         self.exported.config = content.config_digest();
     }
+}
+
+/// The tags and `name=`.
+fn given_names(tags: &[ImageRef], options: &ImageOptions) -> Result<Vec<ImageRef>, Error> {
+    let mut names = tags.to_vec();
+    for name in &options.names {
+        let name = parse(name)?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn parse(name: &str) -> Result<ImageRef, Error> {
+    name.parse().map_err(|error: InvalidReference| Error::user(error.to_string()))
+}
+
+fn transport(options: &ImageOptions) -> Transport {
+    if options.registry_insecure { Transport::Insecure } else { Transport::AsConfigured }
 }

@@ -212,6 +212,7 @@ fn a_build_is_pushed_to_every_name_and_pulled_and_pushed_again() {
     assert_eq!(refused.status, 1);
     refused.says("refuses access");
     refused.says(&format!("kiln login {}", registry.host));
+    assert_eq!(stored(&kiln).1, 0, "it was built first: {}", refused.stderr);
 
     home.login(&kiln, &registry);
     let metadata = folder.path().join("metadata.json");

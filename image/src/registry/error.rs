@@ -168,6 +168,19 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether asking again would bring the same answer until somebody logs in or changes a setting.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Unauthorized { .. }
+            | Self::Blocked { .. }
+            | Self::AmbiguousShortName { .. }
+            | Self::CredentialHelper { .. }
+            | Self::InvalidConfig { .. } => true,
+            Self::Unreachable { source, .. } => is_untrusted(source) || is_untrusting(source),
+            _ => false,
+        }
+    }
+
     /// What the user can do, in one sentence.
     pub fn hint(&self) -> Option<String> {
         Some(match self {

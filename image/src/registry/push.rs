@@ -76,6 +76,16 @@ impl Push {
         self
     }
 
+    /// Asks whether the repository may be pushed to: begins an upload, and gives it up.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]; which of them are an answer says [`RegistryError::is_refusal`].
+    pub fn ask(&self) -> Result<(), RegistryError> {
+        let session = self.begin()?;
+        self.give_up(&session);
+        Ok(())
+    }
+
     /// Whether the repository has the blob (`HEAD /v2/<name>/blobs/<digest>`).
     ///
     /// # Errors

@@ -134,6 +134,15 @@ impl Push {
         }
     }
 
+    /// Gives an upload up (Docker Registry HTTP API V2, "Canceling an Upload"). Not all registries know that; they forget in
+    /// time what nothing comes for.
+    pub(super) fn give_up(&self, session: &Session) {
+        let request = self.request(Method::DELETE, session, session.location.clone());
+        if let Err(error) = self.send(&request, session) {
+            tracing::debug!(%error, "an upload stays begun");
+        }
+    }
+
     /// One PUT with all bytes ("Monolithically: POST then PUT").
     fn put_whole(&self, blob: &PushBlob<'_>, session: &Session) -> Result<(), Failure> {
         let reader = (blob.open)().map_err(source_error)?;

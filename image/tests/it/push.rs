@@ -68,6 +68,39 @@ fn a_blob_goes_whole_in_one_request_and_only_if_it_is_not_there() {
     );
 }
 
+#[test]
+fn a_repository_is_asked_whether_it_may_be_pushed_to_and_nothing_is_left_there() {
+    let registry = UploadRegistry::start(|_, _| None);
+    push(&client(&[]), registry.address).ask().unwrap();
+    assert_eq!(
+        registry.requests(),
+        ["POST /v2/me/app/blobs/uploads/", "DELETE /v2/me/app/blobs/uploads/1?s=x"]
+    );
+    assert!(registry.state().uploads.is_empty());
+
+    // One that does not know how to give an upload up.
+    let answer = |status| {
+        UploadRegistry::start(move |seen, _| {
+            let is_asked = seen.method == "DELETE" || status != "405 Method Not Allowed";
+            is_asked.then(|| Fault::Answer(reply(status, &[], b"")))
+        })
+    };
+    let unable = answer("405 Method Not Allowed");
+    push(&client(&[]), unable.address).ask().unwrap();
+
+    for (status, is_refusal) in [
+        ("401 Unauthorized", true),
+        ("403 Forbidden", true),
+        ("404 Not Found", false),
+        ("400 Bad Request", false),
+    ] {
+        let registry = answer(status);
+        let error = push(&client(&[]), registry.address).ask().unwrap_err();
+        assert_eq!(error.is_refusal(), is_refusal, "{status}: {error}");
+        assert_eq!(registry.requests(), ["POST /v2/me/app/blobs/uploads/"]);
+    }
+}
+
 /// A body that begins when four of them do.
 struct Together {
     bytes: std::io::Cursor<Vec<u8>>,

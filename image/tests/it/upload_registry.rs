@@ -24,7 +24,7 @@ pub struct State {
     /// By repository and digest.
     pub blobs: HashMap<(String, String), Vec<u8>>,
     pub manifests: HashMap<String, Vec<u8>>,
-    uploads: HashMap<String, Vec<u8>>,
+    pub uploads: HashMap<String, Vec<u8>>,
     begun: usize,
     /// Bytes of bodies received.
     pub received: usize,
@@ -148,6 +148,10 @@ impl State {
                 let bytes = self.uploads.remove(upload).unwrap();
                 self.blobs.insert((repository.to_owned(), digest), bytes);
                 reply("201 Created", &[], b"")
+            }
+            "DELETE" => {
+                self.uploads.remove(upload);
+                reply("204 No Content", &[], b"")
             }
             other => panic!("{other}"),
         }
