@@ -111,9 +111,12 @@ pub(crate) fn repositories(
     tags: &[ImageRef],
 ) -> Result<Vec<(ImageRef, Transport)>, Error> {
     let mut targets: Vec<(ImageRef, Transport)> = Vec::new();
-    for output in outputs {
-        let OutputSpec::Image { options } = output else { continue };
-        for name in if options.push { given_names(tags, options)? } else { Vec::new() } {
+    let pushing = outputs.iter().filter_map(|output| match output {
+        OutputSpec::Image { options } if options.push => Some(options),
+        _ => None,
+    });
+    for options in pushing {
+        for name in given_names(tags, options)? {
             let is_known = targets.iter().any(|(known, _)| known.name() == name.name());
             if !is_known {
                 targets.push((name, transport(options)));
