@@ -19,18 +19,18 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) struct Permission {
     /// Ends with the question.
-    refusal: Option<Receiver<Error>>,
+    refusal: Receiver<Error>,
 }
 
 impl Permission {
     /// Asks the registries of `repositories`, one after another. What it costs is no more than two requests: the connection and
     /// the token serve the push.
     pub(crate) fn ask(session: &Session<'_>, repositories: Vec<(ImageRef, Transport)>) -> Self {
+        let (sender, refusal) = channel();
         if repositories.is_empty() {
-            return Self { refusal: None };
+            return Self { refusal };
         }
         let (registry, cancel) = (session.registry.clone(), Arc::clone(session.cancel));
-        let (sender, refusal) = channel();
         let ask = move || {
             for (name, transport) in repositories {
                 match push::target(&registry, &name, transport, &cancel).and_then(|push| push.ask()) {
@@ -44,8 +44,9 @@ impl Permission {
                 }
             }
         };
-        let asking = thread::Builder::new().name("kiln-may-push".into()).spawn(ask);
-        Self { refusal: asking.ok().map(|_| refusal) }
+        // Without a thread the push tells.
+        let _ = thread::Builder::new().name("kiln-may-push".into()).spawn(ask);
+        Self { refusal }
     }
 
     /// Waits for the answers, but not for long.
@@ -53,9 +54,9 @@ impl Permission {
     /// # Errors
     /// A registry says no, or must not be asked.
     pub(crate) fn wait(self) -> Result<(), Error> {
-        match self.refusal.map(|refusal| refusal.recv_timeout(PATIENCE)) {
-            Some(Ok(refused)) => Err(refused),
-            _ => Ok(()),
+        match self.refusal.recv_timeout(PATIENCE) {
+            Ok(refused) => Err(refused),
+            Err(_) => Ok(()),
         }
     }
 }

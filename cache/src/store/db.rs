@@ -249,8 +249,8 @@ impl Db {
         std::fs::metadata(&log).is_ok_and(|found| found.len() > LARGE_LOG_BYTES)
     }
 
-    /// Folds the log into the database and empties it. Waits for two fsyncs; other connections write on meanwhile, but
-    /// for the last moment.
+    /// Folds the log into the database, empties it and begins it anew. Waits for three fsyncs; other connections write on
+    /// meanwhile, but for the last moments.
     pub(super) fn checkpoint(&self) -> Result<(), StoreError> {
         self.read(|connection| {
             connection.busy_timeout(CHECKPOINT_TIMEOUT)?;

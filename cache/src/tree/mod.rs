@@ -256,7 +256,8 @@ impl<E, D> Listed<E, D> {
 /// half of a level.
 const DIRECTORIES_A_TASK: usize = 4;
 
-/// Lists directories level by level, those of one level in parallel, and returns what all of them held, depth first.
+/// Lists directories level by level, those of one level in parallel, and returns what all of them held, depth first, behind
+/// what comes `first`.
 /// Not a recursion: a hostile tree may be as deep as a path is long, and neither the pool's stacks nor the number of open
 /// files shall depend on it.
 pub(crate) fn list_levels<D: Sync + Send, E: Send>(
